@@ -1,0 +1,160 @@
+"""The one place that calls the compiled ops: a list of tensors is filled in one call.
+
+Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from convinit_ext import _extension as _extension
+
+SUPPORTED_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_FLOAT_NAMES = "float32, float64, float16 or bfloat16"
+
+# Neither needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
+_fill_op = torch.ops.convinit_ext.fill_.default
+_fill_one_op = torch.ops.convinit_ext.fill_one_.default
+_increment_version = torch.autograd.graph.increment_version
+
+
+class UnsupportedTensorError(NotImplementedError, TypeError):
+    """A tensor of a dtype, layout or device that cannot be filled.
+
+    Both a TypeError and the NotImplementedError that PyTorch raises for it.
+    """
+
+
+class Encoded(Protocol):
+    """What the engine needs of a distribution."""
+
+    @property
+    def kind(self) -> int:
+        """Code of the distribution: 0 constant, 1 uniform, 2 normal, 3 truncated normal."""
+
+    @property
+    def params(self) -> tuple[float, float, float, float]:
+        """Its parameters, padded with zeros."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Which part of a larger logical tensor a tensor is.
+
+    Local element ``j`` has the row-major linear index ``start + sum(j[d] * strides[d])`` in the logical tensor.
+    """
+
+    start: int
+    strides: tuple[int, ...]
+
+
+@torch.library.register_fake("convinit_ext::fill_")
+def _fill_fake(
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    kinds: Sequence[int],
+    params: Sequence[float],
+    box_starts: Sequence[int],
+    box_strides: Sequence[int],
+) -> None:
+    check_supported(tensors)
+
+
+@torch.library.register_fake("convinit_ext::fill_one_")
+def _fill_one_fake(
+    tensor: Tensor, key: Tensor, kind: int, p0: float, p1: float, p2: float, p3: float
+) -> None:
+    check_supported([tensor])
+
+
+def check_supported(tensors: Sequence[Tensor]) -> None:
+    """Raise UnsupportedTensorError for the first tensor that cannot be filled; names what it is and what can be."""
+    for tensor in tensors:
+        if tensor.layout != torch.strided:
+            raise UnsupportedTensorError(
+                f"cannot fill a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
+            )
+        if tensor.is_nested:
+            raise UnsupportedTensorError("cannot fill a nested tensor; accepted is a dense tensor")
+        if tensor.dtype not in SUPPORTED_DTYPES:
+            raise UnsupportedTensorError(
+                f"cannot fill a tensor of dtype {tensor.dtype}; accepted are {_FLOAT_NAMES}"
+            )
+        if tensor.device.type not in ("cpu", "meta"):
+            raise UnsupportedTensorError(f"cannot fill a tensor on {tensor.device}; this build fills tensors on the CPU")
+
+
+def fill_(
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    distributions: Sequence[Encoded],
+    boxes: Sequence[Box | None] | None = None,
+) -> None:
+    """Fill every tensor in place with values of its distribution, in one call.
+
+    Args:
+        tensors: dense tensors of any strides, on the CPU (on the meta device nothing happens)
+        keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
+        distributions: one for each tensor
+        boxes: for each tensor its part of a logical tensor, None where it is the whole of it
+
+    Raises:
+        UnsupportedTensorError: for a dtype, layout or device that cannot be filled
+        RuntimeError: for a tensor whose elements overlap in memory, or bounds its dtype cannot hold
+
+    All checks come before the first write.
+    """
+    kinds = [distribution.kind for distribution in distributions]
+    params = [value for distribution in distributions for value in distribution.params]
+    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
+    given = list(tensors)
+    try:
+        _fill_op(given, keys, kinds, params, starts, strides)
+    except RuntimeError:
+        check_supported(given)
+        raise
+    _increment_version(given)
+
+
+def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -> None:
+    """`fill_` for one whole tensor: what the drop-in functions call, with nothing in between.
+
+    Args:
+        tensor: as for `fill_`
+        key: int64 CPU tensor of two elements, key and stream
+        kind: code of the distribution
+        params: its four parameters
+    """
+    try:
+        _fill_one_op(tensor, key, kind, *params)
+    except RuntimeError:
+        check_supported([tensor])
+        raise
+    _increment_version([tensor])
+
+
+def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:
+    if len(boxes) != len(tensors):
+        raise ValueError(f"{len(boxes)} boxes for {len(tensors)} tensors")
+    starts: list[int] = []
+    strides: list[int] = []
+    for tensor, box in zip(tensors, boxes, strict=True):
+        given = box if box is not None else _whole(tensor)
+        if len(given.strides) != tensor.dim():
+            raise ValueError(f"a box with {len(given.strides)} strides for a tensor of {tensor.dim()} dimensions")
+        starts.append(given.start)
+        strides.extend(given.strides)
+    return starts, strides
+
+
+def _whole(tensor: Tensor) -> Box:
+    step, strides = 1, []
+    for size in reversed(tensor.shape):
+        strides.append(step)
+        step *= size
+    return Box(0, tuple(reversed(strides)))

@@ -1,0 +1,96 @@
+// Words to values: what docs/value-contract.md, sections 3 and 4, says, for a vector of lanes.
+#pragma once
+
+#include "core/fill_task.h"
+#include "core/lanes.h"
+#include "core/math.h"
+#include "core/philox.h"
+
+namespace convinit {
+namespace CONVINIT_LANES {
+
+// One value a word; u = (w >> 8) 2^-24, or (W >> 11) 2^-53 for double.
+struct Uniform {
+  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) {
+    const F32 u = to_float(bit_cast<I32>(word >> 8)) * 0x1p-24f;
+    return min(fma(u, splat(p.span), splat(p.low)), splat(p.last));
+  }
+  CONVINIT_HD F64 value(const Parameters<double>& p, U64 word) {
+    const F64 u = unsigned53_to_double(word >> 11) * 0x1p-53;
+    return min(fma(u, splat(p.span), splat(p.low)), splat(p.last));
+  }
+};
+
+// (w + 1/2) 2^-32, in (0, 1].
+CONVINIT_HD F32 open_unit(U32 word) { return fma(to_float(word), splat(0x1p-32f), splat(0x1p-33f)); }
+CONVINIT_HD F64 open_unit(U64 word) { return (unsigned53_to_double(word >> 11) + 0.5) * 0x1p-53; }
+
+// Two values from two words (Box and Muller 1958): the even word is the radius, the odd one the angle.
+struct Normal {
+  CONVINIT_HD void values(const Parameters<float>& p, U32 even, U32 odd, F32* first, F32* second) {
+    const Polar32 z = polar(sqrt(neg2log(open_unit(even), splat(0.0f))), odd);
+    *first = fma(z.x, splat(p.std), splat(p.mean));
+    *second = fma(z.y, splat(p.std), splat(p.mean));
+  }
+  CONVINIT_HD void values(const Parameters<double>& p, U64 even, U64 odd, F64* first, F64* second) {
+    const Polar64 z = polar(sqrt(neg2log(open_unit(even), splat(0.0))), odd);
+    *first = fma(z.x, splat(p.std), splat(p.mean));
+    *second = fma(z.y, splat(p.std), splat(p.mean));
+  }
+};
+
+// One value a word, by the inverse of the distribution function, taken from whichever tail is nearer.
+struct TruncatedNormal {
+  template <class Vector, class Word, class Real>
+  CONVINIT_HD Vector quantile(const Parameters<Real>& p, Word word) {
+    const Vector from_lower = fma(open_unit(word), splat(p.span), splat(p.lower));
+    const Vector from_upper = fma(open_unit(~word), splat(p.span), splat(p.upper));
+    const Vector radius = sqrt(neg2log(min(from_lower, from_upper), splat(p.exponent)));
+    Vector z = near_quantile(radius);
+    if (p.far_tail) z = select(less(splat(near_radius(Real(0))), radius), far_quantile(radius, Real(0)), z);
+    z = fma(select(less(from_lower, from_upper), -z, z), splat(p.std), splat(p.mean));
+    return min(max(z, splat(p.low)), splat(p.high));
+  }
+  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) { return quantile<F32>(p, word ^ p.flip); }
+  CONVINIT_HD F64 value(const Parameters<double>& p, U64 word) {
+    return quantile<F64>(p, word ^ static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(p.flip))));
+  }
+};
+
+// The other samplers make their two values apart.
+template <class Sampler, class Real, class Word, class Vector>
+CONVINIT_HD void pair_of_values(Sampler, const Parameters<Real>& p, Word even, Word odd, Vector* first, Vector* second) {
+  *first = Sampler::value(p, even);
+  *second = Sampler::value(p, odd);
+}
+template <class Real, class Word, class Vector>
+CONVINIT_HD void pair_of_values(Normal, const Parameters<Real>& p, Word even, Word odd, Vector* first, Vector* second) {
+  Normal::values(p, even, odd, first, second);
+}
+
+// The values of a group of blocks: half of them from even words, half from odd words, element by element in turn.
+struct Values32 {
+  F32 even[kVectors32], odd[kVectors32];
+};
+struct Values64 {
+  F64 even, odd;
+};
+
+template <class Sampler>
+CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Words& words) {
+  U32 even[kVectors32], odd[kVectors32];
+  in_pairs(words.w0, words.w1, words.w2, words.w3, even, odd);
+  Values32 values;
+  for (int i = 0; i < kVectors32; ++i) pair_of_values(sampler, p, even[i], odd[i], &values.even[i], &values.odd[i]);
+  return values;
+}
+
+template <class Sampler>
+CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Words& words) {
+  Values64 values;
+  pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);
+  return values;
+}
+
+}  // namespace CONVINIT_LANES
+}  // namespace convinit

@@ -1,0 +1,95 @@
+// The scalar lane type: every operation that the formulas need beyond the operators, for one value at a time.
+// The GPU and the portable CPU path use it; cpu/lanes_avx2.h and cpu/lanes_avx512.h define the same names for vectors.
+//
+// A group is kBlocks Philox blocks. Its words fill 2 * kVectors32 vectors of 32-bit lanes or two of 64-bit lanes, and it
+// stays in two halves, values from even words and from odd words, until a store interleaves them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/macros.h"
+
+#ifdef CONVINIT_SCALAR_LANES
+namespace convinit {
+namespace scalar {
+
+using U32 = uint32_t;
+using I32 = int32_t;
+using F32 = float;
+using U64 = uint64_t;
+using I64 = int64_t;
+using F64 = double;
+using Mask32 = bool;
+using Mask64 = bool;
+
+constexpr int kBlocks = 1;
+constexpr int kVectors32 = 2;
+
+template <class To, class From>
+CONVINIT_HD To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+CONVINIT_HD F32 splat(float x) { return x; }
+CONVINIT_HD F64 splat(double x) { return x; }
+
+CONVINIT_HD float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
+CONVINIT_HD double fma(double a, double b, double c) { return ::fma(a, b, c); }
+CONVINIT_HD float sqrt(float x) { return ::sqrtf(x); }
+CONVINIT_HD double sqrt(double x) { return ::sqrt(x); }
+template <class T>
+CONVINIT_HD T select(bool condition, T yes, T no) {
+  return condition ? yes : no;
+}
+template <class T>
+CONVINIT_HD bool less(T a, T b) {
+  return a < b;
+}
+// As SSE's minps and maxps: the second argument where the comparison is false, so a NaN bound never wins.
+template <class T>
+CONVINIT_HD T min(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+CONVINIT_HD T max(T a, T b) {
+  return a > b ? a : b;
+}
+
+// Whether the top bit of a word is set, and x with its sign flipped where it is.
+CONVINIT_HD bool top_bit(U32 word) { return static_cast<I32>(word) < 0; }
+CONVINIT_HD bool top_bit(U64 word) { return static_cast<I64>(word) < 0; }
+CONVINIT_HD F32 flip_sign(F32 x, U32 word) { return bit_cast<F32>(bit_cast<U32>(x) ^ (word & 0x80000000u)); }
+CONVINIT_HD F64 flip_sign(F64 x, U64 word) { return bit_cast<F64>(bit_cast<U64>(x) ^ (word & 0x8000000000000000u)); }
+
+// Conversions round to nearest even. unsigned64_to_double takes values below 2^53 only.
+CONVINIT_HD F32 to_float(U32 x) { return static_cast<float>(x); }
+CONVINIT_HD F32 to_float(I32 x) { return static_cast<float>(x); }
+CONVINIT_HD F64 to_double(I64 x) { return static_cast<double>(x); }
+CONVINIT_HD F64 unsigned53_to_double(U64 x) { return static_cast<double>(static_cast<I64>(x)); }
+
+// Low 32 bits of x times m, 64 bits wide.
+CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(x)) * m; }
+CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
+CONVINIT_HD U64 splat(uint64_t x) { return x; }
+// Low words of a and b as one 64-bit lane.
+CONVINIT_HD U64 join(U64 low, U64 high) { return (low & 0xffffffffu) | (high << 32); }
+
+// Low halves of the counters of a group that starts at block `first`.
+CONVINIT_HD U64 counters(uint32_t first) { return first; }
+
+// The low halves of w0..w3 as lanes: words 0 and 2 of each block, and words 1 and 3.
+CONVINIT_HD void in_pairs(U64 w0, U64 w1, U64 w2, U64 w3, U32 (&even)[kVectors32], U32 (&odd)[kVectors32]) {
+  even[0] = static_cast<U32>(w0);
+  odd[0] = static_cast<U32>(w1);
+  even[1] = static_cast<U32>(w2);
+  odd[1] = static_cast<U32>(w3);
+}
+
+}  // namespace scalar
+}  // namespace convinit
+#endif

@@ -1,0 +1,80 @@
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), a pure function of block and key.
+// Counter: words 0 and 1 are the block's index, words 2 and 3 the stream; see docs/value-contract.md, section 2.
+#pragma once
+
+#include "core/fill_task.h"
+#include "core/lanes.h"
+
+namespace convinit {
+namespace CONVINIT_LANES {
+
+constexpr uint32_t kMultiplier0 = 0xD2511F53u;
+constexpr uint32_t kMultiplier1 = 0xCD9E8D57u;
+constexpr uint32_t kWeyl0 = 0x9E3779B9u;
+constexpr uint32_t kWeyl1 = 0xBB67AE85u;
+constexpr int kRounds = 10;
+
+// Output words of a group of blocks: one 64-bit lane a block, the word in its low half, the high half arbitrary.
+struct Words {
+  U64 w0, w1, w2, w3;
+};
+
+// Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what is left of
+// rounds one and two, where three of the four counter words are the same for 2^32 blocks in a row.
+struct Schedule {
+  uint32_t key0[kRounds];
+  uint32_t key1[kRounds];
+  uint32_t round1_xor2;  // what round one xors into word 2
+  uint32_t round2_xor0;  // likewise round two, words 0 and 2, and its word 3
+  uint32_t round2_xor2;
+  uint32_t round2_word3;
+};
+
+CONVINIT_HD uint32_t low_half(uint64_t x) { return static_cast<uint32_t>(x); }
+CONVINIT_HD uint32_t high_half(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
+
+CONVINIT_HD Schedule make_schedule(const Key& key, uint32_t block_high) {
+  Schedule schedule;
+  uint32_t key0 = low_half(key.key), key1 = high_half(key.key);
+  for (int round = 0; round < kRounds; ++round) {
+    schedule.key0[round] = key0;
+    schedule.key1[round] = key1;
+    key0 += kWeyl0;
+    key1 += kWeyl1;
+  }
+  const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * low_half(key.stream);
+  const uint32_t word0 = high_half(product1) ^ block_high ^ schedule.key0[0];
+  const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * word0;
+  schedule.round1_xor2 = high_half(key.stream) ^ schedule.key1[0];
+  schedule.round2_xor0 = low_half(product1) ^ schedule.key0[1];
+  schedule.round2_xor2 = high_half(product0) ^ schedule.key1[1];
+  schedule.round2_word3 = low_half(product0);
+  return schedule;
+}
+
+CONVINIT_HD Words philox_round(const Words& in, uint32_t key0, uint32_t key1) {
+  const U64 product0 = multiply_wide(in.w0, kMultiplier0);
+  const U64 product1 = multiply_wide(in.w2, kMultiplier1);
+  return {xor3(product1 >> 32, in.w1, splat(static_cast<uint64_t>(key0))), product1,
+          xor3(product0 >> 32, in.w3, splat(static_cast<uint64_t>(key1))), product0};
+}
+
+// Words of the group of blocks whose index has the low half `block_low` and the schedule's high half.
+CONVINIT_HD Words philox(const Schedule& schedule, uint32_t block_low) {
+  const U64 product0 = multiply_wide(counters(block_low), kMultiplier0);
+  const U64 word2 = (product0 >> 32) ^ splat(static_cast<uint64_t>(schedule.round1_xor2));
+  const U64 product1 = multiply_wide(word2, kMultiplier1);
+  Words words{(product1 >> 32) ^ splat(static_cast<uint64_t>(schedule.round2_xor0)), product1,
+              product0 ^ splat(static_cast<uint64_t>(schedule.round2_xor2)),
+              splat(static_cast<uint64_t>(schedule.round2_word3))};
+#ifdef __CUDACC__
+#pragma unroll
+#endif
+  for (int round = 2; round < kRounds; ++round) {
+    words = philox_round(words, schedule.key0[round], schedule.key1[round]);
+  }
+  return words;
+}
+
+}  // namespace CONVINIT_LANES
+}  // namespace convinit

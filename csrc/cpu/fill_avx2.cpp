@@ -1,0 +1,24 @@
+// The fill loop for AVX2, FMA and F16C.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "cpu/generate.h"
+#include "cpu/target_region.h"
+
+#define CONVINIT_LANES avx2
+CONVINIT_TARGET_BEGIN("avx2,fma,f16c")
+#include "cpu/lanes_avx2.h"
+// after the lanes
+#include "cpu/fill_loop.inl"
+CONVINIT_TARGET_END
+
+namespace convinit {
+
+const GenerateTable kAvx2Table = avx2::make_table("avx2");
+
+}  // namespace convinit
+#endif

@@ -1,0 +1,24 @@
+// The fill loop for AVX-512 (F, DQ, BW, VL).
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "cpu/generate.h"
+#include "cpu/target_region.h"
+
+#define CONVINIT_LANES avx512
+CONVINIT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma,f16c")
+#include "cpu/lanes_avx512.h"
+// after the lanes
+#include "cpu/fill_loop.inl"
+CONVINIT_TARGET_END
+
+namespace convinit {
+
+const GenerateTable kAvx512Table = avx512::make_table("avx512");
+
+}  // namespace convinit
+#endif

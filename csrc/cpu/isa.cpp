@@ -1,0 +1,66 @@
+// Detection at run time; see isa.h.
+#include "cpu/isa.h"
+
+#include <atomic>
+#include <stdexcept>
+
+namespace convinit {
+namespace {
+
+constexpr const char* kKnownNames[] = {"portable", "avx2", "avx512"};
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+std::atomic<const GenerateTable*>& chosen() {
+  static std::atomic<const GenerateTable*> table{available_tables().back()};
+  return table;
+}
+
+bool is_known(const std::string& name) {
+  for (const char* known : kKnownNames) {
+    if (name == known) return true;
+  }
+  return false;
+}
+
+std::string list_available() {
+  std::string names;
+  for (const GenerateTable* table : available_tables()) names += (names.empty() ? "" : ", ") + std::string(table->isa);
+  return names;
+}
+
+}  // namespace
+
+std::vector<const GenerateTable*> available_tables() {
+  std::vector<const GenerateTable*> tables{&kPortableTable};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (has_avx2()) tables.push_back(&kAvx2Table);
+  if (has_avx512()) tables.push_back(&kAvx512Table);
+#endif
+  return tables;
+}
+
+const GenerateTable& current_table() { return *chosen().load(std::memory_order_relaxed); }
+
+void force_isa(const std::string& name) {
+  for (const GenerateTable* table : available_tables()) {
+    if (name == table->isa) {
+      chosen().store(table);
+      return;
+    }
+  }
+  throw std::invalid_argument((is_known(name) ? "this machine lacks the instruction set \"" : "unknown instruction set \"") +
+                              name + "\"; available here: " + list_available());
+}
+
+}  // namespace convinit
