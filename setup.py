@@ -12,7 +12,10 @@ try:
     import torch
     from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError:
-    sys.exit("convinit_ext builds against the installed torch and found none: pip install torch, then pip install --no-build-isolation .")
+    sys.exit(
+        "convinit_ext builds against the torch that is installed, and there is none: "
+        "pip install torch, then pip install --no-build-isolation ."
+    )
 
 ROOT = Path(__file__).parent
 
@@ -25,10 +28,21 @@ def extension() -> CppExtension:
         include_dirs=[str(ROOT / "csrc")],
         depends=[str(header) for header in sorted(ROOT.glob("csrc/**/*")) if header.suffix in (".h", ".inl")],
         define_macros=[("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')],
-        # No contraction: a fused multiply-add where the source has none would change the values (docs/value-contract.md).
-        extra_compile_args=["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"],
+        # No contraction: a fused multiply-add where the source has none would change the values.
+        extra_compile_args=[
+            "-O3",
+            "-std=c++17",
+            "-ffp-contract=off",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wextra",
+        ],
     )
 
 
+# What the build was for: an extension that cannot be loaded can still be told from one never built.
+(ROOT / "convinit_ext" / "_build.py").write_text(
+    f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
+)
 os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
 setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExtension})

@@ -1,6 +1,7 @@
-// The op schemas; tensors to fill tasks, with every check before the first write; the CPU kernel's registration.
+// The op schemas; tensors to fill tasks, with every check before the first write; the CPU kernel's
+// registration.
 #include "torch_abi.h"
-// first
+
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -69,10 +70,10 @@ double largest(DType dtype) {
 void check_uniform(const double (&params)[kParams], DType dtype) {
   const double limit = largest(dtype);
   check(std::abs(params[0]) <= limit && std::abs(params[1]) <= limit,
-                  "uniform_ expects bounds that the tensor's dtype can hold, but found from=", params[0],
-                  ", to=", params[1], ", and its largest number is ", limit);
+        "uniform_ expects bounds that the tensor's dtype can hold, but found from=", params[0],
+        ", to=", params[1], ", and its largest number is ", limit);
   check(params[1] - params[0] <= limit, "uniform_ expects to-from <= ", limit,
-                  ", the largest number of the tensor's dtype, but found to=", params[1], " and from=", params[0]);
+        ", the largest number of the tensor's dtype, but found to=", params[1], " and from=", params[0]);
 }
 
 Distribution distribution_of(int64_t kind, const double* given, DType dtype) {
@@ -82,10 +83,11 @@ Distribution distribution_of(int64_t kind, const double* given, DType dtype) {
   return prepare(static_cast<Kind>(kind), params);
 }
 
-// Whether two positions of the tensor are one place in memory. Dimensions whose strides do not nest are rare: those are
-// decided by marking every place.
+// Whether two positions of the tensor are one place in memory. Dimensions whose strides do not nest are rare:
+// those are decided by marking every place.
 bool overlaps(std::vector<Dim> dims) {
-  std::sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) { return a.data_stride < b.data_stride; });
+  std::sort(dims.begin(), dims.end(),
+            [](const Dim& a, const Dim& b) { return a.data_stride < b.data_stride; });
   int64_t extent = 1, elements = 1;
   bool nested = true;
   for (const Dim& dim : dims) {
@@ -125,7 +127,8 @@ std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& ind
   for (int64_t d = 0; d < tensor.dim(); ++d) {
     if (tensor.size(d) != 1) dims.push_back({tensor.size(d), tensor.stride(d), index_strides[d]});
   }
-  std::stable_sort(dims.begin(), dims.end(), [](const Dim& a, const Dim& b) { return a.index_stride > b.index_stride; });
+  std::stable_sort(dims.begin(), dims.end(),
+                   [](const Dim& a, const Dim& b) { return a.index_stride > b.index_stride; });
   std::vector<Dim> merged;
   for (const Dim& dim : dims) {
     if (!merged.empty() && merged.back().data_stride == dim.data_stride * dim.size &&
@@ -154,11 +157,13 @@ class Tasks {
     if (tensor.numel() == 0) return;
     std::vector<Dim> dims = make_dims(tensor, index_strides);
     check(!overlaps(dims),
-          "unsupported operation: more than one element of the written-to tensor refers to a single memory location. "
+          "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+          "location. "
           "Please clone() the tensor before performing the operation.");
     dims_.push_back(std::move(dims));  // moving a vector keeps its elements where they are
-    tasks_.push_back({tensor.mutable_data_ptr(), start, dims_.back().data(), static_cast<int32_t>(dims_.back().size()),
-                      dtype, Key{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])}, distribution});
+    tasks_.push_back({tensor.mutable_data_ptr(), start, dims_.back().data(),
+                      static_cast<int32_t>(dims_.back().size()), dtype,
+                      Key{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])}, distribution});
   }
 
   void run() const;
@@ -171,21 +176,24 @@ class Tasks {
 const int64_t* keys_of(const Tensor& keys, size_t num_tensors) {
   check(keys.scalar_type() == ScalarType::Long && keys.is_cpu() && keys.is_contiguous() &&
             keys.numel() == static_cast<int64_t>(2 * num_tensors),
-        "fill_: keys is a contiguous int64 tensor on the CPU, two numbers for each of ", num_tensors, " tensor(s)");
+        "fill_: keys is a contiguous int64 tensor on the CPU, two numbers for each of ", num_tensors,
+        " tensor(s)");
   return static_cast<const int64_t*>(keys.const_data_ptr());
 }
 
 // Index strides of tensor after tensor, from the flat list; each tensor's own where there is no list.
 class BoxReader {
  public:
-  BoxReader(const std::vector<int64_t>& starts, const std::vector<int64_t>& strides, const std::vector<Tensor>& tensors)
+  BoxReader(const std::vector<int64_t>& starts, const std::vector<int64_t>& strides,
+            const std::vector<Tensor>& tensors)
       : starts_(starts), strides_(strides) {
     size_t dims = 0;
     for (const Tensor& tensor : tensors) dims += tensor.dim();
     check(starts.empty() ? strides.empty() : starts.size() == tensors.size() && strides.size() == dims,
           "fill_: boxes are either left out or given for every tensor and dimension");
     const auto negative = [](int64_t x) { return x < 0; };
-    check(std::none_of(starts.begin(), starts.end(), negative) && std::none_of(strides.begin(), strides.end(), negative),
+    check(std::none_of(starts.begin(), starts.end(), negative) &&
+              std::none_of(strides.begin(), strides.end(), negative),
           "fill_: a box has a negative start or stride");
   }
 
@@ -212,11 +220,12 @@ void run_on_torch_threads(int64_t num_workers, const std::function<void()>& work
 
 void Tasks::run() const {
   if (tasks_.empty()) return;
-  fill(tasks_.data(), static_cast<int64_t>(tasks_.size()), torch::stable::get_num_threads(), run_on_torch_threads);
+  fill(tasks_.data(), static_cast<int64_t>(tasks_.size()), torch::stable::get_num_threads(),
+       run_on_torch_threads);
 }
 
-void fill_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds, std::vector<double> params,
-              std::vector<int64_t> box_starts, std::vector<int64_t> box_strides) {
+void fill_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
+              std::vector<double> params, std::vector<int64_t> box_starts, std::vector<int64_t> box_strides) {
   check(kinds.size() == tensors.size() && params.size() == tensors.size() * kParams,
         "fill_: one kind and four params for each of ", tensors.size(), " tensors");
   const DefaultFloatEnvironment environment;
@@ -224,7 +233,8 @@ void fill_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kin
   BoxReader boxes(box_starts, box_strides, tensors);
   Tasks tasks(tensors.size());
   for (size_t t = 0; t < tensors.size(); ++t) {
-    tasks.add(tensors[t], key + 2 * t, kinds[t], &params[t * kParams], boxes.start(t), boxes.next_strides(tensors[t]));
+    tasks.add(tensors[t], key + 2 * t, kinds[t], &params[t * kParams], boxes.start(t),
+              boxes.next_strides(tensors[t]));
   }
   tasks.run();
 }
@@ -243,7 +253,8 @@ void fill_one_cpu(Tensor tensor, Tensor key, int64_t kind, double p0, double p1,
 
 STABLE_TORCH_LIBRARY(convinit_ext, m) {
   m.def(
-      "fill_(Tensor(a!)[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, int[] box_strides) -> "
+      "fill_(Tensor(a!)[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, int[] "
+      "box_strides) -> "
       "()");
   m.def("fill_one_(Tensor(a!) tensor, Tensor key, int kind, float p0, float p1, float p2, float p3) -> ()");
 }

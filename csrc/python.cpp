@@ -1,5 +1,6 @@
-// The pybind11 module `_C`: build facts, the instruction set in use, and raw words for known-answer tests. Loading it also
-// registers the ops of ops.cpp, which are written against torch's stable ABI and need no pybind11.
+// The pybind11 module `_C`: build facts, the instruction set in use, and raw words for known-answer tests.
+// Loading it also registers the ops of ops.cpp, which are written against torch's stable ABI and need no
+// pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -23,7 +24,8 @@ using convinit::scalar::Words;
 std::array<uint32_t, 4> philox(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
   const auto join = [](uint32_t low, uint32_t high) { return low | (static_cast<uint64_t>(high) << 32); };
   const convinit::Key layer_key{join(key[0], key[1]), join(counter[2], counter[3])};
-  const Words words = convinit::scalar::philox(convinit::scalar::make_schedule(layer_key, counter[1]), counter[0]);
+  const Words words =
+      convinit::scalar::philox(convinit::scalar::make_schedule(layer_key, counter[1]), counter[0]);
   return {static_cast<uint32_t>(words.w0), static_cast<uint32_t>(words.w1), static_cast<uint32_t>(words.w2),
           static_cast<uint32_t>(words.w3)};
 }
@@ -50,8 +52,12 @@ std::map<std::string, std::string> build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Facts about this build of convinit_ext; the ops themselves are torch.ops.convinit_ext.";
   m.def("build_info", &build_info, "Compiler, C++ standard, torch built against, CUDA.");
-  m.def("isa", [] { return std::string(convinit::current_table().isa); }, "Instruction set that the next fill uses.");
-  m.def("last_isa", [] { return std::string(convinit::last_isa()); }, "Instruction set that the latest fill used.");
+  m.def(
+      "isa", [] { return std::string(convinit::current_table().isa); },
+      "Instruction set that the next fill uses.");
+  m.def(
+      "last_isa", [] { return std::string(convinit::last_isa()); },
+      "Instruction set that the latest fill used.");
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, pybind11::arg("name"), "Use this instruction set from now on.");
   m.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"), "Philox4x32-10: four words.");

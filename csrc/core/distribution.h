@@ -59,16 +59,19 @@ struct TruncatedNormal {
 
 // The other samplers make their two values apart.
 template <class Sampler, class Real, class Word, class Vector>
-CONVINIT_HD void pair_of_values(Sampler, const Parameters<Real>& p, Word even, Word odd, Vector* first, Vector* second) {
+CONVINIT_HD void pair_of_values(Sampler, const Parameters<Real>& p, Word even, Word odd, Vector* first,
+                                Vector* second) {
   *first = Sampler::value(p, even);
   *second = Sampler::value(p, odd);
 }
 template <class Real, class Word, class Vector>
-CONVINIT_HD void pair_of_values(Normal, const Parameters<Real>& p, Word even, Word odd, Vector* first, Vector* second) {
+CONVINIT_HD void pair_of_values(Normal, const Parameters<Real>& p, Word even, Word odd, Vector* first,
+                                Vector* second) {
   Normal::values(p, even, odd, first, second);
 }
 
-// The values of a group of blocks: half of them from even words, half from odd words, element by element in turn.
+// The values of a group of blocks: half of them from even words, half from odd words, element by element in
+// turn.
 struct Values32 {
   F32 even[kVectors32], odd[kVectors32];
 };
@@ -81,7 +84,8 @@ CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p
   U32 even[kVectors32], odd[kVectors32];
   in_pairs(words.w0, words.w1, words.w2, words.w3, even, odd);
   Values32 values;
-  for (int i = 0; i < kVectors32; ++i) pair_of_values(sampler, p, even[i], odd[i], &values.even[i], &values.odd[i]);
+  for (int i = 0; i < kVectors32; ++i)
+    pair_of_values(sampler, p, even[i], odd[i], &values.even[i], &values.odd[i]);
   return values;
 }
 

@@ -14,8 +14,8 @@ struct BFloat16 {
 
 namespace CONVINIT_LANES {
 
-// bfloat16 is the upper half of a float32: adding just under half a unit, or half where the kept part is odd, carries
-// into it. A NaN keeps its upper half and stays one.
+// bfloat16 is the upper half of a float32: adding just under half a unit, or half where the kept part is odd,
+// carries into it. A NaN keeps its upper half and stays one.
 CONVINIT_HD BFloat16 to_bfloat16(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);

@@ -18,21 +18,23 @@ constexpr int kNumDTypes = 4;
 enum class Kind : int32_t { kConstant, kUniform, kNormal, kTruncatedNormal };
 constexpr int kNumKinds = 4;
 
-// A distribution ready for the formulas (core/prepare.h makes it). The meaning of the fields depends on the kind:
+// A distribution ready for the formulas (core/prepare.h makes it). The meaning of the fields depends on the
+// kind:
 //   constant           value
 //   uniform            low, span = high - low, last = the largest value allowed
 //   normal             mean, std
 //   truncated normal   mean, std (negative where the tails were swapped), low, high to clamp to, and
-//                      lower + u * span = a lower tail probability times 2^exponent, upper + (1 - u) * span an upper one
+//                      lower + u * span = a lower tail probability times 2^exponent, upper + (1 - u) * span
+//                      an upper one
 template <class Real>
 struct Parameters {
   Real value;
   Real mean, std;
   Real low, high, span, last;
   Real lower, upper;
-  Real exponent;        // a whole number
-  uint32_t flip;        // all ones where the tails were swapped: u becomes 1 - u
-  uint32_t far_tail;    // whether a probability may lie below what the near polynomial covers
+  Real exponent;      // a whole number
+  uint32_t flip;      // all ones where the tails were swapped: u becomes 1 - u
+  uint32_t far_tail;  // whether a probability may lie below what the near polynomial covers
 };
 
 struct Distribution {
@@ -41,15 +43,16 @@ struct Distribution {
   Parameters<double> real;
 };
 
-// A dimension of the tensor: `index_stride` is its step in the logical tensor's row-major linear index, `data_stride`
-// its step in memory, both in elements.
+// A dimension of the tensor: `index_stride` is its step in the logical tensor's row-major linear index,
+// `data_stride` its step in memory, both in elements.
 struct Dim {
   int64_t size;
   int64_t data_stride;
   int64_t index_stride;
 };
 
-// Dimensions are ordered by index stride, largest first; none has size 1, and neighbours are merged where they can be.
+// Dimensions are ordered by index stride, largest first; none has size 1, and neighbours are merged where
+// they can be.
 struct FillTask {
   void* data;
   int64_t start;  // linear index of the first element

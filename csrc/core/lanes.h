@@ -1,8 +1,10 @@
 // The scalar lane type: every operation that the formulas need beyond the operators, for one value at a time.
-// The GPU and the portable CPU path use it; cpu/lanes_avx2.h and cpu/lanes_avx512.h define the same names for vectors.
+// The GPU and the portable CPU path use it; cpu/lanes_avx2.h and cpu/lanes_avx512.h define the same names for
+// vectors.
 //
-// A group is kBlocks Philox blocks. Its words fill 2 * kVectors32 vectors of 32-bit lanes or two of 64-bit lanes, and it
-// stays in two halves, values from even words and from odd words, until a store interleaves them.
+// A group is kBlocks Philox blocks. Its words fill 2 * kVectors32 vectors of 32-bit lanes or two of 64-bit
+// lanes, and it stays in two halves, values from even words and from odd words, until a store interleaves
+// them.
 #pragma once
 
 #include <cmath>
@@ -64,7 +66,9 @@ CONVINIT_HD T max(T a, T b) {
 CONVINIT_HD bool top_bit(U32 word) { return static_cast<I32>(word) < 0; }
 CONVINIT_HD bool top_bit(U64 word) { return static_cast<I64>(word) < 0; }
 CONVINIT_HD F32 flip_sign(F32 x, U32 word) { return bit_cast<F32>(bit_cast<U32>(x) ^ (word & 0x80000000u)); }
-CONVINIT_HD F64 flip_sign(F64 x, U64 word) { return bit_cast<F64>(bit_cast<U64>(x) ^ (word & 0x8000000000000000u)); }
+CONVINIT_HD F64 flip_sign(F64 x, U64 word) {
+  return bit_cast<F64>(bit_cast<U64>(x) ^ (word & 0x8000000000000000u));
+}
 
 // Conversions round to nearest even. unsigned64_to_double takes values below 2^53 only.
 CONVINIT_HD F32 to_float(U32 x) { return static_cast<float>(x); }
@@ -73,7 +77,9 @@ CONVINIT_HD F64 to_double(I64 x) { return static_cast<double>(x); }
 CONVINIT_HD F64 unsigned53_to_double(U64 x) { return static_cast<double>(static_cast<I64>(x)); }
 
 // Low 32 bits of x times m, 64 bits wide.
-CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) { return static_cast<uint64_t>(static_cast<uint32_t>(x)) * m; }
+CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
+  return static_cast<uint64_t>(static_cast<uint32_t>(x)) * m;
+}
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 CONVINIT_HD U64 splat(uint64_t x) { return x; }
 // Low words of a and b as one 64-bit lane.

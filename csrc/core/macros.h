@@ -1,11 +1,13 @@
 // What lets one set of headers serve host and device: the function prefix, and the name of the lanes.
-// A source file that compiles the formulas for another lane type defines CONVINIT_LANES first (cpu/fill_avx2.cpp).
+// A source file that compiles the formulas for another lane type defines CONVINIT_LANES first
+// (cpu/fill_avx2.cpp).
 #pragma once
 
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define CONVINIT_HD static __host__ __device__ __forceinline__
 #else
-// Internal linkage: a shared inline symbol could be resolved by the linker to a copy for another instruction set.
+// Internal linkage: a shared inline symbol could be resolved by the linker to a copy for another instruction
+// set.
 #define CONVINIT_HD static inline __attribute__((always_inline, unused))
 #endif
 

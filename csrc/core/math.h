@@ -1,6 +1,6 @@
-// Logarithm, sine and cosine, and the normal quantile, from correctly rounded operations only, so that every machine
-// computes the same bits. Coefficients: scripts/fit_polynomials.py. Bounds were checked over all 2^32 words (float)
-// and against 50-digit arithmetic (double); tests/test_values.py holds them to the contract's.
+// Logarithm, sine and cosine, and the normal quantile, from correctly rounded operations only, so that every
+// machine computes the same bits. Coefficients: scripts/fit_polynomials.py. Bounds were checked over all 2^32
+// words (float) and against 50-digit arithmetic (double); tests/test_values.py holds them to the contract's.
 #pragma once
 
 #include "core/lanes.h"
@@ -20,8 +20,8 @@ CONVINIT_HD Vector horner(const Real (&coefficients)[kCount], Vector x) {
 }
 
 // -2 ln(v * 2^-exponent) for v > 0 and normal, exponent a whole number >= 0.
-// v = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): near v = 1 nothing cancels. Relative error 1.2e-6 (float),
-// 5e-16 (double) of the part in f.
+// v = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): near v = 1 nothing cancels. Relative error 1.2e-6
+// (float), 5e-16 (double) of the part in f.
 CONVINIT_HD F32 neg2log(F32 v, F32 exponent) {
   constexpr float kCoefficients[] = {-2.00000191f,  1.00002229f,  -0.666290164f, 0.498194963f,
                                      -0.409926802f, 0.373356462f, -0.237920463f};
@@ -68,9 +68,10 @@ struct Polar64 {
   F64 x, y;
 };
 
-// radius * (cos, sin) of (pi/2) (k + x): the word's two top bits are the quadrant k, its other 30 (62) bits the fraction
-// x in [-1/2, 1/2). Odd quadrants exchange sine and cosine; the top bit turns both round, which the radius takes; the next
-// bit turns the cosine. Absolute error of sine and cosine 1.5e-7 (float), 2e-16 (double).
+// radius * (cos, sin) of (pi/2) (k + x): the word's two top bits are the quadrant k, its other 30 (62) bits
+// the fraction x in [-1/2, 1/2). Odd quadrants exchange sine and cosine; the top bit turns both round, which
+// the radius takes; the next bit turns the cosine. Absolute error of sine and cosine 1.5e-7 (float), 2e-16
+// (double).
 CONVINIT_HD Polar32 polar(F32 radius, U32 word) {
   constexpr float kSin[] = {1.57079637f, -0.64596349f, 0.079680033f, -0.00460165786f};
   constexpr float kCos[] = {1.0f, -1.2336967f, 0.253594935f, -0.0203985814f};
@@ -87,8 +88,9 @@ CONVINIT_HD Polar32 polar(F32 radius, U32 word) {
 }
 
 CONVINIT_HD Polar64 polar(F64 radius, U64 word) {
-  constexpr double kSin[] = {1.5707963267948966,    -0.64596409750624428,   0.079692626246043008, -0.0046817541323409756,
-                             0.00016044115074219091, -3.5986433529823099e-06, 5.6339337815378543e-08};
+  constexpr double kSin[] = {1.5707963267948966,     -0.64596409750624428,   0.079692626246043008,
+                             -0.0046817541323409756, 0.00016044115074219091, -3.5986433529823099e-06,
+                             5.6339337815378543e-08};
   constexpr double kCos[] = {1.0,
                              -1.2337005501361697,
                              0.2536695079010467,
@@ -109,20 +111,27 @@ CONVINIT_HD Polar64 polar(F64 radius, U64 word) {
   return {turned * flip_sign(select(swap, s, c), next), turned * select(swap, c, s)};
 }
 
-// z >= 0 whose upper tail probability is exp(-radius^2 / 2) <= 1/2, for radius up to 7 (float) or 8.9 (double).
-// (radius - sqrt(2 ln 2)) times a polynomial, so that the median is exactly 0. Error 1e-6 (float), 1e-10 (double),
-// times max(1, z).
+// z >= 0 whose upper tail probability is exp(-radius^2 / 2) <= 1/2, for radius up to 7 (float) or 8.9
+// (double). (radius - sqrt(2 ln 2)) times a polynomial, so that the median is exactly 0. Error 1e-6 (float),
+// 1e-10 (double), times max(1, z).
 CONVINIT_HD F32 near_quantile(F32 radius) {
-  constexpr float kCoefficients[] = {1.20498991f,     -0.105424739f,   0.0567077436f,  -0.0314625911f,  0.0176538788f,
-                                     -0.00938195642f, 0.00594306737f,  -0.00574997114f, 0.00242210855f, 0.00186716171f,
-                                     -0.000202088719f, -0.00225799275f, 0.00107152807f};
+  constexpr float kCoefficients[] = {1.20498991f,    -0.105424739f,   0.0567077436f,    -0.0314625911f,
+                                     0.0176538788f,  -0.00938195642f, 0.00594306737f,   -0.00574997114f,
+                                     0.00242210855f, 0.00186716171f,  -0.000202088719f, -0.00225799275f,
+                                     0.00107152807f};
   constexpr float kMedianRadius = 1.17741002f;
   return (radius - kMedianRadius) * horner(kCoefficients, (radius - 4.0f) * 0.375f);
 }
 
 CONVINIT_HD F64 near_quantile(F64 radius) {
   constexpr double kCoefficients[] = {
-      1.1720625871950285, -0.109787484764715, 0.072768622088257517, -0.049361285736549403, 0.034044161058379957, -0.023795079372942087, 0.016811756080433241, -0.011935693089367287, 0.0086454068131768102, -0.0069039239939815249, 0.0046429978077587837, 0.00057239681967535382, 0.0015651513445902334, -0.017860002919431597, 0.0067705416191463424, 0.042774366120622832, -0.017370344927950563, -0.082218984652112692, 0.039350172750353005, 0.10205492342696945, -0.053814149901222547, -0.083348797166544503, 0.04770582139322558, 0.039695083547500093, -0.024211176301344676, -0.0087653884899459508, 0.0056700905203918702};
+      1.1720625871950285,    -0.109787484764715,     0.072768622088257517,  -0.049361285736549403,
+      0.034044161058379957,  -0.023795079372942087,  0.016811756080433241,  -0.011935693089367287,
+      0.0086454068131768102, -0.0069039239939815249, 0.0046429978077587837, 0.00057239681967535382,
+      0.0015651513445902334, -0.017860002919431597,  0.0067705416191463424, 0.042774366120622832,
+      -0.017370344927950563, -0.082218984652112692,  0.039350172750353005,  0.10205492342696945,
+      -0.053814149901222547, -0.083348797166544503,  0.04770582139322558,   0.039695083547500093,
+      -0.024211176301344676, -0.0087653884899459508, 0.0056700905203918702};
   constexpr double kMedianRadius = 1.1774100225154747;
   return (radius - kMedianRadius) * horner(kCoefficients, (radius - 5.0) * 0.25);
 }
@@ -132,8 +141,8 @@ constexpr double kNearRadius64 = 8.9;
 CONVINIT_HD float near_radius(float) { return kNearRadius32; }
 CONVINIT_HD double near_radius(double) { return kNearRadius64; }
 
-// z * (upper tail of z) / pdf(z) as a function of y = z^2: Laplace's continued fraction for Mills' ratio, contracted.
-// Relative error below 1e-9 for y >= 36.
+// z * (upper tail of z) / pdf(z) as a function of y = z^2: Laplace's continued fraction for Mills' ratio,
+// contracted. Relative error below 1e-9 for y >= 36.
 template <class Vector, class Real>
 CONVINIT_HD Vector scaled_mills(Vector y, Real) {
   const Vector d = y + Real(17);
@@ -143,8 +152,8 @@ CONVINIT_HD Vector scaled_mills(Vector y, Real) {
   return y / ((y + Real(1)) - Real(2) / a);
 }
 
-// The same quantile for any larger radius. With y = z^2, -2 ln(tail) = y + ln(2 pi y) - 2 ln(scaled_mills(y)) = radius^2:
-// two Newton steps from the first-order solution.
+// The same quantile for any larger radius. With y = z^2, -2 ln(tail) = y + ln(2 pi y) - 2 ln(scaled_mills(y))
+// = radius^2: two Newton steps from the first-order solution.
 template <class Vector, class Real>
 CONVINIT_HD Vector far_quantile(Vector radius, Real) {
   constexpr Real kTwoPi = Real(6.283185307179586);
@@ -152,7 +161,8 @@ CONVINIT_HD Vector far_quantile(Vector radius, Real) {
   const Vector target = radius * radius;
   Vector y = target + Real(0.5) * neg2log(target * kTwoPi, zero);
   for (int step = 0; step < 2; ++step) {
-    const Vector excess = y - target - Real(0.5) * neg2log(y * kTwoPi, zero) + neg2log(scaled_mills(y, Real(0)), zero);
+    const Vector excess =
+        y - target - Real(0.5) * neg2log(y * kTwoPi, zero) + neg2log(scaled_mills(y, Real(0)), zero);
     y = y - excess * y / (y + Real(1));
   }
   return sqrt(y);

@@ -1,5 +1,6 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), a pure function of block and key.
-// Counter: words 0 and 1 are the block's index, words 2 and 3 the stream; see docs/value-contract.md, section 2.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11), a pure function of
+// block and key. Counter: words 0 and 1 are the block's index, words 2 and 3 the stream; see
+// docs/value-contract.md, section 2.
 #pragma once
 
 #include "core/fill_task.h"
@@ -14,13 +15,14 @@ constexpr uint32_t kWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kWeyl1 = 0xBB67AE85u;
 constexpr int kRounds = 10;
 
-// Output words of a group of blocks: one 64-bit lane a block, the word in its low half, the high half arbitrary.
+// Output words of a group of blocks: one 64-bit lane a block, the word in its low half, the high half
+// arbitrary.
 struct Words {
   U64 w0, w1, w2, w3;
 };
 
-// Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what is left of
-// rounds one and two, where three of the four counter words are the same for 2^32 blocks in a row.
+// Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what
+// is left of rounds one and two, where three of the four counter words are the same for 2^32 blocks in a row.
 struct Schedule {
   uint32_t key0[kRounds];
   uint32_t key1[kRounds];

@@ -1,5 +1,5 @@
-// Host only: turns a distribution as the user gives it into Parameters, in double. No libm transcendental here either:
-// the tail masses of a truncated normal decide bits.
+// Host only: turns a distribution as the user gives it into Parameters, in double. No libm transcendental
+// here either: the tail masses of a truncated normal decide bits.
 #pragma once
 
 #include <cmath>
@@ -16,9 +16,11 @@ struct Scaled {
   int64_t exponent;
 };
 
-constexpr double kFarthestSigma = 1e9;  // beyond it a tail is narrower than any rounding: all its mass is at its edge
+constexpr double kFarthestSigma =
+    1e9;  // beyond it a tail is narrower than any rounding: all its mass is at its edge
 
-// exp(-z^2 / 2): the whole part of the base-two exponent apart, the fraction by Taylor's series (28 terms: below 1e-17).
+// exp(-z^2 / 2): the whole part of the base-two exponent apart, the fraction by Taylor's series (28 terms:
+// below 1e-17).
 static inline Scaled gaussian(double z) {
   constexpr double kHalfLog2E = 0.72134752044448170368;
   constexpr double kLn2 = 0.69314718055994530942;
@@ -47,7 +49,8 @@ static inline double series_mass(double z) {
   return std::ldexp(g.mantissa * kInvSqrt2Pi * sum, static_cast<int>(g.exponent));
 }
 
-// Upper tail of the standard normal, z >= 0; above kSeriesEnd by Laplace's continued fraction (relative error 1e-15).
+// Upper tail of the standard normal, z >= 0; above kSeriesEnd by Laplace's continued fraction (relative error
+// 1e-15).
 static inline Scaled upper_tail(double z) {
   if (z > kFarthestSigma) return {0, 0};
   if (z < kSeriesEnd) return {0.5 - series_mass(z), 0};
@@ -62,7 +65,9 @@ static inline double to_double(const Scaled& x) {
   return std::ldexp(x.mantissa, static_cast<int>(x.exponent < kUnderflow ? kUnderflow : x.exponent));
 }
 
-static inline double half_mass(double z) { return z < kSeriesEnd ? series_mass(z) : 0.5 - to_double(upper_tail(z)); }
+static inline double half_mass(double z) {
+  return z < kSeriesEnd ? series_mass(z) : 0.5 - to_double(upper_tail(z));
+}
 
 // Lower and upper masses outside [alpha, beta], the mass inside, all times 2^exponent; alpha <= 0.
 struct Masses {
@@ -105,8 +110,8 @@ static inline void set_masses(Parameters<Real>* p, const Masses& masses) {
   p->exponent = static_cast<Real>(masses.exponent);
   const double outside = masses.lower < masses.upper ? masses.lower : masses.upper;
   const double smallest = outside + TailLimits<Real>::kSmallestU * masses.inside;
-  p->far_tail = masses.exponent > 60 || std::ldexp(smallest, -static_cast<int>(masses.exponent)) <
-                                            TailLimits<Real>::kNearProbability;
+  p->far_tail = masses.exponent > 60 ||
+                std::ldexp(smallest, -static_cast<int>(masses.exponent)) < TailLimits<Real>::kNearProbability;
 }
 
 static inline Distribution prepare_constant(double value) {

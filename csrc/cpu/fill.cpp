@@ -16,13 +16,14 @@
 namespace convinit {
 namespace {
 
-constexpr int64_t kSmallestPiece = 32 * 1024;  // bytes; below it a second thread costs more than it brings
+constexpr int64_t kSmallestPiece = 256 * 1024;  // bytes; below it a second thread costs more than it brings
 constexpr int64_t kLargestPiece = 1024 * 1024;
 constexpr int64_t kPiecesPerThread = 8;  // so that a thread that was held up does not hold up the rest
 
 std::atomic<const char*> latest_isa{""};
 
-// Asks for huge pages where a large tensor may be touched for the first time: first touch is several times faster.
+// Asks for huge pages where a large tensor may be touched for the first time: first touch is several times
+// faster.
 void advise_huge_pages(const FillTask& task) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr int64_t kHugePage = 2 * 1024 * 1024;
@@ -68,10 +69,13 @@ class Schedule {
       const int64_t start = t > 0 ? ends_[t - 1] : 0;
       if (start >= end) return;
       const auto first_at = [&](int64_t byte) {
-        return byte <= start ? 0 : std::min((byte - start + tiling.unit_bytes - 1) / tiling.unit_bytes, tiling.num_units);
+        return byte <= start
+                   ? 0
+                   : std::min((byte - start + tiling.unit_bytes - 1) / tiling.unit_bytes, tiling.num_units);
       };
       const GenerateFunction generate = generator_of(table, *tiling.task);
-      for (int64_t unit = first_at(begin); unit < first_at(end); ++unit) fill_unit(tiling, generate, unit, buffer);
+      for (int64_t unit = first_at(begin); unit < first_at(end); ++unit)
+        fill_unit(tiling, generate, unit, buffer);
     }
   }
 

@@ -12,7 +12,7 @@
 #define CONVINIT_LANES avx2
 CONVINIT_TARGET_BEGIN("avx2,fma,f16c")
 #include "cpu/lanes_avx2.h"
-// after the lanes
+
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END
 

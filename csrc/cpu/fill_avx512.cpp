@@ -12,7 +12,7 @@
 #define CONVINIT_LANES avx512
 CONVINIT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma,f16c")
 #include "cpu/lanes_avx512.h"
-// after the lanes
+
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END
 

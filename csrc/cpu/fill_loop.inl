@@ -1,5 +1,5 @@
-// The fill loop, once for every lane type: a run of linear indices in whole groups, with a part of a group at each end.
-// Included by fill_*.cpp after the lanes, inside their target region.
+// The fill loop, once for every lane type: a run of linear indices in whole groups, with a part of a group at
+// each end. Included by fill_*.cpp after the lanes, inside their target region.
 
 #include "core/distribution.h"
 #include "core/dtype.h"
@@ -55,7 +55,8 @@ CONVINIT_HD void generate_run(const Parameters<typename Layout<Out>::Real>& p, c
 }
 
 template <class Sampler, class Out>
-static void generate(const Distribution& distribution, const Key& key, int64_t start, int64_t count, void* out) {
+static void generate(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
+                     void* out) {
   constexpr int64_t kPerBlock = Layout<Out>::kPerBlock;
   constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
   const Parameters<typename Layout<Out>::Real> p = parameters(distribution, typename Layout<Out>::Real(0));
@@ -78,7 +79,8 @@ CONVINIT_HD void convert(float value, Half* to) { *to = to_half(value); }
 CONVINIT_HD void convert(float value, BFloat16* to) { *to = to_bfloat16(value); }
 
 template <class Out>
-static void generate_constant(const Distribution& distribution, const Key&, int64_t, int64_t count, void* out) {
+static void generate_constant(const Distribution& distribution, const Key&, int64_t, int64_t count,
+                              void* out) {
   Out value;
   convert(parameters(distribution, typename Layout<Out>::Real(0)).value, &value);
   Out* to = static_cast<Out*>(out);
@@ -88,11 +90,14 @@ static void generate_constant(const Distribution& distribution, const Key&, int6
 // In the order of Kind and DType.
 static constexpr GenerateTable make_table(const char* isa) {
   return {isa,
-          {{generate_constant<float>, generate_constant<double>, generate_constant<Half>, generate_constant<BFloat16>},
-           {generate<Uniform, float>, generate<Uniform, double>, generate<Uniform, Half>, generate<Uniform, BFloat16>},
-           {generate<Normal, float>, generate<Normal, double>, generate<Normal, Half>, generate<Normal, BFloat16>},
-           {generate<TruncatedNormal, float>, generate<TruncatedNormal, double>, generate<TruncatedNormal, Half>,
-            generate<TruncatedNormal, BFloat16>}}};
+          {{generate_constant<float>, generate_constant<double>, generate_constant<Half>,
+            generate_constant<BFloat16>},
+           {generate<Uniform, float>, generate<Uniform, double>, generate<Uniform, Half>,
+            generate<Uniform, BFloat16>},
+           {generate<Normal, float>, generate<Normal, double>, generate<Normal, Half>,
+            generate<Normal, BFloat16>},
+           {generate<TruncatedNormal, float>, generate<TruncatedNormal, double>,
+            generate<TruncatedNormal, Half>, generate<TruncatedNormal, BFloat16>}}};
 }
 
 }  // namespace CONVINIT_LANES

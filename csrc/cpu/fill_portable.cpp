@@ -5,7 +5,7 @@
 
 #include "core/lanes.h"
 #include "cpu/lanes_portable.h"
-// after the lanes
+
 #include "cpu/fill_loop.inl"
 
 namespace convinit {

@@ -1,4 +1,5 @@
-// What an instruction set provides: functions that write the values of consecutive linear indices to consecutive memory.
+// What an instruction set provides: functions that write the values of consecutive linear indices to
+// consecutive memory.
 #pragma once
 
 #include "core/fill_task.h"
@@ -6,8 +7,8 @@
 namespace convinit {
 
 // Writes the values at linear indices [start, start + count) to `out`. Any start, any count >= 0.
-using GenerateFunction = void (*)(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
-                                  void* out);
+using GenerateFunction = void (*)(const Distribution& distribution, const Key& key, int64_t start,
+                                  int64_t count, void* out);
 
 struct GenerateTable {
   const char* isa;

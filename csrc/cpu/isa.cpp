@@ -34,7 +34,8 @@ bool is_known(const std::string& name) {
 
 std::string list_available() {
   std::string names;
-  for (const GenerateTable* table : available_tables()) names += (names.empty() ? "" : ", ") + std::string(table->isa);
+  for (const GenerateTable* table : available_tables())
+    names += (names.empty() ? "" : ", ") + std::string(table->isa);
   return names;
 }
 
@@ -59,8 +60,9 @@ void force_isa(const std::string& name) {
       return;
     }
   }
-  throw std::invalid_argument((is_known(name) ? "this machine lacks the instruction set \"" : "unknown instruction set \"") +
-                              name + "\"; available here: " + list_available());
+  throw std::invalid_argument(
+      (is_known(name) ? "this machine lacks the instruction set \"" : "unknown instruction set \"") + name +
+      "\"; available here: " + list_available());
 }
 
 }  // namespace convinit

@@ -1,5 +1,6 @@
-// The lanes of core/lanes.h for AVX2, FMA and F16C: 8 words or 4 blocks a vector. Included inside a target region; defines
-// nothing outside its own namespace. Blocks sit in the order 0 2 1 3, so that interleaving 128-bit wise restores theirs.
+// The lanes of core/lanes.h for AVX2, FMA and F16C: 8 words or 4 blocks a vector. Included inside a target
+// region; defines nothing outside its own namespace. Blocks sit in the order 0 2 1 3, so that interleaving
+// 128-bit wise restores theirs.
 #pragma once
 
 #include "core/dtype.h"

@@ -1,5 +1,6 @@
-// The lanes of core/lanes.h for AVX-512: 16 words or 8 blocks a vector. Included inside a target region; defines nothing
-// outside its own namespace. Blocks sit in the order 0 4 1 5 2 6 3 7, so that interleaving 128-bit wise restores theirs.
+// The lanes of core/lanes.h for AVX-512: 16 words or 8 blocks a vector. Included inside a target region;
+// defines nothing outside its own namespace. Blocks sit in the order 0 4 1 5 2 6 3 7, so that interleaving
+// 128-bit wise restores theirs.
 #pragma once
 
 #include "core/dtype.h"
@@ -76,8 +77,8 @@ CONVINIT_HD void store(Half* to, F32 even, F32 odd) {
   _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph(low, kNearestEven));
   _mm256_storeu_si256((__m256i*)(to + 16), _mm512_cvtps_ph(high, kNearestEven));
 }
-// As to_bfloat16 in core/dtype.h, in the upper half of each lane (the hardware's own conversion flushes denormals). A
-// computed NaN stays one.
+// As to_bfloat16 in core/dtype.h, in the upper half of each lane (the hardware's own conversion flushes
+// denormals). A computed NaN stays one.
 CONVINIT_HD __m512i rounded_to_bfloat16(F32 x) {
   const __mmask16 odd = _mm512_test_epi32_mask((__m512i)x, _mm512_set1_epi32(0x10000));
   const __m512i rounded = _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x7fff));

@@ -7,7 +7,8 @@ namespace convinit {
 namespace scalar {
 
 template <class Out, class Convert>
-CONVINIT_HD void store_block(Out* to, const F32 (&even)[kVectors32], const F32 (&odd)[kVectors32], Convert convert) {
+CONVINIT_HD void store_block(Out* to, const F32 (&even)[kVectors32], const F32 (&odd)[kVectors32],
+                             Convert convert) {
   for (int i = 0; i < kVectors32; ++i) {
     to[2 * i] = convert(even[i]);
     to[2 * i + 1] = convert(odd[i]);

@@ -61,8 +61,8 @@ Unit locate(const Tiling& tiling, int64_t unit) {
 }
 
 // The unit's values, row after row, into `buffer`; in one run where rows follow each other in the index too.
-void generate_tile(const FillTask& task, const Unit& unit, int64_t row_index_stride, GenerateFunction generate,
-                   char* buffer) {
+void generate_tile(const FillTask& task, const Unit& unit, int64_t row_index_stride,
+                   GenerateFunction generate, char* buffer) {
   const int64_t size = item_size(task.dtype);
   const int64_t step = column_dim(task).index_stride;
   if (step == 1 && (unit.rows == 1 || row_index_stride == unit.columns)) {
@@ -76,15 +76,18 @@ void generate_tile(const FillTask& task, const Unit& unit, int64_t row_index_str
       generate(task.distribution, task.key, index, unit.columns, row);
       continue;
     }
-    for (int64_t c = 0; c < unit.columns; ++c) generate(task.distribution, task.key, index + c * step, 1, row + c * size);
+    for (int64_t c = 0; c < unit.columns; ++c)
+      generate(task.distribution, task.key, index + c * step, 1, row + c * size);
   }
 }
 
 // Copies rows x columns values to memory; the inner loop runs along the smaller stride.
 template <class Item>
-void scatter(const Item* from, int64_t rows, int64_t columns, Item* to, int64_t row_stride, int64_t column_stride) {
+void scatter(const Item* from, int64_t rows, int64_t columns, Item* to, int64_t row_stride,
+             int64_t column_stride) {
   if (column_stride == 1) {
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * row_stride, from + r * columns, columns * sizeof(Item));
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(to + r * row_stride, from + r * columns, columns * sizeof(Item));
   } else if (row_stride < column_stride) {
     for (int64_t c = 0; c < columns; ++c) {
       for (int64_t r = 0; r < rows; ++r) to[r * row_stride + c * column_stride] = from[r * columns + c];
@@ -98,8 +101,8 @@ void scatter(const Item* from, int64_t rows, int64_t columns, Item* to, int64_t 
 
 template <class Item>
 void scatter_unit(const Unit& unit, const void* from, void* data, int64_t row_stride, int64_t column_stride) {
-  scatter(static_cast<const Item*>(from), unit.rows, unit.columns, static_cast<Item*>(data) + unit.data, row_stride,
-          column_stride);
+  scatter(static_cast<const Item*>(from), unit.rows, unit.columns, static_cast<Item*>(data) + unit.data,
+          row_stride, column_stride);
 }
 
 }  // namespace
@@ -136,7 +139,8 @@ void fill_unit(const Tiling& tiling, GenerateFunction generate, int64_t number, 
   const Unit unit = locate(tiling, number);
   const int64_t size = item_size(task.dtype);
   if (tiling.in_place) {
-    generate(task.distribution, task.key, unit.index, unit.columns, static_cast<char*>(task.data) + unit.data * size);
+    generate(task.distribution, task.key, unit.index, unit.columns,
+             static_cast<char*>(task.data) + unit.data * size);
     return;
   }
   const Dim& row = tiling.row >= 0 ? task.dims[tiling.row] : kSingleElement;

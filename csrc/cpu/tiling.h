@@ -1,5 +1,5 @@
-// Cuts a task into units of work: a stretch of memory that is filled in place, or a tile that is generated in a buffer of
-// cache size and scattered, when memory order is not index order.
+// Cuts a task into units of work: a stretch of memory that is filled in place, or a tile that is generated in
+// a buffer of cache size and scattered, when memory order is not index order.
 #pragma once
 
 #include "core/fill_task.h"
@@ -9,8 +9,8 @@ namespace convinit {
 
 constexpr int64_t kTileBytes = 32 * 1024;  // fits the L1 cache of any current machine, or nearly
 
-// A unit covers `tile_rows` positions of dimension `row` and `tile_columns` of the last dimension, the one that is
-// innermost in the index; the other dimensions are fixed.
+// A unit covers `tile_rows` positions of dimension `row` and `tile_columns` of the last dimension, the one
+// that is innermost in the index; the other dimensions are fixed.
 struct Tiling {
   const FillTask* task;
   bool in_place;

@@ -1,6 +1,6 @@
-// Two vectors side by side as one lane type. The formulas are long chains in which each operation waits for the one before;
-// two independent chains keep the execution units busy. Included inside the namespace of an instruction set, after its
-// `vector` namespace has defined the types and operations for one vector.
+// Two vectors side by side as one lane type. The formulas are long chains in which each operation waits for
+// the one before; two independent chains keep the execution units busy. Included inside the namespace of an
+// instruction set, after its `vector` namespace has defined the types and operations for one vector.
 
 template <class Vector>
 struct Twice {
@@ -29,14 +29,14 @@ CONVINIT_HD F64 splat(double x) { return {vector::splat(x), vector::splat(x)}; }
 CONVINIT_HD U64 splat(uint64_t x) { return {vector::splat(x), vector::splat(x)}; }
 
 // Operators on two of a kind, and on one and a number for every lane.
-#define CONVINIT_TWICE_OPERATOR(op)                                      \
-  template <class Vector>                                                \
+#define CONVINIT_TWICE_OPERATOR(op)                                         \
+  template <class Vector>                                                   \
   CONVINIT_HD Twice<Vector> operator op(Twice<Vector> a, Twice<Vector> b) { \
-    return {a.x op b.x, a.y op b.y};                                     \
-  }                                                                      \
-  template <class Vector, class Number>                                  \
-  CONVINIT_HD Twice<Vector> operator op(Twice<Vector> a, Number b) {     \
-    return {a.x op b, a.y op b};                                         \
+    return {a.x op b.x, a.y op b.y};                                        \
+  }                                                                         \
+  template <class Vector, class Number>                                     \
+  CONVINIT_HD Twice<Vector> operator op(Twice<Vector> a, Number b) {        \
+    return {a.x op b, a.y op b};                                            \
   }
 CONVINIT_TWICE_OPERATOR(+)
 CONVINIT_TWICE_OPERATOR(-)
@@ -108,7 +108,9 @@ CONVINIT_HD F64 unsigned53_to_double(U64 a) {
 CONVINIT_HD U64 multiply_wide(U64 a, uint32_t m) {
   return {vector::multiply_wide(a.x, m), vector::multiply_wide(a.y, m)};
 }
-CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return {vector::xor3(a.x, b.x, c.x), vector::xor3(a.y, b.y, c.y)}; }
+CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) {
+  return {vector::xor3(a.x, b.x, c.x), vector::xor3(a.y, b.y, c.y)};
+}
 CONVINIT_HD U64 join(U64 low, U64 high) { return {vector::join(low.x, high.x), vector::join(low.y, high.y)}; }
 CONVINIT_HD U64 counters(uint32_t first) {
   return {vector::counters(first), vector::counters(first + vector::kBlocks)};

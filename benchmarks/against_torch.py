@@ -1,0 +1,198 @@
+"""Compares this package with torch.nn.init on the CPU and writes a result file.
+
+    python benchmarks/against_torch.py --output benchmarks/results/cpu.json [--repeats 7] [--models]
+
+Every case runs the alternatives in turns and takes medians; a speed is their ratio. `fill_` (a constant,
+as PyTorch writes it) stands beside the single tensors as the ceiling that memory sets. `--models` adds whole
+models (needs diffusers and transformers, about 24 GiB of memory, some minutes). benchmarks/table.py puts the
+file into README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from measure import environment, in_turns, seconds
+from models import bundled_unet, convnextv2_huge, sdxl_unet
+from torch import Tensor, nn
+
+from convinit_ext import _C, init, init_model_
+from convinit_ext.initialisers import ZEROS
+from convinit_ext.recipes import TORCH, Recipe, Rule
+
+LARGE = (1024, 1024, 3, 3)  # 9.4 M elements
+MATRIX = (3072, 3072)
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "bundled U-Net": bundled_unet,
+    "ConvNeXtV2-Huge": convnextv2_huge,
+    "SDXL UNet": sdxl_unet,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One row: seconds of each alternative, and what follows from them."""
+
+    case: str
+    elements: int
+    torch_seconds: float
+    convinit_seconds: float
+    fill_seconds: float | None = None
+
+    def row(self) -> dict[str, object]:
+        row: dict[str, object] = asdict(self)
+        row["ratio"] = round(self.torch_seconds / self.convinit_seconds, 2)
+        row["elements_per_second"] = round(self.elements / self.convinit_seconds)
+        if self.fill_seconds is not None:
+            row["of_fill_bandwidth"] = round(self.fill_seconds / self.convinit_seconds, 3)
+        return row
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    before = _C.isa()
+    _C.force_isa(name)
+    yield
+    _C.force_isa(before)
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
+def one_tensor(case: str, tensor: Tensor, function: str, repeats: int, calls: int = 1) -> Result:
+    """The function of both modules on one warm tensor."""
+    taken = in_turns(
+        {
+            "torch": lambda: getattr(nn.init, function)(tensor),
+            "convinit": lambda: getattr(init, function)(tensor),
+            "fill": lambda: tensor.fill_(1.0),
+        },
+        repeats,
+        calls,
+    )
+    return Result(case, tensor.numel(), taken["torch"], taken["convinit"], taken["fill"])
+
+
+def tensors(repeats: int) -> Iterator[Result]:
+    """Large tensors of every dtype and distribution, then small ones."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        name = str(dtype).removeprefix("torch.")
+        for function in ("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"):
+            yield one_tensor(f"{function} {name}", torch.empty(LARGE, dtype=dtype), function, repeats)
+    yield one_tensor("trunc_normal_ float32", torch.empty(MATRIX), "trunc_normal_", repeats)
+    yield one_tensor(
+        "trunc_normal_ bfloat16", torch.empty(MATRIX, dtype=torch.bfloat16), "trunc_normal_", repeats
+    )
+    channels_last = torch.empty(LARGE).to(memory_format=torch.channels_last)
+    for function in ("kaiming_uniform_", "kaiming_normal_"):
+        yield one_tensor(f"{function} float32 channels_last", channels_last, function, repeats)
+    yield one_tensor(
+        "kaiming_normal_ float32 transposed", torch.empty(MATRIX).t(), "kaiming_normal_", repeats
+    )
+    for isa in _C.available_isas()[:-1]:
+        with instruction_set(isa):
+            for function in ("kaiming_uniform_", "kaiming_normal_"):
+                yield one_tensor(f"{function} float32, {isa}", torch.empty(LARGE), function, repeats)
+    for shape in ((64, 64, 3, 3), (16, 3, 3, 3)):
+        case = f"kaiming_normal_ float32 {'x'.join(map(str, shape))}"
+        yield one_tensor(case, torch.empty(shape), "kaiming_normal_", 3 * repeats, calls=1000)
+
+
+def thread_scaling(repeats: int) -> list[dict[str, object]]:
+    """This package with one thread and with two, in turns."""
+    rows: list[dict[str, object]] = []
+    tensor = torch.empty(LARGE)
+
+    def with_threads(number: int, function: Callable[[Tensor], Tensor]) -> float:
+        with threads(number):
+            function(tensor)
+            return seconds(lambda: function(tensor), calls=3)
+
+    for function in (init.kaiming_uniform_, init.kaiming_normal_):
+        pairs = [(with_threads(1, function), with_threads(2, function)) for _ in range(repeats)]
+        one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
+        rows.append({"case": f"{function.__name__} float32, one thread to two", "ratio": round(one / two, 2)})
+    return rows
+
+
+def reset_parameters(model: nn.Module) -> None:
+    """What PyTorch's users do to initialise again: every module's own reset_parameters."""
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
+
+
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return build()
+
+
+def whole_model(name: str, build: Callable[[], nn.Module], repeats: int) -> Iterator[Result]:
+    """Warm: every module's reset_parameters against one call. Cold: building it against meta and one call."""
+    usual, ours = [], []
+    for _ in range(repeats):
+        gc.collect()
+        usual.append(seconds(build))
+        gc.collect()
+        ours.append(seconds(lambda: init_model_(build_on_meta(build), seed=0, recipe=recipe_of(name))))
+    gc.collect()
+    model = build()
+    elements = sum(parameter.numel() for parameter in model.parameters())
+    taken = in_turns(
+        {
+            "torch": lambda: reset_parameters(model),
+            "convinit": lambda: init_model_(model, seed=0, recipe=recipe_of(name)),
+        },
+        repeats,
+    )
+    yield Result(f"{name}, warm", elements, taken["torch"], taken["convinit"])
+    yield Result(f"{name}, cold", elements, statistics.median(usual), statistics.median(ours))
+
+
+def recipe_of(name: str) -> Recipe | list[Rule]:
+    """PyTorch's own defaults; ConvNeXtV2 has parameters of no torch.nn module, which start at zero."""
+    return [*TORCH, Rule(ZEROS)] if name == "ConvNeXtV2-Huge" else TORCH
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--models", action="store_true", help="whole models too")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    rows: list[dict[str, object]] = []
+    for result in tensors(options.repeats):
+        rows.append(result.row())
+        print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
+    rows += thread_scaling(options.repeats)
+    if options.models:
+        for name, build in MODELS.items():
+            for result in whole_model(name, build, min(3, options.repeats)):
+                rows.append(result.row())
+                print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
+    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    options.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""How to time: alternatives in turns, medians, and the machine they ran on. A speed is a ratio in one run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import convinit_ext
+from convinit_ext import _C
+
+Run = Callable[[], object]
+
+
+def seconds(run: Run, calls: int = 1) -> float:
+    """Seconds a call, over `calls` of them."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
+
+
+def in_turns(runs: dict[str, Run], repeats: int, calls: int = 1) -> dict[str, float]:
+    """Median seconds a call of each, after one warm-up, one after the other in every repeat."""
+    for run in runs.values():
+        run()
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            taken[name].append(seconds(run, calls))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def processor() -> str:
+    """The processor's name as the system tells it, with the number of cores."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def environment() -> dict[str, str]:
+    """Machine and versions, to stand beside every figure."""
+    return {
+        "processor": processor(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "convinit_ext": convinit_ext.__version__,
+        "instruction_set": _C.isa(),
+        "compiler": _C.build_info()["compiler"],
+        "threads": str(torch.get_num_threads()),
+    }

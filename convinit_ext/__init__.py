@@ -1,0 +1,24 @@
+"""Fills the weights of neural networks in place, fast and reproducibly.
+
+A weight's value is a pure function of (seed, parameter name, element index, distribution); see docs/value-contract.md.
+"""
+
+from convinit_ext import init as init
+from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
+from convinit_ext.model import init_model_
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CONTRACT_VERSION",
+    "Constant",
+    "Key",
+    "Normal",
+    "TruncatedNormal",
+    "Uniform",
+    "__version__",
+    "canonical_name",
+    "init",
+    "init_model_",
+]

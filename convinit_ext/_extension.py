@@ -1,0 +1,33 @@
+"""Loads the compiled module once, and says what is wrong when it cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+
+def _load_error(cause: ImportError) -> ImportError:
+    return ImportError(
+        f"convinit_ext's compiled part could not be loaded under torch {torch.__version__}: {cause}. "
+        f"It was {_built_for()}; build it again with: pip install --no-build-isolation ."
+    )
+
+
+def _built_for() -> str:
+    try:
+        from convinit_ext._build import TORCH_VERSION
+    except ImportError:
+        return "never built here"
+    return f"built for torch {TORCH_VERSION} (any torch from 2.11 on should do)"
+
+
+try:
+    from convinit_ext import _C
+except ImportError as error:
+    raise _load_error(error) from error
+
+if "CONVINIT_ISA" in os.environ:
+    _C.force_isa(os.environ["CONVINIT_ISA"])
+
+__all__ = ["_C"]
