@@ -1,4 +1,4 @@
-"""Fills of single tensors by dtype, distribution and size, each beside PyTorch's: pytest benchmarks/ --benchmark-only."""
+"""Fills of single tensors by dtype, distribution and size, each beside PyTorch's: `make bench`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole models in one call against every module's reset_parameters: pytest benchmarks/ --benchmark-only."""
+"""Whole models in one call against every module's reset_parameters: `make bench`."""
 
 from __future__ import annotations
 

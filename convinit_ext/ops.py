@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import _extension as _extension
 
@@ -75,6 +76,10 @@ def _fill_one_fake(
 def check_supported(tensors: Sequence[Tensor]) -> None:
     """Raise UnsupportedTensorError for the first tensor that cannot be filled; names what it is and what can be."""
     for tensor in tensors:
+        if is_traceable_wrapper_subclass(tensor):
+            raise UnsupportedTensorError(
+                f"cannot fill a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
+            )
         if tensor.layout != torch.strided:
             raise UnsupportedTensorError(
                 f"cannot fill a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"

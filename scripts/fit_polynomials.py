@@ -94,7 +94,9 @@ def lawson(
     return [float(c) for c in series.convert(kind=np.polynomial.Polynomial).coef]
 
 
-def report(name: str, coefficients: list[float], function: Function, low: mp.mpf, high: mp.mpf, kind: str) -> None:
+def report(
+    name: str, coefficients: list[float], function: Function, low: mp.mpf, high: mp.mpf, kind: str
+) -> None:
     rounded = [float(np.float32(c)) if kind == "float" else c for c in coefficients]
     worst = mp.mpf(0)
     for x in chebyshev_nodes(low, high, 401):
@@ -102,7 +104,7 @@ def report(name: str, coefficients: list[float], function: Function, low: mp.mpf
         for c in reversed(rounded):
             value = value * x + mp.mpf(c)
         worst = max(worst, abs(value / function(x) - 1))
-    print(f"// {name}: {kind}, relative error {float(worst):.1e} with rounded coefficients, lowest power first")
+    print(f"// {name}: {kind}, relative error {float(worst):.1e}, lowest power first")
     suffix = "f" if kind == "float" else ""
     digits = 9 if kind == "float" else 17
     print("{" + ", ".join(f"{c:.{digits}g}{suffix}" for c in rounded) + "}")
@@ -111,6 +113,7 @@ def report(name: str, coefficients: list[float], function: Function, low: mp.mpf
 def main() -> None:
     log_range = (mp.sqrt(0.5) - 1, mp.sqrt(2) - 1)
     angle_range = (mp.mpf(0), mp.mpf("0.25"))
+
     # c = (s - 4) * 0.375 and (s - 5) * 0.25 keep the powers small; both ends of s are rounded outwards
     def float_quantile(c: mp.mpf) -> mp.mpf:
         return quantile_over_t(4 + c / mp.mpf("0.375"))

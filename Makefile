@@ -1,0 +1,108 @@
+# `make run` and `make test` each do all their own set-up, in .venv, on a machine with Python >= 3.10 and a C++17 compiler.
+# They say in one line what is missing where something is, and set up again only what changed.
+#
+#   TORCH=2.11.0 make test    another PyTorch: the one that is installed and built against
+#   PYTHON=python3.12 make    another Python, for a .venv that does not exist yet
+#   CXX=clang++ make          another compiler
+#   make run ARGS="--recipe he --seed 7"    arguments for the command behind the target
+
+TORCH ?= 2.13.0
+VENV ?= .venv
+PYTHON ?= $(shell for python in python3 python python3.14 python3.13 python3.12 python3.11 python3.10; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$python && exit; \
+	done; echo python3)
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+export CXX
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PIP := $(VENV)/bin/python -m pip install --quiet --quiet
+CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
+CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.cu)
+# Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
+SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
+	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
+SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
+
+# Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
+stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
+	$(missing),$(error $(missing)))
+
+.PHONY: run test test-slow bench lint format sanitize check-cuda clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/built
+	$(VENV)/bin/python -m convinit_ext run $(ARGS)
+
+test: $(VENV)/built $(VENV)/test-tools
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/built $(VENV)/test-tools
+	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/built $(VENV)/test-tools
+	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
+
+lint: $(VENV)/lint-tools
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_SOURCES) $(CXX_TESTS)
+
+format: $(VENV)/lint-tools
+	$(VENV)/bin/ruff check --fix-only
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
+
+# The CPU kernels alone, without torch, under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: build/sanitize/fill_everything
+	$<
+
+build/sanitize/fill_everything: $(SANITIZED)
+	$(SANITIZE) $^ -o $@
+
+$(SANITIZED): build/sanitize/%.o: %.cpp $(CXX_SOURCES)
+	@mkdir -p $(@D)
+	$(SANITIZE) -c $< -o $@
+
+# The formulas are one header set for host and device: this shows that nvcc takes it too. Needs no GPU.
+check-cuda:
+	@mkdir -p build
+	@if command -v nvcc >/dev/null; then set -x; \
+		nvcc -std=c++17 --fmad=false -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
+			-Icsrc -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
+	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py
+
+# What follows are stamps: empty files that say when a step of the set-up was done.
+
+$(VENV)/created:
+	$(stop_if_a_tool_is_missing)
+	@echo "Setting up $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/torch-$(TORCH): $(VENV)/created
+	@echo "Installing torch $(TORCH) and what the build needs"
+	@rm -f $(VENV)/torch-*
+	@$(PIP) 'torch==$(TORCH)' --group build
+	@touch $@
+
+$(VENV)/built: $(VENV)/torch-$(TORCH) setup.py pyproject.toml $(CXX_SOURCES)
+	$(stop_if_a_tool_is_missing)
+	@echo "Building convinit_ext"
+	@$(PIP) --no-build-isolation --editable '.[progress,safetensors]'
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml
+	@$(PIP) --group test
+	@touch $@
+
+$(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml
+	@$(PIP) --group test --group lint
+	@touch $@

@@ -1,0 +1,234 @@
+"""The command line, `python -m convinit_ext run | info`: it parses and prints, and does nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+import convinit_ext
+from convinit_ext import _C, bundled_model
+from convinit_ext.compare import compare, construct
+from convinit_ext.keys import Key
+from convinit_ext.model import available_memory, init_model_
+from convinit_ext.recipes import RECIPES
+from convinit_ext.report import size_text
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+_USAGE, _FAILURE = 2, 1  # exit statuses
+
+
+class CommandError(Exception):
+    """A command cannot go on; its text is the one line that the user sees."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except (CommandError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
+        print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
+        return _FAILURE
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser("python -m convinit_ext", description="Fill a model's weights, fast and reproducibly.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="{run,info}")
+    run = commands.add_parser("run", help="initialise a model, print the report, compare with torch.nn.init")
+    run.set_defaults(command=_run)
+    run.add_argument(
+        "--model", type=_spec, metavar="MODULE:CALLABLE", help="makes the model (default: the bundled one)"
+    )
+    run.add_argument("--seed", type=_seed, default=0, help="in [-2**63, 2**64) (default: 0)")
+    run.add_argument(
+        "--recipe", type=_recipe, default="torch", help=f"{', '.join(RECIPES)}, or MODULE:NAME of yours"
+    )
+    run.add_argument("--dtype", choices=DTYPES, help="of the parameters (default: the model's own)")
+    run.add_argument("--device", help="where they go (default: cpu)")
+    run.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
+    run.add_argument(
+        "--construct", choices=("meta", "cpu"), default="meta", help="where MODULE:CALLABLE runs"
+    )
+    run.add_argument("--save", type=Path, metavar="FILE.safetensors", help="write the initialised weights")
+    run.add_argument("--json", action="store_true", help="print JSON")
+    run.add_argument("--no-compare", action="store_true", help="leave torch.nn.init out")
+    run.add_argument(
+        "--repeats", type=_positive, default=3, help="of the comparison, which shows medians (default: 3)"
+    )
+    info = commands.add_parser("info", help="build, instruction set in use, threads, CUDA, contract version")
+    info.set_defaults(command=_info)
+    info.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.save:
+        _check_save(options.save)
+    recipe = _imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
+    dtype = getattr(torch, options.dtype) if options.dtype else None
+    build = _imported(options.model, "model") if options.model else _bundled(dtype)
+    on_meta = options.construct == "meta"
+    say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
+    say(_environment_line())
+    model = _built(build, on_meta)
+    report = init_model_(model, options.seed, recipe, options.device, dtype)
+    result: dict[str, object] = {"environment": _environment(), "report": report.to_dict()}
+    if not options.json:
+        print(f"\n{report}")
+    if options.save:
+        _save(model, options.save, options.seed, report.recipe)
+        say(f"saved {options.save}")
+    del model
+    if not options.no_compare:
+        comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta)
+        result["comparison"] = comparison.to_dict()
+        if not options.json:
+            print(
+                f"\nThe same model by torch.nn.init, in turns; medians of {options.repeats}:\n\n{comparison}"
+            )
+    if options.json:
+        print(json.dumps(result, indent=2))
+
+
+def _info(options: argparse.Namespace) -> None:
+    facts = _environment()
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(len(name) for name in facts)
+    for name, fact in facts.items():
+        print(f"{name.ljust(width)}  {fact}")
+
+
+def _environment() -> dict[str, object]:
+    build = _C.build_info()
+    return {
+        "convinit_ext": convinit_ext.__version__,
+        "value contract": convinit_ext.CONTRACT_VERSION,
+        "torch running": torch.__version__,
+        "torch built for": build["torch"],
+        "compiler": build["compiler"],
+        "instruction set": _C.isa(),
+        "instruction sets here": ", ".join(_C.available_isas()),
+        "threads": torch.get_num_threads(),
+        "cuda": build["cuda"],
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cpus",
+    }
+
+
+def _environment_line() -> str:
+    threads = torch.get_num_threads()
+    return (
+        f"convinit_ext {convinit_ext.__version__}, torch {torch.__version__}, {_C.isa()}, "
+        f"{threads} thread{'s' * (threads != 1)}"
+    )
+
+
+def _bundled(dtype: torch.dtype | None) -> Callable[[], nn.Module]:
+    """The bundled model, at the largest width that leaves the machine room to breathe."""
+    itemsize = (dtype or torch.get_default_dtype()).itemsize
+    available = available_memory()
+    width = bundled_model.width_for(None if available is None else available // itemsize)
+    if width < bundled_model.FULL_WIDTH:
+        print(
+            f"notice: {size_text(available or 0)} of memory are available, so the bundled model is scaled "
+            f"down from width {bundled_model.FULL_WIDTH} to {width}",
+            file=sys.stderr,
+        )
+    return functools.partial(bundled_model.UNet, width)
+
+
+def _built(build: Callable[[], nn.Module], on_meta: bool) -> nn.Module:
+    try:
+        model = construct(build, on_meta)
+    except Exception as error:  # it is the user's code, and may raise anything
+        hint = "; --construct cpu may help" if on_meta else ""
+        raise CommandError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error
+    if not isinstance(model, nn.Module):
+        raise CommandError(
+            f"the model's constructor returned a {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def _imported(spec: str, what: str) -> Any:
+    module_name, _, path = spec.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError) as error:
+        raise CommandError(f"{what} {spec!r}: {error}") from error
+    return found
+
+
+def _check_save(path: Path) -> None:
+    """Before the work, not after it."""
+    try:
+        importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise CommandError("--save needs the package safetensors: pip install safetensors") from error
+    if not path.absolute().parent.is_dir():
+        raise CommandError(f"--save {path}: there is no folder {str(path.parent)!r}")
+
+
+def _save(model: nn.Module, path: Path, seed: int, recipe: str) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    metadata = {"seed": str(seed), "recipe": recipe, "contract": str(convinit_ext.CONTRACT_VERSION)}
+    try:
+        save_model(model, str(path), metadata=metadata)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CommandError(f"cannot write {path}: {error}") from error
+
+
+def _spec(text: str) -> str:
+    module_name, _, path = text.partition(":")
+    if not (module_name and path):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form MODULE:CALLABLE")
+    return text
+
+
+def _recipe(text: str) -> str:
+    if ":" in text:
+        return _spec(text)
+    if text not in RECIPES:
+        raise argparse.ArgumentTypeError(f"there is no recipe {text!r}; there are {', '.join(RECIPES)}")
+    return text
+
+
+def _seed(text: str) -> int:
+    try:
+        return Key(int(text, 0), "seed").seed
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: {error}") from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

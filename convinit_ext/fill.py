@@ -1,0 +1,116 @@
+"""One fill of one tensor, from a key or from a generator; and what must hold before a key is drawn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+from torch.overrides import handle_torch_function
+
+from convinit_ext.distributions import Distribution
+from convinit_ext.keys import INT64_MIN, Key, draw
+from convinit_ext.ops import SUPPORTED_DTYPES, fill_one_
+
+
+def fill_(
+    tensor: Tensor, distribution: Distribution, generator: torch.Generator | None, key: Key | None
+) -> Tensor:
+    """Fill from the key if there is one, else from one drawn from the generator."""
+    if generator is None and key is None and _is_plain(tensor):
+        words = _drawn.words.random_(INT64_MIN, None)
+    else:
+        words = _words(tensor, generator, key)
+    fill_one_(tensor, words, distribution.kind, distribution.params)
+    return tensor
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a fill is certain to write, and nobody watches how its key is drawn."""
+    return (
+        tensor.dtype in SUPPORTED_DTYPES
+        and tensor.is_cpu
+        and tensor.layout is _STRIDED
+        and tensor.is_contiguous()
+        and tensor.numel() > 0
+        and type(tensor) in _PLAIN
+        and not is_compiling()
+        and not _are_functorch_transforms_active()
+    )
+
+
+_STRIDED = torch.strided
+_PLAIN = (Tensor, Parameter)
+
+
+class _Drawn(threading.local):
+    """Where plain tensors' keys are drawn to, one place a thread: a new tensor would take too long."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.words = torch.empty(1, 2, dtype=torch.int64, device="cpu")
+
+
+_drawn = _Drawn()
+
+
+def _words(tensor: Tensor, generator: torch.Generator | None, key: Key | None) -> Tensor:
+    """The key's words, or the next of the generator if there is anything to fill."""
+    if key is not None:
+        if not isinstance(key, Key):
+            raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
+        if generator is not None:
+            raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+        return key.tensor()
+    if generator is not None:
+        _check_generator(tensor, generator)
+    if _takes_words(tensor):
+        return draw(generator, tensor)
+    return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
+
+
+def _check_generator(tensor: Tensor, generator: torch.Generator) -> None:
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
+    if generator.device.type not in ("cpu", tensor.device.type):
+        raise RuntimeError(
+            f"Expected a '{tensor.device.type}' device type for generator but found '{generator.device.type}'"
+        )
+
+
+def _takes_words(tensor: Tensor) -> bool:
+    """Whether the fill will write. If it will not, or will raise, the generator stays as it is."""
+    return (
+        tensor.dtype in SUPPORTED_DTYPES
+        and tensor.numel() > 0
+        and not tensor.is_meta
+        and tensor.layout is _STRIDED
+        and not tensor.is_nested
+        and (tensor.is_contiguous() or is_compiling() or not _overlaps_itself(tensor))
+    )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    return torch._debug_has_internal_overlap(tensor) == 1  # 1: surely, 0: surely not, 2: nobody knows
+
+
+def override(
+    function: Callable[..., Tensor],
+    tensor: Tensor,
+    *,
+    key: Key | None = None,
+    groups: int = 1,
+    **arguments: Any,
+) -> Tensor:
+    """Hand the call to a __torch_function__. It knows PyTorch's arguments: ours are added only if given."""
+    if key is not None:
+        arguments["key"] = key
+    if groups != 1:
+        arguments["groups"] = groups
+    result: Tensor = handle_torch_function(function, (tensor,), tensor=tensor, **arguments)
+    return result

@@ -1,0 +1,187 @@
+"""Layer keys: which random words are a parameter's own (value contract, sections 1 and 6).
+
+A key comes from a seed and a parameter's name, or from a torch.Generator. Nothing here fills a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.compiler import is_compiling
+
+CONTRACT_VERSION = 1
+
+_PERSON = b"convinit-v1"
+_PERSON_OF_GENERATOR = b"convinit-v1-gen"
+_UINT64_END = 1 << 64
+INT64_MIN = -(1 << 63)
+_OFFSET_STEP = 4  # a CUDA generator's offset counts words; it must stay a multiple of a block of four
+_CPU = torch.device("cpu")
+
+_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+_DDP_WRAPPER = "module"
+
+
+def canonical_name(name: str) -> str:
+    """A parameter's name without what torch.compile, FSDP, activation checkpointing and DDP put into it.
+
+    Args:
+        name: as Module.named_parameters() gives it. `module` is a wrapper only where it leads: elsewhere it
+            is somebody's attribute.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: nothing is left of it.
+
+    >>> canonical_name("module._orig_mod.layer1.0.conv1.weight")
+    'layer1.0.conv1.weight'
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"a parameter's name must be a str, not {type(name).__name__}")
+    segments = [segment for segment in name.split(".") if segment not in _WRAPPERS]
+    num_leading = 0
+    while num_leading < len(segments) and segments[num_leading] == _DDP_WRAPPER:
+        num_leading += 1
+    canonical = ".".join(segments[num_leading:])
+    if not canonical:
+        raise ValueError(f"a key needs a parameter's name, and {name!r} leaves none")
+    return canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The random words of one parameter of one model: a function of a seed and of the parameter's name alone.
+
+    Args:
+        seed: integer in [-2**63, 2**64), what torch.manual_seed accepts.
+        name: fully qualified name of the parameter; made canonical.
+
+    Raises:
+        TypeError: a seed that is not an integer, a name that is not a string.
+        ValueError: a seed out of range, an empty name.
+
+    Attributes:
+        words: (key, stream), two unsigned 64-bit integers.
+
+    Source: value contract, section 1 (BLAKE2b of seed and name).
+
+    >>> Key(0, "module.conv.weight") == Key(name="conv.weight")
+    True
+    """
+
+    seed: int = 0
+    name: str = ""
+    words: tuple[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        seed = _checked_seed(self.seed)
+        name = canonical_name(self.name)
+        object.__setattr__(self, "seed", seed)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "words", _words_of(seed, name))
+
+    def tensor(self) -> torch.Tensor:
+        """The words as the fill engine takes them: int64 [1, 2] on the CPU, in two's complement."""
+        return stack((self,))
+
+
+def stack(keys: Sequence[Key]) -> torch.Tensor:
+    """The words of many keys, one row each: int64 [len(keys), 2] on the CPU, in two's complement.
+
+    >>> stack([Key(0, "a"), Key(0, "b")]).shape
+    torch.Size([2, 2])
+    """
+    flat = [_signed(word) for key in keys for word in key.words]
+    return torch.tensor(flat, dtype=torch.int64, device=_CPU).view(-1, 2)
+
+
+def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None = None) -> torch.Tensor:
+    """The next key of a generator: int64 [1, 2] on the CPU. The generator advances; nothing synchronises.
+
+    Args:
+        generator: PyTorch's default CPU generator if None, whatever device is to be filled.
+        tensor: what the key will fill; it decides only the kind of the key, as a fake tensor has a fake key.
+
+    Raises:
+        TypeError: not a generator.
+        RuntimeError: a generator of a device other than cpu and cuda.
+
+    Source: value contract, section 6.
+
+    >>> draw(torch.Generator().manual_seed(0)).shape
+    torch.Size([1, 2])
+    """
+    if generator is None and is_compiling():
+        drawn: torch.Tensor = _draw_in_graph(_order_of_draws)
+        return drawn
+    words: torch.Tensor = (torch.empty if tensor is None else tensor.new_empty)(
+        1, 2, dtype=torch.int64, device=_CPU
+    )
+    if generator is None:
+        return words.random_(INT64_MIN, None)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
+    if generator.device.type == "cpu":
+        return words.random_(INT64_MIN, None, generator=generator)
+    if generator.device.type == "cuda":
+        return _draw_from_cuda(generator)
+    raise RuntimeError(
+        f"Expected a 'cpu' or 'cuda' device type for generator but found '{generator.device.type}'"
+    )
+
+
+# torch.compile knows no Tensor.random_, so in a graph the draw is an op. Draws must keep their order: each
+# says that it writes to this tensor, and compilers keep writes to one tensor in order.
+_order_of_draws = torch.zeros((), dtype=torch.int64, device=_CPU)
+
+
+@torch.library.custom_op(
+    "convinit_ext::draw", mutates_args=("order",), tags=(torch.Tag.nondeterministic_seeded,)
+)
+def _draw_in_graph(order: torch.Tensor) -> torch.Tensor:
+    return torch.empty(1, 2, dtype=torch.int64, device=_CPU).random_(INT64_MIN, None)
+
+
+@_draw_in_graph.register_fake
+def _(order: torch.Tensor) -> torch.Tensor:
+    return torch.empty(1, 2, dtype=torch.int64, device=_CPU)
+
+
+def _draw_from_cuda(generator: torch.Generator) -> torch.Tensor:
+    """A key from the generator's seed and offset. The host knows both: nothing waits for the GPU."""
+    seed, offset = generator.initial_seed(), generator.get_offset()
+    words = _halves(_uint64_bytes(seed) + _uint64_bytes(offset), _PERSON_OF_GENERATOR)
+    generator.set_offset(offset + _OFFSET_STEP)
+    return torch.tensor([[_signed(word) for word in words]], dtype=torch.int64, device=_CPU)
+
+
+def _checked_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
+    seed = operator.index(seed)
+    if not INT64_MIN <= seed < _UINT64_END:
+        raise ValueError(f"seed must be in [-2**63, 2**64), but found {seed}")
+    return seed
+
+
+# No compiler traces a hash: a key made in a graph is a constant of it.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _words_of(seed: int, name: str) -> tuple[int, int]:
+    return _halves(_uint64_bytes(seed) + name.encode(), _PERSON)
+
+
+def _halves(message: bytes, person: bytes) -> tuple[int, int]:
+    digest = hashlib.blake2b(message, digest_size=16, person=person).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def _uint64_bytes(number: int) -> bytes:
+    return (number % _UINT64_END).to_bytes(8, "little")
+
+
+def _signed(word: int) -> int:
+    return word - _UINT64_END if word >> 63 else word

@@ -1,0 +1,111 @@
+"""Orthogonal initialisers: normal values of ours, a QR factorisation of PyTorch's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.overrides import has_torch_function_unary
+
+from convinit_ext.distributions import Normal
+from convinit_ext.fill import fill_, override
+from convinit_ext.keys import Key
+
+
+def orthogonal_(
+    tensor: Tensor,
+    gain: float = 1,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+) -> Tensor:
+    """Fill with a (semi-)orthogonal matrix, uniform over all of them.
+
+    The normal values are this library's to the bit; the QR factorisation is LAPACK's, and not bit-stable.
+
+    Args:
+        tensor: [rows, *columns], float32 or float64; the trailing dimensions are one.
+        gain: factor of the values.
+        generator, key: as for uniform_.
+
+    Raises:
+        ValueError: fewer than 2 dimensions.
+        NotImplementedError: a dtype that PyTorch has no QR factorisation for.
+
+    Source: Saxe et al. 2013; Mezzadri 2007 (uniformity); torch.nn.init.orthogonal_.
+
+    >>> from convinit_ext import init
+    >>> w = init.orthogonal_(torch.empty(3, 5))
+    >>> torch.allclose(w @ w.T, torch.eye(3), atol=1e-6)
+    True
+    """
+    if has_torch_function_unary(tensor):
+        return override(orthogonal_, tensor, gain=gain, generator=generator, key=key)
+    if tensor.dim() < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    if tensor.numel() == 0 or tensor.is_meta:
+        return tensor
+    rows = tensor.size(0)
+    matrix = _orthogonal_matrix(tensor, rows, tensor.numel() // rows, generator, key)
+    with torch.no_grad():
+        return tensor.copy_(matrix.reshape(tensor.shape)).mul_(gain)
+
+
+def delta_orthogonal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+) -> Tensor:
+    """Fill a convolution's weight with an orthogonal matrix at the kernel's centre, zero elsewhere.
+
+    Args:
+        tensor: [out, in, *kernel] with 1 to 3 kernel dimensions and in <= out. The centre of a kernel of even
+            size k is (k - 1) // 2.
+        gain: factor of the values.
+        generator, key: as for uniform_; the values are those of orthogonal_ on [out, in].
+
+    Raises:
+        ValueError: another number of dimensions; more inputs than outputs.
+        NotImplementedError: a dtype that PyTorch has no QR factorisation for.
+
+    Source: Xiao et al. 2018, algorithm 1; jax.nn.initializers.delta_orthogonal.
+
+    >>> from convinit_ext import init
+    >>> w = init.delta_orthogonal_(torch.empty(8, 4, 3, 3))
+    >>> torch.allclose(w[:, :, 1, 1].T @ w[:, :, 1, 1], torch.eye(4), atol=1e-6)
+    True
+    """
+    if has_torch_function_unary(tensor):
+        return override(delta_orthogonal_, tensor, gain=gain, generator=generator, key=key)
+    if tensor.dim() not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    num_out, num_in, *kernel = tensor.shape
+    if num_in > num_out:
+        raise ValueError(
+            f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
+        )
+    if tensor.numel() == 0 or tensor.is_meta:
+        return tensor
+    matrix = _orthogonal_matrix(tensor, num_out, num_in, generator, key)
+    centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
+    with torch.no_grad():
+        tensor.zero_()[centre] = matrix.mul_(gain)
+    return tensor
+
+
+def _orthogonal_matrix(
+    tensor: Tensor, rows: int, cols: int, generator: torch.Generator | None, key: Key | None
+) -> Tensor:
+    """A matrix of the tensor's dtype with orthonormal rows or columns, whichever are fewer; Haar measure."""
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise NotImplementedError(
+            f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
+        )
+    with torch.no_grad():
+        matrix = fill_(tensor.new_empty((rows, cols)), Normal(), generator, key)
+        q: Tensor
+        q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
+        # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
+        q *= r.diagonal().sign()
+        return q.t() if rows < cols else q

@@ -1,0 +1,280 @@
+"""The plan: one row a parameter, with its key and distribution. The engine and the report read it.
+
+Making a plan checks everything that can be wrong with a model; it allocates nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext import ops, walk
+from convinit_ext.buffers import BufferRow, buffer_rows
+from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.initialisers import FANS, ZEROS, Fan, RowZeroed, Target, is_distribution
+from convinit_ext.keys import Key
+from convinit_ext.ops import Box, UnsupportedTensorError
+from convinit_ext.recipes import as_recipe
+from convinit_ext.rules import Recipe, Rule
+from convinit_ext.walk import Held
+
+_SURELY = 1  # of torch._debug_has_internal_overlap: 0 is no, 2 is that it cannot say
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """A parameter: its name and key, what fills it, and where the values go.
+
+    Args:
+        name: canonical name.
+        held: the parameter, then those tied to it by their memory.
+        key: of the name.
+        distribution: of the values.
+        zero_row: the row of dimension 0 that is zero instead, if any.
+        initialiser: what the rule calls it.
+        fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
+        dtype: of the values, once filled.
+        device: likewise.
+    """
+
+    name: str
+    held: tuple[Held, ...]
+    key: Key
+    distribution: Distribution
+    zero_row: int | None
+    initialiser: str
+    fans: tuple[int, int] | None
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.held[0].tensor
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the values go to new memory: a meta parameter, or another dtype."""
+        return self.tensor.is_meta or self.tensor.dtype != self.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        return self.tensor.numel() * self.dtype.itemsize
+
+    @property
+    def std(self) -> float:
+        return std_of(self.distribution)
+
+    def pieces(self, memory: Tensor) -> Iterator[Piece]:
+        """What the engine needs to fill `memory`, a tensor of this row's shape: all of it, or in parts."""
+        if self.zero_row is None:
+            yield Piece(memory, self.distribution, None)
+            return
+        strides = tuple(math.prod(memory.shape[dim + 1 :]) for dim in range(memory.ndim))
+        zero, size = self.zero_row, memory.shape[0]
+        for start, end, values in (
+            (0, zero, self.distribution),
+            (zero, zero + 1, ZEROS),
+            (zero + 1, size, self.distribution),
+        ):
+            if start < end:
+                yield Piece(memory[start:end], values, Box(start * strides[0], strides))
+
+
+class Piece(NamedTuple):
+    """One tensor of a call into the engine, and which part of the logical tensor it is (None: all of it)."""
+
+    memory: Tensor
+    distribution: Distribution
+    box: Box | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """What init_model_ will do: the rows in the order of named_parameters(), and the buffers that change."""
+
+    rows: tuple[Row, ...]
+    buffers: tuple[BufferRow, ...]
+    seed: int
+    recipe: str
+
+    @property
+    def new_bytes(self) -> int:
+        """Memory to allocate."""
+        rows: Sequence[Row | BufferRow] = (*self.rows, *self.buffers)
+        return sum(row.num_bytes for row in rows if row.fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the caller asked for."""
+
+    seed: int
+    recipe: Recipe
+    fan: Fan
+    dtype: torch.dtype | None
+    device: torch.device
+
+
+def make_plan(
+    model: nn.Module,
+    seed: int = 0,
+    recipe: str | Recipe | Sequence[Rule] = "torch",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    fan: Fan = "true",
+) -> Plan:
+    """Decide for every parameter what fills it. The arguments and errors are those of init_model_."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if fan not in FANS:
+        raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")
+    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), _checked_device(device))
+    Key(seed, "seed")  # a model without parameters checks its seed too
+    held = walk.parameters(model)
+    _check_kinds(held)
+    groups = walk.tied(held)
+    rules = _rules_for([group[0] for group in groups], wish)
+    rows = tuple(_row(group, rule, wish) for group, rule in zip(groups, rules, strict=True))
+    return Plan(rows, buffer_rows(model, wish.dtype, wish.device), seed, wish.recipe.name)
+
+
+def _rules_for(held: list[Held], wish: _Wish) -> list[Rule]:
+    rules = [wish.recipe.rule_for(_target(each, wish)) for each in held]
+    found = [rule for rule in rules if rule is not None]
+    if len(found) < len(held):
+        lost = [_described(each) for each, rule in zip(held, rules, strict=True) if rule is None]
+        raise ValueError(
+            f"recipe {wish.recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
+            + "\n  ".join(lost)
+            + "\nPut rules for them before it: recipe=[Rule(Constant(0.0), name=...), *TORCH]"
+        )
+    return found
+
+
+def _described(held: Held) -> str:
+    return f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+
+
+def _target(held: Held, wish: _Wish) -> Target:
+    leaf = held.places[0][1]
+    return Target(held.name, leaf, held.tensor, held.node.module, held.node.parents, wish.fan)
+
+
+def _row(group: list[Held], rule: Rule, wish: _Wish) -> Row:
+    first, target = group[0], _target(group[0], wish)
+    dtype = wish.dtype or first.tensor.dtype
+    distribution, zero_row = _distribution(rule, target)
+    _check_range(distribution, dtype, first.path)
+    fans = None
+    if first.tensor.ndim >= 2 and not isinstance(distribution, Constant):
+        fans = target.fans(getattr(rule.init, "fan", None))
+    return Row(
+        name=first.name,
+        held=tuple(group),
+        key=Key(wish.seed, first.name),
+        distribution=distribution,
+        zero_row=zero_row,
+        initialiser=rule.text,
+        fans=fans,
+        dtype=dtype,
+        device=wish.device if first.tensor.is_meta else first.tensor.device,
+    )
+
+
+def _distribution(rule: Rule, target: Target) -> tuple[Distribution, int | None]:
+    """What the rule's initialiser says, with the parameter's name on its errors."""
+    if target.tensor.numel() == 0:
+        return ZEROS, None  # nothing to fill, and a fan of zero has no std
+    try:
+        drawn = rule.init if is_distribution(rule.init) else rule.init(target)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
+    values, zero_row = (drawn.distribution, drawn.row) if isinstance(drawn, RowZeroed) else (drawn, None)
+    if not is_distribution(values):
+        raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {values!r}")
+    if zero_row is not None and not 0 <= zero_row < target.tensor.shape[0]:
+        raise ValueError(f"parameter {target.name!r}, {rule.text}: there is no row {zero_row} to make zero")
+    return values, zero_row
+
+
+def _check_range(distribution: Distribution, dtype: torch.dtype, path: str) -> None:
+    """The engine would raise it too, without a name."""
+    if not isinstance(distribution, Uniform):
+        return
+    low, high, largest = distribution.low, distribution.high, torch.finfo(dtype).max
+    if max(-low, high, high - low) > largest:
+        raise ValueError(f"parameter {path!r}: {dtype} cannot hold uniform values between {low} and {high}")
+
+
+def _check_kinds(held: list[Held]) -> None:
+    """That every parameter is a plain floating-point tensor on a device that can be filled."""
+    for each in held:
+        tensor = each.tensor
+        if is_traceable_wrapper_subclass(tensor):
+            raise UnsupportedTensorError(
+                f"parameter {each.path!r}: cannot fill a {type(tensor).__name__}; accepted is a plain tensor"
+            )
+        try:
+            ops.check_supported([tensor])
+        except UnsupportedTensorError as error:
+            raise UnsupportedTensorError(f"parameter {each.path!r}: {error}") from error
+        if torch._debug_has_internal_overlap(tensor) == _SURELY:
+            raise RuntimeError(
+                f"parameter {each.path!r}: unsupported operation: more than one element of the written-to "
+                "tensor refers to a single memory location"
+            )
+
+
+def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype, not {type(dtype).__name__}")
+    if dtype is not None and dtype not in ops.SUPPORTED_DTYPES:
+        raise ValueError(f"dtype {dtype} cannot be filled; accepted are {_names(ops.SUPPORTED_DTYPES)}")
+    return dtype
+
+
+def _checked_device(device: torch.device | str | None) -> torch.device:
+    try:
+        checked = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: {error}") from error
+    if checked.type != "cpu":
+        raise ValueError(f"device {str(checked)!r} cannot be filled; accepted is cpu")
+    return checked
+
+
+def _names(dtypes: Sequence[torch.dtype]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def std_of(distribution: Distribution) -> float:
+    """The standard deviation of the values, of a truncated normal after its truncation.
+
+    >>> round(std_of(Uniform(-3.0, 3.0)) ** 2, 9)
+    3.0
+    """
+    if isinstance(distribution, Uniform):
+        return (distribution.high - distribution.low) / math.sqrt(12)
+    if isinstance(distribution, Normal):
+        return distribution.std
+    return _truncated_std(distribution) if isinstance(distribution, TruncatedNormal) else 0.0
+
+
+def _truncated_std(distribution: TruncatedNormal) -> float:
+    """Johnson, Kotz & Balakrishnan 1994, section 13.10.1; NaN where float64 holds no mass between a and b."""
+    if distribution.std == 0.0:
+        return 0.0
+    bounds = [(bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b)]
+    density = [math.exp(-bound * bound / 2) / math.sqrt(2 * math.pi) for bound in bounds]
+    edge = [bound * p if math.isfinite(bound) else 0.0 for bound, p in zip(bounds, density, strict=True)]
+    mass = (math.erf(bounds[1] / math.sqrt(2)) - math.erf(bounds[0] / math.sqrt(2))) / 2
+    if mass <= 0.0:
+        return math.nan
+    variance = 1 + (edge[0] - edge[1]) / mass - ((density[0] - density[1]) / mass) ** 2
+    return distribution.std * math.sqrt(max(variance, 0.0))

@@ -1,0 +1,139 @@
+"""The ready-made recipes, as data: `torch` (what reset_parameters in torch.nn does), `he` and `xavier`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
+
+from convinit_ext import distributions
+from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
+from convinit_ext.initialisers import ONES, ZEROS, Initialiser, Kaiming, RowZeroed, Target, Xavier
+from convinit_ext.rules import NORMS, Recipe, Rule
+
+__all__ = [
+    "HE",
+    "RECIPES",
+    "TORCH",
+    "XAVIER",
+    "Initialiser",
+    "Kaiming",
+    "Recipe",
+    "RowZeroed",
+    "Rule",
+    "Target",
+    "Xavier",
+]
+
+EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+LAYERS = (_ConvNd, nn.Linear)
+
+
+def _symmetric(fan: int) -> Uniform:
+    """Uniform to 1 / sqrt(fan) on either side; zero where there is nothing to scale by."""
+    bound = 1 / math.sqrt(fan) if fan > 0 else 0.0
+    return Uniform(-bound, bound)
+
+
+def _bias_by_weight(target: Target) -> Distribution:
+    weight = target.module.weight
+    return _symmetric(distributions.fans(tuple(weight.shape))[0])
+
+
+def _bilinear(target: Target) -> Distribution:
+    return _symmetric(target.module.weight.shape[1])
+
+
+def _recurrent(target: Target) -> Distribution:
+    return _symmetric(target.module.hidden_size)
+
+
+def _embedding(target: Target) -> Distribution | RowZeroed:
+    padding = target.module.padding_idx
+    return Normal() if padding is None else RowZeroed(Normal(), padding % target.tensor.shape[0])
+
+
+def _prelu(target: Target) -> Distribution:
+    return Constant(float(target.module.init))
+
+
+def _in_transformer(target: Target) -> bool:
+    """nn.Transformer draws every matrix inside it anew, whatever the module that owns it did."""
+    return target.tensor.ndim > 1 and any(
+        isinstance(each, nn.Transformer) for each in (*target.parents, target.module)
+    )
+
+
+def _projects_attention(target: Target) -> bool:
+    return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
+
+
+TORCH = Recipe(
+    (
+        Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
+        Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
+        Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
+        Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
+        Rule(ONES, module=NORMS, parameter="weight"),
+        Rule(ZEROS, module=NORMS, parameter="bias"),
+        Rule(_embedding, module=EMBEDDINGS, parameter="weight", label="normal_(0, 1)"),
+        Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter="*_weight"),
+        Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
+        Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
+        Rule(_recurrent, module=(RNNBase, RNNCellBase), label="uniform_(+-1/sqrt(hidden_size))"),
+        Rule(_bilinear, module=nn.Bilinear, label="uniform_(+-1/sqrt(in1_features))"),
+        Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
+    ),
+    name="torch",
+    defaults=False,
+)
+
+# torchvision's ResNet for the convolutions. A linear layer is scaled by fan_in: by fan_out, a head of one
+# output would start with a std of sqrt(2). Embeddings, attention and recurrent modules are as in `torch`.
+HE = Recipe(
+    (
+        Rule(Kaiming("normal", mode="fan_out", nonlinearity="relu"), module=_ConvNd, parameter="weight"),
+        Rule(Kaiming("normal", nonlinearity="relu"), module=nn.Linear, parameter="weight"),
+        Rule(ZEROS, module=LAYERS, parameter="bias"),
+        *TORCH,
+    ),
+    name="he",
+    defaults=False,
+)
+
+# Glorot's uniform for convolutions, linear and bilinear layers; attention has it in `torch` already.
+XAVIER = Recipe(
+    (
+        Rule(Xavier("uniform"), module=(*LAYERS, nn.Bilinear), parameter="weight"),
+        Rule(ZEROS, module=(*LAYERS, nn.Bilinear), parameter="bias"),
+        *TORCH,
+    ),
+    name="xavier",
+    defaults=False,
+)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TORCH, HE, XAVIER)}
+
+
+def as_recipe(recipe: str | Recipe | Sequence[Rule]) -> Recipe:
+    """A recipe by its name, itself, or a list of rules made one.
+
+    Raises:
+        ValueError: no recipe of that name.
+        TypeError: none of these.
+
+    >>> as_recipe("he") is HE
+    True
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise ValueError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
+        return RECIPES[recipe]
+    if isinstance(recipe, list | tuple):
+        return Recipe(tuple(recipe))
+    raise TypeError(f"recipe must be a name, a Recipe or a list of rules, not {type(recipe).__name__}")

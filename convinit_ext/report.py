@@ -1,0 +1,187 @@
+"""The report of an initialisation: a row a parameter, and the totals; as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+_MAX_LINES = 40  # of the printed table; its middle is left out where there are more
+_COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
+_TEXT_COLUMNS = 4  # these lead, and are aligned to the left; numbers to the right
+_INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """What one parameter got.
+
+    Args:
+        name: canonical name.
+        shape: of the tensor.
+        dtype: "float32".
+        initialiser: in the words of torch.nn.init.
+        fan_in: None where the values do not depend on fans.
+        fan_out: likewise.
+        std: standard deviation of the distribution.
+        num_bytes: size of the tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    initialiser: str
+    fan_in: int | None
+    fan_out: int | None
+    std: float
+    num_bytes: int
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What init_model_ did: `print(report)` shows a table, `report.rows` has a row for every parameter.
+
+    Args:
+        rows: in the order of named_parameters().
+        seconds: of the whole call.
+        seed: of the model.
+        recipe: its name.
+    """
+
+    rows: tuple[ReportRow, ...]
+    seconds: float
+    seed: int
+    recipe: str
+
+    @property
+    def num_elements(self) -> int:
+        return sum(row.num_elements for row in self.rows)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(row.num_bytes for row in self.rows)
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.num_bytes / self.seconds if self.seconds > 0 else 0.0
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything in it as numbers, strings, lists and dicts."""
+        return {
+            "seed": self.seed,
+            "recipe": self.recipe,
+            "num_tensors": len(self.rows),
+            "num_elements": self.num_elements,
+            "num_bytes": self.num_bytes,
+            "seconds": self.seconds,
+            "bytes_per_second": self.bytes_per_second,
+            "rows": [asdict(row) | {"shape": list(row.shape)} for row in self.rows],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(_finite(self.to_dict()), indent=indent)
+
+    def summary(self) -> str:
+        """The totals in a line.
+
+        >>> Report((), 0.5, seed=7, recipe="he").summary()
+        '0 tensors, 0 elements, 0 B in 0.500 s (0 B/s); recipe he, seed 7'
+        """
+        return (
+            f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements, "
+            f"{size_text(self.num_bytes)} in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s); "
+            f"recipe {self.recipe}, seed {self.seed}"
+        )
+
+    def __str__(self) -> str:
+        lines = table(_COLUMNS, [_cells(name, row) for name, row in _grouped(self.rows)], _TEXT_COLUMNS)
+        return "\n".join([*_shortened(lines), "", self.summary()])
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
+    """Lines of equal columns: the first `num_left` aligned to the left, the others to the right.
+
+    >>> table(("name", "std"), [("fc.weight", "0.5"), ("fc.bias", "0")], num_left=1)
+    ['name       std', '---------  ---', 'fc.weight  0.5', 'fc.bias      0']
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return ["  ".join(_aligned(line, widths, num_left)).rstrip() for line in lines]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int], num_left: int) -> list[str]:
+    return [
+        cell.ljust(width) if column < num_left else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+
+
+def size_text(num_bytes: float) -> str:
+    """Bytes in the largest unit that leaves a number of one or more: '9.44 MB'."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.2f} {unit}"
+    return f"{num_bytes:.0f} B"
+
+
+def _grouped(rows: Sequence[ReportRow]) -> list[tuple[str, ReportRow]]:
+    """As they are if they fit; else rows that differ only in the numbers in their names become one."""
+    if len(rows) <= _MAX_LINES:
+        return [(row.name, row) for row in rows]
+    groups: dict[object, list[ReportRow]] = {}
+    for row in rows:
+        alike = (
+            _INDEX.sub("*", row.name),
+            row.shape,
+            row.dtype,
+            row.initialiser,
+            row.fan_in,
+            row.fan_out,
+            row.std,
+        )
+        groups.setdefault(alike, []).append(row)
+    return [(_group_name(group), group[0]) for group in groups.values()]
+
+
+def _group_name(group: Sequence[ReportRow]) -> str:
+    if len(group) == 1:
+        return group[0].name
+    parts = zip(*(row.name.split(".") for row in group), strict=True)
+    return ".".join(part[0] if len(set(part)) == 1 else "*" for part in parts) + f"  (x{len(group)})"
+
+
+def _cells(name: str, row: ReportRow) -> tuple[str, ...]:
+    return (
+        name,
+        "x".join(map(str, row.shape)) or "scalar",
+        row.dtype,
+        row.initialiser,
+        "-" if row.fan_in is None else str(row.fan_in),
+        "-" if row.fan_out is None else str(row.fan_out),
+        f"{row.std:.4g}",
+        f"{row.num_bytes:,}",
+    )
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    num_head = 2 + _MAX_LINES // 2  # the header, its rule, and half of the rows
+    num_left_out = len(lines) - 2 - _MAX_LINES
+    if num_left_out <= 1:
+        return lines
+    note = f"... {num_left_out} more lines, all of them in report.rows ..."
+    return [*lines[:num_head], note, *lines[num_head + num_left_out :]]
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

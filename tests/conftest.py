@@ -1,0 +1,45 @@
+"""Fixtures that run a test on every instruction set, device and thread count that this machine has."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from filling import Backend, available_backends, forced_isa
+
+from convinit_ext import _C
+
+NUM_THREADS = range(1, 9)
+
+
+@pytest.fixture(params=_C.available_isas())
+def isa(request: pytest.FixtureRequest):
+    """Each instruction set in turn, forced for the test; its name."""
+    with forced_isa(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=available_backends(), ids=str)
+def backend(request: pytest.FixtureRequest):
+    """Each instruction set of the CPU, then each other device: fills there, and proves that it ran there."""
+    with request.param.forced():
+        yield request.param
+
+
+@pytest.fixture(params=sorted({backend.device for backend in available_backends()}))
+def device(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=NUM_THREADS)
+def num_threads(request: pytest.FixtureRequest):
+    """One to eight threads, also where there are fewer cores: the split of the work is what changes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cpu() -> Backend:
+    """The CPU with the instruction set that it chooses by itself."""
+    return Backend("cpu", _C.isa())

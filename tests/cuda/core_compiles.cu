@@ -1,0 +1,50 @@
+// Compiled by `make check-cuda`, never run: nvcc accepts every header of csrc/core, and every formula in
+// device code.
+#include "core/distribution.h"
+#include "core/dtype.h"
+#include "core/fill_task.h"
+#include "core/lanes.h"
+#include "core/macros.h"
+#include "core/math.h"
+#include "core/philox.h"
+#include "core/prepare.h"
+
+namespace convinit {
+namespace scalar {
+
+// Values of block number `threadIdx.x`, through to the rounding for storage.
+template <class Sampler>
+__device__ void write_block(const Distribution& distribution, const Words& words, Half* half,
+                            BFloat16* bfloat, double* wide) {
+  const Values32 values = values_of_group(Sampler(), distribution.single, words);
+  for (int i = 0; i < kVectors32; ++i) {
+    half[i] = to_half(values.even[i]);
+    bfloat[i] = to_bfloat16(values.odd[i]);
+  }
+  const Values64 pair = values_of_group(Sampler(), distribution.real, words);
+  wide[0] = pair.even;
+  wide[1] = pair.odd;
+}
+
+__global__ void every_formula(Distribution distribution, Key key, Half* half, BFloat16* bfloat,
+                              double* wide) {
+  const Words words = philox(make_schedule(key, blockIdx.x), threadIdx.x);
+  switch (distribution.kind) {
+    case Kind::kUniform:
+      return write_block<Uniform>(distribution, words, half, bfloat, wide);
+    case Kind::kNormal:
+      return write_block<Normal>(distribution, words, half, bfloat, wide);
+    case Kind::kTruncatedNormal:
+      return write_block<TruncatedNormal>(distribution, words, half, bfloat, wide);
+    case Kind::kConstant:
+      *wide = distribution.real.value;
+  }
+}
+
+void launch_every_formula(Key key, Half* half, BFloat16* bfloat, double* wide) {
+  const double params[4] = {0, 1, -2, 2};
+  every_formula<<<1, 32>>>(prepare(Kind::kTruncatedNormal, params), key, half, bfloat, wide);
+}
+
+}  // namespace scalar
+}  // namespace convinit

@@ -1,0 +1,203 @@
+"""distributions.py: what is a distribution and what is not; fans, gains, standard deviations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.distributions import (
+    FAN_MODES,
+    FORMS,
+    ParameterError,
+    calculate_gain,
+    fan_of,
+    fans,
+    kaiming_std,
+    variance_scaling,
+    xavier_std,
+    zero_mean,
+)
+
+INF, NAN = math.inf, math.nan
+ALL = (Constant, Uniform, Normal, TruncatedNormal)
+
+
+def test_engine_codes_and_parameters():
+    assert [kind.kind for kind in ALL] == [0, 1, 2, 3]
+    assert [kind().params for kind in ALL] == [(0, 0, 0, 0), (0, 1, 0, 0), (0, 1, 0, 0), (0, 1, -2, 2)]
+    assert TruncatedNormal(1.0, 2.0, -3.0, 4.0).params == (1.0, 2.0, -3.0, 4.0)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_distributions_are_values(kind):
+    assert kind() == kind()
+    assert hash(kind()) == hash(kind())
+    assert not hasattr(kind(), "__dict__")
+    name = dataclasses.fields(kind)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(kind(), name, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "named"),
+    [
+        (Uniform, (2.0, 1.0), "from=2.0 and to=1.0"),
+        (Uniform, (NAN, 1.0), "from=nan"),
+        (Uniform, (0.0, NAN), "to=nan"),
+        (Uniform, (-INF, 0.0), "from=-inf"),
+        (Uniform, (INF, INF), "to=inf"),
+        (Uniform, (-1.7e308, 1.7e308), "to=1.7e\\+308"),
+        (Normal, (0.0, -1.0), "std -1.0"),
+        (Normal, (0.0, NAN), "std nan"),
+        (Normal, (0.0, INF), "std inf"),
+        (Normal, (NAN, 1.0), "mean nan"),
+        (Normal, (-INF, 1.0), "mean -inf"),
+        (TruncatedNormal, (0.0, -1.0), "std -1.0"),
+        (TruncatedNormal, (INF, 1.0), "mean inf"),
+        (TruncatedNormal, (0.0, 1.0, 2.0, 1.0), "a=2.0 and b=1.0"),
+        (TruncatedNormal, (0.0, 1.0, NAN, 1.0), "a=nan"),
+        (TruncatedNormal, (0.0, 1.0, 0.0, NAN), "b=nan"),
+        (TruncatedNormal, (0.0, 1.0, INF, INF), "a=inf"),
+        (TruncatedNormal, (0.0, 1.0, -INF, -INF), "b=-inf"),
+        (Constant, (NAN,), "value=nan"),
+        (Constant, (INF,), "value=inf"),
+    ],
+)
+def test_impossible_parameters(kind, params, named):
+    with pytest.raises(ParameterError, match=named) as caught:
+        kind(*params)
+    assert isinstance(caught.value, ValueError), "for those who catch what is wrong"
+    assert isinstance(caught.value, RuntimeError), "for those who catch what PyTorch raises"
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [
+        (Uniform, (1.0, 1.0)),
+        (Normal, (0.0, 0.0)),
+        (Normal, (0, 1)),
+        (TruncatedNormal, (0.0, 0.0)),
+        (TruncatedNormal, (0.0, 1.0, -INF, INF)),
+        (TruncatedNormal, (0.0, 1.0, 1.0, 1.0)),
+        (TruncatedNormal, (0.0, 1.0, 3.0, INF)),
+    ],
+)
+def test_possible_parameters_at_the_edge(kind, params):
+    kind(*params)
+
+
+def test_a_parameter_of_another_type():
+    for kind in ALL:
+        with pytest.raises(TypeError):
+            kind("1", "2") if kind is not Constant else kind("1")
+
+
+# Fans: fan_in is what one output element sums over, fan_out how many output elements one input element feeds.
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5))
+def test_fans_are_those_of_pytorch(shape):
+    assert fans(shape) == torch.nn.init._calculate_fan_in_and_fan_out(torch.empty(shape))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_fans_count_the_connections_of_a_convolution(groups, transposed):
+    layer_type = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+    layer = layer_type(8, 4, (3, 2), groups=groups, bias=False, dtype=torch.float64)
+    torch.nn.init.ones_(layer.weight)
+    image = torch.zeros(1, 8, 9, 9, dtype=torch.float64, requires_grad=True)
+    output = layer(image)
+    (summed,) = torch.autograd.grad(output[0, 0, 4, 4], image, retain_graph=True)
+    (fed,) = torch.autograd.grad(output.sum(), image)
+    assert fans(layer.weight.shape, groups=groups, transposed=transposed) == (summed.sum(), fed[0, 0, 4, 4])
+
+
+@pytest.mark.parametrize("shape", [(), (3,)])
+def test_fans_need_two_dimensions(shape):
+    with pytest.raises(ValueError, match="fewer than 2 dimensions"):
+        fans(shape)
+
+
+@pytest.mark.parametrize("groups", [0, -1, 3])
+def test_groups_divide_the_first_dimension(groups):
+    with pytest.raises(ValueError, match=f"divisible by groups, but found 8 and groups={groups}"):
+        fans((8, 4), groups=groups)
+
+
+def test_fan_modes():
+    assert [fan_of(mode, 4, 16) for mode in FAN_MODES] == [4, 16, 10, 8]
+    with pytest.raises(ValueError, match=r"Mode fan_sum not supported, .*fan_avg"):
+        fan_of("fan_sum", 4, 16)
+
+
+# Gains and standard deviations: the doubles of torch.nn.init, to the last bit.
+
+
+@pytest.mark.parametrize(
+    "nonlinearity",
+    ["linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+    + [f"conv{transpose}{dims}d" for transpose in ("", "_transpose") for dims in (1, 2, 3)],
+)
+def test_gains_are_those_of_pytorch(nonlinearity):
+    assert calculate_gain(nonlinearity) == torch.nn.init.calculate_gain(nonlinearity)
+
+
+@given(st.one_of(st.none(), st.integers(-9, 9), st.floats(-1e100, 1e100)))
+def test_gain_of_a_slope_is_that_of_pytorch(slope):
+    assert calculate_gain("leaky_relu", slope) == torch.nn.init.calculate_gain("leaky_relu", slope)
+
+
+@pytest.mark.parametrize("slope", [True, [1], {"a": "b"}, "0.1"])
+def test_a_slope_is_a_number(slope):
+    with pytest.raises(ValueError, match=r"negative_slope .* not a valid number"):
+        calculate_gain("leaky_relu", slope)
+
+
+def test_unknown_nonlinearity():
+    with pytest.raises(ValueError, match=r"Unsupported nonlinearity swish, .*'relu'"):
+        calculate_gain("swish")
+
+
+def test_standard_deviations_as_published():
+    assert kaiming_std(fan=50, gain=math.sqrt(2.0)) == pytest.approx(0.2)  # He et al. 2015
+    assert xavier_std(fan_in=20, fan_out=30) == pytest.approx(0.2)  # Glorot & Bengio 2010
+
+
+@pytest.mark.parametrize("mode", FAN_MODES)
+@pytest.mark.parametrize("form", FORMS)
+def test_variance_scaling_has_the_variance_it_says(mode, form):
+    distribution = variance_scaling(3.0, mode, form, 6, 24)
+    assert type(distribution) is dict(zip(FORMS, (Normal, Uniform, TruncatedNormal), strict=True))[form]
+    assert _variance(distribution) == pytest.approx(3.0 / fan_of(mode, 6, 24), rel=1e-12)
+
+
+def _variance(distribution):
+    if isinstance(distribution, Normal):
+        return distribution.std**2
+    if isinstance(distribution, Uniform):
+        return (distribution.high - distribution.low) ** 2 / 12
+    cut = distribution.b / distribution.std
+    assert cut == pytest.approx(2)
+    assert distribution.a == -distribution.b
+    density, mass = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi), math.erf(cut / math.sqrt(2))
+    return distribution.std**2 * (1 - 2 * cut * density / mass)
+
+
+def test_variance_scaling_turns_away():
+    with pytest.raises(ValueError, match=r"Distribution cauchy not supported, .*truncated_normal"):
+        variance_scaling(1.0, "fan_in", "cauchy", 3, 3)
+    with pytest.raises(ValueError, match=r"Mode fan_max not supported"):
+        variance_scaling(1.0, "fan_max", "normal", 3, 3)
+    for scale in (-1.0, NAN, INF):
+        with pytest.raises(ValueError, match=f"found scale {scale}"):
+            variance_scaling(scale, "fan_in", "normal", 3, 3)
+    for form in FORMS:
+        with pytest.raises(ParameterError):
+            zero_mean(-1.0, form)

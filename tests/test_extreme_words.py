@@ -1,0 +1,152 @@
+"""Values of words that no sample would ever show: all zeros, all ones, centres and edges of every range.
+
+Philox is a bijection for a given key, so the block and the stream that give any four words can be solved for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import reference as ref
+from filling import Backend, assert_same_bits, values
+
+INVERSE_MULTIPLIERS = tuple(pow(int(each), -1, 2**32) for each in ref.PHILOX_MULTIPLIERS)
+EDGES_32 = [
+    *(0, 1, 2, 127, 128, 129, 255, 256, 257),
+    *(2**29 - 1, 2**29, 2**29 + 1, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1),
+    *(3 * 2**30 - 1, 3 * 2**30, 2**32 - 257, 2**32 - 256, 2**32 - 129, 2**32 - 128, 2**32 - 1),
+]
+EDGES_64 = [
+    *(0, 1, 2**10, 2**11 - 1, 2**11, 2**12, 2**61 - 1, 2**61, 2**61 + 1, 2**62 - 1, 2**62),
+    *(2**63 - 1, 2**63, 2**63 + 2**11, 3 * 2**62, 2**64 - 2**12, 2**64 - 2**11, 2**64 - 1),
+]
+BEFORE = 32  # elements filled before the extreme ones, so that these lie in the vectorised part
+INF = float("inf")
+
+
+def counter_of(words, key: int) -> tuple[int, int]:
+    """(block, stream) that give these four words: the ten rounds backwards."""
+    c0, c1, c2, c3 = words
+    for step in reversed(range(ref.PHILOX_ROUNDS)):
+        k0, k1 = (((key >> 32 * i) + step * ref.PHILOX_WEYL[i]) % 2**32 for i in (0, 1))
+        old0, old2 = c3 * INVERSE_MULTIPLIERS[0] % 2**32, c1 * INVERSE_MULTIPLIERS[1] % 2**32
+        c1, c3 = (
+            (old2 * int(ref.PHILOX_MULTIPLIERS[1]) >> 32) ^ c0 ^ k0,
+            (old0 * int(ref.PHILOX_MULTIPLIERS[0]) >> 32) ^ c2 ^ k1,
+        )
+        c0, c2 = old0, old2
+    return c0 | c1 << 32, c2 | c3 << 32
+
+
+def solve(words, seed: int = 0) -> tuple[int, int, int]:
+    """(key, stream, block) that give these words, the block small enough for an index of 63 bits."""
+    generator = random.Random(f"{seed} {words}")
+    while True:
+        key = generator.getrandbits(64)
+        block, stream = counter_of(words, key)
+        if BEFORE < block < 2**61 - BEFORE:
+            return key, stream, block
+
+
+WORDS_32 = [(e, q, q, e) for e, q in itertools.product(EDGES_32, EDGES_32)]
+WORDS_64 = [
+    (low % 2**32, low >> 32, high % 2**32, high >> 32) for low, high in itertools.product(EDGES_64, EDGES_64)
+]
+SOLVED = {
+    "float32": [solve(words) for words in WORDS_32],
+    "float64": [solve(words) for words in WORDS_64],
+}
+PER_BLOCK = {"float32": 4, "float64": 2}
+
+
+def test_solved_words_are_those_words():
+    for dtype, words in (("float32", WORDS_32), ("float64", WORDS_64)):
+        for (key, stream, block), expected in zip(SOLVED[dtype], words, strict=True):
+            assert tuple(ref.words(np.array([block], np.uint64), key, stream)[0]) == expected
+
+
+def extreme_fills(backend: Backend, distribution, dtype):
+    """Filled and expected values, and z, of each solved block in turn."""
+    for key, stream, block in SOLVED[dtype]:
+        start, length = block * PER_BLOCK[dtype] - BEFORE, 2 * BEFORE
+        filled = backend.fill((length,), distribution, dtype, (key, stream), start=start)
+        index = ref.element_index((PER_BLOCK[dtype],), start + BEFORE)
+        extreme = slice(BEFORE, BEFORE + PER_BLOCK[dtype])
+        yield values(filled)[extreme], index, key, stream
+
+
+@pytest.mark.parametrize("dtype", PER_BLOCK)
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.0361, 0.0417), (1.0, 1.0 + 2.0**-22), (-3.0, -1e-3)])
+def test_uniform_of_extreme_words(backend: Backend, dtype, bounds):
+    distribution = ("uniform", *bounds)
+    for filled, index, key, stream in extreme_fills(backend, distribution, dtype):
+        assert_same_bits(filled, ref.reference(index.shape, key, stream, distribution, dtype, indices=index))
+
+
+def partner(m: int) -> int | None:
+    """n < 2^24 with m n = 2^30 K + 1, K mod 4 = 1: then 1 + m n 2^-54 lies so little above a midpoint of two
+    floats that a product and sum in double, rounded to float32 afterwards, falls on the wrong side."""
+    if m % 2 == 0:
+        return None
+    n = pow(m, -1, 2**30)
+    return n if n < 2**24 and (m * n >> 30) % 4 == 1 else None
+
+
+def test_uniform_is_rounded_once(backend: Backend):
+    generator = random.Random(0)
+    pairs = ((m, partner(m)) for m in iter(lambda: generator.randrange(2**23, 2**24), None))
+    for m, n in itertools.islice(((m, n) for m, n in pairs if n), 40):
+        key, stream, block = solve((m << 8, m << 8, m << 8, m << 8))
+        distribution = ("uniform", 1.0, 1.0 + n * 2.0**-30)
+        filled = backend.fill((40,), distribution, "float32", (key, stream), start=4 * block - BEFORE)
+        (above,) = set(values(filled)[BEFORE : BEFORE + 4].tolist())
+        assert above == 1.0 + ((m * n >> 30) + 1) * 2.0**-24
+        assert above != np.float32(1.0 + m * 2.0**-24 * n * 2.0**-30)
+
+
+def test_normal_is_rounded_once(backend: Backend):
+    """As above, with std made for each z that the kernel gave."""
+    z = values(backend.fill((20_000,), ("normal", 0.0, 1.0), "float32"))
+    mantissa, exponent = np.frexp(z)
+    found = [(i, partner(int(abs(mantissa[i]) * 2**24)), int(exponent[i])) for i in range(len(z))]
+    found = [each for each in found if each[1]]
+    assert len(found) > 20
+    for i, n, scale in found:
+        sign, std = float(np.sign(z[i])), float(n) * 2.0 ** (-30 - scale)
+        filled = values(backend.fill((20_000,), ("normal", sign, std), "float32"))
+        assert filled[i] == ref.fma32(z[i : i + 1], np.float32(std), np.float32(sign))[0]
+        assert filled[i] != np.float32(np.float64(z[i]) * std + sign)
+
+
+@pytest.mark.parametrize("dtype", PER_BLOCK)
+def test_normal_of_extreme_words(backend: Backend, dtype):
+    bits, tolerance = (32, 2e-6) if dtype == "float32" else (64, 1e-13)
+    for filled, index, key, stream in extreme_fills(backend, ("normal", 0.0, 1.0), dtype):
+        z = ref.normal_sample(index, key, stream, bits)
+        np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
+
+
+@pytest.mark.parametrize("dtype", PER_BLOCK)
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        (-2.0, 2.0),
+        (-INF, INF),
+        (-INF, 1.0),
+        (-1.0, INF),
+        (5.0, INF),
+        (-INF, -38.0),
+        (100.0, 101.0),
+        (-9.0, 0.5),
+    ],
+)
+def test_truncated_normal_of_extreme_words(backend: Backend, dtype, bounds):
+    bits, tolerance = (32, 1e-5) if dtype == "float32" else (64, 1e-9)
+    for filled, index, key, stream in extreme_fills(backend, ("truncated_normal", 0.0, 1.0, *bounds), dtype):
+        z = ref.truncated_normal_sample(index, key, stream, bits, *bounds)
+        assert np.isfinite(filled).all()
+        np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
+        assert np.all((filled >= bounds[0]) & (filled <= bounds[1]))

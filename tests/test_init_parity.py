@@ -1,0 +1,497 @@
+"""convinit_ext.init against torch.nn.init: the same names, signatures, warnings, errors, effects and numbers.
+
+What PyTorch's own tests expect of torch.nn.init is restated here too: gains, distributions, properties.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+import warnings
+
+import pytest
+import torch
+from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinit_ext import Key, init
+
+THEIRS = torch.nn.init
+PUBLIC = list(THEIRS.__all__)
+HELPERS = [
+    "_calculate_fan_in_and_fan_out",
+    "_calculate_correct_fan",
+    "_no_grad_uniform_",
+    "_no_grad_normal_",
+    "_no_grad_trunc_normal_",
+    "_no_grad_fill_",
+    "_no_grad_zero_",
+]
+RANDOM = {
+    "uniform_",
+    "normal_",
+    "trunc_normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+    "orthogonal_",
+    "sparse_",
+}
+WITH_FANS = {"xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"}
+DEPRECATED = [name for name in PUBLIC if f"{name}_" in PUBLIC]
+KEY = Key(0, "conv.weight")
+
+
+# Names and signatures
+
+
+@pytest.mark.parametrize("name", PUBLIC + HELPERS)
+def test_every_name_is_here_with_the_same_signature(name):
+    theirs = list(inspect.signature(getattr(THEIRS, name)).parameters.values())
+    ours = list(inspect.signature(getattr(init, name)).parameters.values())
+    shared, extra = ours[: len(theirs)], ours[len(theirs) :]
+    assert [(p.name, p.kind, p.default) for p in shared] == [(p.name, p.kind, p.default) for p in theirs]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in extra)
+    expected = ({"key"} if name in RANDOM else set()) | ({"groups"} if name in WITH_FANS else set())
+    assert {p.name for p in extra} == expected
+
+
+def test_all_lists_what_torch_lists_and_the_extras():
+    extras = {"variance_scaling_", "lecun_normal_", "lecun_uniform_", "delta_orthogonal_", "identity_"}
+    assert set(init.__all__) == set(PUBLIC) | extras
+    assert all(callable(getattr(init, name)) and getattr(init, name).__doc__ for name in init.__all__)
+
+
+def test_a_name_that_a_newer_torch_has_is_passed_on(monkeypatch):
+    def brand_new_(tensor):
+        return tensor
+
+    monkeypatch.setattr(THEIRS, "brand_new_", brand_new_, raising=False)
+    monkeypatch.setattr(THEIRS, "__all__", [*PUBLIC, "brand_new_"])
+    spec = importlib.util.spec_from_file_location("init_under_newer_torch", init.__file__)
+    newer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(newer)
+    assert newer.brand_new_ is brand_new_
+    assert "brand_new_" in newer.__all__
+    assert newer.normal_ is not THEIRS.normal_
+
+
+# Effects, side by side
+
+CALLS = {
+    "uniform_": lambda m, w: m.uniform_(w, -2.0, 3.0),
+    "normal_": lambda m, w: m.normal_(w, 1, 2),
+    "trunc_normal_": lambda m, w: m.trunc_normal_(w, std=0.5),
+    "xavier_uniform_": lambda m, w: m.xavier_uniform_(w, 2.0),
+    "xavier_normal_": lambda m, w: m.xavier_normal_(w),
+    "kaiming_uniform_": lambda m, w: m.kaiming_uniform_(w, 0.1, "FAN_OUT"),
+    "kaiming_normal_": lambda m, w: m.kaiming_normal_(w, mode="fan_out", nonlinearity="relu"),
+    "orthogonal_": lambda m, w: m.orthogonal_(w, gain=2),
+    "sparse_": lambda m, w: m.sparse_(w, 0.5),
+    "constant_": lambda m, w: m.constant_(w, 3.0),
+    "ones_": lambda m, w: m.ones_(w),
+    "zeros_": lambda m, w: m.zeros_(w),
+    "eye_": lambda m, w: m.eye_(w),
+    "dirac_": lambda m, w: m.dirac_(w.unsqueeze(2)),
+    "_no_grad_uniform_": lambda m, w: m._no_grad_uniform_(w, 0.0, 1.0),
+    "_no_grad_normal_": lambda m, w: m._no_grad_normal_(w, 0.0, 1.0),
+    "_no_grad_trunc_normal_": lambda m, w: m._no_grad_trunc_normal_(w, 0.0, 1.0, -1.0, 1.0),
+}
+ONE_WRITE = {
+    "uniform_",
+    "normal_",
+    "xavier_uniform_",
+    "xavier_normal_",
+    "kaiming_uniform_",
+    "kaiming_normal_",
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_effect_on_a_parameter(name):
+    effects = []
+    for module in (THEIRS, init):
+        weight = torch.nn.Parameter(torch.full((6, 4), 77.0))
+        returned = CALLS[name](module, weight)
+        assert returned is weight or name == "dirac_"
+        assert not (weight == 77).any()
+        written = weight._version if name in ONE_WRITE else weight._version > 0
+        effects.append(
+            (weight.requires_grad, weight.is_leaf, weight.grad_fn, weight.grad, weight.stride(), written)
+        )
+    assert effects[0] == effects[1]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_effect_within_autograd(name):
+    for module in (THEIRS, init):
+        base = torch.zeros(6, 4, requires_grad=True)
+        weight = base * 1.0
+        squared = weight.square()
+        CALLS[name](module, weight.detach())
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            squared.sum().backward()
+
+
+MISUSES = {
+    "one dimension, xavier": lambda m: m.xavier_normal_(torch.zeros(3)),
+    "no dimension, xavier": lambda m: m.xavier_uniform_(torch.zeros(())),
+    "one dimension, kaiming": lambda m: m.kaiming_normal_(torch.zeros(3)),
+    "no dimension, kaiming": lambda m: m.kaiming_uniform_(torch.zeros(())),
+    "one dimension, orthogonal": lambda m: m.orthogonal_(torch.zeros(3)),
+    "three dimensions, sparse": lambda m: m.sparse_(torch.zeros(3, 3, 3), 0.1),
+    "three dimensions, eye": lambda m: m.eye_(torch.zeros(3, 3, 3)),
+    "two dimensions, dirac": lambda m: m.dirac_(torch.zeros(3, 3)),
+    "groups, dirac": lambda m: m.dirac_(torch.zeros(3, 3, 3), 2),
+    "no elements, xavier": lambda m: m.xavier_normal_(torch.zeros(0, 0)),
+    "mode": lambda m: m.kaiming_normal_(torch.zeros(3, 3), mode="fan_avg"),
+    "mode before dimensions": lambda m: m.kaiming_uniform_(torch.zeros(3), mode="fan"),
+    "mode is not a string": lambda m: m.kaiming_normal_(torch.zeros(3, 3), mode=None),
+    "nonlinearity": lambda m: m.kaiming_normal_(torch.zeros(3, 3), nonlinearity="swish"),
+    "slope is a bool": lambda m: m.kaiming_normal_(torch.zeros(3, 3), a=True),
+    "slope is a list": lambda m: m.kaiming_normal_(torch.zeros(3, 3), a=[1]),
+    "slope is NaN": lambda m: m.kaiming_normal_(torch.zeros(3, 3), a=math.nan),
+    "gain": lambda m: m.calculate_gain("swish"),
+    "bounds": lambda m: m.uniform_(torch.zeros(3), 2.0, 1.0),
+    "bounds are NaN": lambda m: m.uniform_(torch.zeros(3), math.nan, 1.0),
+    "bounds of the dtype": lambda m: m.uniform_(torch.zeros(3, dtype=torch.float16), 0.0, 1e6),
+    "negative std": lambda m: m.normal_(torch.zeros(3), 0.0, -1.0),
+    "std is NaN": lambda m: m.normal_(torch.zeros(3), 0.0, math.nan),
+    "std is a string": lambda m: m.normal_(torch.zeros(3), 0.0, "1"),
+    "negative gain, normal": lambda m: m.xavier_normal_(torch.zeros(3, 3), -1.0),
+    "negative gain, uniform": lambda m: m.xavier_uniform_(torch.zeros(3, 3), -1.0),
+    "truncation bounds": lambda m: m.trunc_normal_(torch.zeros(3), a=2.0, b=1.0),
+    "integers": lambda m: m.kaiming_uniform_(torch.zeros(3, 3, dtype=torch.int64)),
+    "booleans": lambda m: m.normal_(torch.zeros(3, 3, dtype=torch.bool)),
+    "sparse layout": lambda m: m.normal_(torch.zeros(3, 3).to_sparse()),
+    "half, orthogonal": lambda m: m.orthogonal_(torch.zeros(3, 3, dtype=torch.float16)),
+    "bfloat16, orthogonal": lambda m: m.orthogonal_(torch.zeros(3, 3, dtype=torch.bfloat16)),
+    "overlap": lambda m: m.normal_(torch.zeros(3).expand(2, 3)),
+    "no tensor": lambda m: m.kaiming_normal_(None),
+    "no generator": lambda m: m.normal_(torch.zeros(3), generator=3),
+}
+SAME_WORDS = {
+    "one dimension, xavier",
+    "one dimension, kaiming",
+    "one dimension, orthogonal",
+    "three dimensions, sparse",
+    "mode",
+    "slope is a bool",
+    "slope is a list",
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_misuse_raises_what_it_raises_in_torch(misuse):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Exception) as theirs:  # noqa: PT011
+            MISUSES[misuse](THEIRS)
+        with pytest.raises(theirs.type) as ours:
+            MISUSES[misuse](init)
+    if misuse in SAME_WORDS:
+        assert str(ours.value) == str(theirs.value)
+
+
+def test_overlapping_memory_in_torch_s_words():
+    with pytest.raises(
+        RuntimeError, match="more than one element of the written-to tensor refers to a single"
+    ):
+        init.normal_(torch.zeros(3).expand(2, 3))
+
+
+# Warnings: category, words, and the line of the caller
+
+
+@pytest.mark.parametrize("name", ["kaiming_uniform_", "kaiming_normal_"])
+@pytest.mark.parametrize("shape", [(0, 1), (3, 0), (0,)])
+def test_zero_elements_are_warned_of(name, shape):
+    weight = torch.empty(shape, requires_grad=True)
+    for module in (THEIRS, init):
+        with pytest.warns(UserWarning, match="Initializing zero-element tensors is a no-op") as caught:
+            assert getattr(module, name)(weight) is weight
+        assert [warning.filename for warning in caught] == [__file__]
+    assert weight._version == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_"]
+)
+def test_zero_elements_without_a_warning(name):
+    weight = torch.empty(0, 3)
+    assert getattr(init, name)(weight) is weight
+    assert weight._version == 1
+
+
+@pytest.mark.parametrize("bounds", [(3.0, 4.0), (-9.0, -2.5)])
+def test_truncation_far_from_the_mean_is_warned_of_but_right(bounds):
+    weight = torch.empty(1000)
+    words = "mean is more than 2 std from \\[a, b\\] in nn.init.trunc_normal_."
+    with pytest.warns(UserWarning, match=words) as caught:
+        init.trunc_normal_(weight, 0.0, 1.0, *bounds)
+    assert caught[0].filename == __file__
+    assert "incorrect" not in str(caught[0].message)
+    assert stats.kstest(weight.double().numpy(), "truncnorm", args=bounds).pvalue > 1e-4
+
+
+ARGUMENTS = {"constant": (2.0,), "sparse": (0.3,)}
+
+
+@pytest.mark.parametrize("name", DEPRECATED)
+def test_deprecated_names(name):
+    shape = (3, 3, 3) if name == "dirac" else (3, 3)
+    arguments = ARGUMENTS.get(name, ())
+    texts = []
+    for module in (THEIRS, init):
+        weight = torch.empty(shape)
+        with pytest.warns(FutureWarning, match=f"`nn.init.{name}` is now deprecated") as caught:
+            assert getattr(module, name)(weight, *arguments) is weight
+        assert caught[0].filename == __file__
+        texts.append(str(caught[0].message))
+    assert texts[0] == texts[1]
+    assert getattr(init, name).__name__ == name
+
+
+def test_a_deprecated_name_passes_arguments_on():
+    with pytest.warns(FutureWarning):
+        old = init.kaiming_normal(torch.empty(4, 3), 0.1, mode="fan_out", key=KEY)
+    assert torch.equal(old, init.kaiming_normal_(torch.empty(4, 3), 0.1, "fan_out", key=KEY))
+
+
+# Overrides
+
+
+class Recorder(torch.Tensor):
+    """Handles every function by writing down its name and arguments."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        calls.append((func.__name__, args, kwargs))
+        return "handled"
+
+
+calls: list[tuple[str, tuple, dict]] = []
+
+
+@pytest.mark.parametrize("name", ["uniform_", "normal_", "kaiming_uniform_", "constant_"])
+def test_overrides_see_what_they_see_from_torch(name):
+    weight = torch.empty(3, 3).as_subclass(Recorder)
+    calls.clear()
+    assert CALLS[name](THEIRS, weight) == CALLS[name](init, weight) == "handled"
+    assert calls[0][:2] == calls[1][:2]
+    theirs, ours = calls[0][2], calls[1][2]
+    assert theirs.pop("tensor") is ours.pop("tensor") is weight
+    assert theirs == ours
+
+
+@pytest.mark.parametrize("name", sorted(RANDOM))
+def test_every_random_function_can_be_overridden(name):
+    calls.clear()
+    arguments = {"sparsity": 0.1} if name == "sparse_" else {}
+    extras = {"key": KEY} | ({"groups": 3} if name in WITH_FANS else {})
+    weight = torch.empty(3, 3).as_subclass(Recorder)
+    assert getattr(init, name)(weight, **arguments, **extras) == "handled"
+    assert calls[0][0] == name
+    assert extras.items() <= calls[0][2].items()
+
+
+class Plain(torch.Tensor):
+    """A subclass that changes nothing."""
+
+
+@pytest.mark.parametrize("name", sorted(RANDOM))
+def test_a_subclass_without_an_override_is_filled(name):
+    arguments = {"sparsity": 0.1} if name == "sparse_" else {}
+    weight = torch.empty(4, 3).as_subclass(Plain)
+    assert getattr(init, name)(weight, key=KEY, **arguments) is weight
+    plain = getattr(init, name)(torch.empty(4, 3), key=KEY, **arguments)
+    assert torch.equal(weight.as_subclass(torch.Tensor), plain)
+
+
+def test_under_a_function_mode():
+    with torch.device("meta"):
+        weight = init.kaiming_uniform_(torch.empty(4, 3, device="cpu"), key=KEY)
+    assert torch.equal(weight, init.kaiming_uniform_(torch.empty(4, 3), key=KEY))
+
+
+# Numbers: the mean and std, or the bounds, that PyTorch passes to its fills, to the last bit
+
+
+class FillArguments(TorchDispatchMode):
+    """Notes the arguments of normal_ and uniform_."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.normal_, torch.ops.aten.uniform_):
+            self.seen.append((func.overloadpacket.__name__, *args[1:]))
+        return func(*args, **(kwargs or {}))
+
+
+SHAPES = [(5, 3), (7, 3, 3), (64, 3, 7, 7), (2, 5, 3, 1, 2), (13, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("xavier_uniform_", {}),
+        ("xavier_normal_", {"gain": 1.7}),
+        ("kaiming_uniform_", {"a": math.sqrt(5)}),
+        ("kaiming_uniform_", {"mode": "fan_out", "nonlinearity": "tanh"}),
+        ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
+        ("kaiming_normal_", {"nonlinearity": "selu"}),
+    ],
+)
+def test_kaiming_and_xavier_have_torch_s_numbers(name, arguments, shape):
+    with FillArguments() as theirs:
+        getattr(THEIRS, name)(torch.empty(shape, dtype=torch.float64), **arguments)
+    ((fill, *numbers),) = theirs.seen
+    expected = getattr(init, fill)(torch.empty(shape, dtype=torch.float64), *numbers, key=KEY)
+    actual = getattr(init, name)(torch.empty(shape, dtype=torch.float64), **arguments, key=KEY)
+    assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (4, 3, 3, 3), (5, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gain", [1, 0.3])
+def test_orthogonal_is_torch_s_for_the_same_normals(shape, dtype, gain, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, generator: init.normal_(self, key=KEY))
+    theirs = THEIRS.orthogonal_(torch.empty(shape, dtype=dtype), gain)
+    assert torch.equal(init.orthogonal_(torch.empty(shape, dtype=dtype), gain, key=KEY), theirs)
+
+
+# Distributions (Kolmogorov-Smirnov, as PyTorch tests its own)
+
+
+def is_distributed(weight, *distribution):
+    return stats.kstest(weight.double().flatten().numpy(), *distribution).pvalue > 1e-4
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(20)
+
+
+@pytest.mark.parametrize("shape", [(40,), (33, 47), (5, 6, 7, 8)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_basic_distributions(shape, dtype):
+    weight = torch.empty(shape, dtype=dtype)
+    assert is_distributed(init.uniform_(weight, -2.5, 1.0), "uniform", (-2.5, 3.5))
+    assert is_distributed(init.normal_(weight, -2.0, 3.0), "norm", (-2.0, 3.0))
+    assert is_distributed(init.trunc_normal_(weight, 1.0, 2.0, 0.0, 4.0), "truncnorm", (-0.5, 1.5, 1.0, 2.0))
+
+
+@pytest.mark.parametrize("shape", [(20, 25), (20, 21, 3, 4)])
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_xavier_distributions(shape, gain):
+    receptive_field = math.prod(shape[2:])
+    std = gain * math.sqrt(2.0 / ((shape[0] + shape[1]) * receptive_field))
+    bound = std * math.sqrt(3)
+    assert is_distributed(init.xavier_normal_(torch.empty(shape), gain), "norm", (0, std))
+    assert is_distributed(init.xavier_uniform_(torch.empty(shape), gain), "uniform", (-bound, 2 * bound))
+
+
+@pytest.mark.parametrize("shape", [(20, 25), (20, 21, 3, 4)])
+@pytest.mark.parametrize("slope", [0, 0.7])
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+def test_kaiming_distributions(shape, slope, mode):
+    fan = math.prod(shape[2:]) * shape[1 if mode == "fan_in" else 0]
+    std = math.sqrt(2.0 / ((1 + slope**2) * fan))
+    bound = std * math.sqrt(3)
+    assert is_distributed(init.kaiming_normal_(torch.empty(shape), slope, mode), "norm", (0, std))
+    uniform = init.kaiming_uniform_(torch.empty(shape), slope, mode)
+    assert is_distributed(uniform, "uniform", (-bound, 2 * bound))
+
+
+# Truncated normals in every dtype: within bounds, not piled up at them, and fine-grained
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_distinct"),
+    [(torch.float32, 5000), (torch.float64, 5000), (torch.float16, 3000), (torch.bfloat16, 1000)],
+)
+def test_truncated_normals_are_fine_grained(dtype, num_distinct):
+    weight = init.trunc_normal_(torch.empty(10_000, dtype=dtype))
+    assert weight.isfinite().all()
+    assert weight.min() >= -2
+    assert weight.max() <= 2
+    assert weight.unique().numel() > num_distinct
+    assert is_distributed(weight, "truncnorm", (-2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("std", [0.1, 0.02])
+def test_no_truncated_normal_is_at_a_distant_bound(dtype, std):
+    weight = init.trunc_normal_(torch.empty(100_000, dtype=dtype), std=std)
+    assert weight.abs().max() < 6 * std, "1000-sigma outliers were PyTorch's issues 145498 and 155588"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_truncation_to_one_tail(dtype):
+    weight = init.trunc_normal_(torch.empty(10_000, dtype=dtype), a=2.0, b=3.0)
+    assert weight.min() >= 2
+    assert weight.max() <= 3
+    assert is_distributed(weight, "truncnorm", (2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(50,), (33, 47), (5, 6, 7, 8)])
+def test_truncated_normals_within_rounded_bounds(dtype, shape):
+    mean, std, a, b = 0.7, 0.37, 0.123456789, 1.3
+    weight = init.trunc_normal_(torch.empty(shape, dtype=dtype), mean, std, a, b)
+    low, high = torch.tensor([a, b], dtype=dtype)
+    assert low <= weight.min()
+    assert weight.max() <= high
+    assert is_distributed(weight, "truncnorm", ((a - mean) / std, (b - mean) / std, mean, std))
+
+
+# What is not random
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 5), (2, 3, 4, 5)])
+def test_constants(shape):
+    assert torch.equal(init.constant_(torch.empty(shape), 1.5), torch.full(shape, 1.5))
+    assert torch.equal(init.ones_(torch.empty(shape)), torch.ones(shape))
+    assert torch.equal(init.zeros_(torch.empty(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3)])
+def test_eye(shape):
+    assert torch.equal(init.eye_(torch.empty(shape)), torch.eye(*shape))
+
+
+@pytest.mark.parametrize("num_kernel_dims", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_dirac_passes_each_group_s_inputs_on(num_kernel_dims, groups):
+    weight = init.dirac_(torch.empty((9, 2) + (3,) * num_kernel_dims), groups)
+    assert weight.count_nonzero() == weight.sum() == 2 * groups
+    convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[num_kernel_dims - 1]
+    image = torch.randn((4, 2) + (5,) * num_kernel_dims)
+    output = convolve(image, weight)
+    inner = image[(slice(None), slice(None)) + (slice(1, -1),) * num_kernel_dims]
+    for channels in output.chunk(groups, dim=1):
+        assert torch.equal(channels[:, :2], inner)
+        assert channels[:, 2:].count_nonzero() == 0
+
+
+# Orthogonal and sparse
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (20, 2, 3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_orthogonal_rows_or_columns(shape, gain):
+    matrix = init.orthogonal_(torch.empty(shape), gain).flatten(1)
+    matrix = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
+    torch.testing.assert_close(matrix @ matrix.T, gain**2 * torch.eye(matrix.size(0)), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("std", [0.01, 0.2])
+def test_sparse_columns(std):
+    weight = init.sparse_(torch.empty(33, 31), 0.15, std)
+    assert torch.equal((weight == 0).sum(dim=0), torch.full((31,), math.ceil(0.15 * 33)))
+    assert is_distributed(weight[weight != 0], "norm", (0, std))

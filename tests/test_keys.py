@@ -1,0 +1,220 @@
+"""keys.py: a seed and a name become words; a generator becomes words; names lose their wrappers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+import struct
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convinit_ext import CONTRACT_VERSION, Key, canonical_name, keys
+from convinit_ext.keys import draw, stack
+
+SEEDS = st.integers(-(2**63), 2**64 - 1)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z0-9_]{1,8}){0,3}", fullmatch=True).filter(
+    lambda name: not any(wrapper in name for wrapper in ("module", "_orig_mod"))
+)
+
+
+def test_contract_version():
+    assert CONTRACT_VERSION == 1
+
+
+@given(SEEDS, NAMES)
+def test_words_are_those_of_the_contract(seed, name):
+    message = struct.pack("<Q", seed % 2**64) + name.encode("utf-8")
+    digest = hashlib.blake2b(message, digest_size=16, person=b"convinit-v1").digest()
+    assert Key(seed, name).words == struct.unpack("<QQ", digest)
+
+
+def test_frozen_words():
+    assert Key(0, "layer1.0.conv1.weight").words == (0x609E8C6FA241FF69, 0xF2B4242ED734D203)
+    assert Key(-1, "gewicht.µ").words == (0x8FC49CE2E2DD0E34, 0x02770385FA0AD120)
+
+
+def test_negative_seeds_count_from_the_top_as_in_torch_manual_seed():
+    assert Key(-1, "a").words == Key(2**64 - 1, "a").words
+
+
+def test_a_key_is_a_value():
+    key = Key(seed=3, name="fc.weight")
+    assert key == Key(3, "fc.weight")
+    assert hash(key) == hash(Key(3, "fc.weight"))
+    assert key not in (Key(4, "fc.weight"), Key(3, "fc.bias"))
+    assert Key(name="fc.weight") == Key(0, "fc.weight")
+    assert repr(key) == "Key(seed=3, name='fc.weight')"
+    assert pickle.loads(pickle.dumps(key)).words == key.words
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        key.seed = 4
+
+
+def test_numpy_and_torch_integers_are_seeds():
+    assert Key(np.int64(7), "a") == Key(torch.tensor(7), "a") == Key(7, "a")
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_seed_out_of_range(seed):
+    with pytest.raises(ValueError, match=rf"seed must be in \[-2\*\*63, 2\*\*64\), but found {seed}"):
+        Key(seed, "a")
+
+
+@pytest.mark.parametrize("seed", [True, 1.0, "conv.weight", None, np.float32(1)])
+def test_a_seed_is_an_integer(seed):
+    with pytest.raises(TypeError, match=f"seed must be an int, not {type(seed).__name__}"):
+        Key(seed, "a")
+
+
+@pytest.mark.parametrize("name", ["", "module", "module._orig_mod", "_fsdp_wrapped_module"])
+def test_an_empty_name(name):
+    with pytest.raises(ValueError, match="needs a parameter's name"):
+        Key(0, name)
+
+
+def test_a_missing_name():
+    with pytest.raises(ValueError, match="needs a parameter's name"):
+        Key(0)
+
+
+@pytest.mark.parametrize("name", [None, 3, b"conv.weight"])
+def test_a_name_is_a_string(name):
+    with pytest.raises(TypeError, match=f"name must be a str, not {type(name).__name__}"):
+        Key(0, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("conv.weight", "conv.weight"),
+        ("_orig_mod.conv.weight", "conv.weight"),
+        ("module.conv.weight", "conv.weight"),
+        ("module.module.conv.weight", "conv.weight"),
+        ("module._orig_mod.conv.weight", "conv.weight"),
+        ("_orig_mod.module.conv.weight", "conv.weight"),
+        ("_fsdp_wrapped_module.layers.0._fsdp_wrapped_module.weight", "layers.0.weight"),
+        ("layers.0._checkpoint_wrapped_module.weight", "layers.0.weight"),
+        ("layers.0._orig_mod._checkpoint_wrapped_module.weight", "layers.0.weight"),
+        ("backbone.module.weight", "backbone.module.weight"),
+        ("modules.weight", "modules.weight"),
+        ("my_orig_mod.weight", "my_orig_mod.weight"),
+    ],
+)
+def test_canonical_names(name, canonical):
+    assert canonical_name(name) == canonical
+    assert Key(0, name) == Key(0, canonical)
+    assert canonical_name(canonical) == canonical
+
+
+def test_wrappers_of_pytorch_do_not_change_keys():
+    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    wrapped = torch.nn.DataParallel(torch.compile(layer, backend="eager"))
+    names = [name for name, _ in wrapped.named_parameters()]
+    assert names != [name for name, _ in layer.named_parameters()]
+    assert [Key(0, name) for name in names] == [Key(0, name) for name, _ in layer.named_parameters()]
+
+
+# As tensors
+
+
+@given(st.lists(st.tuples(SEEDS, NAMES), max_size=4))
+def test_stacked_words_are_two_s_complement(pairs):
+    listed = [Key(seed, name) for seed, name in pairs]
+    stacked = stack(listed)
+    assert stacked.shape == (len(listed), 2)
+    assert stacked.dtype == torch.int64
+    assert [tuple(row) for row in stacked.numpy().view(np.uint64).tolist()] == [key.words for key in listed]
+
+
+def test_a_key_as_a_tensor():
+    key = Key(5, "a")
+    assert torch.equal(key.tensor(), stack([key]))
+    with torch.device("meta"):
+        assert key.tensor().device.type == "cpu"
+
+
+# Drawn from a generator
+
+
+def contract_draw(generator):
+    return torch.empty(2, dtype=torch.int64).random_(-(2**63), None, generator=generator).view(1, 2)
+
+
+def test_a_drawn_key_is_that_of_the_contract():
+    for seed in range(5):
+        ours, theirs = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)
+        for _ in range(3):
+            assert torch.equal(draw(ours), contract_draw(theirs))
+        assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def test_the_default_generator_is_that_of_torch_manual_seed():
+    torch.manual_seed(11)
+    first, second = draw(), draw(None)
+    assert torch.equal(first, contract_draw(torch.Generator().manual_seed(11)))
+    assert not torch.equal(first, second)
+    assert first.shape == (1, 2)
+    assert first.dtype == torch.int64
+
+
+def test_drawn_keys_are_on_the_cpu_whatever_the_default_device():
+    with torch.device("meta"):
+        assert draw().device.type == "cpu"
+
+
+def test_a_fake_tensor_has_a_fake_key():
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    with FakeTensorMode():
+        weight = torch.empty(3, 3)
+        assert isinstance(draw(), FakeTensor)
+    state = torch.get_rng_state()
+    assert isinstance(draw(None, weight), FakeTensor)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("generator", [0, "cpu", torch.random])
+def test_a_generator_is_a_generator(generator):
+    with pytest.raises(TypeError, match=r"generator must be a torch.Generator, not"):
+        draw(generator)
+
+
+class CudaGenerator:
+    """What keys.py asks of a CUDA generator, without a GPU."""
+
+    device = torch.device("cuda")
+
+    def __init__(self, seed, offset):
+        self.seed, self.offset = seed, offset
+
+    def initial_seed(self):
+        return self.seed
+
+    def get_offset(self):
+        return self.offset
+
+    def set_offset(self, offset):
+        self.offset = offset
+
+
+def test_a_key_from_a_cuda_generator_is_a_hash_of_seed_and_offset():
+    generator = CudaGenerator(seed=2**63 + 5, offset=8)
+    drawn = keys._draw_from_cuda(generator)
+    digest = hashlib.blake2b(
+        struct.pack("<QQ", 2**63 + 5, 8), digest_size=16, person=b"convinit-v1-gen"
+    ).digest()
+    assert drawn.shape == (1, 2)
+    assert tuple(drawn[0].tolist()) == struct.unpack("<qq", digest)
+    assert generator.offset == 12
+    assert not torch.equal(keys._draw_from_cuda(generator), drawn)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_real_cuda_generator():
+    generator = torch.Generator("cuda").manual_seed(3)
+    assert torch.equal(draw(generator), keys._draw_from_cuda(CudaGenerator(3, 0)))
+    assert generator.get_offset() == 4

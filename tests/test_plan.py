@@ -1,0 +1,174 @@
+"""Plans: names, ties, keys, and every way in which a model can be wrong; nothing is allocated or written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import Constant, Key, Normal
+from convinit_ext.ops import UnsupportedTensorError
+from convinit_ext.plan import make_plan
+from convinit_ext.recipes import Rule
+
+ANYTHING = [Rule(Constant(0.0))]
+
+
+def names(model: nn.Module) -> list[str]:
+    return [row.name for row in make_plan(model, recipe=ANYTHING).rows]
+
+
+def holding(**tensors: torch.Tensor) -> nn.Module:
+    module = nn.Module()
+    for name, tensor in tensors.items():
+        setattr(module, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor))
+    return module
+
+
+def test_rows_come_in_the_order_and_with_the_names_of_named_parameters():
+    model = nn.Transformer(8, 2, 2, 2, 16, batch_first=True)
+    plan = make_plan(model, seed=5)
+    assert [row.name for row in plan.rows] == [name for name, _ in model.named_parameters()]
+    assert all(row.key == Key(5, row.name) for row in plan.rows)
+    assert plan.new_bytes == 0
+
+
+class Wrapped(nn.Module):
+    """What torch.compile, FSDP and checkpointing do to a name."""
+
+    def __init__(self, segment: str, inner: nn.Module) -> None:
+        super().__init__()
+        self.add_module(segment, inner)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # importing torch._dynamo
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda model: nn.DataParallel(torch.compile(model)),
+        lambda model: torch.compile(nn.DataParallel(model)),
+        lambda model: Wrapped("_fsdp_wrapped_module", model),
+        lambda model: Wrapped("_checkpoint_wrapped_module", model),
+    ],
+)
+def test_wrappers_do_not_change_a_name_at_the_top_or_below(wrap):
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert names(wrap(inner)) == names(inner)
+    outer = nn.Sequential(nn.ReLU(), inner)
+    expected = names(outer)
+    outer[1] = wrap(inner)
+    assert names(outer) == expected
+
+
+def test_an_attribute_called_module_below_the_top_keeps_its_segment():
+    outer = nn.Sequential(Wrapped("module", nn.Linear(2, 2)))
+    assert names(outer) == ["0.module.weight", "0.module.bias"]
+
+
+def test_equal_canonical_names_are_refused_naming_both():
+    model = holding(weight=torch.ones(2))
+    model.add_module("_orig_mod", holding(weight=torch.ones(2)))
+    with pytest.raises(ValueError, match=r"'weight' and '_orig_mod.weight' are both named 'weight'"):
+        make_plan(model, recipe=ANYTHING)
+
+
+def test_a_tied_parameter_is_one_row_under_its_first_name():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
+    model[1].weight = model[0].weight
+    plan = make_plan(model)
+    assert [row.name for row in plan.rows] == ["0.weight", "1.bias"]
+    assert plan.rows[0].distribution == Normal()
+    assert plan.rows[0].held[0].places == [(model[0], "weight"), (model[1], "weight")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_two_parameters_on_the_same_memory_are_tied(device):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(device)
+    model[1].weight = nn.Parameter(model[0].weight.detach())
+    assert names(model) == ["0.weight", "0.bias", "1.bias"]
+    assert [held.path for held in make_plan(model).rows[0].held] == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_parameters_that_share_a_part_of_their_memory_are_refused(device):
+    whole = torch.ones(4, 3, device=device)
+    with pytest.raises(ValueError, match="'a' and 'b' overlap in memory"):
+        make_plan(holding(a=whole, b=whole[1:]), recipe=ANYTHING)
+    with pytest.raises(ValueError, match="'a' and 'b' overlap in memory"):
+        make_plan(holding(a=whole, b=whole.view(3, 4)), recipe=ANYTHING)
+    assert names(holding(a=whole[:2], b=whole[2:])) == ["a", "b"]
+
+
+def test_parameters_without_elements_share_nothing():
+    nothing = torch.ones(0, 3)
+    assert names(holding(a=nothing, b=nothing.view(3, 0))) == ["a", "b"]
+
+
+def test_lazy_parameters_are_named():
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4), nn.LazyConv2d(3, 3))
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias, 2\.weight, 2\.bias; run their lazy modules"):
+        make_plan(model)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.ones(3, dtype=torch.int32), "torch.int32"),
+        (torch.ones(3, dtype=torch.complex64), "torch.complex64"),
+        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
+    ],
+    ids=["integer", "complex", "sparse"],
+)
+def test_tensors_that_cannot_be_filled_are_named(tensor, said):
+    model = holding(fine=torch.ones(2), odd=nn.Parameter(tensor, requires_grad=False))
+    with pytest.raises(UnsupportedTensorError, match=f"parameter 'odd': .*{said}"):
+        make_plan(model, recipe=ANYTHING)
+
+
+def test_a_parameter_that_overlaps_itself_is_named():
+    model = holding(odd=torch.ones(3, 1).expand(3, 4))
+    with pytest.raises(RuntimeError, match="'odd': unsupported operation: more than one element"):
+        make_plan(model, recipe=ANYTHING)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"model": [1]}, TypeError, "torch.nn.Module, not list"),
+        ({"seed": 2**64}, ValueError, "seed must be in"),
+        ({"seed": 1.5}, TypeError, "seed must be an int"),
+        ({"recipe": "chef"}, ValueError, "'chef'"),
+        ({"fan": "both"}, ValueError, "'both'"),
+        ({"dtype": torch.int8}, ValueError, "torch.int8"),
+        ({"dtype": "float32"}, TypeError, "torch.dtype, not str"),
+        ({"device": "meta"}, ValueError, "'meta'"),
+        ({"device": "toaster"}, ValueError, "'toaster'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_arguments_are_named(arguments, error, said):
+    with pytest.raises(error, match=said):
+        make_plan(**{"model": nn.Sequential(), **arguments})
+
+
+def test_meta_buffers_that_nobody_can_rebuild_are_all_named():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(2, 2))
+        model.register_buffer("frequencies", torch.ones(4), persistent=False)
+        model[1].register_buffer("mask", torch.ones(2, 2))
+        model.register_buffer("nothing", torch.ones(0))
+    with pytest.raises(
+        ValueError, match=r"(?s)2 buffers on the meta.*frequencies \[4\] of Seq.*1\.mask \[2, 2\] of Linear"
+    ):
+        make_plan(model)
+    assert model[1].weight.is_meta
+
+
+def test_new_bytes_counts_what_will_be_allocated():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+    assert make_plan(model).new_bytes == 4 * (32 + 4 + 8 + 8) + 8
+    assert make_plan(model, dtype=torch.bfloat16).new_bytes == 2 * (32 + 4 + 8 + 8) + 8
+    assert make_plan(nn.Linear(8, 4), dtype=torch.float64).new_bytes == 8 * 36

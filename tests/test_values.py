@@ -1,0 +1,247 @@
+"""Filled values against the contract: every instruction set, dtype, distribution, odd length and offset."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import reference as ref
+import torch
+from filling import DTYPES, KEY, Backend, assert_same_bits, values
+
+INF = math.inf
+LENGTHS = [*range(71), 127, 128, 129, 999, 1000, 1001, 1023, 1025, 4099]
+LONGEST = max(LENGTHS)
+# Odd indices, and runs across element 2^32 and block 2^32 (element 2^33 of float64, 2^34 of the others).
+STARTS = [0, 1, 2, 3, 5, 7, 2**32 - 13, 2**33 - 9, 2**34 - 11, 2**40 + 1, 2**62 + 3]
+STANDARD = {
+    "constant": ("constant", 0.3),
+    "uniform": ("uniform", 0.0, 1.0),
+    "normal": ("normal", 0.0, 1.0),
+    "truncated_normal": ("truncated_normal", 0.0, 1.0, -2.0, 2.0),
+}
+SHIFTED = {
+    "constant": ("constant", -7.5e-4),
+    "uniform": ("uniform", -0.0361, 0.0417),
+    "normal": ("normal", 0.125, 0.0236),
+    "truncated_normal": ("truncated_normal", 0.01, 0.02, -0.03, 0.05),
+}
+# Of the standard sample, relative to max(1, |z|).
+TOLERANCE = {
+    ("normal", "float32"): 2e-6,
+    ("normal", "float64"): 1e-13,
+    ("truncated_normal", "float32"): 1e-5,
+    ("truncated_normal", "float64"): 1e-9,
+}
+
+
+def assert_as_contract_says(
+    actual: np.ndarray, distribution, dtype: str, start: int, context: object = ""
+) -> None:
+    """`actual` holds the elements from `start` on. Bit for bit where the contract is exact."""
+    expected = ref.run(*KEY, distribution, dtype, start, max(LONGEST, actual.size))[: actual.size]
+    name = distribution[0]
+    if name in ("constant", "uniform"):
+        assert_same_bits(actual, expected, context)
+        return
+    index = ref.element_index(actual.shape, start)
+    z = standard_sample(distribution, dtype, start, max(LONGEST, actual.size))[: index.size]
+    sample_error = TOLERANCE[name, dtype] * np.maximum(1.0, np.abs(z)) * distribution[2]
+    rounding = 2 * np.spacing(np.abs(expected)).astype(np.float64)
+    error = np.abs(actual.astype(np.float64) - expected)
+    worst = int(np.argmax(error - sample_error - rounding)) if error.size else 0
+    assert np.all(error <= sample_error + rounding), (context, start + worst, actual[worst], expected[worst])
+
+
+SAMPLES: dict[tuple, np.ndarray] = {}
+
+
+def standard_sample(distribution, dtype, start, length):
+    wanted = distribution, dtype, start, length
+    if wanted not in SAMPLES:
+        bits = 64 if dtype == "float64" else 32
+        SAMPLES[wanted] = ref.standard_sample(distribution, ref.element_index((length,), start), *KEY, bits)
+    return SAMPLES[wanted]
+
+
+# Lengths and offsets
+
+
+@pytest.mark.parametrize("parameters", [STANDARD, SHIFTED], ids=["standard", "shifted"])
+@pytest.mark.parametrize("name", STANDARD)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_length_and_offset(backend: Backend, dtype, name, parameters):
+    for start in STARTS:
+        for length in LENGTHS:
+            filled = backend.fill((length,), parameters[name], dtype, start=start)
+            assert_as_contract_says(values(filled), parameters[name], dtype, start, length)
+
+
+@pytest.mark.parametrize("parameters", [STANDARD, SHIFTED], ids=["standard", "shifted"])
+@pytest.mark.parametrize("name", STANDARD)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_the_rounding_of_float32(backend: Backend, dtype, name, parameters):
+    for start in STARTS:
+        single = values(backend.fill((LONGEST,), parameters[name], "float32", start=start))
+        rounded = ref.round_to(single, dtype)
+        for length in LENGTHS:
+            half = backend.fill((length,), parameters[name], dtype, start=start)
+            assert_same_bits(values(half), rounded[:length], (start, length))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", STANDARD)
+def test_unaligned_memory(backend: Backend, dtype, name):
+    """Any element may be the first: vectors need not start at a boundary; nothing beside them changes."""
+    whole = values(backend.fill((300,), SHIFTED[name], dtype))
+    for offset in range(18):
+        for length in (1, 2, 3, 15, 16, 17, 33, 100, 257):
+            memory = backend.empty((length + 36,), dtype).fill_(-77.0)
+            backend.fill_(memory[offset : offset + length], SHIFTED[name])
+            written = values(memory)
+            assert_same_bits(written[offset : offset + length], whole[:length], (offset, length))
+            assert np.all(written[:offset] == -77)
+            assert np.all(written[offset + length :] == -77)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_constant_is_rounded_as_pytorch_fills(backend: Backend, dtype):
+    for value in (
+        0.0,
+        -0.0,
+        1.0,
+        0.1,
+        1 / 3,
+        -65504.0,
+        1e-7,
+        5.960464477539063e-08,
+        1.00048828125 + 1e-9,
+        3.0e38,
+    ):
+        if dtype == "float16" and abs(value) > 65504:
+            continue
+        expected = torch.full((37,), value, dtype=DTYPES[dtype])
+        assert_same_bits(backend.fill((37,), ("constant", value), dtype), expected, value)
+
+
+# Edges of the uniform distribution
+
+UNIFORM_BOUNDS = [
+    (0.0, 0.0),
+    (2.5, 2.5),
+    (-1.0, 1.0),
+    (0.1, 0.3),
+    (1.0, 1.0 + 2.0**-23),
+    (1.0, 1.0 + 1e-12),
+    (1.0, 1.0 + 2.0**-52),
+    (16777215.0, 16777217.0),
+    (-1e30, 1e30),
+    (-1e38, 2e38),
+    (0.0, 1e-40),
+    (-1e-44, 1e-44),
+    (1e-3, 1e6),
+    (-5.0, -4.999999),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bounds", UNIFORM_BOUNDS, ids=str)
+def test_uniform_bounds(backend: Backend, dtype, bounds):
+    real = np.float32 if dtype == "float32" else np.float64
+    low, high = (real(bound) for bound in bounds)
+    filled = values(backend.fill((LONGEST,), ("uniform", *bounds), dtype))
+    assert_as_contract_says(filled, ("uniform", *bounds), dtype, 0)
+    assert np.all(filled >= low)
+    assert np.all(filled < high) if high > low else np.all(filled == low)
+
+
+def test_uniform_reaching_high_becomes_the_float_below(backend: Backend):
+    """Near 1 to 1 + 2^-22 half of the samples round up to high: they must not stay there."""
+    filled = values(backend.fill((LONGEST,), ("uniform", 1.0, 1.0 + 2.0**-22), "float32"))
+    assert set(filled.tolist()) == {1.0, 1.0 + 2.0**-23}
+
+
+# The affine map, bit for bit on the kernel's own standard sample
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.1, 0.02), (-3.0, 1e-3), (1e4, 1 / 3), (0.5, 0.0), (0.0, 1e-30)])
+def test_normal_is_one_fma_of_the_standard_normal(backend: Backend, mean, std):
+    z = values(backend.fill((LONGEST,), STANDARD["normal"], "float32", start=3))
+    filled = backend.fill((LONGEST,), ("normal", mean, std), "float32", start=3)
+    assert_same_bits(filled, ref.fma32(z, np.float32(std), np.float32(mean)))
+    z = values(backend.fill((LONGEST,), STANDARD["normal"], "float64", start=3))
+    filled = backend.fill((LONGEST,), ("normal", mean, std), "float64", start=3)
+    assert_same_bits(filled, ref.fma64(z, std, mean))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(1.0, 2.0), (-0.5, 0.25), (0.0, 2.0**-20)])
+def test_truncated_normal_is_one_fma_of_the_standard_one(backend: Backend, mean, std):
+    """These bounds give alpha = -2 and beta = 2 without rounding."""
+    for dtype, fma, real in (("float32", ref.fma32, np.float32), ("float64", ref.fma64, np.float64)):
+        z = values(backend.fill((LONGEST,), STANDARD["truncated_normal"], dtype))
+        bounds = mean - 2 * std, mean + 2 * std
+        filled = backend.fill((LONGEST,), ("truncated_normal", mean, std, *bounds), dtype)
+        assert_same_bits(filled, np.clip(fma(z, real(std), real(mean)), *(real(bound) for bound in bounds)))
+
+
+# Truncated normal: mean, std, a, b
+
+TRUNCATIONS = [
+    *[(0.0, 1.0, near, INF) for near in (5.0, 10.0, 38.0, 100.0, 1000.0)],
+    *[(0.0, 1.0, -INF, -near) for near in (5.0, 10.0, 38.0, 100.0, 1000.0)],
+    *[(0.0, 1.0, near, near + 1.0) for near in (5.0, 10.0, 38.0, 100.0, 1000.0)],
+    *[(0.0, 1.0, -near - 1e-3, -near) for near in (5.0, 10.0, 38.0, 100.0)],
+    (0.0, 1.0, -INF, INF),
+    (0.0, 1.0, -INF, 2.0),
+    (0.0, 1.0, -0.5, INF),
+    (0.0, 1.0, 0.0, INF),
+    (0.0, 1.0, -INF, 0.0),
+    (0.0, 1.0, -0.01, 0.02),
+    (0.0, 1.0, 0.999, 1.001),
+    (0.0, 1.0, -40.0, 3.0),
+    (0.0, 1.0, -3.0, 40.0),
+    (0.0, 1.0, 0.25, 0.25),
+    (0.0, 1.0, 3.0, 3.0),
+    (0.0, 1e-3, -2.0, 2.0),
+    (0.0, 0.02, -2.0, 2.0),
+    (5.0, 1e-3, -2.0, 2.0),
+    (0.0, 1e-8, 1.0, 2.0),
+    (0.0, 0.0, -2.0, 2.0),
+    (7.0, 0.0, -2.0, 2.0),
+    (100.0, 3.0, -2.0, 2.0),
+    (0.0, 100.0, -2.0, 2.0),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("parameters", TRUNCATIONS, ids=str)
+def test_truncated_normal_in_both_tails(backend: Backend, dtype, parameters):
+    real = np.float32 if dtype == "float32" else np.float64
+    filled = values(backend.fill((LONGEST,), ("truncated_normal", *parameters), dtype, start=1))
+    assert np.all(np.isfinite(filled))
+    assert filled.min() >= real(parameters[2])
+    assert filled.max() <= real(parameters[3])
+    if parameters[1] == 0.0:
+        assert np.all(filled == np.clip(real(parameters[0]), real(parameters[2]), real(parameters[3])))
+    else:
+        assert_as_contract_says(filled, ("truncated_normal", *parameters), dtype, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "parameters", [(0.0, 1e-30, 1.0, 2.0), (0.0, 1e-300, -2.0, 2.0), (3.0, 1e-320, 5.0, 6.0)]
+)
+def test_truncated_normal_of_next_to_no_spread(backend: Backend, dtype, parameters):
+    """Bounds 1e30 and more standard deviations away: the value is the mean, or the bound next to it."""
+    mean, _, a, b = parameters
+    filled = values(backend.fill((99,), ("truncated_normal", *parameters), dtype))
+    np.testing.assert_allclose(filled, np.clip(mean, a, b), rtol=1e-6, atol=1e-25)
+    assert np.all((filled >= a) & (filled <= b))
+
+
+def test_truncated_normal_has_no_outliers(backend: Backend):
+    """4 million elements: none lies beyond the quantile of the first and the last word."""
+    filled = values(backend.fill((2**22,), ("truncated_normal", 0.0, 1.0, -INF, INF), "float32"))
+    assert np.isfinite(filled).all()
+    assert 4.5 < np.abs(filled).max() < 6.3381  # Phi^-1(2^-33) = -6.33796
