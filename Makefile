@@ -30,7 +30,7 @@ SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) test
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow bench lint format sanitize check-cuda clean
+.PHONY: run test test-slow test-install bench lint format sanitize check-cuda clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -39,8 +39,13 @@ run: $(VENV)/built
 test: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest $(ARGS)
 
+# Those that take minutes or many GiB of memory.
 test-slow: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+
+# Of those, the ones that install the package as a user does.
+test-install: $(VENV)/built $(VENV)/test-tools
+	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)

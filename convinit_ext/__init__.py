@@ -1,6 +1,7 @@
 """Fills the weights of neural networks in place, fast and reproducibly.
 
-A weight's value is a pure function of (seed, parameter name, element index, distribution); see docs/value-contract.md.
+A weight's value is a pure function of seed, parameter name, element index and distribution, written down in
+docs/value-contract.md.
 """
 
 from convinit_ext import init as init

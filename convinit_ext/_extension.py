@@ -23,7 +23,7 @@ def _built_for() -> str:
 
 
 try:
-    from convinit_ext import _C
+    import convinit_ext._C as _C
 except ImportError as error:
     raise _load_error(error) from error
 

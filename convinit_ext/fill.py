@@ -9,39 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
 from convinit_ext.distributions import Distribution
 from convinit_ext.keys import INT64_MIN, Key, draw
-from convinit_ext.ops import SUPPORTED_DTYPES, fill_one_
+from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, fill_one_, fill_small_
 
 
 def fill_(
     tensor: Tensor, distribution: Distribution, generator: torch.Generator | None, key: Key | None
 ) -> Tensor:
     """Fill from the key if there is one, else from one drawn from the generator."""
-    if generator is None and key is None and _is_plain(tensor):
-        words = _drawn.words.random_(INT64_MIN, None)
-    else:
-        words = _words(tensor, generator, key)
-    fill_one_(tensor, words, distribution.kind, distribution.params)
-    return tensor
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a fill is certain to write, and nobody watches how its key is drawn."""
-    return (
-        tensor.dtype in SUPPORTED_DTYPES
+    if (  # a small plain tensor, and nobody watches: spelled out here, as it is most calls
+        generator is None
+        and key is None
+        and type(tensor) in _PLAIN
+        and tensor.dtype in SUPPORTED_DTYPES
         and tensor.is_cpu
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
-        and tensor.numel() > 0
-        and type(tensor) in _PLAIN
+        and 0 < tensor.numel() <= SMALL
         and not is_compiling()
+        and not _dispatch_modes()
         and not _are_functorch_transforms_active()
-    )
+        and not tensor.is_neg()
+    ):
+        _drawn.words.random_(INT64_MIN, None)
+        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+    else:
+        fill_one_(tensor, _words(tensor, generator, key), distribution.kind, distribution.params)
+    return tensor
 
 
 _STRIDED = torch.strided
@@ -54,6 +54,7 @@ class _Drawn(threading.local):
     def __init__(self) -> None:
         with torch.inference_mode(False):
             self.words = torch.empty(1, 2, dtype=torch.int64, device="cpu")
+        self.address = self.words.data_ptr()
 
 
 _drawn = _Drawn()

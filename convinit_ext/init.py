@@ -82,7 +82,15 @@ _R = TypeVar("_R")
 
 def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribution]:
     """The function with its last results at hand: a model has few shapes, and a small fill is short."""
-    remembering = lru_cache(maxsize=4096, typed=True)(function)
+
+    def made(*args: Any) -> Distribution:
+        if any(
+            isinstance(arg, Tensor) for arg in args
+        ):  # found again by its identity, though its value may change
+            raise TypeError("a tensor cannot be remembered")
+        return function(*args)
+
+    remembering = lru_cache(maxsize=4096, typed=True)(made)
 
     @wraps(function)
     def remembered(*args: Any) -> Distribution:
@@ -90,12 +98,14 @@ def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribu
             return function(*args)
         try:
             return remembering(*args)
-        except TypeError:  # an argument without a hash: the function knows what is wrong with it
+        except TypeError:  # an argument that cannot be remembered: the function knows whether it is wrong
             return function(*args)
 
     return remembered
 
 
+_uniform = _remembered(Uniform)
+_normal = _remembered(Normal)
 _kaiming = _remembered(kaiming)
 _xavier = _remembered(xavier)
 
@@ -127,7 +137,7 @@ def uniform_(
     """
     if has_torch_function_unary(tensor):
         return override(uniform_, tensor, a=a, b=b, generator=generator, key=key)
-    return fill_(tensor, Uniform(a, b), generator, key)
+    return fill_(tensor, _uniform(a, b), generator, key)
 
 
 def normal_(
@@ -156,7 +166,7 @@ def normal_(
     """
     if has_torch_function_unary(tensor):
         return override(normal_, tensor, mean=mean, std=std, generator=generator, key=key)
-    return fill_(tensor, Normal(mean, std), generator, key)
+    return fill_(tensor, _normal(mean, std), generator, key)
 
 
 def trunc_normal_(

@@ -235,7 +235,9 @@ def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype must be a torch.dtype, not {type(dtype).__name__}")
     if dtype is not None and dtype not in ops.SUPPORTED_DTYPES:
-        raise ValueError(f"dtype {dtype} cannot be filled; accepted are {_names(ops.SUPPORTED_DTYPES)}")
+        raise ValueError(
+            f"dtype {dtype} cannot be filled; accepted are {_names(tuple(ops.SUPPORTED_DTYPES))}"
+        )
     return dtype
 
 

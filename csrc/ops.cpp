@@ -8,14 +8,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <limits>
-#include <sstream>
-#include <stdexcept>
 #include <vector>
 
-#include "core/prepare.h"
+#include "arguments.h"
 #include "cpu/fill.h"
 #include "cpu/float_environment.h"
 
@@ -24,17 +20,6 @@ namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-constexpr size_t kParams = 4;  // of a distribution, padded with zeros
-
-// STD_TORCH_CHECK without the source file's path in the message: users read these.
-template <class... Parts>
-void check(bool condition, const Parts&... message) {
-  if (condition) return;
-  std::ostringstream text;
-  (text << ... << message);
-  throw std::runtime_error(text.str());
-}
 
 DType dtype_of(const Tensor& tensor) {
   switch (tensor.scalar_type()) {
@@ -50,37 +35,6 @@ DType dtype_of(const Tensor& tensor) {
       check(false, "fill_: unsupported dtype; accepted are float32, float64, float16 and bfloat16");
   }
   return DType::kFloat32;
-}
-
-double largest(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return std::numeric_limits<double>::max();
-    case DType::kFloat16:
-      return 65504;
-    case DType::kBFloat16:
-      return 0x1.FEp127;
-    case DType::kFloat32:
-      break;
-  }
-  return std::numeric_limits<float>::max();
-}
-
-// As torch.Tensor.uniform_: the bounds, and their difference, are numbers of the tensor's type.
-void check_uniform(const double (&params)[kParams], DType dtype) {
-  const double limit = largest(dtype);
-  check(std::abs(params[0]) <= limit && std::abs(params[1]) <= limit,
-        "uniform_ expects bounds that the tensor's dtype can hold, but found from=", params[0],
-        ", to=", params[1], ", and its largest number is ", limit);
-  check(params[1] - params[0] <= limit, "uniform_ expects to-from <= ", limit,
-        ", the largest number of the tensor's dtype, but found to=", params[1], " and from=", params[0]);
-}
-
-Distribution distribution_of(int64_t kind, const double* given, DType dtype) {
-  check(kind >= 0 && kind < kNumKinds, "fill_: unknown kind of distribution ", kind);
-  const double params[kParams] = {given[0], given[1], given[2], given[3]};
-  if (static_cast<Kind>(kind) == Kind::kUniform) check_uniform(params, dtype);
-  return prepare(static_cast<Kind>(kind), params);
 }
 
 // Whether two positions of the tensor are one place in memory. Dimensions whose strides do not nest are rare:
@@ -160,9 +114,10 @@ class Tasks {
           "unsupported operation: more than one element of the written-to tensor refers to a single memory "
           "location. "
           "Please clone() the tensor before performing the operation.");
+    void* data = tensor.mutable_data_ptr();
+    check(data != nullptr, "fill_: the tensor's storage holds no memory (it was resized to nothing)");
     dims_.push_back(std::move(dims));  // moving a vector keeps its elements where they are
-    tasks_.push_back({tensor.mutable_data_ptr(), start, dims_.back().data(),
-                      static_cast<int32_t>(dims_.back().size()), dtype,
+    tasks_.push_back({data, start, dims_.back().data(), static_cast<int32_t>(dims_.back().size()), dtype,
                       Key{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])}, distribution});
   }
 

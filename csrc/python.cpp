@@ -9,8 +9,10 @@
 #include <map>
 #include <string>
 
+#include "arguments.h"
 #include "core/philox.h"
 #include "cpu/fill.h"
+#include "cpu/float_environment.h"
 #include "cpu/isa.h"
 
 #ifndef CONVINIT_BUILT_WITH_TORCH
@@ -34,6 +36,25 @@ std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const convinit::GenerateTable* table : convinit::available_tables()) names.emplace_back(table->isa);
   return names;
+}
+
+// A small contiguous tensor, without PyTorch's dispatcher, which takes several times as long as the fill. The
+// caller (convinit_ext/ops.py) has made sure that nothing would have come between.
+void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t kind, double p0, double p1,
+                double p2, double p3) {
+  const convinit::DefaultFloatEnvironment environment;
+  const double params[convinit::kParams] = {p0, p1, p2, p3};
+  const auto* words = reinterpret_cast<const uint64_t*>(key);
+  const convinit::Dim dim{numel, 1, 1};
+  const auto type = static_cast<convinit::DType>(dtype);
+  const convinit::FillTask task{reinterpret_cast<void*>(data),
+                                0,
+                                &dim,
+                                1,
+                                type,
+                                {words[0], words[1]},
+                                convinit::distribution_of(kind, params, type)};
+  convinit::fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
 }
 
 std::map<std::string, std::string> build_info() {
@@ -60,5 +81,6 @@ PYBIND11_MODULE(_C, m) {
       "Instruction set that the latest fill used.");
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, pybind11::arg("name"), "Use this instruction set from now on.");
+  m.def("fill_small", &fill_small, "A contiguous tensor by its address; use convinit_ext.ops.fill_small_.");
   m.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"), "Philox4x32-10: four words.");
 }

@@ -459,3 +459,10 @@ def test_a_key_made_in_compiled_code():
     assert torch.equal(
         compiled(torch.empty(4), 2), init.normal_(torch.empty(4), key=Key(3, "layers.2.weight"))
     )
+
+
+def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
+    std, key = torch.tensor(1.0), Key(0, "weight")
+    first = init.normal_(torch.empty(100), 0.0, std, key=key)
+    std.fill_(2.0)
+    assert torch.equal(init.normal_(torch.empty(100), 0.0, std, key=key), 2 * first)

@@ -134,6 +134,28 @@ def test_flush_to_zero_does_not_change_a_bit() -> None:
     assert_same_bits(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize("kind", [Constant(0.5), Uniform(-1, 1), Normal(), TruncatedNormal()], ids=str)
+def test_the_way_past_the_dispatcher_gives_the_same(kind: ops.Encoded, dtype: torch.dtype) -> None:
+    usual, short = torch.empty(1003, dtype=dtype), torch.empty(1003, dtype=dtype)
+    ops.fill_one_(usual, KEYS, kind.kind, kind.params)
+    ops.fill_small_(short, KEYS.data_ptr(), kind.kind, kind.params)
+    assert_same_bits(short, usual)
+    assert short._version == usual._version == 1
+
+
+def test_a_tensor_without_memory_is_refused() -> None:
+    tensor = torch.empty(100)
+    tensor.untyped_storage().resize_(0)
+    for fill in (
+        lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS),
+        lambda: ops.fill_small_(tensor, KEYS.data_ptr(), 2, PARAMS),
+        lambda: init.normal_(tensor),
+    ):
+        with pytest.raises(RuntimeError, match="holds no memory"):
+            fill()
+
+
 MANY_DIMS = torch.empty(2, 3, *[1] * 10, 2, 2, 2).permute(*reversed(range(15)))
 
 
@@ -216,6 +238,8 @@ def test_bounds_the_dtype_cannot_hold(dtype: torch.dtype, low: float, high: floa
     tensor = torch.zeros(5, dtype=dtype)
     with pytest.raises(RuntimeError, match="uniform_ expects"):
         ops.fill_one_(tensor, KEYS, 1, [low, high, 0.0, 0.0])
+    with pytest.raises(RuntimeError, match="uniform_ expects"):
+        ops.fill_small_(tensor, KEYS.data_ptr(), 1, [low, high, 0.0, 0.0])
     assert not tensor.any()
 
 

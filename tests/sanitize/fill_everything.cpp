@@ -32,15 +32,16 @@ struct Case {
 
 std::vector<Case> make_cases() {
   std::vector<Case> cases;
-  for (int64_t length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129, 1000, 4099, 70001}) {
+  for (int64_t length : {1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129}) {
     for (int64_t start : {0, 1, 2, 3, 5, 63}) cases.push_back({"run", start, {{length, 1, 1}}});
   }
+  cases.push_back({"run of several pieces", 1, {{20011, 1, 1}}});
   cases.push_back({"scalar", 3, {}});
   cases.push_back({"across the border of 2^32 blocks", kBlocksBorder - 77, {{200, 1, 1}}});
   cases.push_back({"across the border of 2^32 double blocks", kBlocksBorder / 2 - 77, {{200, 1, 1}}});
   cases.push_back({"every third place", 0, {{1001, 3, 1}}});
   cases.push_back({"transposed", 0, {{67, 1, 131}, {131, 67, 1}}});
-  cases.push_back({"transposed, large", 0, {{515, 1, 301}, {301, 515, 1}}});
+  cases.push_back({"transposed, several tiles", 0, {{215, 1, 101}, {101, 215, 1}}});
   cases.push_back({"channels last", 0, {{5, 7 * 33, 33 * 7}, {33, 1, 7}, {7, 33, 1}}});
   cases.push_back({"channels last, thin", 0, {{3, 9 * 2, 18}, {2, 1, 9}, {9, 2, 1}}});
   cases.push_back({"columns of a wider matrix", 0, {{50, 40, 13}, {13, 1, 1}}});

@@ -1,0 +1,118 @@
+"""Building and loading: what a user meets when torch, the compiled part or an instruction set is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+from convinit_ext import _C
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Another Python, without this one's CONVINIT_ISA unless given."""
+    inherited = {name: value for name, value in os.environ.items() if name != "CONVINIT_ISA"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True
+    )
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def copy_package(to: Path) -> Path:
+    """The package's Python files alone, not the compiled one."""
+    package = to / "convinit_ext"
+    shutil.copytree(
+        ROOT / "convinit_ext",
+        package,
+        ignore=lambda _, names: [n for n in names if not n.endswith((".py", ".typed"))],
+    )
+    return package
+
+
+def test_a_build_without_torch_says_what_to_type(tmp_path: Path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
+    result = run_python("setup.py", "--version", PYTHONPATH=str(tmp_path))
+    assert result.returncode != 0
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert "pip install torch" in result.stderr
+    assert "pip install --no-build-isolation ." in result.stderr
+
+
+def test_build_requirements_leave_torch_to_the_user():
+    text = (ROOT / "pyproject.toml").read_text()
+    requires = next(line for line in text.splitlines() if line.startswith("requires ="))
+    assert "torch" not in requires
+
+
+@pytest.mark.parametrize("built", [True, False], ids=["spoilt", "absent"])
+def test_a_failed_load_is_one_error_that_names_both_versions(tmp_path: Path, built: bool):
+    package = copy_package(tmp_path)
+    if built:
+        (package / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}").write_text("not a shared library")
+        (package / "_build.py").write_text('TORCH_VERSION = "2.11.0+of_another_machine"\n')
+    else:
+        (package / "_build.py").unlink(missing_ok=True)
+    result = run_python("-c", "import convinit_ext", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    error = last_line(result.stderr)
+    assert error.startswith("ImportError: convinit_ext")
+    assert f"torch {torch.__version__}" in error
+    assert ("built for torch 2.11.0+of_another_machine" if built else "never built") in error
+    assert "pip install --no-build-isolation ." in error
+
+
+def test_build_info_names_the_build():
+    info = _C.build_info()
+    assert info["compiler"]
+    assert info["torch"].startswith("2.")
+    assert "cuda" in info
+
+
+@pytest.mark.parametrize("isa", _C.available_isas())
+def test_an_instruction_set_is_forced_by_the_environment(isa: str):
+    code = "from convinit_ext import _C, init; import torch; init.normal_(torch.empty(9)); print(_C.isa(), _C.last_isa())"
+    result = run_python("-c", code, CONVINIT_ISA=isa)
+    assert result.stdout.split() == [isa, isa], result.stderr
+
+
+def test_without_being_forced_the_best_instruction_set_is_used():
+    result = run_python("-c", "from convinit_ext import _C; print(_C.isa())")
+    assert result.stdout.split() == [_C.available_isas()[-1]], result.stderr
+
+
+def test_an_unknown_instruction_set_is_a_clear_error():
+    result = run_python("-c", "import convinit_ext", CONVINIT_ISA="sse9")
+    assert result.returncode != 0
+    error = last_line(result.stderr)
+    assert "ValueError" in error
+    assert '"sse9"' in error
+    assert all(isa in error for isa in _C.available_isas())
+
+
+@pytest.mark.slow
+def test_install_as_a_user_does(tmp_path: Path):
+    """`pip install --no-build-isolation .` builds, and installs the package, its data and nothing else."""
+    source, site = tmp_path / "source", tmp_path / "site"
+    copy_package(source)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "csrc", source / "csrc")
+    result = run_python(
+        "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", str(site), ".", cwd=source
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert {path.name.split("-")[0] for path in site.iterdir()} == {"convinit_ext"}
+    assert (site / "convinit_ext" / "py.typed").exists()
+    code = "import convinit_ext, torch; convinit_ext.init.ones_(torch.empty(3)); print(convinit_ext.__file__)"
+    result = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(site))
+    assert result.stdout.strip() == str(site / "convinit_ext" / "__init__.py"), result.stderr

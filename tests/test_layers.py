@@ -1,0 +1,116 @@
+"""The layers hold: imports and includes point down only, and code for one instruction set stays in its own file."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CSRC = ROOT / "csrc"
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
+
+# What a file of each folder may include: folders of csrc, and headers from outside. Files at the top of csrc are layer 2.
+STANDARD = "[a-z_]+"  # no folder, no ending
+FOLDERS = {
+    "core": {"core"},
+    "cpu": {"core", "cpu"},
+    "cuda": {"core", "cuda"},
+    "": {"core", "cpu", "cuda", ""},
+}
+OUTSIDE = {
+    "core": re.compile(STANDARD),
+    "cpu": re.compile(rf"{STANDARD}|[a-z]mmintrin\.h|arm_neon\.h|cpuid\.h|sys/mman\.h"),
+    "cuda": re.compile(rf"{STANDARD}|cuda\w*\.h"),  # never torch
+}
+# Ops are written against torch's stable ABI, which is all of torch that they may see; python.cpp sees none of it.
+STABLE_ABI = re.compile(r"torch/(csrc/(stable|inductor/aoti_torch/c)|headeronly)/.*")
+
+
+def layer(path: Path) -> str:
+    return path.parent.name if path.parent != CSRC else ""
+
+
+def includes(path: Path) -> list[tuple[bool, str]]:
+    """(whether in angle brackets, name) of every header that a file includes."""
+    return [(bracket == "<", name) for bracket, name in INCLUDE.findall(path.read_text())]
+
+
+SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".inl", ".cu"))
+
+
+def test_imports_point_down():
+    """The contracts are in pyproject.toml; a new module belongs to a layer there."""
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from importlinter.cli import lint_imports as lint; raise SystemExit(lint(no_cache=True))",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_only_ops_calls_the_compiled_ops():
+    users = {path.name for path in (ROOT / "convinit_ext").glob("*.py") if "torch.ops." in path.read_text()}
+    assert users <= {"ops.py"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_includes_point_down(path: Path):
+    allowed = OUTSIDE.get(layer(path))
+    for is_outside, name in includes(path):
+        if not is_outside:
+            assert name.rpartition("/")[0] in FOLDERS[layer(path)], f"{name} is not below this file"
+            assert (CSRC / name).is_file(), f"{name} is given from csrc/, with its folder"
+        elif allowed is not None:
+            assert allowed.fullmatch(name), f"<{name}> has no place in csrc/{layer(path)}"
+        elif name.startswith(("torch/", "ATen/", "c10/")):
+            assert STABLE_ABI.fullmatch(name), f"<{name}> is not part of the stable ABI"
+
+
+def test_core_and_cpu_headers_stand_alone():
+    """Each header includes what it uses: it compiles by itself. Lanes come before what is compiled for them."""
+    if CXX is None:
+        pytest.skip("no compiler")
+    for path in SOURCES:
+        if path.suffix == ".h" and layer(path) in ("core", "cpu") and not path.name.startswith("lanes_"):
+            compile_with(["-x", "c++", "-fsyntax-only", "-Wno-pragma-once-outside-header", str(path)])
+
+
+def test_the_check_for_nvcc_includes_all_of_core():
+    names = {f"core/{path.name}" for path in (CSRC / "core").glob("*.h")}
+    assert {name for _, name in includes(ROOT / "tests" / "cuda" / "core_compiles.cu")} == names
+
+
+def compile_with(arguments: list[str]) -> None:
+    command = [CXX, "-std=c++17", "-ffp-contract=off", f"-I{CSRC}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(CXX is None or shutil.which("nm") is None, reason="needs a compiler and nm")
+@pytest.mark.parametrize("isa", sorted(path.stem for path in (CSRC / "cpu").glob("fill_*.cpp")))
+def test_no_symbol_of_an_instruction_set_is_shared(isa: str, tmp_path: Path):
+    """A function that two files define, inline or from a template, is linked once: from either file. Were one of them
+    compiled for AVX-512, other machines would meet its instructions. So such a file defines its table and nothing else.
+    """
+    compiled = tmp_path / "fill.o"
+    # Unoptimised: every function that is not always inlined is there to be seen.
+    compile_with(["-O0", "-c", str(CSRC / "cpu" / f"{isa}.cpp"), "-o", str(compiled)])
+    listing = subprocess.run(
+        ["nm", "-C", "--defined-only", "-g", str(compiled)], capture_output=True, text=True
+    )
+    symbols = [line.split(maxsplit=2)[2] for line in listing.stdout.splitlines()]
+    shared = [symbol for symbol in symbols if not symbol.startswith("DW.ref.")]  # pointers, no code
+    assert len(shared) <= 1, shared
+    assert all(re.fullmatch(r"convinit::k\w+Table", symbol) for symbol in shared), shared
