@@ -153,8 +153,8 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
 def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float]) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
-    Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and only
-    where no mode, transform or compiler watches; the caller knows. One thread, and the GIL is held.
+    Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and
+    only where no mode, transform or compiler watches; the caller knows. One thread, and the GIL is held.
     """
     data = tensor.data_ptr()
     if not data:

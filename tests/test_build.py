@@ -80,7 +80,8 @@ def test_build_info_names_the_build():
 
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_an_instruction_set_is_forced_by_the_environment(isa: str):
-    code = "from convinit_ext import _C, init; import torch; init.normal_(torch.empty(9)); print(_C.isa(), _C.last_isa())"
+    fill = "import torch; from convinit_ext import _C, init; init.normal_(torch.empty(9))"
+    code = f"{fill}; print(_C.isa(), _C.last_isa())"
     result = run_python("-c", code, CONVINIT_ISA=isa)
     assert result.stdout.split() == [isa, isa], result.stderr
 

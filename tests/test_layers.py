@@ -1,4 +1,4 @@
-"""The layers hold: imports and includes point down only, and code for one instruction set stays in its own file."""
+"""The layers hold: imports and includes point down only; code for one instruction set stays in its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CSRC = ROOT / "csrc"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 
-# What a file of each folder may include: folders of csrc, and headers from outside. Files at the top of csrc are layer 2.
+# What a file of each folder may include: folders of csrc, and headers from outside. "" is csrc itself, layer 2.
 STANDARD = "[a-z_]+"  # no folder, no ending
 FOLDERS = {
     "core": {"core"},
@@ -29,7 +29,7 @@ OUTSIDE = {
     "cpu": re.compile(rf"{STANDARD}|[a-z]mmintrin\.h|arm_neon\.h|cpuid\.h|sys/mman\.h"),
     "cuda": re.compile(rf"{STANDARD}|cuda\w*\.h"),  # never torch
 }
-# Ops are written against torch's stable ABI, which is all of torch that they may see; python.cpp sees none of it.
+# All of torch that the ops may see: its stable ABI.
 STABLE_ABI = re.compile(r"torch/(csrc/(stable|inductor/aoti_torch/c)|headeronly)/.*")
 
 
@@ -79,7 +79,7 @@ def test_includes_point_down(path: Path):
 
 
 def test_core_and_cpu_headers_stand_alone():
-    """Each header includes what it uses: it compiles by itself. Lanes come before what is compiled for them."""
+    """Each header includes what it uses. Not the lanes: they come before what is compiled for them."""
     if CXX is None:
         pytest.skip("no compiler")
     for path in SOURCES:
@@ -101,8 +101,9 @@ def compile_with(arguments: list[str]) -> None:
 @pytest.mark.skipif(CXX is None or shutil.which("nm") is None, reason="needs a compiler and nm")
 @pytest.mark.parametrize("isa", sorted(path.stem for path in (CSRC / "cpu").glob("fill_*.cpp")))
 def test_no_symbol_of_an_instruction_set_is_shared(isa: str, tmp_path: Path):
-    """A function that two files define, inline or from a template, is linked once: from either file. Were one of them
-    compiled for AVX-512, other machines would meet its instructions. So such a file defines its table and nothing else.
+    """A function that two files define, inline or from a template, is linked once, from either file. Were one
+    of them compiled for AVX-512, other machines would meet its instructions. So such a file defines its table
+    and nothing else.
     """
     compiled = tmp_path / "fill.o"
     # Unoptimised: every function that is not always inlined is there to be seen.
