@@ -12,7 +12,7 @@ import torch
 from filling import DTYPES, assert_same_bits, forced_isa, key_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import _C, Constant, Normal, TruncatedNormal, Uniform, ops
+from convinit_ext import _C, Constant, Normal, TruncatedNormal, Uniform, init, ops
 
 KEYS = key_tensor((1, 2))
 PARAMS = [0.0, 1.0, 0.0, 0.0]
