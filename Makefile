@@ -19,6 +19,8 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP := $(VENV)/bin/python -m pip install --quiet --quiet
+INSTALL := $(PIP) --no-build-isolation --editable '.[progress,safetensors]'
+BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
@@ -98,10 +100,11 @@ $(VENV)/torch-$(TORCH): $(VENV)/created
 	@$(PIP) 'torch==$(TORCH)' --group build
 	@touch $@
 
+# Where only sources changed, what did not is not compiled again.
 $(VENV)/built: $(VENV)/torch-$(TORCH) setup.py pyproject.toml $(CXX_SOURCES)
 	$(stop_if_a_tool_is_missing)
 	@echo "Building convinit_ext"
-	@$(PIP) --no-build-isolation --editable '.[progress,safetensors]'
+	@$(if $(filter-out $(CXX_SOURCES),$?),$(INSTALL),$(BUILD_AGAIN))
 	@touch $@
 
 $(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml

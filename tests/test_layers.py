@@ -16,7 +16,7 @@ CSRC = ROOT / "csrc"
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 
-# What a file of each folder may include: folders of csrc, and headers from outside. "" is csrc itself, layer 2.
+# What a file of each folder may include: folders of csrc (csrc itself is ""), and headers from outside.
 STANDARD = "[a-z_]+"  # no folder, no ending
 FOLDERS = {
     "core": {"core"},
