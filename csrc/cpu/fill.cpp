@@ -18,7 +18,7 @@ namespace {
 
 constexpr int64_t kSmallestPiece = 256 * 1024;  // bytes; below it a second thread costs more than it brings
 constexpr int64_t kLargestPiece = 8 * 1024 * 1024;  // several huge pages, so that threads seldom share one
-constexpr int64_t kPiecesPerThread = 8;  // so that a thread that was held up does not hold up the rest
+constexpr int64_t kPiecesPerThread = 32;  // so that a thread that was held up does not hold up the rest
 
 std::atomic<const char*> latest_isa{""};
 
