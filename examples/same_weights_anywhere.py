@@ -1,6 +1,6 @@
 """The same seed gives the same weights, whatever the order, the threads, the memory format or the dtype.
 
-    python examples/same_weights_anywhere.py
+python examples/same_weights_anywhere.py
 """
 
 import torch
