@@ -26,8 +26,8 @@ using convinit::scalar::Words;
 std::array<uint32_t, 4> philox(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
   const auto join = [](uint32_t low, uint32_t high) { return low | (static_cast<uint64_t>(high) << 32); };
   const convinit::Key layer_key{join(key[0], key[1]), join(counter[2], counter[3])};
-  const Words words =
-      convinit::scalar::philox(convinit::scalar::make_schedule(layer_key, counter[1]), counter[0]);
+  const Words words = convinit::scalar::philox(convinit::scalar::make_schedule(layer_key, counter[1]),
+                                               convinit::scalar::counters(counter[0]));
   return {static_cast<uint32_t>(words.w0), static_cast<uint32_t>(words.w1), static_cast<uint32_t>(words.w2),
           static_cast<uint32_t>(words.w3)};
 }

@@ -80,17 +80,24 @@ struct Values64 {
 };
 
 template <class Sampler>
-CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Words& words) {
+CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Schedule& schedule,
+                                     U64 block_low) {
+  const WordPairs pairs = philox_pairs(schedule, block_low);
   U32 even[kVectors32], odd[kVectors32];
-  in_pairs(words.w0, words.w1, words.w2, words.w3, even, odd);
+  split(pairs.even, even);
+  split(pairs.odd, odd);
   Values32 values;
-  for (int i = 0; i < kVectors32; ++i)
+  CONVINIT_UNROLL
+  for (int i = 0; i < kVectors32; ++i) {
     pair_of_values(sampler, p, even[i], odd[i], &values.even[i], &values.odd[i]);
+  }
   return values;
 }
 
 template <class Sampler>
-CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Words& words) {
+CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Schedule& schedule,
+                                     U64 block_low) {
+  const Words words = philox(schedule, block_low);
   Values64 values;
   pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);
   return values;

@@ -82,18 +82,18 @@ CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
 }
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 CONVINIT_HD U64 splat(uint64_t x) { return x; }
-// Low words of a and b as one 64-bit lane.
+// Low words of two as one 64-bit lane; and high words.
 CONVINIT_HD U64 join(U64 low, U64 high) { return (low & 0xffffffffu) | (high << 32); }
+
+CONVINIT_HD U64 join_high(U64 low, U64 high) { return (low >> 32) | (high & 0xffffffff00000000u); }
 
 // Low halves of the counters of a group that starts at block `first`.
 CONVINIT_HD U64 counters(uint32_t first) { return first; }
 
-// The low halves of w0..w3 as lanes: words 0 and 2 of each block, and words 1 and 3.
-CONVINIT_HD void in_pairs(U64 w0, U64 w1, U64 w2, U64 w3, U32 (&even)[kVectors32], U32 (&odd)[kVectors32]) {
-  even[0] = static_cast<U32>(w0);
-  odd[0] = static_cast<U32>(w1);
-  even[1] = static_cast<U32>(w2);
-  odd[1] = static_cast<U32>(w3);
+// The halves of 64-bit lanes as 32-bit lanes.
+CONVINIT_HD void split(U64 pairs, U32 (&words)[kVectors32]) {
+  words[0] = static_cast<U32>(pairs);
+  words[1] = static_cast<U32>(pairs >> 32);
 }
 
 }  // namespace scalar

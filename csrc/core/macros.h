@@ -11,6 +11,13 @@
 #define CONVINIT_HD static inline __attribute__((always_inline, unused))
 #endif
 
+// Before a loop of a fixed, small number of turns: its arrays become registers.
+#if defined(__CUDACC__) || defined(__clang__)
+#define CONVINIT_UNROLL _Pragma("unroll")
+#else
+#define CONVINIT_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 #ifndef CONVINIT_LANES
 #define CONVINIT_LANES scalar
 #define CONVINIT_SCALAR_LANES 1

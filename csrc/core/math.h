@@ -12,9 +12,7 @@ namespace CONVINIT_LANES {
 template <class Vector, class Real, int kCount>
 CONVINIT_HD Vector horner(const Real (&coefficients)[kCount], Vector x) {
   Vector sum = splat(coefficients[kCount - 1]);
-#ifdef __CUDACC__
-#pragma unroll
-#endif
+  CONVINIT_UNROLL
   for (int power = kCount - 2; power >= 0; --power) sum = fma(sum, x, splat(coefficients[power]));
   return sum;
 }

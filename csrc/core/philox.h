@@ -61,21 +61,39 @@ CONVINIT_HD Words philox_round(const Words& in, uint32_t key0, uint32_t key1) {
           xor3(product0 >> 32, in.w3, splat(static_cast<uint64_t>(key1))), product0};
 }
 
-// Words of the group of blocks whose index has the low half `block_low` and the schedule's high half.
-CONVINIT_HD Words philox(const Schedule& schedule, uint32_t block_low) {
-  const U64 product0 = multiply_wide(counters(block_low), kMultiplier0);
+// State of the group of blocks whose indices have the low halves `block_low`, see counters(), and the
+// schedule's high half, before the last round.
+CONVINIT_HD Words before_last_round(const Schedule& schedule, U64 block_low) {
+  const U64 product0 = multiply_wide(block_low, kMultiplier0);
   const U64 word2 = (product0 >> 32) ^ splat(static_cast<uint64_t>(schedule.round1_xor2));
   const U64 product1 = multiply_wide(word2, kMultiplier1);
   Words words{(product1 >> 32) ^ splat(static_cast<uint64_t>(schedule.round2_xor0)), product1,
               product0 ^ splat(static_cast<uint64_t>(schedule.round2_xor2)),
               splat(static_cast<uint64_t>(schedule.round2_word3))};
-#ifdef __CUDACC__
-#pragma unroll
-#endif
-  for (int round = 2; round < kRounds; ++round) {
+  CONVINIT_UNROLL
+  for (int round = 2; round < kRounds - 1; ++round) {
     words = philox_round(words, schedule.key0[round], schedule.key1[round]);
   }
   return words;
+}
+
+CONVINIT_HD Words philox(const Schedule& schedule, U64 block_low) {
+  return philox_round(before_last_round(schedule, block_low), schedule.key0[kRounds - 1],
+                      schedule.key1[kRounds - 1]);
+}
+
+// The same words two to a lane: 0 and 2, and 1 and 3 (the first of a pair in the low half). Packing them
+// inside the last round is cheaper than after it.
+struct WordPairs {
+  U64 even, odd;
+};
+
+CONVINIT_HD WordPairs philox_pairs(const Schedule& schedule, U64 block_low) {
+  const Words in = before_last_round(schedule, block_low);
+  const U64 product0 = multiply_wide(in.w0, kMultiplier0);
+  const U64 product1 = multiply_wide(in.w2, kMultiplier1);
+  const uint64_t keys = schedule.key0[kRounds - 1] | static_cast<uint64_t>(schedule.key1[kRounds - 1]) << 32;
+  return {xor3(join_high(product1, product0), join(in.w1, in.w3), splat(keys)), join(product1, product0)};
 }
 
 }  // namespace CONVINIT_LANES

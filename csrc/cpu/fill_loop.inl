@@ -26,16 +26,18 @@ CONVINIT_HD const Parameters<double>& parameters(const Distribution& d, double) 
 
 template <class Sampler, class Out>
 CONVINIT_HD void store_group(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
-                             uint32_t block_low, Out* out) {
-  const auto values = values_of_group(Sampler(), p, philox(schedule, block_low));
+                             U64 block_low, Out* out) {
+  const auto values = values_of_group(Sampler(), p, schedule, block_low);
   store(out, values.even, values.odd);
 }
 
 // A run within 2^32 blocks of one schedule; `skip` elements of its first block come before it.
 template <class Sampler, class Out>
 CONVINIT_HD void generate_run(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
-                              uint32_t block_low, int64_t skip, int64_t count, Out* out) {
+                              uint32_t first_block, int64_t skip, int64_t count, Out* out) {
   constexpr int64_t kGroup = kBlocks * Layout<Out>::kPerBlock;
+  const U64 step = splat(uint64_t{kBlocks});
+  U64 block_low = counters(first_block);
   Out part[kGroup];
   if (skip > 0) {
     store_group<Sampler>(p, schedule, block_low, part);
@@ -43,9 +45,9 @@ CONVINIT_HD void generate_run(const Parameters<typename Layout<Out>::Real>& p, c
     memcpy(out, part + skip, head * sizeof(Out));
     out += head;
     count -= head;
-    block_low += kBlocks;
+    block_low = block_low + step;
   }
-  for (; count >= kGroup; count -= kGroup, out += kGroup, block_low += kBlocks) {
+  for (; count >= kGroup; count -= kGroup, out += kGroup, block_low = block_low + step) {
     store_group<Sampler>(p, schedule, block_low, out);
   }
   if (count > 0) {

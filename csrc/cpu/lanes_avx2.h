@@ -68,6 +68,10 @@ CONVINIT_HD U64 join(U64 low, U64 high) {
   constexpr int kOddWords = 0xAA;
   return (U64)_mm256_blend_epi32((__m256i)low, (__m256i)(high << 32), kOddWords);
 }
+CONVINIT_HD U64 join_high(U64 low, U64 high) {
+  constexpr int kOddWords = 0xAA;
+  return (U64)_mm256_blend_epi32((__m256i)(low >> 32), (__m256i)high, kOddWords);
+}
 
 CONVINIT_HD U64 counters(uint32_t first) {
   const U64 order = {0, 2, 1, 3};

@@ -57,6 +57,10 @@ CONVINIT_HD U64 join(U64 low, U64 high) {
   constexpr __mmask16 kOddWords = 0xAAAA;
   return (U64)_mm512_mask_shuffle_epi32((__m512i)low, kOddWords, (__m512i)high, _MM_PERM_CCAA);
 }
+CONVINIT_HD U64 join_high(U64 low, U64 high) {
+  constexpr __mmask16 kEvenWords = 0x5555;
+  return (U64)_mm512_mask_shuffle_epi32((__m512i)high, kEvenWords, (__m512i)low, _MM_PERM_DDBB);
+}
 
 CONVINIT_HD U64 counters(uint32_t first) {
   const U64 order = {0, 4, 1, 5, 2, 6, 3, 7};

@@ -112,15 +112,14 @@ CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) {
   return {vector::xor3(a.x, b.x, c.x), vector::xor3(a.y, b.y, c.y)};
 }
 CONVINIT_HD U64 join(U64 low, U64 high) { return {vector::join(low.x, high.x), vector::join(low.y, high.y)}; }
+CONVINIT_HD U64 join_high(U64 low, U64 high) {
+  return {vector::join_high(low.x, high.x), vector::join_high(low.y, high.y)};
+}
 CONVINIT_HD U64 counters(uint32_t first) {
   return {vector::counters(first), vector::counters(first + vector::kBlocks)};
 }
 
-// Words 0 and 2 of each block, and words 1 and 3.
-CONVINIT_HD void in_pairs(U64 w0, U64 w1, U64 w2, U64 w3, U32 (&even)[1], U32 (&odd)[1]) {
-  even[0] = bit_cast<U32>(join(w0, w2));
-  odd[0] = bit_cast<U32>(join(w1, w3));
-}
+CONVINIT_HD void split(U64 pairs, U32 (&words)[1]) { words[0] = bit_cast<U32>(pairs); }
 
 template <class Out>
 CONVINIT_HD void store(Out* to, const F32 (&even)[1], const F32 (&odd)[1]) {

@@ -14,28 +14,28 @@ namespace scalar {
 
 // Values of block number `threadIdx.x`, through to the rounding for storage.
 template <class Sampler>
-__device__ void write_block(const Distribution& distribution, const Words& words, Half* half,
+__device__ void write_block(const Distribution& distribution, const Schedule& schedule, Half* half,
                             BFloat16* bfloat, double* wide) {
-  const Values32 values = values_of_group(Sampler(), distribution.single, words);
+  const Values32 values = values_of_group(Sampler(), distribution.single, schedule, threadIdx.x);
   for (int i = 0; i < kVectors32; ++i) {
     half[i] = to_half(values.even[i]);
     bfloat[i] = to_bfloat16(values.odd[i]);
   }
-  const Values64 pair = values_of_group(Sampler(), distribution.real, words);
+  const Values64 pair = values_of_group(Sampler(), distribution.real, schedule, threadIdx.x);
   wide[0] = pair.even;
   wide[1] = pair.odd;
 }
 
 __global__ void every_formula(Distribution distribution, Key key, Half* half, BFloat16* bfloat,
                               double* wide) {
-  const Words words = philox(make_schedule(key, blockIdx.x), threadIdx.x);
+  const Schedule schedule = make_schedule(key, blockIdx.x);
   switch (distribution.kind) {
     case Kind::kUniform:
-      return write_block<Uniform>(distribution, words, half, bfloat, wide);
+      return write_block<Uniform>(distribution, schedule, half, bfloat, wide);
     case Kind::kNormal:
-      return write_block<Normal>(distribution, words, half, bfloat, wide);
+      return write_block<Normal>(distribution, schedule, half, bfloat, wide);
     case Kind::kTruncatedNormal:
-      return write_block<TruncatedNormal>(distribution, words, half, bfloat, wide);
+      return write_block<TruncatedNormal>(distribution, schedule, half, bfloat, wide);
     case Kind::kConstant:
       *wide = distribution.real.value;
   }
