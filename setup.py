@@ -36,6 +36,9 @@ def extension() -> CppExtension:
             "-fvisibility=hidden",
             "-Wall",
             "-Wextra",
+            "-Wno-unused-parameter",  # torch's headers; then gcc 12's own avx512fintrin.h
+            "-Wno-uninitialized",
+            "-Wno-maybe-uninitialized",
         ],
     )
 

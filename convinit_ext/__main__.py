@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (CommandError, ValueError, TypeError, NotImplementedError, MemoryError) as error:
+    except (CommandError, ValueError, TypeError, RuntimeError, MemoryError) as error:
         print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
         return _FAILURE
     return 0

@@ -27,7 +27,10 @@ try:
 except ImportError as error:
     raise _load_error(error) from error
 
-if "CONVINIT_ISA" in os.environ:
-    _C.force_isa(os.environ["CONVINIT_ISA"])
+if os.environ.get("CONVINIT_ISA"):
+    try:
+        _C.force_isa(os.environ["CONVINIT_ISA"])
+    except ValueError as error:
+        raise ValueError(f"CONVINIT_ISA: {error}") from None
 
 __all__ = ["_C"]

@@ -16,7 +16,7 @@ from torch.overrides import handle_torch_function
 
 from convinit_ext.distributions import Distribution
 from convinit_ext.keys import INT64_MIN, Key, draw
-from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, fill_one_, fill_small_
+from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, check_supported, fill_one_, fill_small_
 
 
 def fill_(
@@ -35,7 +35,7 @@ def fill_(
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
-        and not tensor.is_neg()
+        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
     ):
         _drawn.words.random_(INT64_MIN, None)
         fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
@@ -98,6 +98,34 @@ def _takes_words(tensor: Tensor) -> bool:
 
 def _overlaps_itself(tensor: Tensor) -> bool:
     return torch._debug_has_internal_overlap(tensor) == 1  # 1: surely, 0: surely not, 2: nobody knows
+
+
+def check_writable(tensor: Tensor) -> None:
+    """For functions that write with PyTorch's own operations: what the engine would refuse, first.
+
+    Raises:
+        UnsupportedTensorError, RuntimeError: as ops.fill_.
+    """
+    if is_compiling():  # there is no memory to look at
+        return
+    check_supported([tensor])
+    if tensor.numel() and not tensor.untyped_storage().size():
+        raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
+    if torch._debug_has_internal_overlap(tensor) != 0 and _places_overlap(tensor):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+            "location. Please clone() the tensor before performing the operation."
+        )
+
+
+def _places_overlap(tensor: Tensor) -> bool:
+    places = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        along = [1] * tensor.dim()
+        along[dim] = size
+        places += (torch.arange(size, device="cpu") * stride).view(along)
+    ordered = places.flatten().sort().values
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def override(

@@ -38,7 +38,7 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.fill import fill_, override
+from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
 
@@ -443,6 +443,9 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1) -> Tensor:
     >>> w.sum().item(), w[2, 2, 1, 1].item()
     (4.0, 1.0)
     """
+    gain = float(gain)
+    if not tensor.is_meta:
+        check_writable(tensor)
     if tensor.dim() == 2 and groups == 1:
         eye_(tensor)
     else:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convinit_ext.buffers import BufferRow
 
 _MEMORY_FACTS = Path("/proc/meminfo")  # Linux; elsewhere memory is not checked
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # as a container sees its own
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 
 
@@ -90,7 +91,23 @@ def check_memory(num_bytes: int) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping; None where the system does not say."""
+    """Bytes that can be allocated without swapping, inside a container's limit; None where nobody says."""
+    known = [number for number in (_system_memory(), _container_memory()) if number is not None]
+    return min(known, default=None)
+
+
+def _container_memory() -> int | None:
+    """What control group version 2 leaves to this process's group."""
+    try:
+        limit, used = (
+            (_CONTROL_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current")
+        )
+    except OSError:
+        return None
+    return max(0, int(limit) - int(used)) if limit.isdigit() and used.isdigit() else None
+
+
+def _system_memory() -> int | None:
     try:
         facts = _MEMORY_FACTS.read_text()
     except OSError:

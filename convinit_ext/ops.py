@@ -11,6 +11,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._extension import _C
@@ -81,6 +82,7 @@ torch.library.register_fake("convinit_ext::fill_one_", _fill_one_fake)
 def check_supported(tensors: Sequence[Tensor]) -> None:
     """Raise UnsupportedTensorError for the first tensor that cannot be filled: what it is, what can be."""
     for tensor in tensors:
+        _check_inference(tensor)
         if is_traceable_wrapper_subclass(tensor):
             raise UnsupportedTensorError(
                 f"cannot fill a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
@@ -101,6 +103,16 @@ def check_supported(tensors: Sequence[Tensor]) -> None:
             )
 
 
+def _check_inference(tensor: Tensor) -> None:
+    if is_compiling():  # a compiler knows no is_inference
+        return
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. "
+            "You can make a clone to get a normal tensor before filling it."
+        )
+
+
 def fill_(
     tensors: Sequence[Tensor],
     keys: Tensor,
@@ -110,14 +122,15 @@ def fill_(
     """Fill every tensor in place with values of its distribution, in one call.
 
     Args:
-        tensors: dense tensors of any strides, on the CPU (on the meta device nothing happens)
+        tensors: dense tensors of any strides, all on the CPU, or all meta tensors (then nothing happens)
         keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
         distributions: one for each tensor
         boxes: for each tensor its part of a logical tensor, None where it is the whole of it
 
     Raises:
         UnsupportedTensorError: for a dtype, layout or device that cannot be filled
-        RuntimeError: for a tensor whose elements overlap in memory, or bounds its dtype cannot hold
+        RuntimeError: for a tensor whose elements overlap in memory, bounds its dtype cannot hold, meta
+            tensors among others, or an inference tensor outside inference mode
 
     All checks come before the first write.
     """
@@ -125,6 +138,13 @@ def fill_(
     params = [value for distribution in distributions for value in distribution.params]
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     given = list(tensors)
+    for tensor in given:
+        _check_inference(tensor)
+    num_meta = sum(tensor.is_meta for tensor in given)
+    if 0 < num_meta < len(given):
+        raise RuntimeError(
+            f"{num_meta} of {len(given)} tensors are on the meta device; accepted are all or none"
+        )
     try:
         _fill_op(given, keys, kinds, params, starts, strides)
     except RuntimeError:
@@ -142,6 +162,7 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
         kind: code of the distribution
         params: its four parameters
     """
+    _check_inference(tensor)
     try:
         _fill_one_op(tensor, key, kind, *params)
     except RuntimeError:

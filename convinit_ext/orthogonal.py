@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext.distributions import Normal
-from convinit_ext.fill import fill_, override
+from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key
 
 
@@ -47,7 +47,7 @@ def orthogonal_(
     rows = tensor.size(0)
     matrix = _orthogonal_matrix(tensor, rows, tensor.numel() // rows, generator, key)
     with torch.no_grad():
-        return tensor.copy_(matrix.reshape(tensor.shape)).mul_(gain)
+        return tensor.copy_(matrix.mul_(gain).reshape(tensor.shape))
 
 
 def delta_orthogonal_(
@@ -90,7 +90,8 @@ def delta_orthogonal_(
     matrix = _orthogonal_matrix(tensor, num_out, num_in, generator, key)
     centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
     with torch.no_grad():
-        tensor.zero_()[centre] = matrix.mul_(gain)
+        matrix.mul_(gain)
+        tensor.zero_()[centre] = matrix
     return tensor
 
 
@@ -102,6 +103,7 @@ def _orthogonal_matrix(
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
         )
+    check_writable(tensor)
     with torch.no_grad():
         matrix = fill_(tensor.new_empty((rows, cols)), Normal(), generator, key)
         q: Tensor

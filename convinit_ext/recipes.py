@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
+from torch.nn.utils import parametrize
 
 from convinit_ext import distributions
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
@@ -38,13 +40,25 @@ def _symmetric(fan: int) -> Uniform:
     return Uniform(-bound, bound)
 
 
+def _weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """Without reading a parametrized weight: that would compute it, and move spectral_norm's buffers."""
+    held: Any = module
+    if not parametrize.is_parametrized(module, "weight"):
+        return tuple(held.weight.shape)
+    shapes = [
+        tuple(p.shape)
+        for name, p in held.parametrizations.weight.named_parameters()
+        if name.startswith("original")
+    ]
+    return max(shapes, key=math.prod)
+
+
 def _bias_by_weight(target: Target) -> Distribution:
-    weight = target.module.weight
-    return _symmetric(distributions.fans(tuple(weight.shape))[0])
+    return _symmetric(distributions.fans(_weight_shape(target.module))[0])
 
 
 def _bilinear(target: Target) -> Distribution:
-    return _symmetric(target.module.weight.shape[1])
+    return _symmetric(_weight_shape(target.module)[1])
 
 
 def _recurrent(target: Target) -> Distribution:

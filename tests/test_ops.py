@@ -296,3 +296,36 @@ def test_isa_names() -> None:
     assert _C.isa() in _C.available_isas()
     with pytest.raises(ValueError, match='unknown instruction set "sse9"; available here: portable'):
         _C.force_isa("sse9")
+
+
+def test_an_inference_tensor_outside_inference_mode_is_refused() -> None:
+    with torch.inference_mode():
+        tensors = [torch.zeros(4), torch.zeros(100_000)]
+    for tensor in tensors:
+        with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+            init.normal_(tensor)
+        with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+            ops.fill_([tensor], KEYS, [Normal()])
+        assert not tensor.any()
+
+
+def test_meta_tensors_among_others_are_refused() -> None:
+    tensor = torch.zeros(4)
+    with pytest.raises(RuntimeError, match="1 of 2 tensors are on the meta device"):
+        ops.fill_([tensor, torch.zeros(4, device="meta")], key_tensor((1, 2), (3, 4)), [Normal(), Normal()])
+    assert not tensor.any()
+
+
+@pytest.mark.parametrize("function", [init.orthogonal_, init.delta_orthogonal_, init.identity_, init.normal_])
+def test_functions_refuse_overlapping_memory_and_leave_it(function) -> None:
+    tensor = torch.zeros(20).as_strided((4, 3, 3), (2, 3, 1))
+    with pytest.raises(RuntimeError, match="single memory location"):
+        function(tensor)
+    assert not tensor.any()
+
+
+def test_nested_tensors_are_refused() -> None:
+    with pytest.warns(UserWarning, match="prototype"):
+        nested = torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(3, 3)])
+    with pytest.raises(TypeError, match="nested"):
+        init.normal_(nested)

@@ -9,6 +9,7 @@ import pytest
 import reference as ref
 import torch
 from filling import DTYPES, KEY, Backend, assert_same_bits, values
+from scipy import stats
 
 INF = math.inf
 LENGTHS = [*range(71), 127, 128, 129, 999, 1000, 1001, 1023, 1025, 4099]
@@ -245,3 +246,17 @@ def test_truncated_normal_has_no_outliers(backend: Backend):
     filled = values(backend.fill((2**22,), ("truncated_normal", 0.0, 1.0, -INF, INF), "float32"))
     assert np.isfinite(filled).all()
     assert 4.5 < np.abs(filled).max() < 6.3381  # Phi^-1(2^-33) = -6.33796
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("std", "a", "b"), [(1e3, -2, 2), (1e6, -2, 2), (1e39, -2, 2), (1.0, 0.0, 0.019), (1.0, 0.0, 0.021)]
+)
+def test_truncated_normal_fills_a_narrow_interval(cpu, std: float, a: float, b: float, dtype: str) -> None:
+    """Many places, not the few that a probability near one half can tell apart; and evenly."""
+    filled = cpu.fill((200_000,), ("truncated_normal", 0.0, std, a, b), dtype)
+    x = (values(filled).astype(np.float64) - a) / (b - a)
+    assert len(np.unique(x)) > 100_000 * (0.5 if (b - a) / std > 0.02 else 1.9)
+    assert 0 <= x.min() < 1e-4
+    assert 1 - 1e-4 < x.max() <= 1
+    assert stats.kstest(x, "uniform").pvalue > 1e-4

@@ -42,7 +42,14 @@ struct Normal {
 // One value a word, by the inverse of the distribution function, taken from whichever tail is nearer.
 struct TruncatedNormal {
   template <class Vector, class Word, class Real>
+  CONVINIT_HD Vector narrow_quantile(const Parameters<Real>& p, Word word) {
+    const Vector u = open_unit(word);
+    const Vector x = fma(u * splat(p.warp), splat(Real(1)) - u, u);
+    return min(max(fma(x, splat(p.span), splat(p.low)), splat(p.low)), splat(p.high));
+  }
+  template <class Vector, class Word, class Real>
   CONVINIT_HD Vector quantile(const Parameters<Real>& p, Word word) {
+    if (p.narrow) return narrow_quantile<Vector>(p, word);
     const Vector from_lower = fma(open_unit(word), splat(p.span), splat(p.lower));
     const Vector from_upper = fma(open_unit(~word), splat(p.span), splat(p.upper));
     const Vector radius = sqrt(neg2log(min(from_lower, from_upper), splat(p.exponent)));

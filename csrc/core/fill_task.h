@@ -25,7 +25,8 @@ constexpr int kNumKinds = 4;
 //   normal             mean, std
 //   truncated normal   mean, std (negative where the tails were swapped), low, high to clamp to, and
 //                      lower + u * span = a lower tail probability times 2^exponent, upper + (1 - u) * span
-//                      an upper one
+//                      an upper one; where the interval is narrow: value = low + span * x, x = u + warp * u
+//                      (1 - u)
 template <class Real>
 struct Parameters {
   Real value;
@@ -35,6 +36,8 @@ struct Parameters {
   Real exponent;      // a whole number
   uint32_t flip;      // all ones where the tails were swapped: u becomes 1 - u
   uint32_t far_tail;  // whether a probability may lie below what the near polynomial covers
+  Real warp;
+  uint32_t narrow;
 };
 
 struct Distribution {

@@ -95,11 +95,11 @@ template <class Real>
 struct TailLimits;
 template <>
 struct TailLimits<float> {
-  static constexpr double kSmallestU = 0x1p-33, kNearProbability = 0x1p-35;
+  static constexpr double kSmallestU = 0x1p-33, kNearProbability = 0x1p-35, kNarrow = 0.02;
 };
 template <>
 struct TailLimits<double> {
-  static constexpr double kSmallestU = 0x1p-54, kNearProbability = 0x1p-57;
+  static constexpr double kSmallestU = 0x1p-54, kNearProbability = 0x1p-57, kNarrow = 0.002;
 };
 
 template <class Real>
@@ -153,6 +153,19 @@ static inline Distribution prepare_normal(double mean, double std) {
   return d;
 }
 
+// In an interval of few sigmas the density is nearly exp(-c x), c = width * middle, over x in [0, 1], and a
+// probability near 1/2 has too few bits left to tell its places apart. The inverse there, to second order in
+// c (error in z below 1e-6 for float, 1e-9 for double), keeps all of them.
+template <class Real>
+static inline void set_narrow(Parameters<Real>* p, double alpha, double beta, double width) {
+  const double farthest = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
+  p->narrow = (beta - alpha) * farthest <= TailLimits<Real>::kNarrow;
+  if (!p->narrow) return;
+  p->flip = 0;
+  p->span = static_cast<Real>(width);
+  p->warp = static_cast<Real>(-(beta - alpha) * (alpha + beta) / 4);
+}
+
 template <class Real>
 static inline void set_truncated(Parameters<Real>* p, double mean, double std, double a, double b, bool flip,
                                  const Masses& masses) {
@@ -168,6 +181,7 @@ static inline Distribution prepare_truncated_normal(double mean, double std, dou
   double alpha = (a - mean) / std, beta = (b - mean) / std;
   if (alpha > kFarthestSigma) return prepare_constant(a);
   if (beta < -kFarthestSigma) return prepare_constant(b);
+  const double lowest = alpha, highest = beta;
   const bool flip = alpha > 0;
   if (flip) {
     const double mirrored = -alpha;
@@ -179,6 +193,8 @@ static inline Distribution prepare_truncated_normal(double mean, double std, dou
   d.kind = Kind::kTruncatedNormal;
   set_truncated(&d.single, mean, std, a, b, flip, masses);
   set_truncated(&d.real, mean, std, a, b, flip, masses);
+  set_narrow(&d.single, lowest, highest, b - a);
+  set_narrow(&d.real, lowest, highest, b - a);
   return d;
 }
 
