@@ -2,8 +2,8 @@
 
     python benchmarks/instructions.py
 
-Needs objdump. A fill loop is the shortest loop of its function that holds a whole Philox. The truncated normal
-has a loop for each kind of interval and is left out.
+Needs objdump. A fill loop is the shortest loop of its function that holds a whole Philox. The truncated
+normal has one for each kind of interval and is left out.
 """
 
 from __future__ import annotations
