@@ -29,6 +29,9 @@ const char* launch(const void* image, int64_t num_bytes, const void* device_imag
 // the call, so it is right under graph capture.
 const char* upload_by_value(const void* image, int64_t num_bytes, void* device_image, Stream stream);
 
+// Whether the stream's work goes into a graph instead of being done.
+bool is_capturing(Stream stream);
+
 // Launches of kernels that fill, so far in this process.
 int64_t num_launches();
 
