@@ -11,6 +11,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "cuda/fill.h"
@@ -28,14 +30,35 @@ void check_cuda(const char* error) {
   check(error == nullptr, "fill_: CUDA could not launch the fill: ", error ? error : "");
 }
 
-cuda::Stream current_stream(int32_t device) {
-  cuda::Stream stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return stream;
+// torch's own errors cross the stable ABI as a source line of its headers; the reason is in its log.
+template <class Call>
+auto by_torch(const char* what, Call call) {
+  try {
+    return call();
+  } catch (const std::exception&) {
+    throw std::runtime_error(std::string("fill_: ") + what);
+  }
 }
 
-Tensor empty_bytes(int64_t num_bytes, Device device, bool pinned) {
-  return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt, device, pinned);
+cuda::Stream current_stream(int32_t device) {
+  return by_torch("PyTorch has no current stream for the tensor's CUDA device", [&] {
+    cuda::Stream stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    return stream;
+  });
+}
+
+Tensor empty_on_device(int64_t num_bytes, int32_t device) {
+  return by_torch("out of memory on the GPU, for the list of what to fill", [&] {
+    return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt,
+                                Device(DeviceType::CUDA, device));
+  });
+}
+
+Tensor empty_pinned(int64_t num_bytes) {
+  return by_torch("out of page-locked memory, for the list of what to fill", [&] {
+    return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt, Device(DeviceType::CPU), true);
+  });
 }
 
 // One device's task list on its way there. Constructing it takes all the memory that the launch needs, so
@@ -52,8 +75,8 @@ class Upload {
     const FillTask* tasks = list.tasks.data();
     num_bytes_ = cuda::image_bytes(tasks, list.tasks.size());
     if (num_bytes_ > cuda::kParameterBytes) {
-      on_device_ = empty_bytes(num_bytes_, Device(DeviceType::CUDA, device_), false);
-      if (!cuda::is_capturing(stream_)) pinned_ = empty_bytes(num_bytes_, Device(DeviceType::CPU), true);
+      on_device_ = empty_on_device(num_bytes_, device_);
+      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(num_bytes_);
     }
     if (!pinned_.defined()) unpinned_.resize(num_bytes_ / sizeof(std::max_align_t) + 1);
     cuda::pack(tasks, list.tasks.size(), image());
@@ -64,7 +87,8 @@ class Upload {
     if (!on_device_.defined()) return check_cuda(cuda::launch_by_value(image(), num_bytes_, stream_));
     void* const device_image = on_device_.mutable_data_ptr();
     if (pinned_.defined()) {
-      torch::stable::copy_(on_device_, pinned_, /*non_blocking=*/true);
+      by_torch("PyTorch could not copy the list of what to fill to the GPU",
+               [&] { return torch::stable::copy_(on_device_, pinned_, /*non_blocking=*/true); });
     } else {
       check_cuda(cuda::upload_by_value(image(), num_bytes_, device_image, stream_));
     }
