@@ -32,7 +32,7 @@ SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) test
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow test-install bench lint format sanitize check-cuda clean
+.PHONY: run test test-slow test-install bench lint format sanitize check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -85,6 +85,10 @@ check-cuda: $(VENV)/torch-$(TORCH)
 		nvcc -std=c++17 --fmad=false -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
 			-Icsrc -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
 	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
+
+# The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.
+test-cuda-build:
+	scripts/build_with_cuda.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py

@@ -8,6 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, fill, init, init_model_, keys, ops, plan
+from convinit_ext.__main__ import main
 from convinit_ext.ops import UnsupportedTensorError
 
 no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
@@ -67,6 +68,14 @@ def test_memory_on_a_gpu_is_not_counted_as_the_cpus(monkeypatch) -> None:
         model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     assert plan.make_plan(model, device="cuda").new_bytes == 0
     assert plan.make_plan(model).new_bytes == 104
+
+
+@no_cuda
+def test_the_command_line_says_so(capsys) -> None:
+    assert main(["run", "--model", "torch.nn:Identity", "--device", "cuda"]) == 1
+    assert "this build has no CUDA" in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "cuda                   not built" in capsys.readouterr().out
 
 
 @pytest.fixture
