@@ -32,7 +32,7 @@ SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) test
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow test-install bench lint format sanitize check-cuda clean
+.PHONY: run test test-slow test-install bench lint format sanitize check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -74,13 +74,21 @@ $(SANITIZED): build/sanitize/%.o: %.cpp $(CXX_SOURCES)
 	@mkdir -p $(@D)
 	$(SANITIZE) -c $< -o $@
 
-# The formulas are one header set for host and device: this shows that nvcc takes it too. Needs no GPU.
-check-cuda:
+# The formulas are one header set for host and device: this shows that nvcc takes it too. And CUDA's ops compile against
+# any torch, since they see its stable ABI alone. Needs no GPU.
+check-cuda: $(VENV)/torch-$(TORCH)
 	@mkdir -p build
+	$(CXX) -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -Wno-unused-parameter -Icsrc \
+		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
+		-c csrc/ops_cuda.cpp -o build/ops_cuda.o
 	@if command -v nvcc >/dev/null; then set -x; \
 		nvcc -std=c++17 --fmad=false -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
 			-Icsrc -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
 	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
+
+# The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.
+test-cuda-build:
+	scripts/build_with_cuda.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py

@@ -1,8 +1,14 @@
-"""Builds convinit_ext._C. Everything else about the package is in pyproject.toml."""
+"""Builds convinit_ext._C. Everything else about the package is in pyproject.toml.
+
+CONVINIT_CUDA=1 builds with CUDA or fails, 0 builds without; unset, it does if torch has CUDA and there is a
+toolkit. TORCH_CUDA_ARCH_LIST says for which GPUs.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +16,7 @@ from setuptools import setup
 
 try:
     import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    from torch.utils import cpp_extension
 except ImportError:
     sys.exit(
         "convinit_ext builds against the torch that is installed, and there is none: "
@@ -18,34 +24,84 @@ except ImportError:
     )
 
 ROOT = Path(__file__).parent
+# One of each generation, for whose later members it works too, and the first toolkit that knows it.
+ARCHITECTURES = {
+    "7.5": (10, 0),
+    "8.0": (11, 0),
+    "8.6": (11, 1),
+    "9.0": (11, 8),
+    "10.0": (12, 8),
+    "12.0": (12, 8),
+}
+Version = tuple[int, int]
 
 
-def extension() -> CppExtension:
-    sources = sorted(ROOT.glob("csrc/*.cpp")) + sorted(ROOT.glob("csrc/cpu/*.cpp"))
-    return CppExtension(
+def toolkit_version(home: str | None) -> Version | None:
+    """Of the CUDA toolkit in a folder; None where there is none."""
+    nvcc = Path(home or "", "bin", "nvcc")
+    if home is None or not nvcc.exists():
+        return None
+    found = re.search(r"release (\d+)\.(\d+)", subprocess.check_output([nvcc, "--version"], text=True))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def with_cuda(wish: str | None, torch_cuda: str | None, toolkit: Version | None) -> bool:
+    """Whether to build with CUDA, from CONVINIT_CUDA, torch's CUDA version and the toolkit's."""
+    if wish not in (None, "", "0", "1"):
+        sys.exit(f"CONVINIT_CUDA must be 1 (with CUDA), 0 (without) or unset, not {wish!r}")
+    if wish == "0":
+        return False
+    if torch_cuda and toolkit and int(torch_cuda.split(".")[0]) != toolkit[0]:
+        sys.exit(
+            f"torch is built for CUDA {torch_cuda}, but the toolkit is {toolkit[0]}.{toolkit[1]}: set "
+            "CUDA_HOME to one of the same major version, or CONVINIT_CUDA=0 to build without CUDA"
+        )
+    if wish == "1" and not torch_cuda:
+        sys.exit(f"CONVINIT_CUDA=1 needs a torch with CUDA, and torch {torch.__version__} has none")
+    if wish == "1" and not toolkit:
+        sys.exit("CONVINIT_CUDA=1 needs the CUDA toolkit, and there is no nvcc: install it, or set CUDA_HOME")
+    return bool(torch_cuda and toolkit)
+
+
+def architectures(toolkit: Version) -> str:
+    """All that the toolkit knows, and the newest one's PTX for what comes after."""
+    return ";".join(arch for arch, since in ARCHITECTURES.items() if toolkit >= since) + "+PTX"
+
+
+def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
+    """With CUDA where a toolkit is given."""
+    sources = {*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")}
+    macros = [("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')]
+    if toolkit is not None:
+        chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or architectures(toolkit)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
+        sources |= {*ROOT.glob("csrc/cuda/*.cu")}
+        macros.append(("CONVINIT_CUDA", f'"{toolkit[0]}.{toolkit[1]} for {chosen.replace(";", " ")}"'))
+    else:
+        sources -= {ROOT / "csrc/ops_cuda.cpp"}
+    # No contraction: a fused multiply-add where the source has none would change the values.
+    cxx = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    # torch's headers; then gcc 12's own avx512fintrin.h
+    cxx += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+    return (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
         name="convinit_ext._C",
-        sources=[str(source.relative_to(ROOT)) for source in sources],
+        sources=sorted(str(source.relative_to(ROOT)) for source in sources),
         include_dirs=[str(ROOT / "csrc")],
         depends=[str(header) for header in sorted(ROOT.glob("csrc/**/*")) if header.suffix in (".h", ".inl")],
-        define_macros=[("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')],
-        # No contraction: a fused multiply-add where the source has none would change the values.
-        extra_compile_args=[
-            "-O3",
-            "-std=c++17",
-            "-ffp-contract=off",
-            "-fvisibility=hidden",
-            "-Wall",
-            "-Wextra",
-            "-Wno-unused-parameter",  # torch's headers; then gcc 12's own avx512fintrin.h
-            "-Wno-uninitialized",
-            "-Wno-maybe-uninitialized",
-        ],
+        define_macros=macros,
+        extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++17", "--fmad=false"]},
     )
 
 
-# What the build was for: an extension that cannot be loaded can still be told from one never built.
-(ROOT / "convinit_ext" / "_build.py").write_text(
-    f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
-)
-os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
-setup(ext_modules=[extension()], cmdclass={"build_ext": BuildExtension})
+if __name__ == "__main__":
+    found = toolkit_version(cpp_extension.CUDA_HOME)
+    cuda = with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found)
+    # What the build was for: an extension that cannot be loaded can still be told from one never built.
+    (ROOT / "convinit_ext" / "_build.py").write_text(
+        f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
+    )
+    os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    setup(
+        ext_modules=[extension(found if cuda else None)],
+        cmdclass={"build_ext": cpp_extension.BuildExtension},
+    )

@@ -1,17 +1,22 @@
-"""Puts the figures of a result file into README.md, between the two marker lines.
+"""Puts the figures of a result file into README.md, between the two marker lines of its kind.
 
-python benchmarks/table.py benchmarks/results/cpu.json
+python benchmarks/table.py benchmarks/results/cpu.json    # or gpu.json
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN = "<!-- benchmarks: begin (made by benchmarks/table.py) -->"
-END = "<!-- benchmarks: end -->"
+# What a file says of the machine tells its kind.
+MARKERS = {
+    "cpu": ("<!-- benchmarks: begin (made by benchmarks/table.py) -->", "<!-- benchmarks: end -->"),
+    "gpu": ("<!-- GPU benchmarks: begin (made by benchmarks/table.py) -->", "<!-- GPU benchmarks: end -->"),
+}
 
 
 def time_text(seconds: float) -> str:
@@ -40,13 +45,78 @@ def table(record: dict) -> str:
     return "\n".join([*lines, "", *(f"{line}." for line in scaling), "", notes])
 
 
+def gpu_table(record: dict) -> str:
+    """Single tensors, then models, then the goals that were missed."""
+    rows, where = record["results"], record["environment"]
+    missed = [
+        f"{each['case']}: {each['measure']} {each['measured']}, not {each['bar']}"
+        for each in record["bars"]
+        if each["met"] is False
+    ]
+    machine = f"{where['gpu']}, driver {where['driver']}, {where['processor']}"
+    versions = f"torch {where['torch']}, Python {where['python']}, built with CUDA {where['convinit_cuda']}"
+    return "\n".join(
+        [
+            "| fill | elements | torch.nn.init | convinit_ext | ratio | GB/s | of fill_ | cuRAND | Triton |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(fill_line(row) for row in rows if "bytes" in row),
+            "",
+            "| model, warm | tensors | torch.nn.init | convinit_ext | ratio | on host | graph | launches |",
+            "|---|---|---|---|---|---|---|---|",
+            *(model_line(row) for row in rows if "tensors" in row),
+            "",
+            f"Goals missed: {'; '.join(missed)}." if missed else "No goal that was measured is missed.",
+            "",
+            f"{machine}; {versions}; medians of runs in turns; `{record['command']}`.",
+        ]
+    )
+
+
+def fill_line(row: dict) -> str:
+    times = [row.get(f"{name}_seconds") for name in ("torch", "convinit", "curand", "triton")]
+    theirs, ours, curand, triton = (optional(seconds, time_text) for seconds in times)
+    ratio = optional(row["ratio"], "**{:.1f}x**".format)
+    ceiling = optional(row["of_fill_bandwidth"], "{:.2f}".format)
+    size = f"2^{row['elements'].bit_length() - 1}"
+    speed = f"{row['bytes_per_second'] / 1e9:.0f}"
+    cells = (row["case"], size, theirs, ours, ratio, speed, ceiling, curand, triton)
+    return f"| {' | '.join(cells)} |"
+
+
+def model_line(row: dict) -> str:
+    theirs, ours, host, replay = (
+        time_text(row[f"{name}_seconds"]) for name in ("torch", "convinit", "convinit_host", "replay")
+    )
+    launches = f"{row['launches']} for {optional(row['torch_kernels'], str)}"
+    cells = (
+        row["case"],
+        str(row["tensors"]),
+        theirs,
+        ours,
+        f"**{row['ratio']:.1f}x**",
+        host,
+        replay,
+        launches,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def optional(value: Any, text: Callable[[Any], str]) -> str:
+    return "-" if value is None else text(value)
+
+
+def with_table(text: str, record: dict) -> str:
+    """The README's text with the record's table in its place."""
+    kind = "gpu" if "gpu" in record["environment"] else "cpu"
+    begin, end = MARKERS[kind]
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{gpu_table(record) if kind == 'gpu' else table(record)}\n{end}{after}"
+
+
 def main() -> None:
-    path = Path(sys.argv[1])
-    record = json.loads(path.read_text())
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table(record)}\n{END}{after}")
+    record = json.loads(Path(sys.argv[1]).read_text())
+    README.write_text(with_table(README.read_text(), record))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import importlib
 import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,11 +20,12 @@ from torch import nn
 
 import convinit_ext
 from convinit_ext import _C, bundled_model
-from convinit_ext.compare import compare, construct
+from convinit_ext.compare import compare, construct, wait_for
 from convinit_ext.keys import Key
 from convinit_ext.model import available_memory, init_model_
+from convinit_ext.plan import checked_device
 from convinit_ext.recipes import RECIPES
-from convinit_ext.report import size_text
+from convinit_ext.report import Report, size_text
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 _USAGE, _FAILURE = 2, 1  # exit statuses
@@ -60,10 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", type=_recipe, default="torch", help=f"{', '.join(RECIPES)}, or MODULE:NAME of yours"
     )
     run.add_argument("--dtype", choices=DTYPES, help="of the parameters (default: the model's own)")
-    run.add_argument("--device", help="where they go (default: cpu)")
+    run.add_argument("--device", help="where they go, such as cuda (default: cpu)")
     run.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
     run.add_argument(
-        "--construct", choices=("meta", "cpu"), default="meta", help="where MODULE:CALLABLE runs"
+        "--construct",
+        choices=("meta", "cpu"),
+        default="meta",
+        help="where MODULE:CALLABLE runs: without memory, or with (on --device; default: meta)",
     )
     run.add_argument("--save", type=Path, metavar="FILE.safetensors", help="write the initialised weights")
     run.add_argument("--json", action="store_true", help="print JSON")
@@ -84,12 +90,13 @@ def _run(options: argparse.Namespace) -> None:
         _check_save(options.save)
     recipe = _imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    build = _imported(options.model, "model") if options.model else _bundled(dtype)
+    device = checked_device(options.device)
+    build = _imported(options.model, "model") if options.model else _bundled(dtype, device)
     on_meta = options.construct == "meta"
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
     say(_environment_line())
-    model = _built(build, on_meta)
-    report = init_model_(model, options.seed, recipe, options.device, dtype)
+    model = _built(build, on_meta, device)
+    report = _initialised(model, options.seed, recipe, device, dtype)
     result: dict[str, object] = {"environment": _environment(), "report": report.to_dict()}
     if not options.json:
         print(f"\n{report}")
@@ -98,7 +105,7 @@ def _run(options: argparse.Namespace) -> None:
         say(f"saved {options.save}")
     del model
     if not options.no_compare:
-        comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta)
+        comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta, device)
         result["comparison"] = comparison.to_dict()
         if not options.json:
             print(
@@ -106,6 +113,17 @@ def _run(options: argparse.Namespace) -> None:
             )
     if options.json:
         print(json.dumps(result, indent=2))
+
+
+def _initialised(
+    model: nn.Module, seed: int, recipe: Any, device: torch.device, dtype: torch.dtype | None
+) -> Report:
+    """Filled; the report's time is until the values are there, on a GPU too."""
+    wait_for(device)
+    started = time.perf_counter()
+    report = init_model_(model, seed, recipe, device, dtype)
+    wait_for(device)
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -130,6 +148,7 @@ def _environment() -> dict[str, object]:
         "instruction sets here": ", ".join(_C.available_isas()),
         "threads": torch.get_num_threads(),
         "cuda": build["cuda"],
+        "gpus": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none",
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cpus",
     }
@@ -143,10 +162,10 @@ def _environment_line() -> str:
     )
 
 
-def _bundled(dtype: torch.dtype | None) -> Callable[[], nn.Module]:
-    """The bundled model, at the largest width that leaves the machine room to breathe."""
+def _bundled(dtype: torch.dtype | None, device: torch.device) -> Callable[[], nn.Module]:
+    """The bundled model, at the largest width that leaves the device room to breathe."""
     itemsize = (dtype or torch.get_default_dtype()).itemsize
-    available = available_memory()
+    available = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     width = bundled_model.width_for(None if available is None else available // itemsize)
     if width < bundled_model.FULL_WIDTH:
         print(
@@ -157,9 +176,9 @@ def _bundled(dtype: torch.dtype | None) -> Callable[[], nn.Module]:
     return functools.partial(bundled_model.UNet, width)
 
 
-def _built(build: Callable[[], nn.Module], on_meta: bool) -> nn.Module:
+def _built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device) -> nn.Module:
     try:
-        model = construct(build, on_meta)
+        model = construct(build, on_meta, device)
     except Exception as error:  # it is the user's code, and may raise anything
         hint = "; --construct cpu may help" if on_meta else ""
         raise CommandError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from convinit_ext.rules import Recipe, Rule
 
 COLD = "cold: construct, and fill new memory"
 WARM = "warm: fill again in place"
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ def compare(
     dtype: torch.dtype | None,
     repeats: int,
     on_meta: bool = True,
+    device: torch.device = _CPU,
 ) -> Comparison:
     """Time both in turns, `repeats` times. Only one model is in memory at a time.
 
@@ -69,22 +72,24 @@ def compare(
         dtype: of both; None is the model's own.
         repeats: of everything.
         on_meta: whether this package's way starts from a meta model.
+        device: where the parameters go, and where PyTorch's way constructs them.
     """
+    timed = functools.partial(_timed, device=device)
     seconds: dict[str, list[float]] = {
         name: [] for name in ("ours cold", "theirs cold", "ours warm", "theirs warm")
     }
     num_bytes = 0
     for _ in range(repeats):
-        with _timed(seconds["ours cold"]):
-            model = construct(build, on_meta)
-            num_bytes = init_model_(model, seed, recipe, dtype=dtype).num_bytes
-        with _timed(seconds["ours warm"]):
+        with timed(seconds["ours cold"]):
+            model = construct(build, on_meta, device)
+            num_bytes = init_model_(model, seed, recipe, device, dtype).num_bytes
+        with timed(seconds["ours warm"]):
             init_model_(model, seed, recipe)
         fill = _fill_of_torch(model, recipe)
-        with _timed(seconds["theirs warm"]):
+        with timed(seconds["theirs warm"]):
             fill()
         del model, fill
-        with _timed(seconds["theirs cold"]):
+        with timed(seconds["theirs cold"]), device if device != _CPU else contextlib.nullcontext():
             _usual_way(build, recipe, dtype)
     return Comparison(
         (
@@ -94,16 +99,24 @@ def compare(
     )
 
 
-def construct(build: Callable[[], nn.Module], on_meta: bool) -> nn.Module:
-    """The model without memory for its parameters, or with."""
-    with torch.device("meta" if on_meta else "cpu"):
+def construct(build: Callable[[], nn.Module], on_meta: bool, device: torch.device = _CPU) -> nn.Module:
+    """The model without memory for its parameters, or with, on the device."""
+    with torch.device("meta" if on_meta else device):
         return build()
 
 
+def wait_for(device: torch.device) -> None:
+    """What a clock does before it is read: a GPU works on after the calls have returned."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 @contextlib.contextmanager
-def _timed(seconds: list[float]) -> Iterator[None]:
+def _timed(seconds: list[float], device: torch.device) -> Iterator[None]:
+    wait_for(device)
     started = time.perf_counter()
     yield
+    wait_for(device)
     seconds.append(time.perf_counter() - started)
 
 

@@ -15,8 +15,8 @@ from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
 from convinit_ext.distributions import Distribution
-from convinit_ext.keys import INT64_MIN, Key, draw
-from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, check_supported, fill_one_, fill_small_
+from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
+from convinit_ext.ops import HAS_CUDA, SMALL, SUPPORTED_DTYPES, check_supported, fill_one_, fill_small_
 
 
 def fill_(
@@ -39,9 +39,29 @@ def fill_(
     ):
         _drawn.words.random_(INT64_MIN, None)
         fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+    elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
+        check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
+        words = _drawn.words.random_(INT64_MIN, None)
+        fill_one_(tensor, words, distribution.kind, distribution.params)
     else:
         fill_one_(tensor, _words(tensor, generator, key), distribution.kind, distribution.params)
     return tensor
+
+
+def _is_plain_cuda(tensor: Tensor) -> bool:
+    """Whether nothing about the tensor can raise after its key was drawn, and nobody watches."""
+    return (
+        HAS_CUDA
+        and type(tensor) in _PLAIN
+        and tensor.dtype in SUPPORTED_DTYPES
+        and tensor.layout is _STRIDED
+        and tensor.is_contiguous()
+        and tensor.numel() > 0
+        and not is_compiling()
+        and not _dispatch_modes()
+        and not _are_functorch_transforms_active()
+        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+    )
 
 
 _STRIDED = torch.strided
@@ -71,6 +91,8 @@ def _words(tensor: Tensor, generator: torch.Generator | None, key: Key | None) -
     if generator is not None:
         _check_generator(tensor, generator)
     if _takes_words(tensor):
+        if not is_compiling():
+            check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         return draw(generator, tensor)
     return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
 
@@ -89,7 +111,7 @@ def _takes_words(tensor: Tensor) -> bool:
     return (
         tensor.dtype in SUPPORTED_DTYPES
         and tensor.numel() > 0
-        and not tensor.is_meta
+        and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and tensor.layout is _STRIDED
         and not tensor.is_nested
         and (tensor.is_contiguous() or is_compiling() or not _overlaps_itself(tensor))

@@ -5,6 +5,7 @@ A key comes from a seed and a parameter's name, or from a torch.Generator. Nothi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import operator
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ _UINT64_END = 1 << 64
 INT64_MIN = -(1 << 63)
 _OFFSET_STEP = 4  # a CUDA generator's offset counts words; it must stay a multiple of a block of four
 _CPU = torch.device("cpu")
+DRAW_UNDER_CAPTURE = (
+    "a key cannot be drawn while a CUDA graph is captured: every replay would write the same values again; "
+    "say whose values they are with key=convinit_ext.Key(seed, name)"
+)
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 _DDP_WRAPPER = "module"
@@ -153,6 +158,21 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
     )
 
 
+def check_not_capturing(device: torch.device, message: str) -> None:
+    """Raises RuntimeError where work for this device goes into a CUDA graph instead of being done."""
+    if device.type != "cuda" or not _cuda_is_in_use():
+        return
+    with (
+        contextlib.nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
+    ):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(message)
+
+
+def _cuda_is_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's
+
+
 # torch.compile knows no Tensor.random_, so in a graph the draw is an op. Draws must keep their order: each
 # says that it writes to this tensor, and compilers keep writes to one tensor in order.
 _order_of_draws = torch.zeros((), dtype=torch.int64, device=_CPU)
@@ -162,6 +182,8 @@ _order_of_draws = torch.zeros((), dtype=torch.int64, device=_CPU)
     "convinit_ext::draw", mutates_args=("order",), tags=(torch.Tag.nondeterministic_seeded,)
 )
 def _draw_in_graph(order: torch.Tensor) -> torch.Tensor:
+    if _cuda_is_in_use():
+        check_not_capturing(torch.device("cuda", torch.cuda.current_device()), DRAW_UNDER_CAPTURE)
     return torch.empty(1, 2, dtype=torch.int64, device=_CPU).random_(INT64_MIN, None)
 
 

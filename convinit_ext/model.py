@@ -44,20 +44,21 @@ def init_model_(
         seed: in [-2**63, 2**64).
         recipe: "torch" (every module as its reset_parameters does), "he", "xavier", a Recipe, or
             a list of rules.
-        device: where meta parameters and buffers go; None is the CPU.
+        device: where meta parameters and buffers go, such as "cuda"; None is the CPU.
         dtype: of all floating-point parameters and buffers afterwards; None leaves each its own.
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
 
     Returns:
-        A Report: what each parameter got, and how long it took.
+        A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
             nobody can rebuild (all of them named); a seed out of range; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
+        torch.cuda.OutOfMemoryError: the same on a GPU.
         TypeError: an argument of another type.
         After an error the model is as it was.
 
@@ -82,7 +83,7 @@ def init_model_(
 
 
 def check_memory(num_bytes: int) -> None:
-    """Raises MemoryError where the system says that it has less than this to give."""
+    """Raises MemoryError where the system says that the CPU's memory has less than this to give."""
     available = available_memory()
     if available is not None and num_bytes > available:
         raise MemoryError(

@@ -18,6 +18,8 @@ from convinit_ext._extension import _C
 
 # Their numbers are those of DType in csrc/core/fill_task.h.
 SUPPORTED_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+HAS_CUDA = _C.build_info()["cuda"] != "not built"
+_DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
 _FLOAT_NAMES = "float32, float64, float16 or bfloat16"
 
 # Neither needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
@@ -97,10 +99,16 @@ def check_supported(tensors: Sequence[Tensor]) -> None:
             raise UnsupportedTensorError(
                 f"cannot fill a tensor of dtype {tensor.dtype}; accepted are {_FLOAT_NAMES}"
             )
-        if tensor.device.type not in ("cpu", "meta"):
+        if tensor.device.type not in _DEVICES:
             raise UnsupportedTensorError(
-                f"cannot fill a tensor on {tensor.device}; this build fills tensors on the CPU"
+                f"cannot fill a tensor on {tensor.device}; {_accepted_devices(tensor)}"
             )
+
+
+def _accepted_devices(tensor: Tensor) -> str:
+    if tensor.is_cuda:
+        return "this build has no CUDA; build it with: CONVINIT_CUDA=1 pip install --no-build-isolation ."
+    return "accepted are CPU and CUDA tensors"
 
 
 def _check_inference(tensor: Tensor) -> None:
@@ -122,7 +130,8 @@ def fill_(
     """Fill every tensor in place with values of its distribution, in one call.
 
     Args:
-        tensors: dense tensors of any strides, all on the CPU, or all meta tensors (then nothing happens)
+        tensors: dense tensors of any strides, on the CPU and on any CUDA devices, or all meta tensors (then
+            nothing happens)
         keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
         distributions: one for each tensor
         boxes: for each tensor its part of a logical tensor, None where it is the whole of it
@@ -132,7 +141,8 @@ def fill_(
         RuntimeError: for a tensor whose elements overlap in memory, bounds its dtype cannot hold, meta
             tensors among others, or an inference tensor outside inference mode
 
-    All checks come before the first write.
+    All checks come before the first write. CUDA tensors are filled on their device's current stream, all of
+    a device by one launch, and nothing waits for it.
     """
     kinds = [distribution.kind for distribution in distributions]
     params = [value for distribution in distributions for value in distribution.params]

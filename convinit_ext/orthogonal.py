@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext.distributions import Normal
 from convinit_ext.fill import check_writable, fill_, override
-from convinit_ext.keys import Key
+from convinit_ext.keys import Key, check_not_capturing
 
 
 def orthogonal_(
@@ -20,7 +21,8 @@ def orthogonal_(
 ) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, uniform over all of them.
 
-    The normal values are this library's to the bit; the QR factorisation is LAPACK's, and not bit-stable.
+    The normal values are this library's to the bit; the QR factorisation is LAPACK's, and not bit-stable. It
+    runs on the CPU also for a CUDA tensor, so that both get the same values; the host waits for it.
 
     Args:
         tensor: [rows, *columns], float32 or float64; the trailing dimensions are one.
@@ -30,6 +32,7 @@ def orthogonal_(
     Raises:
         ValueError: fewer than 2 dimensions.
         NotImplementedError: a dtype that PyTorch has no QR factorisation for.
+        RuntimeError: while a CUDA graph is captured.
 
     Source: Saxe et al. 2013; Mezzadri 2007 (uniformity); torch.nn.init.orthogonal_.
 
@@ -98,14 +101,16 @@ def delta_orthogonal_(
 def _orthogonal_matrix(
     tensor: Tensor, rows: int, cols: int, generator: torch.Generator | None, key: Key | None
 ) -> Tensor:
-    """A matrix of the tensor's dtype with orthonormal rows or columns, whichever are fewer; Haar measure."""
+    """On the CPU, of the tensor's dtype; its rows or columns, whichever are fewer, are orthonormal: Haar."""
     if tensor.dtype not in (torch.float32, torch.float64):
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
         )
     check_writable(tensor)
+    if not is_compiling():
+        check_not_capturing(tensor.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
     with torch.no_grad():
-        matrix = fill_(tensor.new_empty((rows, cols)), Normal(), generator, key)
+        matrix = fill_(tensor.new_empty((rows, cols)), Normal(), generator, key).cpu()
         q: Tensor
         q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
         # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050

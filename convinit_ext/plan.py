@@ -107,9 +107,9 @@ class Plan:
 
     @property
     def new_bytes(self) -> int:
-        """Memory to allocate."""
+        """Memory to allocate on the CPU: on a GPU its allocator knows better."""
         rows: Sequence[Row | BufferRow] = (*self.rows, *self.buffers)
-        return sum(row.num_bytes for row in rows if row.fresh)
+        return sum(row.num_bytes for row in rows if row.fresh and row.device.type == "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def make_plan(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if fan not in FANS:
         raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")
-    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), _checked_device(device))
+    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), checked_device(device))
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
     held = walk.parameters(nodes)
@@ -283,14 +283,28 @@ def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype | None:
     return dtype
 
 
-def _checked_device(device: torch.device | str | None) -> torch.device:
+def checked_device(device: torch.device | str | None) -> torch.device:
+    """Where new memory goes: ValueError if it cannot be filled there."""
     try:
         checked = torch.device("cpu" if device is None else device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r}: {error}") from error
-    if checked.type != "cpu":
-        raise ValueError(f"device {str(checked)!r} cannot be filled; accepted is cpu")
+    if checked.type == "cuda":
+        _check_cuda(checked)
+    elif checked.type != "cpu":
+        raise ValueError(f"device {str(checked)!r} cannot be filled; accepted are cpu and cuda")
     return checked
+
+
+def _check_cuda(device: torch.device) -> None:
+    if not ops.HAS_CUDA:
+        raise ValueError(
+            f"device {str(device)!r} cannot be filled: this build has no CUDA; "
+            "build it with: CONVINIT_CUDA=1 pip install --no-build-isolation ."
+        )
+    num_devices = torch.cuda.device_count()
+    if (device.index or 0) >= num_devices:
+        raise ValueError(f"device {str(device)!r}: PyTorch sees {num_devices} CUDA devices")
 
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:

@@ -14,9 +14,14 @@
 #include "cpu/fill.h"
 #include "cpu/float_environment.h"
 #include "cpu/isa.h"
+#include "cuda/fill.h"
 
 #ifndef CONVINIT_BUILT_WITH_TORCH
 #define CONVINIT_BUILT_WITH_TORCH "unknown"
+#endif
+#ifndef CONVINIT_CUDA  // else setup.py's: the toolkit's version and the architectures
+#define CONVINIT_CUDA "not built"
+#define CONVINIT_NO_CUDA 1
 #endif
 
 namespace {
@@ -57,6 +62,14 @@ void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t
   convinit::fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
 }
 
+int64_t num_cuda_launches() {
+#if defined(CONVINIT_NO_CUDA)
+  return 0;
+#else
+  return convinit::cuda::num_launches();
+#endif
+}
+
 std::map<std::string, std::string> build_info() {
   return {
 #if defined(__VERSION__)
@@ -64,7 +77,7 @@ std::map<std::string, std::string> build_info() {
 #endif
       {"cxx_standard", std::to_string(__cplusplus)},
       {"torch", CONVINIT_BUILT_WITH_TORCH},
-      {"cuda", "not built"},
+      {"cuda", CONVINIT_CUDA},
   };
 }
 
@@ -82,5 +95,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, pybind11::arg("name"), "Use this instruction set from now on.");
   m.def("fill_small", &fill_small, "A contiguous tensor by its address; use convinit_ext.ops.fill_small_.");
+  m.def("num_cuda_launches", &num_cuda_launches,
+        "Kernels launched on GPUs so far, for tests and benchmarks.");
   m.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"), "Philox4x32-10: four words.");
 }

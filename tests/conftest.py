@@ -18,7 +18,12 @@ def isa(request: pytest.FixtureRequest):
         yield request.param
 
 
-@pytest.fixture(params=available_backends(), ids=str)
+def marked(backend: Backend) -> object:
+    """`pytest -m gpu` runs what fills there."""
+    return pytest.param(backend, marks=pytest.mark.gpu if backend.device == "cuda" else (), id=str(backend))
+
+
+@pytest.fixture(params=[marked(backend) for backend in available_backends()])
 def backend(request: pytest.FixtureRequest):
     """Each instruction set of the CPU, then each other device: fills there, and proves that it ran there."""
     with request.param.forced():

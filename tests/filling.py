@@ -25,6 +25,12 @@ DISTRIBUTIONS = {
     "truncated_normal": distributions.TruncatedNormal,
 }
 KEY = layer_key(0, "layer1.0.conv1.weight")
+# Why nothing can be filled on a GPU here; empty where it can.
+WHY_NO_GPU = (
+    ("" if torch.cuda.is_available() else "PyTorch sees no CUDA device")
+    if ops.HAS_CUDA
+    else "this build has no CUDA"
+)
 SAME_BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -65,9 +71,11 @@ class Backend:
         boxes = None
         if start is not None:
             boxes = [ops.Box(start, tuple(tensor.stride() if strides is None else strides))]
+        num_launches = _C.num_cuda_launches()
         ops.fill_([tensor], key_tensor(key), [DISTRIBUTIONS[name](*params)], boxes)
         if self.isa and tensor.numel():
             assert _C.last_isa() == self.isa
+        assert _C.num_cuda_launches() - num_launches == (self.device == "cuda" and tensor.numel() > 0)
         return tensor
 
     def fill(self, shape, distribution, dtype="float32", key=KEY, start=None, strides=None) -> torch.Tensor:
@@ -76,9 +84,7 @@ class Backend:
 
 def available_backends() -> list[Backend]:
     backends = [Backend("cpu", name) for name in _C.available_isas()]
-    if torch.cuda.is_available() and _C.build_info()["cuda"] != "not built":
-        backends.append(Backend("cuda"))
-    return backends
+    return backends if WHY_NO_GPU else [*backends, Backend("cuda")]
 
 
 def values(tensor: torch.Tensor) -> np.ndarray:

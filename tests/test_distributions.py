@@ -7,8 +7,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.distributions import (
@@ -23,6 +21,9 @@ from convinit_ext.distributions import (
     xavier_std,
     zero_mean,
 )
+
+given = pytest.importorskip("hypothesis").given
+st = pytest.importorskip("hypothesis.strategies")
 
 INF, NAN = math.inf, math.nan
 ALL = (Constant, Uniform, Normal, TruncatedNormal)

@@ -8,11 +8,12 @@ import warnings
 
 import pytest
 import torch
-from scipy import stats
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, TruncatedNormal, Uniform, init, ops
 from convinit_ext.keys import draw
+
+stats = pytest.importorskip("scipy.stats")
 
 KEY = Key(3, "conv.weight")
 RANDOM = {

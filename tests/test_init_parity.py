@@ -12,10 +12,11 @@ import warnings
 
 import pytest
 import torch
-from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Key, init
+
+stats = pytest.importorskip("scipy.stats")
 
 THEIRS = torch.nn.init
 PUBLIC = [name for name, value in vars(THEIRS).items() if inspect.isfunction(value) and name[0] != "_"]

@@ -10,11 +10,12 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from convinit_ext import CONTRACT_VERSION, Key, canonical_name, keys
 from convinit_ext.keys import draw, stack
+
+given = pytest.importorskip("hypothesis").given
+st = pytest.importorskip("hypothesis.strategies")
 
 SEEDS = st.integers(-(2**63), 2**64 - 1)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z0-9_]{1,8}){0,3}", fullmatch=True).filter(

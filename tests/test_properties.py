@@ -6,11 +6,14 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 import reference as ref
 import torch
 from filling import DTYPES, Backend, assert_same_bits, available_backends, values
-from hypothesis import given, settings
-from hypothesis import strategies as st
+
+hypothesis = pytest.importorskip("hypothesis")
+given, settings = hypothesis.given, hypothesis.settings
+st = pytest.importorskip("hypothesis.strategies")
 
 BACKENDS = available_backends()
 

@@ -7,13 +7,14 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
 from convinit_ext.plan import make_plan, std_of
 from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
+
+stats = pytest.importorskip("scipy.stats")
 
 # Every type of torch.nn that has parameters, with arguments that make all of them: type, arguments, keywords.
 MODULES = [

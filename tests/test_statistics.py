@@ -7,8 +7,10 @@ import pytest
 import torch
 from filling import DTYPES, Backend, values
 from reference import layer_key
-from scipy import stats
-from scipy.special import kolmogorov, ndtr
+
+stats = pytest.importorskip("scipy.stats")
+special = pytest.importorskip("scipy.special")
+kolmogorov, ndtr = special.kolmogorov, special.ndtr
 
 NUM_SAMPLES = 10_000_000
 NUM_PAIRS = 1_000_000

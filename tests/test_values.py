@@ -9,7 +9,6 @@ import pytest
 import reference as ref
 import torch
 from filling import DTYPES, KEY, Backend, assert_same_bits, values
-from scipy import stats
 
 INF = math.inf
 LENGTHS = [*range(71), 127, 128, 129, 999, 1000, 1001, 1023, 1025, 4099]
@@ -259,4 +258,4 @@ def test_truncated_normal_fills_a_narrow_interval(cpu, std: float, a: float, b: 
     assert len(np.unique(x)) > 100_000 * (0.5 if (b - a) / std > 0.02 else 1.9)
     assert 0 <= x.min() < 1e-4
     assert 1 - 1e-4 < x.max() <= 1
-    assert stats.kstest(x, "uniform").pvalue > 1e-4
+    assert pytest.importorskip("scipy.stats").kstest(x, "uniform").pvalue > 1e-4

@@ -1,0 +1,65 @@
+"""What of the GPU benchmarks runs without a GPU: models, verdicts, and the table of a made-up record."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import gpu_against_torch as gpu
+import models
+import table
+
+
+@pytest.mark.parametrize(
+    ("build", "tensors", "elements"),
+    [
+        (models.sdxl_layers, 1680, 2_567_463_684),
+        (models.resnet50_layers, 161, 25_557_032),
+        (models.llama_7b_layers, 291, 6_738_415_616),
+    ],
+)
+def test_layers_are_those_of_the_network(build, tensors, elements):
+    """The numbers that diffusers, torchvision and transformers give for them."""
+    with torch.device("meta"):
+        parameters = list(build().parameters())
+    assert len(parameters) == tensors
+    assert sum(parameter.numel() for parameter in parameters) == elements
+
+
+def record(seconds: float) -> dict:
+    taken = {"torch": 4.0, "convinit": seconds, "fill": 1.0, "triton": 2.0}
+    rows = [
+        gpu.row_of("uniform float32", 2**28, torch.float32, taken),
+        gpu.row_of("uniform bfloat16", 2**20, torch.bfloat16, taken),
+        gpu.row_of("uniform float8_e5m2", 2**20, torch.float8_e5m2, taken | {"torch": None}),
+    ]
+    model = {"case": "SDXL UNet bfloat16", "tensors": 1680, "elements": 5, "ratio": 12.5, "launches": 1}
+    model |= {"torch_kernels": 1680, "torch_seconds": 0.5, "convinit_seconds": 0.04}
+    rows.append(model | {"convinit_host_seconds": 0.03, "replay_seconds": 0.002})
+    environment = dict.fromkeys(("gpu", "driver", "processor", "torch", "python", "convinit_cuda"), "made up")
+    return {"command": "python x", "environment": environment, "results": rows, "bars": gpu.judged(rows)}
+
+
+@pytest.mark.parametrize(("seconds", "met"), [(1.04, True), (1.06, False)])
+def test_bars_are_judged(seconds, met):
+    verdicts = {(each["case"], each["measure"]): each["met"] for each in record(seconds)["bars"]}
+    assert verdicts["uniform float32", "of_fill_bandwidth"] is met
+    assert verdicts["uniform bfloat16", "ratio"] is None  # measured, but not at the size that counts
+    assert verdicts["SDXL UNet bfloat16", "ratio"] is True
+    assert verdicts["SDXL UNet bfloat16", "launches"] is True
+
+
+def test_a_record_of_a_gpu_becomes_its_own_table():
+    both = "\n".join(["before", *table.MARKERS["cpu"], "between", *table.MARKERS["gpu"], "after"])
+    text = table.with_table(both, record(1.06))
+    assert "| uniform float32 | 2^28 | 4 s | 1.06 s | **3.8x** | 1 | 0.94 | - | 2 s |" in text
+    assert "| uniform float8_e5m2 | 2^20 | - | 1.06 s | - | 0 | 0.94 | - | 2 s |" in text
+    assert "| SDXL UNet bfloat16 | 1680 | 500 ms | 40 ms | **12.5x** | 30 ms | 2 ms | 1 for 1680 |" in text
+    assert "Goals missed: uniform float32: of_fill_bandwidth 0.943, not 0.95." in text
+    assert text.index("between") < text.index("uniform float32") < text.index("after")
+    assert table.with_table(text, record(1.06)) == text

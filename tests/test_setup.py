@@ -1,0 +1,118 @@
+"""setup.py's decisions: with CUDA or without, and for which GPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from test_build import last_line, run_python
+
+SETUP = Path(__file__).parent.parent / "setup.py"
+
+
+@pytest.fixture(scope="module")
+def setup():
+    specification = importlib.util.spec_from_file_location("setup_of_convinit_ext", SETUP)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("wish", "torch_cuda", "toolkit", "expected"),
+    [
+        (None, "13.0", (13, 0), True),
+        ("", "13.0", (13, 0), True),
+        ("1", "12.6", (12, 9), True),
+        (None, "13.0", None, False),
+        (None, None, (13, 0), False),
+        (None, None, None, False),
+        ("0", "13.0", (13, 0), False),
+        ("0", "12.6", (13, 0), False),
+    ],
+)
+def test_cuda_is_built_where_torch_and_a_toolkit_have_it(setup, wish, torch_cuda, toolkit, expected):
+    assert setup.with_cuda(wish, torch_cuda, toolkit) is expected
+
+
+@pytest.mark.parametrize(
+    ("wish", "torch_cuda", "toolkit", "said"),
+    [
+        ("yes", "13.0", (13, 0), "CONVINIT_CUDA must be 1 .*, 0 .* or unset, not 'yes'"),
+        ("1", None, (13, 0), "needs a torch with CUDA"),
+        ("1", "13.0", None, "there is no nvcc"),
+        (None, "13.0", (12, 8), r"torch is built for CUDA 13.0, but the toolkit is 12.8.*CUDA_HOME"),
+        ("1", "12.6", (13, 0), r"torch is built for CUDA 12.6, but the toolkit is 13.0.*CONVINIT_CUDA=0"),
+    ],
+)
+def test_what_cannot_be_built_is_said(setup, wish, torch_cuda, toolkit, said):
+    with pytest.raises(SystemExit, match=said):
+        setup.with_cuda(wish, torch_cuda, toolkit)
+
+
+@pytest.mark.parametrize(
+    ("toolkit", "expected"),
+    [
+        ((11, 8), "7.5;8.0;8.6;9.0+PTX"),
+        ((12, 6), "7.5;8.0;8.6;9.0+PTX"),
+        ((12, 8), "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
+        ((13, 0), "7.5;8.0;8.6;9.0;10.0;12.0+PTX"),
+    ],
+)
+def test_architectures_are_those_the_toolkit_knows(setup, toolkit, expected):
+    assert setup.architectures(toolkit) == expected
+
+
+@pytest.mark.parametrize("said", ["Cuda compilation tools, release 12.8, V12.8.93", "release 13.0"])
+def test_the_toolkit_tells_its_version(setup, tmp_path: Path, said):
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\necho 'nvcc: NVIDIA (R) Cuda compiler driver'\necho '{said}'\n")
+    nvcc.chmod(0o755)
+    assert setup.toolkit_version(str(tmp_path)) in ((12, 8), (13, 0))
+
+
+def test_no_toolkit(setup, tmp_path: Path):
+    assert setup.toolkit_version(None) is None
+    assert setup.toolkit_version(str(tmp_path)) is None
+
+
+def test_the_extension_with_cuda(setup, monkeypatch):
+    """Its sources and flags; nothing is compiled. TORCH_CUDA_ARCH_LIST is respected."""
+    monkeypatch.setattr(setup.cpp_extension, "CUDAExtension", lambda **given: given)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9 9.0a")
+    given = setup.extension((13, 0))
+    assert "csrc/ops_cuda.cpp" in given["sources"]
+    assert all(source.startswith("csrc/cuda/") for source in given["sources"] if source.endswith(".cu"))
+    assert ("CONVINIT_CUDA", '"13.0 for 8.9 9.0a"') in given["define_macros"]
+    assert "--fmad=false" in given["extra_compile_args"]["nvcc"]
+    assert "-ffp-contract=off" in given["extra_compile_args"]["cxx"]
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    macros = dict(setup.extension((12, 8))["define_macros"])
+    assert macros["CONVINIT_CUDA"] == '"12.8 for 7.5 8.0 8.6 9.0 10.0 12.0+PTX"'
+
+
+def test_the_extension_without_cuda(setup, monkeypatch):
+    monkeypatch.setattr(setup.cpp_extension, "CppExtension", lambda **given: given)
+    given = setup.extension(None)
+    assert not [source for source in given["sources"] if "cuda" in source]
+    assert "CONVINIT_CUDA" not in dict(given["define_macros"])
+
+
+@pytest.mark.parametrize("wish", ["2", "on"])
+def test_a_wrong_wish_is_one_sentence(wish: str):
+    result = run_python("setup.py", "--version", CONVINIT_CUDA=wish)
+    assert result.returncode != 0
+    assert (
+        last_line(result.stderr) == f"CONVINIT_CUDA must be 1 (with CUDA), 0 (without) or unset, not '{wish}'"
+    )
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_cuda_with_a_torch_without_it_is_one_sentence():
+    result = run_python("setup.py", "--version", CONVINIT_CUDA="1")
+    assert result.returncode != 0
+    assert last_line(result.stderr).startswith("CONVINIT_CUDA=1 needs a torch with CUDA, and torch 2.")
