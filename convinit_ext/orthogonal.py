@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,9 +28,10 @@ def orthogonal_(
 ) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, uniform over all of them.
 
-    The normal values are this library's to the bit; the QR factorisation is LAPACK's, and not bit-stable. It
-    runs on the CPU also for a CUDA tensor, so that both get the same values; the host waits for it. For a
-    shard, every process factorises the whole matrix and keeps its part.
+    The normal values are this library's to the bit; the QR factorisation is LAPACK's, whose last bits are the
+    processor's and the release's. It runs on the CPU, on one thread, whatever the device and the number of
+    threads, so that all of them get the same values; the host waits for it. For a shard, every process
+    factorises the whole matrix and keeps its part.
 
     Args:
         tensor: [rows, *columns], float32 or float64; the trailing dimensions are one.
@@ -116,6 +119,20 @@ def _copy_parts(whole: Tensor, tensor: Tensor, shard: Shard | None) -> None:
         increment_version(tensor)
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """LAPACK's values depend on the number of threads, and processes of one job may have different ones."""
+    num_threads = torch.get_num_threads()
+    if is_compiling() or num_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
 def _orthogonal_matrix(
     tensor: Tensor,
     rows: int,
@@ -138,7 +155,8 @@ def _orthogonal_matrix(
     with torch.no_grad():
         matrix = fill_(local.new_empty((rows, cols)), Normal(), generator, key).cpu()
         q: Tensor
-        q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
+        with _one_thread():
+            q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
         # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
         q *= r.diagonal().sign()
         return q.t() if rows < cols else q
