@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -119,20 +117,6 @@ def _copy_parts(whole: Tensor, tensor: Tensor, shard: Shard | None) -> None:
         increment_version(tensor)
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """LAPACK's values depend on the number of threads, and processes of one job may have different ones."""
-    num_threads = torch.get_num_threads()
-    if is_compiling() or num_threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)
-
-
 def _orthogonal_matrix(
     tensor: Tensor,
     rows: int,
@@ -154,9 +138,35 @@ def _orthogonal_matrix(
         check_not_capturing(local.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
     with torch.no_grad():
         matrix = fill_(local.new_empty((rows, cols)), Normal(), generator, key).cpu()
-        q: Tensor
-        with _one_thread():
-            q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
-        # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
-        q *= r.diagonal().sign()
+        tall = matrix.t() if rows < cols else matrix
+        q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
         return q.t() if rows < cols else q
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    """Orthonormal columns from a matrix with no more columns than rows, by QR.
+
+    LAPACK's values depend on the number of threads, and the processes of one job may have different ones: it
+    gets one.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    q: Tensor
+    try:
+        q, r = torch.linalg.qr(matrix)
+    finally:
+        torch.set_num_threads(num_threads)
+    # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
+    q *= r.diagonal().sign()
+    return q
+
+
+# No compiler traces a number of threads.
+@torch.library.custom_op("convinit_ext::orthonormal", mutates_args=())
+def _orthonormal_in_graph(matrix: Tensor) -> Tensor:
+    return _orthonormal(matrix).contiguous()
+
+
+@_orthonormal_in_graph.register_fake
+def _(matrix: Tensor) -> Tensor:
+    return matrix.new_empty(matrix.shape)
