@@ -14,6 +14,7 @@ from convinit_ext import keys, ops
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.initialisers import Fan
 from convinit_ext.plan import Plan, Row, make_plan
+from convinit_ext.ranks import check_same_seed
 from convinit_ext.report import Report, ReportRow, size_text
 from convinit_ext.rules import Recipe, Rule
 
@@ -33,6 +34,7 @@ def init_model_(
     dtype: torch.dtype | None = None,
     progress: bool = False,
     fan: Fan = "true",
+    check_ranks: bool = False,
 ) -> Report:
     """Fill every parameter of a model in place; its values depend on the seed and the parameter's name alone.
 
@@ -50,13 +52,15 @@ def init_model_(
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
+        check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
 
     Returns:
         A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
-            nobody can rebuild (all of them named); a seed out of range; an unknown recipe, fan or dtype.
+            nobody can rebuild (all of them named); a seed out of range, or (check_ranks) another one on
+            another rank; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -71,6 +75,8 @@ def init_model_(
     started = time.perf_counter()
     plan = make_plan(model, seed, recipe, device, dtype, fan)
     check_memory(plan.new_bytes)
+    if check_ranks:
+        check_same_seed(plan.seed)
     with torch.no_grad():
         filled = [_memory_for(row) for row in plan.rows]
         buffers = [row.new() if row.fresh else None for row in plan.buffers]
