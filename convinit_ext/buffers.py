@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from convinit_ext import keys, offered, ops, walk
-from convinit_ext.derived import Preset
+from convinit_ext import keys, offered, ops, parametrized, walk
+from convinit_ext.derived import Orthogonal, Preset
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.initialisers import Target, is_distribution
+from convinit_ext.keys import Key
+from convinit_ext.orthogonal import orthogonal_
 from convinit_ext.rules import Rule, is_values
 from convinit_ext.walk import Held, Node
 
@@ -23,7 +25,7 @@ STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
 )
 
 # What a buffer starts from: given values, or a distribution that the engine draws them of.
-Start: TypeAlias = Tensor | Distribution
+Start: TypeAlias = Tensor | Distribution | Orthogonal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,10 @@ class BufferRow:
             return memory.copy_(self.start)
         if isinstance(self.start, Constant):
             return memory.fill_(self.start.value)
+        if isinstance(self.start, Orthogonal):
+            exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+            matrix = torch.empty(memory.shape, dtype=exact, device=memory.device)
+            return memory.copy_(orthogonal_(matrix, key=Key(seed, self.key)))
         assert self.start is not None
         ops.fill_([memory], keys.of_names(seed, [self.key]), [self.start])
         return memory
@@ -129,7 +135,7 @@ def _start(held: Held, rules: Sequence[Rule]) -> Start | None:
     for kind, values in STARTS:
         if isinstance(module, kind) and leaf in values:
             return Constant(values[leaf])
-    return None
+    return parametrized.drawn_start(held)
 
 
 def _said(rule: Rule, target: Target) -> Start:

@@ -103,7 +103,29 @@ class NormOf:
         return f"norm_of({self.name!r})"
 
 
-Derived: TypeAlias = Preset | NormOf
+@dataclass(frozen=True, slots=True)
+class MinusIdentity:
+    """-1 on the diagonal and 0 elsewhere: where the orthogonal parametrization makes exactly its base of it.
+
+    Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
+    """
+
+    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        assert tensor.ndim >= 2
+
+    def write_(self, memory: Tensor, source: Tensor | None) -> None:
+        memory.zero_().diagonal(dim1=-2, dim2=-1).fill_(-1.0)
+
+    def __str__(self) -> str:
+        return "minus_identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal:
+    """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
+
+
+Derived: TypeAlias = Preset | NormOf | MinusIdentity
 
 
 def root_of(name: str, copied: Callable[[str], CopyFrom | None]) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convinit_ext.derived import CopyFrom, Derived, NormOf, Preset
+from convinit_ext.derived import CopyFrom, Derived, MinusIdentity, NormOf, Preset
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.initialisers import (
     ZEROS,
@@ -18,7 +18,6 @@ from convinit_ext.initialisers import (
     VarianceScaling,
     Xavier,
     fan_layout,
-    is_distribution,
 )
 from convinit_ext.rules import Rule, is_values
 
@@ -72,7 +71,7 @@ class Fillings:
         values = _values(rule, target)
         if isinstance(values, CopyFrom):
             return Filling(ZEROS, None, str(values), None, copy=values)
-        if isinstance(values, Preset | NormOf):
+        if isinstance(values, Preset | NormOf | MinusIdentity):
             return Filling(ZEROS, None, text if rule.init is not values else str(values), None, values)
         distribution, zero_row = (
             (values.distribution, values.row) if isinstance(values, RowZeroed) else (values, None)
@@ -97,7 +96,7 @@ def _values(rule: Rule, target: Target) -> Values:
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
     inner = values.distribution if isinstance(values, RowZeroed) else values
-    if not (is_distribution(inner) or isinstance(inner, CopyFrom | Preset | NormOf)):
+    if not is_values(inner) or isinstance(inner, RowZeroed):
         raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {inner!r}")
     return values
 

@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
 
 from convinit_ext import distributions
-from convinit_ext.derived import CopyFrom, NormOf, Preset
+from convinit_ext.derived import CopyFrom, MinusIdentity, NormOf, Preset
 from convinit_ext.distributions import Constant, Distribution
 
 Fan: TypeAlias = Literal["true", "torch"]
@@ -34,7 +34,8 @@ class Target:
         parents: the modules around `module`, outermost first.
         fan: whose fans count where an initialiser does not say: the true ones, or PyTorch's.
         plain: of a parametrized weight: the same tensor as the weight that the module would have without.
-        norm: of the magnitude of weight normalisation: what it is the norm of.
+        start: of a part that no rule for the plain weight is for: its values. The magnitude of weight
+            normalisation is the norm of the other part.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Target:
     parents: tuple[nn.Module, ...] = ()
     fan: Fan = "true"
     plain: Target | None = None
-    norm: NormOf | None = None
+    start: NormOf | MinusIdentity | None = None
 
     def fans(self, fan: Fan | None = None) -> tuple[int, int]:
         """(fan_in, fan_out). PyTorch's differ from the true ones in transposed and in grouped convolutions,
@@ -70,7 +71,7 @@ class RowZeroed:
 
 
 # What a rule may say, and what a function may return.
-Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf
+Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity
 Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
@@ -225,7 +226,7 @@ def initialiser_text(init: object) -> str:
         return f"normal_({init.mean:.6g}, {init.std:.6g})"
     if isinstance(init, distributions.TruncatedNormal):
         return f"trunc_normal_({init.mean:.6g}, {init.std:.6g}, {init.a:.6g}, {init.b:.6g})"
-    if isinstance(init, Kaiming | Xavier | VarianceScaling | CopyFrom | Preset | NormOf):
+    if isinstance(init, Kaiming | Xavier | VarianceScaling | CopyFrom | Preset | NormOf | MinusIdentity):
         return str(init)
     if isinstance(init, RowZeroed):
         return f"{initialiser_text(init.distribution)}, row {init.row} zero"

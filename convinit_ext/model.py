@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from convinit_ext import keys, ops
+from convinit_ext import keys, ops, parametrized
 from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
 from convinit_ext.keys import Key
@@ -187,6 +187,9 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                 _place(row, memory)
         for buffer_row, buffer in zip(plan.buffers, buffers, strict=True):
             _place_buffer(buffer_row, buffer, seed)
+        for buffer_row in plan.buffers:
+            if buffer_row.start is not None:
+                parametrized.settle(buffer_row.held)
 
 
 def _derive(rows: Sequence[Row], filled: Sequence[Tensor]) -> None:

@@ -1,12 +1,13 @@
-"""What modules offer to rebuild their own buffers: transformers' models above all, without importing them.
+"""What modules offer to rebuild their own buffers; no other package is imported.
 
-A model with `_init_weights(module)` (PreTrainedModel of transformers) writes a module's buffers as it writes
-its parameters. It is shown a copy of the module whose parameters are on the meta device, so that only buffers
-are written.
+transformers' models have `_init_weights(module)`, which writes a module's buffers as it writes its
+parameters; timm's and torchvision's modules have methods of their own. All get a copy of the module whose
+parameters are on the meta device, so that only buffers are written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from convinit_ext.walk import Held, Node
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
+# Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
+_METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
 
 
 class Offers:
@@ -38,7 +41,7 @@ def _asked(node: Node) -> dict[str, Tensor]:
     """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
     found: dict[str, Tensor] = {}
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        for ask in (_rotary, _by_init_weights):
+        for ask in (_rotary, _by_init_weights, _by_methods):
             try:
                 found |= ask(node)
             except Exception:
@@ -62,7 +65,7 @@ def _rotary(node: Node) -> dict[str, Tensor]:
 
 def _by_init_weights(node: Node) -> dict[str, Tensor]:
     """What the nearest model around the module writes into its buffers."""
-    owner = next(
+    owner: Any = next(
         (
             each
             for each in (node.module, *reversed(node.parents))
@@ -73,13 +76,36 @@ def _by_init_weights(node: Node) -> dict[str, Tensor]:
     if owner is None:
         return {}
     shown = _shown(node.module)
-    before = {leaf: buffer._version for leaf, buffer in shown._buffers.items() if buffer is not None}
-    owner._init_weights(shown)  # type: ignore[operator]
+    return _written(shown, lambda: owner._init_weights(shown))
+
+
+def _by_methods(node: Node) -> dict[str, Tensor]:
+    """What the module's own methods make."""
+    found: dict[str, Tensor] = {}
+    for name in _METHODS:
+        if callable(getattr(type(node.module), name, None)):
+            shown = _shown(node.module)
+            found |= _written(shown, getattr(shown, name))
+    return found
+
+
+def _written(shown: nn.Module, write: Callable[[], object]) -> dict[str, Tensor]:
+    """The buffers of a copy that a call assigns or writes."""
+    before = {leaf: (buffer, _version(buffer)) for leaf, buffer in shown._buffers.items()}
+    write()
     return {
-        leaf: buffer
+        leaf: buffer.detach()
         for leaf, buffer in shown._buffers.items()
-        if buffer is not None and buffer._version > before.get(leaf, -1)
+        if buffer is not None and not buffer.is_meta and _is_new(buffer, *before.get(leaf, (None, 0)))
     }
+
+
+def _is_new(buffer: Tensor, before: Tensor | None, version: int) -> bool:
+    return buffer is not before or buffer._version > version
+
+
+def _version(buffer: Tensor | None) -> int:
+    return -1 if buffer is None else buffer._version
 
 
 def _shown(module: nn.Module) -> nn.Module:

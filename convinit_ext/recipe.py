@@ -112,9 +112,9 @@ def _first(rules: Iterable[Rule], target: Target) -> Rule | None:
 def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | None:
     """The rule of a part of a parametrized weight: that of the plain weight, or one that names the part.
 
-    A magnitude is the norm of its weight, unless a rule fits its own name and not the plain weight's.
+    A part with a start of its own has that, unless a rule fits the part's name and not the plain weight's.
     """
-    if part.norm is None:
+    if part.start is None:
         return next((rule for rule in rules if rule.matches(plain) or rule.singles_out(part)), None)
     named = (rule for rule in rules if rule.singles_out(part) and not rule.matches(plain))
-    return next(named, Rule(part.norm))
+    return next(named, Rule(part.start))

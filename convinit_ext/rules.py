@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import TypeIs
 
 from convinit_ext import patterns
-from convinit_ext.derived import CopyFrom, NormOf, Preset
+from convinit_ext.derived import CopyFrom, MinusIdentity, NormOf, Preset
 from convinit_ext.initialisers import (
     ONES,
     ZEROS,
@@ -125,7 +125,7 @@ class Rule:
 
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser says the values itself, and is no function to ask."""
-    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf)
+    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
 
 
 # What a list of rules need not say: norm layers' weights are ones, biases zeros.

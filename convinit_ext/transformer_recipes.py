@@ -36,7 +36,7 @@ _BLOCKS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _TOKENS = re.compile(
     r"^(pos(ition)?_?emb\w*|\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$"
 )
-_LAYER_SCALES = re.compile(r"gamma(_\d)?|lambda\d?|layer_scale(_parameter|_\d)?|scale_factor")
+_LAYER_SCALES = re.compile(r"gamma_?\d?|lambda\d?|layer_scale(_parameter|_\d)?|scale_factor")
 
 
 def trunc_normal(std: float = _STD) -> Recipe:
