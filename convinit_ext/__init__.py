@@ -6,6 +6,7 @@ docs/value-contract.md.
 
 from convinit_ext import init as init
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_
 
@@ -22,4 +23,5 @@ __all__ = [
     "canonical_name",
     "init",
     "init_model_",
+    "intercept",
 ]
