@@ -5,6 +5,7 @@ docs/value-contract.md.
 """
 
 from convinit_ext import init as init
+from convinit_ext.boxes import Shard
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
@@ -17,6 +18,7 @@ __all__ = [
     "Constant",
     "Key",
     "Normal",
+    "Shard",
     "TruncatedNormal",
     "Uniform",
     "__version__",

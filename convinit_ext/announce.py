@@ -1,4 +1,4 @@
-"""Makes the random functions of torch.nn.init ask who wants to answer them, in the thread that asked for it.
+"""Makes functions of torch.nn.init ask who wants to answer them, in the thread that asked for it.
 
 Only some hand themselves to a TorchFunctionMode; others draw into temporaries, or again and again, or from
 randperm. So while anybody listens, these functions have another code object, which asks the listener of its
@@ -30,6 +30,8 @@ NAMES = (
     "kaiming_normal_",
     "orthogonal_",
     "sparse_",
+    "eye_",
+    "dirac_",
 )
 # The code runs as torch.nn.init's, with the defaults of the function that it stands in for.
 _TEMPLATE = """

@@ -23,12 +23,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import announce, init, ops
+from convinit_ext.boxes import is_dtensor
 from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key
 from convinit_ext.ops import UnsupportedTensorError
-from convinit_ext.whose import Owners, Part
+from convinit_ext.whose import Owned, Owners
 
 _Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
 
@@ -89,14 +90,12 @@ class _Block(AbstractContextManager[None]):
     def __init__(self, model: nn.Module | None, seed: int | None) -> None:
         self._model = model
         self._seed = seed
-        self._entered: list[_Fills] = []
 
     def __enter__(self) -> None:
         with DisableTorchFunction(), _disable_current_modes(), torch.inference_mode(False):
             fills = _Fills(self._model, self._seed)
         announce.listen(fills.answer)
         _push_mode(fills)
-        self._entered.append(fills)
 
     def __exit__(
         self,
@@ -104,7 +103,6 @@ class _Block(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._entered.pop()
         _pop_mode()
         announce.stop()
 
@@ -147,6 +145,9 @@ class _Fills(TorchFunctionMode):
                 return None
             if getattr(tensor, "_is_hf_initialized", False):  # as transformers' own functions
                 return tensor
+            if name in _DIAGONAL_FUNCTIONS:  # nothing is drawn: PyTorch's are right but for DTensors
+                function: Callable[..., Tensor] = getattr(init, name)
+                return function(*args) if is_dtensor(tensor) else None
             if name in _MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), args)
             asked = _asked(_INIT_FUNCTIONS[name], args, {})
@@ -156,20 +157,20 @@ class _Fills(TorchFunctionMode):
         """Fill it, unless it is one that PyTorch has to fill."""
         if _is_left_to_torch(tensor):
             return False
-        part = self._part(tensor, generator)
+        owned = self._owned(tensor, generator)
         try:
-            if part is None:
+            if owned is None:
                 self._fill_from_generator(tensor, distribution, generator)
-            elif part.is_wrapped:
-                fill_(tensor, distribution, None, Key(self._seed, part.key_name()))
-            elif part.box is None:
-                _fill_whole(tensor, distribution, part.words(self._seed))
+            elif owned.is_dtensor:
+                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+            elif owned.box is None:
+                _fill_whole(tensor, distribution, owned.words(self._seed))
             else:
-                ops.fill_([tensor], part.words(self._seed), [distribution], [part.box])
+                ops.fill_([tensor], owned.words(self._seed), [distribution], [owned.box])
         except UnsupportedTensorError:
             return False
-        if part is not None:
-            part.count()
+        if owned is not None:
+            owned.count()
         return True
 
     def _fill_from_generator(
@@ -181,25 +182,26 @@ class _Fills(TorchFunctionMode):
         else:
             fill_(tensor, distribution, generator or self._generator, None)
 
-    def _part(self, tensor: Tensor, generator: torch.Generator | None) -> Part | None:
+    def _owned(self, tensor: Tensor, generator: torch.Generator | None) -> Owned | None:
         if self._owners is None or generator is not None:
             return None
-        return self._owners.part(tensor)
+        return self._owners.owned(tensor)
 
     def _fill_matrix(self, function: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor | None:
         """orthogonal_ or sparse_, which draw more than the tensor's values."""
         tensor: Tensor = args[0]
         *given, generator = args[1:]
-        part = self._part(tensor, generator)
-        key = None if part is None else Key(self._seed, part.key_name(alone=True))
+        owned = self._owned(tensor, generator)
+        target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
+        key = None if owned is None else Key(self._seed, owned.key_name(alone=True))
         if key is None and generator is None:
             generator = self._generator
         try:
-            function(tensor, *given, generator, key=key)
+            function(target, *given, generator, key=key)
         except UnsupportedTensorError:
             return None
-        if part is not None:
-            part.count()
+        if owned is not None:
+            owned.count()
         return tensor
 
 
@@ -304,3 +306,4 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
     "kaiming_uniform_": _read_kaiming("uniform"),
 }
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
+_DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

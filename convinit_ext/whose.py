@@ -13,9 +13,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import keys, walk
+from convinit_ext.boxes import local_of
 from convinit_ext.ops import Box
 
 Region: TypeAlias = tuple[object, ...]
@@ -39,7 +39,7 @@ class Named:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class Owned:
     """A tensor as a part of a named one.
 
     Args:
@@ -48,14 +48,14 @@ class Part:
         box: its place in the row-major order of the named one; None where it is seen as the named one is,
             and where no box describes it.
         words_are_own: no box describes it.
-        is_wrapped: it is not plain memory but a tensor that wraps another, such as a DTensor.
+        is_dtensor: the named one is a DTensor, and this it or its local tensor.
     """
 
     named: Named
     region: Region
     box: Box | None
     words_are_own: bool = False
-    is_wrapped: bool = False
+    is_dtensor: bool = False
 
     def number(self) -> int:
         """How many fills of this part there were."""
@@ -107,28 +107,28 @@ class Owners:
         self._named: dict[str, Named] = {}
         self._read()
 
-    def part(self, tensor: Tensor) -> Part | None:
+    def owned(self, tensor: Tensor) -> Owned | None:
         """The tensor as a part of the model; None where it is none."""
         known = self._by_object.get(id(tensor))
         if known is not None:
             return known[1]
-        part = self._find(tensor)
-        if part is None and self._state() != self._last_state:
+        owned = self._find(tensor)
+        if owned is None and self._state() != self._last_state:
             self._read()
-            part = self._find(tensor)
-        return part
+            owned = self._find(tensor)
+        return owned
 
-    def _find(self, tensor: Tensor) -> Part | None:
-        memory = _memory(tensor)
+    def _find(self, tensor: Tensor) -> Owned | None:
+        memory = local_of(tensor)
         storage = _storage(memory)
         for named in self._by_storage.get(storage, ()):
-            owner = _memory(named.tensor)
+            owner = local_of(named.tensor)
             if _storage(owner) != storage:  # it has moved, and this memory is another's now
                 continue
-            wrapped = owner is not named.tensor
-            if wrapped == (memory is not tensor) and _is_seen_alike(memory, owner):
-                return Part(named, (), None, is_wrapped=wrapped)
-            if not wrapped and _is_inside(memory, owner):
+            is_dtensor = owner is not named.tensor
+            if _is_seen_alike(memory, owner):
+                return Owned(named, (), None, is_dtensor=is_dtensor)
+            if not is_dtensor and _is_inside(memory, owner):
                 return _part_of(named, memory, owner)
         return None
 
@@ -140,20 +140,20 @@ class Owners:
         names = [keys.canonical_name(held.name) for held in found]
         words = [] if not names else list(torch.split(keys.of_names(self._seed, names), 1))
         self._by_storage: dict[int, list[Named]] = {}
-        self._by_object: dict[int, tuple[Tensor, Part]] = {}  # it is held, so that its id stays its own
+        self._by_object: dict[int, tuple[Tensor, Owned]] = {}  # it is held, so that its id stays its own
         for held, name, row in zip(found, names, words, strict=True):
             self._add(held.tensor, name, row)
         self._modules = [node.module for node in nodes]
         self._last_state = self._state()
 
     def _add(self, tensor: Tensor, name: str, words: Tensor) -> None:
-        part = None if tensor.is_meta else self._find(tensor)  # tied: it has a name
-        if part is None:
+        owned = None if tensor.is_meta else self._find(tensor)  # tied: it has a name
+        if owned is None:
             named = self._named.setdefault(name, Named(name, tensor, words))
             named.tensor = tensor
-            self._by_storage.setdefault(_storage(_memory(tensor)), []).append(named)
-            part = Part(named, (), None, is_wrapped=_memory(tensor) is not tensor)
-        self._by_object[id(tensor)] = tensor, part
+            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
+            owned = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
+        self._by_object[id(tensor)] = tensor, owned
 
     def _state(self) -> list[int]:
         """Other numbers once a module or tensor is added, replaced or moved. It is asked for every tensor
@@ -169,14 +169,6 @@ class Owners:
             if tensor is not None
         ]
         return children + [id(tensor) for tensor in tensors] + [_storage(tensor) for tensor in tensors]
-
-
-def _memory(tensor: Tensor) -> Tensor:
-    """The tensor, or of one that wraps another, as a DTensor does its local part, the one inside."""
-    if is_traceable_wrapper_subclass(tensor):
-        inner: Tensor = getattr(tensor, tensor.__tensor_flatten__()[0][0])
-        return inner
-    return tensor
 
 
 def _is_float(buffer: Tensor) -> bool:
@@ -203,13 +195,13 @@ def _is_inside(view: Tensor, whole: Tensor) -> bool:
     return first <= start and end <= last
 
 
-def _part_of(named: Named, view: Tensor, whole: Tensor) -> Part:
+def _part_of(named: Named, view: Tensor, whole: Tensor) -> Owned:
     box = box_in(view, whole)
     if box is None:
         place = view.storage_offset() - whole.storage_offset(), tuple(view.shape), view.stride()
-        return Part(named, ("memory", view.dtype, *place), None, words_are_own=True)
+        return Owned(named, ("memory", view.dtype, *place), None, words_are_own=True)
     is_all = view.numel() == whole.numel()
-    return Part(named, () if is_all else (box.start, tuple(view.shape), box.strides), box)
+    return Owned(named, () if is_all else (box.start, tuple(view.shape), box.strides), box)
 
 
 def box_in(view: Tensor, whole: Tensor) -> Box | None:
