@@ -77,20 +77,23 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
             pending.append(Node(module, path, canonical, parents))
 
 
-def parameters(nodes: Iterable[Node]) -> list[Held]:
+def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
     """Every parameter object once, under the first name that named_parameters() gives it.
 
     Args:
         nodes: of modules().
+        lazy: leave out parameters that are not there yet.
 
     Raises:
         ValueError: parameters that are not there yet (lazy modules), or two that share a canonical name.
     """
     held = _held((node, node.module._parameters) for node in nodes)
-    lazy = [each.path for each in held if is_lazy(each.tensor)]
+    absent = [each.path for each in held if is_lazy(each.tensor)]
     if lazy:
+        held = [each for each in held if not is_lazy(each.tensor)]
+    elif absent:
         raise ValueError(
-            f"parameters without a shape yet: {', '.join(lazy)}; run their lazy modules on an input first"
+            f"parameters without a shape yet: {', '.join(absent)}; run their lazy modules on an input first"
         )
     _check_names(held)
     return held
@@ -191,7 +194,7 @@ def _view(tensor: Tensor) -> object:
 
 def _check_apart(held: Iterable[Held]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
-    ordered = sorted((*_span(local_of(each.tensor)), each.path) for each in held)
+    ordered = sorted((*span(local_of(each.tensor)), each.path) for each in held)
     for (_, end, path), (start, _, other) in itertools.pairwise(ordered):
         if start < end:
             raise ValueError(
@@ -200,7 +203,7 @@ def _check_apart(held: Iterable[Held]) -> None:
             )
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def span(tensor: Tensor) -> tuple[int, int]:
     """First byte and the byte after the last, from the start of the storage."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = int(tensor.storage_offset())
