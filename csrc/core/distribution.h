@@ -88,7 +88,7 @@ struct Values64 {
 
 template <class Sampler>
 CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Schedule& schedule,
-                                     U64 block_low) {
+                                     Word block_low) {
   const WordPairs pairs = philox_pairs(schedule, block_low);
   U32 even[kVectors32], odd[kVectors32];
   split(pairs.even, even);
@@ -103,7 +103,7 @@ CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p
 
 template <class Sampler>
 CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Schedule& schedule,
-                                     U64 block_low) {
+                                     Word block_low) {
   const Words words = philox(schedule, block_low);
   Values64 values;
   pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);

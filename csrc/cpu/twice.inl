@@ -105,6 +105,11 @@ CONVINIT_HD F64 unsigned53_to_double(U64 a) {
   return {vector::unsigned53_to_double(a.x), vector::unsigned53_to_double(a.y)};
 }
 
+using Word = U64;
+using Product = U64;
+CONVINIT_HD Word word(uint32_t x) { return splat(static_cast<uint64_t>(x)); }
+CONVINIT_HD Word low_word(U64 product) { return product; }
+CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
 CONVINIT_HD U64 multiply_wide(U64 a, uint32_t m) {
   return {vector::multiply_wide(a.x, m), vector::multiply_wide(a.y, m)};
 }
