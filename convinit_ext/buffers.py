@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import walk
-from convinit_ext.walk import Held
+from convinit_ext.walk import Held, Node
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
@@ -42,14 +43,16 @@ class BufferRow:
         return torch.full_like(self.held.tensor, self.value, dtype=self.dtype, device=self.device)
 
 
-def buffer_rows(model: nn.Module, dtype: torch.dtype | None, device: torch.device) -> tuple[BufferRow, ...]:
-    """The buffers that initialising the model changes.
+def buffer_rows(
+    nodes: Iterable[Node], dtype: torch.dtype | None, device: torch.device
+) -> tuple[BufferRow, ...]:
+    """The buffers that initialising a model of these modules changes.
 
     Raises:
         ValueError: meta buffers that nobody knows how to rebuild; all of them are named.
     """
     rows, lost = [], []
-    for held in walk.buffers(model):
+    for held in walk.buffers(nodes):
         tensor, value = held.tensor, _start(held)
         if tensor.is_meta and value is None and tensor.numel():
             lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")

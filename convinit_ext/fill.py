@@ -122,6 +122,19 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     return torch._debug_has_internal_overlap(tensor) == 1  # 1: surely, 0: surely not, 2: nobody knows
 
 
+def is_surely_writable(tensor: Tensor) -> bool:
+    """A quick yes for the tensors of most models: `check_writable` would raise nothing."""
+    return (
+        type(tensor) in _PLAIN
+        and tensor.dtype in SUPPORTED_DTYPES
+        and tensor.layout is _STRIDED
+        and tensor.is_cpu
+        and tensor.is_contiguous()
+        and not (tensor.is_nested or tensor.is_inference() or is_compiling())
+        and tensor.data_ptr() != 0
+    )
+
+
 def check_writable(tensor: Tensor) -> None:
     """For functions that write with PyTorch's own operations: what the engine would refuse, first.
 

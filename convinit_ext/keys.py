@@ -11,6 +11,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch.compiler import is_compiling
 
@@ -47,6 +48,8 @@ def canonical_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"a parameter's name must be a str, not {type(name).__name__}")
+    if name and not (name.startswith(_DDP_WRAPPER) or "_orig_mod" in name or "_wrapped_module" in name):
+        return name  # no wrapper is in it: most names
     segments = [segment for segment in name.split(".") if segment not in _WRAPPERS]
     num_leading = 0
     while num_leading < len(segments) and segments[num_leading] == _DDP_WRAPPER:
@@ -102,6 +105,22 @@ def stack(keys: Sequence[Key]) -> torch.Tensor:
     """
     flat = [_signed(word) for key in keys for word in key.words]
     return torch.tensor(flat, dtype=torch.int64, device=_CPU).view(-1, 2)
+
+
+def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
+    """`stack` of the keys of one seed and of many canonical names, without an object for each.
+
+    Raises:
+        TypeError, ValueError: as Key, for the seed.
+
+    >>> torch.equal(of_names(7, ["a", "b"]), stack([Key(7, "a"), Key(7, "b")]))
+    True
+    """
+    prefix = _uint64_bytes(_checked_seed(seed))
+    blake2b = hashlib.blake2b
+    digests = [blake2b(prefix + name.encode(), digest_size=16, person=_PERSON).digest() for name in names]
+    words = np.frombuffer(b"".join(digests), dtype="<i8")
+    return torch.from_numpy(words.astype(np.int64)).view(-1, 2)
 
 
 def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None = None) -> torch.Tensor:

@@ -73,7 +73,7 @@ def init_model_(
     with torch.no_grad():
         filled = [_memory_for(row) for row in plan.rows]
         buffers = [row.new() if row.fresh else None for row in plan.buffers]
-        _fill(plan.rows, filled, progress)
+        _fill(plan.seed, plan.rows, filled, progress)
         for row, memory in zip(plan.rows, filled, strict=True):
             if row.fresh:
                 _place(row, memory)
@@ -126,26 +126,26 @@ def _memory_for(row: Row) -> Tensor:
     return torch.empty_like(row.tensor.detach(), dtype=row.dtype, device=row.device)
 
 
-def _fill(rows: Sequence[Row], filled: Sequence[Tensor], progress: bool) -> None:
+def _fill(seed: int, rows: Sequence[Row], filled: Sequence[Tensor], progress: bool) -> None:
     if not progress:
-        _fill_once(zip(rows, filled, strict=True))
+        _fill_once(seed, zip(rows, filled, strict=True))
         return
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     total = sum(row.num_bytes for row in rows)
     with tqdm(total=total, unit="B", unit_scale=True, desc="init_model_") as bar:
         for group, num_bytes in _groups(rows, filled, total // _PROGRESS_STEPS):
-            _fill_once(group)
+            _fill_once(seed, group)
             bar.update(num_bytes)
 
 
-def _fill_once(filled: Iterable[tuple[Row, Tensor]]) -> None:
+def _fill_once(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
     """One call into the engine: it balances threads over all the bytes, whatever tensors they belong to."""
-    pieces = [(row.key, piece) for row, memory in filled for piece in row.pieces(memory)]
+    pieces = [(row.name, piece) for row, memory in filled for piece in row.pieces(memory)]
     boxes = [piece.box for _, piece in pieces]
     ops.fill_(
         [piece.memory for _, piece in pieces],
-        keys.stack([key for key, _ in pieces]),
+        keys.of_names(seed, [name for name, _ in pieces]),
         [piece.distribution for _, piece in pieces],
         boxes if any(boxes) else None,
     )
@@ -192,16 +192,17 @@ def _place_buffer(row: BufferRow, buffer: Tensor | None) -> None:
 
 
 def _report(plan: Plan, seconds: float) -> Report:
+    names = {dtype: str(dtype).removeprefix("torch.") for dtype in {row.dtype for row in plan.rows}}
     rows = tuple(
         ReportRow(
-            name=row.name,
-            shape=tuple(row.tensor.shape),
-            dtype=str(row.dtype).removeprefix("torch."),
-            initialiser=row.initialiser,
-            fan_in=row.fans[0] if row.fans else None,
-            fan_out=row.fans[1] if row.fans else None,
-            std=row.std,
-            num_bytes=row.num_bytes,
+            row.name,
+            tuple(row.tensor.shape),
+            names[row.dtype],
+            row.initialiser,
+            row.fans[0] if row.fans else None,
+            row.fans[1] if row.fans else None,
+            row.std,
+            row.num_bytes,
         )
         for row in plan.rows
     )

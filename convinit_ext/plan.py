@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import ops, walk
 from convinit_ext.buffers import BufferRow, buffer_rows
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
-from convinit_ext.fill import check_writable
-from convinit_ext.initialisers import FANS, ZEROS, Fan, RowZeroed, Target, is_distribution
+from convinit_ext.fill import check_writable, is_surely_writable
+from convinit_ext.initialisers import FANS, ZEROS, Fan, Kaiming, RowZeroed, Target, Xavier, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.ops import Box, UnsupportedTensorError
 from convinit_ext.recipes import as_recipe
@@ -30,14 +31,13 @@ _NEGLIGIBLE = 40.0  # e^-40 of a density is nothing to a standard deviation
 _INTERVALS = 1000  # of Simpson's rule
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Row:
-    """A parameter: its name and key, what fills it, and where the values go.
+    """A parameter: its name, what fills it, and where the values go.
 
     Args:
-        name: canonical name.
+        name: canonical name, the one that makes its key.
         held: the parameter, then those tied to it by their memory.
-        key: of the name.
         distribution: of the values.
         zero_row: the row of dimension 0 that is zero instead, if any.
         initialiser: what the rule calls it.
@@ -48,7 +48,6 @@ class Row:
 
     name: str
     held: tuple[Held, ...]
-    key: Key
     distribution: Distribution
     zero_row: int | None
     initialiser: str
@@ -139,21 +138,27 @@ def make_plan(
         raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")
     wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), checked_device(device))
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
-    held = walk.parameters(model)
+    nodes = list(walk.modules(model))
+    held = walk.parameters(nodes)
     _check_kinds(held)
     groups = walk.tied(held)
-    rules = _rules_for([group[0] for group in groups], wish)
-    rows = tuple(_row(group, rule, wish) for group, rule in zip(groups, rules, strict=True))
-    return Plan(rows, buffer_rows(model, wish.dtype, wish.device), checked_seed, wish.recipe.name)
+    targets = [_target(group[0], wish) for group in groups]
+    rules = _rules_for(groups, targets, wish.recipe)
+    fillings = _Fillings()
+    rows = tuple(
+        _row(group, fillings.of(rule, target, wish.dtype), wish)
+        for group, target, rule in zip(groups, targets, rules, strict=True)
+    )
+    return Plan(rows, buffer_rows(nodes, wish.dtype, wish.device), checked_seed, wish.recipe.name)
 
 
-def _rules_for(held: list[Held], wish: _Wish) -> list[Rule]:
-    rules = [wish.recipe.rule_for(_target(each, wish)) for each in held]
+def _rules_for(groups: list[list[Held]], targets: list[Target], recipe: Recipe) -> list[Rule]:
+    rules = recipe.rules_for(targets)
     found = [rule for rule in rules if rule is not None]
-    if len(found) < len(held):
-        lost = [_described(each) for each, rule in zip(held, rules, strict=True) if rule is None]
+    if len(found) < len(rules):
+        lost = [_described(group[0]) for group, rule in zip(groups, rules, strict=True) if rule is None]
         raise ValueError(
-            f"recipe {wish.recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
+            f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
             + "\n  ".join(lost)
             + "\nPut rules for them before it: recipe=[Rule(Constant(0.0), name=...), *TORCH]"
         )
@@ -169,25 +174,59 @@ def _target(held: Held, wish: _Wish) -> Target:
     return Target(held.name, leaf, held.tensor, held.node.module, held.node.parents, wish.fan)
 
 
-def _row(group: list[Held], rule: Rule, wish: _Wish) -> Row:
-    first, target = group[0], _target(group[0], wish)
-    dtype = wish.dtype or first.tensor.dtype
-    distribution, zero_row = _distribution(rule, target)
-    _check_range(distribution, dtype, first.path)
-    fans = None
-    if first.tensor.ndim >= 2 and not isinstance(distribution, Constant):
-        fans = target.fans(getattr(rule.init, "fan", None))
+def _row(group: list[Held], filling: _Filling, wish: _Wish) -> Row:
+    first = group[0]
+    tensor = first.tensor
     return Row(
-        name=first.name,
-        held=tuple(group),
-        key=Key(wish.seed, first.name),
-        distribution=distribution,
-        zero_row=zero_row,
-        initialiser=rule.text,
-        fans=fans,
-        dtype=dtype,
-        device=wish.device if first.tensor.is_meta else first.tensor.device,
+        first.name,
+        tuple(group),
+        *filling,
+        wish.dtype or tensor.dtype,
+        wish.device if tensor.is_meta else tensor.device,
     )
+
+
+class _Filling(NamedTuple):
+    """What a rule makes of a parameter; the fields are those of Row."""
+
+    distribution: Distribution
+    zero_row: int | None
+    initialiser: str
+    fans: tuple[int, int] | None
+
+
+class _Fillings:
+    """What rules make of parameters. The layers of a large model repeat: equal questions are asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, _Filling] = {}
+        self._texts: dict[int, str] = {}
+
+    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> _Filling:
+        tensor, module = target.tensor, target.module
+        if type(rule.init) not in _BY_SHAPE:
+            return self._new(rule, target, dtype)
+        convolution = (module.groups, module.transposed) if isinstance(module, _ConvNd) else None
+        question = id(rule), tensor.shape, tensor.dtype, convolution
+        if question not in self._known:
+            self._known[question] = self._new(rule, target, dtype)
+        return self._known[question]
+
+    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> _Filling:
+        if id(rule) not in self._texts:
+            self._texts[id(rule)] = rule.text
+        distribution, zero_row = _distribution(rule, target)
+        if isinstance(distribution, Uniform):
+            _check_range(distribution, dtype or target.tensor.dtype, target.name)
+        fans = None
+        if target.tensor.ndim >= 2 and not isinstance(distribution, Constant):
+            fans = target.fans(getattr(rule.init, "fan", None))
+        return _Filling(distribution, zero_row, self._texts[id(rule)], fans)
+
+
+# Initialisers that look at a parameter's shape and its convolution's groups, and at nothing else. Exactly
+# these: a type derived from one may look at more.
+_BY_SHAPE = {Kaiming, Xavier, Constant, Uniform, Normal, TruncatedNormal}
 
 
 def _distribution(rule: Rule, target: Target) -> tuple[Distribution, int | None]:
@@ -206,19 +245,19 @@ def _distribution(rule: Rule, target: Target) -> tuple[Distribution, int | None]
     return values, zero_row
 
 
-def _check_range(distribution: Distribution, dtype: torch.dtype, path: str) -> None:
+def _check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
     """The engine would raise it too, without a name."""
-    if not isinstance(distribution, Uniform):
-        return
     low, high, largest = distribution.low, distribution.high, torch.finfo(dtype).max
     if max(-low, high, high - low) > largest:
-        raise ValueError(f"parameter {path!r}: {dtype} cannot hold uniform values between {low} and {high}")
+        raise ValueError(f"parameter {name!r}: {dtype} cannot hold uniform values between {low} and {high}")
 
 
 def _check_kinds(held: list[Held]) -> None:
     """That every parameter is a plain floating-point tensor on a device that can be filled."""
     for each in held:
         tensor = each.tensor
+        if is_surely_writable(tensor):
+            continue
         if is_traceable_wrapper_subclass(tensor):
             raise UnsupportedTensorError(
                 f"parameter {each.path!r}: cannot fill a {type(tensor).__name__}; accepted is a plain tensor"

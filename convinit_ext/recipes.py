@@ -42,6 +42,9 @@ def _symmetric(fan: int) -> Uniform:
 
 def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     """Without reading a parametrized weight: that would compute it, and move spectral_norm's buffers."""
+    plain = module._parameters.get("weight")  # asking a module for what it lacks takes long
+    if plain is not None:
+        return tuple(plain.shape)
     held: Any = module
     if not parametrize.is_parametrized(module, "weight"):
         return tuple(held.weight.shape)
@@ -76,9 +79,12 @@ def _prelu(target: Target) -> Distribution:
 
 def _in_transformer(target: Target) -> bool:
     """nn.Transformer draws every matrix inside it anew, whatever the module that owns it did."""
-    return target.tensor.ndim > 1 and any(
-        isinstance(each, nn.Transformer) for each in (*target.parents, target.module)
-    )
+    if target.tensor.ndim < 2:
+        return False
+    for parent in target.parents:  # spelled out: this is asked of every matrix of every model
+        if isinstance(parent, nn.Transformer):
+            return True
+    return isinstance(target.module, nn.Transformer)
 
 
 def _projects_attention(target: Target) -> bool:

@@ -6,7 +6,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import NamedTuple
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
@@ -14,8 +15,7 @@ _TEXT_COLUMNS = 4  # these lead, and are aligned to the left; numbers to the rig
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRow:
+class ReportRow(NamedTuple):
     """What one parameter got.
 
     Args:
@@ -81,7 +81,7 @@ class Report:
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
-            "rows": [asdict(row) | {"shape": list(row.shape)} for row in self.rows],
+            "rows": [row._asdict() | {"shape": list(row.shape)} for row in self.rows],
         }
 
     def to_json(self, indent: int | None = None) -> str:

@@ -6,7 +6,7 @@ The ready-made lists of rules are in recipes.py; nothing here touches memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -63,12 +63,19 @@ class Rule:
             raise TypeError(f"a rule's where must be a function of a Target, not {self.where!r}")
 
     def matches(self, target: Target) -> bool:
-        return (
-            (self.module is None or isinstance(target.module, self.module))
-            and (self.parameter is None or fnmatchcase(target.parameter, self.parameter))
-            and (self.name is None or fnmatchcase(target.name, self.name))
-            and (self.where is None or bool(self.where(target)))
+        return self.suits(type(target.module), target.parameter) and self.matches_rest(target)
+
+    def suits(self, module: type[nn.Module], parameter: str) -> bool:
+        """The conditions on a module's type and on a parameter's name inside it."""
+        return (self.module is None or issubclass(module, self.module)) and (
+            self.parameter is None or fnmatchcase(parameter, self.parameter)
         )
+
+    def matches_rest(self, target: Target) -> bool:
+        """The conditions on the one parameter."""
+        if self.name is not None and not fnmatchcase(target.name, self.name):
+            return False
+        return self.where is None or bool(self.where(target))
 
     @property
     def text(self) -> str:
@@ -111,6 +118,21 @@ class Recipe:
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
 
-    def rule_for(self, target: Target) -> Rule | None:
+    def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
+        """The rule of each parameter; None where no rule matches."""
         rules = self.rules + DEFAULTS if self.defaults else self.rules
-        return next((rule for rule in rules if rule.matches(target)), None)
+        suitable: dict[tuple[type, str], tuple[Rule, ...]] = {}  # by what the parameters of a type share
+        found: list[Rule | None] = []
+        for target in targets:
+            shared = type(target.module), target.parameter
+            if shared not in suitable:
+                suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
+            found.append(_first(suitable[shared], target))
+        return found
+
+
+def _first(rules: Iterable[Rule], target: Target) -> Rule | None:
+    for rule in rules:
+        if rule.matches_rest(target):
+            return rule
+    return None

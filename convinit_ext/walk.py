@@ -52,21 +52,33 @@ def modules(model: nn.Module) -> Iterator[Node]:
             continue
         seen.add(id(node.module))
         yield node
+        children = node.module._modules
+        if not children:
+            continue
         parents = (*node.parents, node.module)
         wrapper = isinstance(node.module, _WRAPPERS)
-        for child, module in reversed(node.module._modules.items()):
-            if module is not None:
-                canonical = node.canonical if wrapper and child == "module" else _join(node.canonical, child)
-                pending.append(Node(module, _join(node.path, child), canonical, parents))
+        same = node.path == node.canonical
+        for child, module in reversed(children.items()):
+            if module is None:
+                continue
+            path = _join(node.path, child)
+            if wrapper and child == "module":
+                canonical = node.canonical
+            else:
+                canonical = path if same else _join(node.canonical, child)
+            pending.append(Node(module, path, canonical, parents))
 
 
-def parameters(model: nn.Module) -> list[Held]:
+def parameters(nodes: Iterable[Node]) -> list[Held]:
     """Every parameter object once, under the first name that named_parameters() gives it.
+
+    Args:
+        nodes: of modules().
 
     Raises:
         ValueError: parameters that are not there yet (lazy modules), or two that share a canonical name.
     """
-    held = _held((node, node.module._parameters) for node in modules(model))
+    held = _held((node, node.module._parameters) for node in nodes)
     lazy = [each.path for each in held if is_lazy(each.tensor)]
     if lazy:
         raise ValueError(
@@ -76,9 +88,9 @@ def parameters(model: nn.Module) -> list[Held]:
     return held
 
 
-def buffers(model: nn.Module) -> list[Held]:
+def buffers(nodes: Iterable[Node]) -> list[Held]:
     """Every buffer object once, under its first path."""
-    return _held((node, node.module._buffers) for node in modules(model))
+    return _held((node, node.module._buffers) for node in nodes)
 
 
 def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[Held]:
@@ -87,10 +99,12 @@ def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[H
         for leaf, tensor in named.items():
             if tensor is None:
                 continue
-            if id(tensor) not in found:
+            held = found.get(id(tensor))
+            if held is None:
                 path = _join(node.path, leaf)
-                found[id(tensor)] = Held(tensor, path, _join(node.canonical, leaf), node)
-            found[id(tensor)].places.append((node.module, leaf))
+                name = path if node.path == node.canonical else _join(node.canonical, leaf)
+                held = found[id(tensor)] = Held(tensor, path, name, node)
+            held.places.append((node.module, leaf))
     return list(found.values())
 
 
@@ -101,12 +115,12 @@ def _check_names(held: list[Held]) -> None:
             each.name = canonical_name(each.name)
         except ValueError as error:
             raise ValueError(f"parameter {each.path!r}: {error}") from error
-        if each.name in first:
+        other = first.setdefault(each.name, each)
+        if other is not each:
             raise ValueError(
-                f"parameters {first[each.name].path!r} and {each.path!r} are both named {each.name!r} once "
+                f"parameters {other.path!r} and {each.path!r} are both named {each.name!r} once "
                 "wrappers are removed, and would get the same values; rename one"
             )
-        first[each.name] = each
 
 
 def tied(held: list[Held]) -> list[list[Held]]:
@@ -115,27 +129,30 @@ def tied(held: list[Held]) -> list[list[Held]]:
     Raises:
         ValueError: two parameters that share a part of their memory, or see it in different ways.
     """
+    by_storage: dict[int, list[Held]] = {}
+    for each in held:
+        by_storage.setdefault(_storage(each.tensor), []).append(each)
+    if len(by_storage) == len(held):  # as in most models
+        return [[each] for each in held]
     groups: dict[object, list[Held]] = {}
     for each in held:
-        groups.setdefault(_memory(each.tensor), []).append(each)
-    by_storage: dict[int, list[Held]] = {}
-    for group in groups.values():
-        tensor = group[0].tensor
-        if tensor.numel():
-            by_storage.setdefault(tensor.untyped_storage()._cdata, []).append(group[0])
+        groups.setdefault(_view(each.tensor), []).append(each)
     for sharing in by_storage.values():
-        _check_apart(sharing)
+        if len(sharing) > 1:
+            _check_apart({_view(each.tensor): each for each in reversed(sharing)}.values())
     return list(groups.values())
 
 
-def _memory(tensor: Tensor) -> object:
-    if tensor.numel() == 0:
-        return id(tensor)  # no element, so nothing to share
-    storage = tensor.untyped_storage()._cdata
-    return storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype
+def _storage(tensor: Tensor) -> int:
+    """What tells one memory from another. A tensor without elements shares none: its own address."""
+    return tensor.untyped_storage()._cdata if tensor.numel() else id(tensor)
 
 
-def _check_apart(held: list[Held]) -> None:
+def _view(tensor: Tensor) -> object:
+    return _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def _check_apart(held: Iterable[Held]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
     ordered = sorted((*_span(each.tensor), each.path) for each in held)
     for (_, end, path), (start, _, other) in itertools.pairwise(ordered):

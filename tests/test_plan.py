@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import Constant, Key, Normal
+from convinit_ext import Constant, Normal, Uniform
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.plan import make_plan
-from convinit_ext.recipes import Rule
+from convinit_ext.recipes import Kaiming, Rule, Target
 
 ANYTHING = [Rule(Constant(0.0))]
 
@@ -29,7 +29,7 @@ def test_rows_come_in_the_order_and_with_the_names_of_named_parameters():
     model = nn.Transformer(8, 2, 2, 2, 16, batch_first=True)
     plan = make_plan(model, seed=5)
     assert [row.name for row in plan.rows] == [name for name, _ in model.named_parameters()]
-    assert all(row.key == Key(5, row.name) for row in plan.rows)
+    assert plan.seed == 5
     assert plan.new_bytes == 0
 
 
@@ -172,3 +172,30 @@ def test_new_bytes_counts_what_will_be_allocated():
     assert make_plan(model).new_bytes == 4 * (32 + 4 + 8 + 8) + 8
     assert make_plan(model, dtype=torch.bfloat16).new_bytes == 2 * (32 + 4 + 8 + 8) + 8
     assert make_plan(nn.Linear(8, 4), dtype=torch.float64).new_bytes == 8 * 36
+
+
+class Named(Kaiming):
+    """An initialiser that looks at more than the shape."""
+
+    def __call__(self, target: Target) -> Constant:
+        return Constant(float(target.name.split(".")[0]))
+
+
+def test_layers_of_one_shape_are_asked_one_by_one_where_their_initialiser_may_tell_them_apart():
+    model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(3)))
+    for init in (Named(), lambda target: Constant(float(target.name.split(".")[0]))):
+        rows = make_plan(model, recipe=[Rule(init)]).rows
+        assert [row.distribution.value for row in rows] == [0.0, 1.0, 2.0]
+
+
+def test_layers_of_one_shape_have_their_own_fans_dtypes_and_rules():
+    layers = (nn.Conv1d(4, 8, 1), nn.Conv1d(8, 8, 1, groups=2), nn.ConvTranspose1d(8, 4, 1), nn.Linear(4, 8))
+    layers[2].weight.data = torch.zeros(8, 4, 1)
+    rows = [row for row in make_plan(nn.Sequential(*layers), recipe="he").rows if row.fans]
+    assert [row.fans for row in rows] == [(4, 8), (4, 4), (8, 4), (4, 8)]
+    assert len({row.distribution.std for row in rows}) == 2
+    wide = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).half())
+    with pytest.raises(ValueError, match=r"'1\.weight'.*float16 cannot hold"):
+        make_plan(wide, recipe=[Rule(Uniform(-1e5, 1e5), parameter="weight"), Rule(Constant(0.0))])
+    mine = make_plan(wide, recipe=[Rule(Normal(0.0, 2.0), name="0.*"), Rule(Normal(0.0, 3.0))]).rows
+    assert [row.std for row in mine] == [2.0, 2.0, 3.0, 3.0]

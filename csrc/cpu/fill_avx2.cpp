@@ -9,6 +9,12 @@
 #include "cpu/generate.h"
 #include "cpu/target_region.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+// Four chains side by side want more than 16 registers: GCC lays them out better before it gives out
+// registers.
+#pragma GCC optimize("schedule-insns", "sched-pressure")
+#endif
+
 #define CONVINIT_LANES avx2
 CONVINIT_TARGET_BEGIN("avx2,fma,f16c")
 #include "cpu/lanes_avx2.h"
