@@ -21,6 +21,18 @@ struct Uniform {
   }
 };
 
+#ifdef CONVINIT_SCALAR_LANES
+// The same values for less, where the span is at least this. 2^-24 times it is then exact, and no sum is less
+// than a float's smallest step but 0, so that none is rounded to a negative zero and any minimum serves.
+constexpr float kSmallestScaledSpan = 0x1p-100f;
+struct ScaledUniform : Uniform {
+  using Uniform::value;
+  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) {
+    return ::fminf(fma(to_float(bit_cast<I32>(word >> 8)), p.span * 0x1p-24f, p.low), p.last);
+  }
+};
+#endif
+
 // (w + 1/2) 2^-32, in (0, 1].
 CONVINIT_HD F32 open_unit(U32 word) { return fma(to_float(word), splat(0x1p-32f), splat(0x1p-33f)); }
 CONVINIT_HD F64 open_unit(U64 word) { return (unsigned53_to_double(word >> 11) + 0.5) * 0x1p-53; }

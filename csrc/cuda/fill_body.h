@@ -20,34 +20,33 @@ struct Thread {
   uint32_t number, num_threads;
 };
 
-// A run's vectors. Position and address are kept up by additions; what is between two multiples of 2^32
-// blocks has one schedule.
+// A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have one schedule, and
+// keeps up one number, which gives the block and the address.
 template <class Source>
 CONVINIT_HD void fill_vectors(const Task& task, const Share& share) {
   constexpr int64_t kBlocks = Source::kPerVector / Source::kPerBlock;
   constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
   constexpr int64_t kLongest = int64_t{1} << 31;  // so that 32 bits count it
   const Segment run = part_of(task, kVectors, Source::kPerVector);
-  const uint32_t step = share.step;
-  const int64_t first_block = run.index / Source::kPerBlock;
   int64_t left = share.end - share.begin;
-  int64_t block = first_block + share.begin * kBlocks;
+  int64_t block = run.index / Source::kPerBlock + share.begin * kBlocks;
   char* to =
       task.data + run.place * static_cast<int64_t>(sizeof(typename Source::Out)) + share.begin * kVectorBytes;
-  CONVINIT_ASSUME_GLOBAL(to);
   Source source(task);
   CONVINIT_NO_UNROLL
   while (left > 0) {
     seek(&source, scalar::high_half(block));
-    const int64_t same_schedule = (kBlocksPerSchedule - scalar::low_half(block)) / kBlocks;
+    CONVINIT_ASSUME_GLOBAL(to);
+    const uint32_t low = scalar::low_half(block);
+    const int64_t same_schedule = (kBlocksPerSchedule - low) / kBlocks;
     int64_t length = left < same_schedule ? left : same_schedule;
     if (length > kLongest) length = kLongest;
-    const uint32_t low = scalar::low_half(block);
     uint32_t done = 0;
     CONVINIT_NO_UNROLL
-    for (; done < static_cast<uint32_t>(length); done += step) {
+    do {
       store(vector_at(source, low + done * static_cast<uint32_t>(kBlocks)), to + done * kVectorBytes);
-    }
+      done += share.step;
+    } while (done < static_cast<uint32_t>(length));
     to += done * kVectorBytes;
     left -= done;
     block += done * kBlocks;
@@ -102,7 +101,7 @@ CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment)
 
 // Segments, or a run's edges.
 template <class Source>
-CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, const Share& share) {
+CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share share) {
   Source source(task);
   CONVINIT_NO_UNROLL
   for (int64_t item = share.begin; item < share.end; item += share.step) {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/distribution.h"
 #include "core/dtype.h"
 #include "cuda/convert.h"
 #include "cuda/task_list.h"
@@ -77,12 +78,14 @@ static inline float largest_magnitude(const Distribution& d) {
   return std::fmax(std::fabs(p.low), std::fabs(d.kind == Kind::kUniform ? p.last : p.high));
 }
 
-// Whether the GPU's own conversions, as cuda/convert.h uses them, are right for every value.
-static inline bool converts_exactly(const FillTask& task) {
+// Whether the short forms that make vectors, cuda/source.h and cuda/convert.h, are right for every value.
+static inline bool vectors_are_exact(const FillTask& task) {
   constexpr float kE4M3Halfway = 464, kE5M2Halfway = 61440;  // from the largest number to what is beyond
-  if (task.distribution.kind == Kind::kConstant) return true;
-  if (task.dtype == DType::kFloat8E4M3) return largest_magnitude(task.distribution) < kE4M3Halfway;
-  if (task.dtype == DType::kFloat8E5M2) return largest_magnitude(task.distribution) < kE5M2Halfway;
+  const Distribution& d = task.distribution;
+  if (d.kind == Kind::kConstant || task.dtype == DType::kFloat64) return true;
+  if (d.kind == Kind::kUniform && !(d.single.span >= scalar::kSmallestScaledSpan)) return false;
+  if (task.dtype == DType::kFloat8E4M3) return largest_magnitude(d) < kE4M3Halfway;
+  if (task.dtype == DType::kFloat8E5M2) return largest_magnitude(d) < kE5M2Halfway;
   return true;
 }
 
@@ -171,7 +174,7 @@ static inline Packed pack_one(const FillTask& fill) {
     task->single = fill.distribution.single;
   }
   const bool dense = dims.size() == 1 && task->data_stride == 1 && task->index_stride == 1;
-  if (dense && (place - task->start) % per_vector == 0 && converts_exactly(fill)) {
+  if (dense && (place - task->start) % per_vector == 0 && vectors_are_exact(fill)) {
     set_run(task, per_vector);
   } else {
     set_segments(&packed, dims, per_vector);

@@ -62,6 +62,16 @@ CONVINIT_HD void in_order(const scalar::Values64& values, double* to) {
   to[1] = values.odd;
 }
 
+// What makes the values of vectors: cuda/pack.h sees to it that it may.
+template <class Sampler>
+struct VectorSampler {
+  using Type = Sampler;
+};
+template <>
+struct VectorSampler<scalar::Uniform> {
+  using Type = scalar::ScaledUniform;
+};
+
 // The vector that starts with the block whose index has the lower half `low`.
 template <class Sampler, class Out>
 CONVINIT_HD Vector vector_at(const Samples<Sampler, Out>& samples, uint32_t low) {
@@ -69,7 +79,8 @@ CONVINIT_HD Vector vector_at(const Samples<Sampler, Out>& samples, uint32_t low)
   typename Source::Real values[Source::kPerVector];
   CONVINIT_UNROLL
   for (int b = 0; b < Source::kPerVector / Source::kPerBlock; ++b) {
-    in_order(scalar::values_of_group(Sampler(), samples.p, samples.schedule, low + b),
+    in_order(scalar::values_of_group(typename VectorSampler<Sampler>::Type(), samples.p, samples.schedule,
+                                     low + b),
              values + b * Source::kPerBlock);
   }
   return vector_of<Out>(values);
