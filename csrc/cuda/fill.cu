@@ -76,12 +76,12 @@ const char* launch_fill(const void* image, int64_t num_bytes, const void* device
 
 }  // namespace
 
-int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) {
-  return image_size(pack_list(tasks, num_tasks));
-}
+int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) { return largest_image(tasks, num_tasks); }
 
-void pack(const FillTask* tasks, int64_t num_tasks, void* image) {
-  write_image(pack_list(tasks, num_tasks), image);
+int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image) {
+  const PackedList list = pack_list(tasks, num_tasks);
+  write_image(list, image);
+  return image_size(list);
 }
 
 const char* launch_by_value(const void* image, int64_t num_bytes, Stream stream) {

@@ -14,10 +14,10 @@ using Stream = void*;  // a cudaStream_t
 constexpr int64_t kParameterBytes = 3840;
 
 // A task list as one block of bytes, position independent, copied to the device as it is. The tasks' `data`
-// are addresses on the device.
+// are addresses on the device. This is the most that the block can take.
 int64_t image_bytes(const FillTask* tasks, int64_t num_tasks);
-// To host memory, 16-byte aligned, pinned or not.
-void pack(const FillTask* tasks, int64_t num_tasks, void* image);
+// To host memory, 16-byte aligned, pinned or not. Returns how many bytes it took.
+int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image);
 
 // num_bytes <= kParameterBytes: needs no copy and no device memory.
 const char* launch_by_value(const void* image, int64_t num_bytes, Stream stream);

@@ -182,7 +182,7 @@ static inline Packed pack_one(const FillTask& fill) {
   return packed;
 }
 
-// Everything packed: what image_bytes measures and pack writes.
+// Everything packed, as it is written.
 struct PackedList {
   std::vector<Task> tasks;
   std::vector<int64_t> unit_ends;
@@ -238,6 +238,15 @@ static inline void write_image(const PackedList& list, void* image) {
 static inline int64_t image_size(const PackedList& list) {
   return static_cast<int64_t>(sizeof(Header) + list.unit_ends.size() * sizeof(int64_t) +
                               list.tasks.size() * sizeof(Task) + list.digits.size() * sizeof(Dim));
+}
+
+// What image_size is at most, without packing: no task has more digits than dimensions, or than one.
+static inline int64_t largest_image(const FillTask* fills, int64_t num_fills) {
+  int64_t num_digits = 0;
+  for (int64_t t = 0; t < num_fills; ++t) num_digits += std::max(1, fills[t].num_dims);
+  return static_cast<int64_t>(sizeof(Header)) +
+         num_fills * static_cast<int64_t>(sizeof(int64_t) + sizeof(Task)) +
+         num_digits * static_cast<int64_t>(sizeof(Dim));
 }
 
 }  // namespace cuda

@@ -154,13 +154,14 @@ void fill(const FillTask* tasks, int64_t num_tasks, int64_t, const RunWorkers&) 
 
 namespace cuda {
 
-int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) {
-  return image_size(pack_list(tasks, num_tasks));
-}
+int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) { return largest_image(tasks, num_tasks); }
 
-void pack(const FillTask* tasks, int64_t num_tasks, void* image) {
+int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image) {
+  const PackedList list = pack_list(tasks, num_tasks);
   if (reinterpret_cast<uintptr_t>(image) % 16 != 0) note("the image is not aligned");
-  write_image(pack_list(tasks, num_tasks), image);
+  if (image_size(list) > image_bytes(tasks, num_tasks)) note("the image is larger than foretold");
+  write_image(list, image);
+  return image_size(list);
 }
 
 const char* launch_by_value(const void* image, int64_t num_bytes, Stream stream) {
@@ -175,6 +176,7 @@ const char* launch(const void* image, int64_t num_bytes, const void* device_imag
 }
 
 const char* upload_by_value(const void* image, int64_t num_bytes, void* device_image, Stream stream) {
+  if (num_bytes % static_cast<int64_t>(sizeof(uint64_t)) != 0) note("the upload is not of whole words");
   note("upload by value, stream of ", device_of_stream(stream));
   std::memcpy(device_image, image, static_cast<size_t>(num_bytes));
   return nullptr;
