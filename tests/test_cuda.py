@@ -5,17 +5,20 @@ The tests of values, layouts, boxes and golden values run on every device there 
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
 import torch
 from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, Backend, assert_same_bits, key_tensor
 from reference import layer_key
+from test_cli import SMALL
 from test_layouts import LARGE, LAYOUTS, SENTINEL
 from test_values import SHIFTED
 from torch import nn
 
 from convinit_ext import _C, Key, Normal, Uniform, init, init_model_, ops
+from convinit_ext.__main__ import main
 from convinit_ext.ops import UnsupportedTensorError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
@@ -233,6 +236,15 @@ def test_a_large_model_is_one_launch():
     expected = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500)))
     init_model_(expected, 1)
     assert_same_state(layers, expected)
+
+
+def test_the_command_line(capsys):
+    assert main(["run", "--model", SMALL, "--device", "cuda", "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["environment"]["gpus"].startswith(torch.cuda.get_device_name(0))
+    assert {case["ratio"] > 0 for case in result["comparison"]["cases"]} == {True}
+    for recipe in ("he", "torch"):
+        assert main(["run", "--model", SMALL, "--device", "cuda", "--recipe", recipe, "--no-compare"]) == 0
 
 
 # Streams and devices
