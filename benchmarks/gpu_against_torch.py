@@ -206,21 +206,26 @@ def main() -> None:
             f"{row['ratio']!s:>7}x torch",
             flush=True,
         )
+    write(options.output, rows)  # in case what follows fails
     for row in () if options.no_models else models(options.repeats):
         rows.append(row)
         print(f"{row['case']:30} {row['ratio']:>7}x torch, {row['launches']} launches", flush=True)
-    verdicts = judged(rows)
-    for each in verdicts:
+    for each in write(options.output, rows):
         said = {True: "met", False: "MISSED", None: "not measured"}[each["met"]]
         print(f"{said:13} {each['case']}: {each['measure']} {each['measured']} (bar {each['bar']})")
-    record = {
-        "command": " ".join(["python", *sys.argv]),
-        "environment": gpu_environment(),
-        "results": rows,
-        "bars": verdicts,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def write(output: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The result file; returns its verdicts."""
+    verdicts = judged(rows)
+    arguments = [output.name if argument == str(output) else argument for argument in sys.argv[1:]]
+    command = " ".join(
+        ["python", f"benchmarks/{Path(__file__).name}", *arguments]
+    )  # no folder of this machine
+    record = {"command": command, "environment": gpu_environment(), "results": rows, "bars": verdicts}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    return verdicts
 
 
 if __name__ == "__main__":
