@@ -218,10 +218,9 @@ def main() -> None:
 def write(output: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
     """The result file; returns its verdicts."""
     verdicts = judged(rows)
+    # No folder of this machine.
     arguments = [output.name if argument == str(output) else argument for argument in sys.argv[1:]]
-    command = " ".join(
-        ["python", f"benchmarks/{Path(__file__).name}", *arguments]
-    )  # no folder of this machine
+    command = " ".join(["python", f"benchmarks/{Path(__file__).name}", *arguments])
     record = {"command": command, "environment": gpu_environment(), "results": rows, "bars": verdicts}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(record, indent=2) + "\n")
