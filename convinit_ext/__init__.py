@@ -5,6 +5,7 @@ docs/value-contract.md.
 """
 
 from convinit_ext import init as init
+from convinit_ext.boxes import Shard
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_
@@ -16,6 +17,7 @@ __all__ = [
     "Constant",
     "Key",
     "Normal",
+    "Shard",
     "TruncatedNormal",
     "Uniform",
     "__version__",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,18 +15,33 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
+from convinit_ext.boxes import Shard, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Distribution
 from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
-from convinit_ext.ops import HAS_CUDA, SMALL, SUPPORTED_DTYPES, check_supported, fill_one_, fill_small_
+from convinit_ext.ops import (
+    HAS_CUDA,
+    SMALL,
+    SUPPORTED_DTYPES,
+    check_supported,
+    fill_one_,
+    fill_small_,
+    increment_version,
+)
+from convinit_ext.ops import fill_ as fill_list_
 
 
 def fill_(
-    tensor: Tensor, distribution: Distribution, generator: torch.Generator | None, key: Key | None
+    tensor: Tensor,
+    distribution: Distribution,
+    generator: torch.Generator | None,
+    key: Key | None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill from the key if there is one, else from one drawn from the generator."""
     if (  # a small plain tensor, and nobody watches: spelled out here, as it is most calls
         generator is None
         and key is None
+        and shard is None
         and type(tensor) in _PLAIN
         and tensor.dtype in SUPPORTED_DTYPES
         and tensor.is_cpu
@@ -39,6 +55,8 @@ def fill_(
     ):
         _drawn.words.random_(INT64_MIN, None)
         fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+    elif shard is not None or is_dtensor(tensor):
+        _fill_parts_(tensor, distribution, generator, key, shard)
     elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         words = _drawn.words.random_(INT64_MIN, None)
@@ -46,6 +64,32 @@ def fill_(
     else:
         fill_one_(tensor, _words(tensor, generator, key), distribution.kind, distribution.params)
     return tensor
+
+
+def _fill_parts_(
+    tensor: Tensor,
+    distribution: Distribution,
+    generator: torch.Generator | None,
+    key: Key | None,
+    shard: Shard | None,
+) -> None:
+    """What this process holds of a larger tensor. The key is drawn even where it holds nothing of it, so that
+    generators with one seed stay in step on all ranks."""
+    with torch.no_grad():
+        held = parts(tensor, shard)
+    local, shape = local_of(tensor), logical_shape(tensor, shard)
+    check_writable(local)
+    if key is None and (local.is_meta or math.prod(shape) == 0):
+        return
+    words = _words(local, generator, key, drawn_anyway=True).expand(len(held), 2).contiguous()
+    fill_list_(
+        [part.tensor for part in held],
+        words,
+        [distribution] * len(held),
+        [part.box(shape) for part in held],
+    )
+    if local is not tensor:
+        increment_version(tensor)
 
 
 def _is_plain_cuda(tensor: Tensor) -> bool:
@@ -80,7 +124,9 @@ class _Drawn(threading.local):
 _drawn = _Drawn()
 
 
-def _words(tensor: Tensor, generator: torch.Generator | None, key: Key | None) -> Tensor:
+def _words(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, drawn_anyway: bool = False
+) -> Tensor:
     """The key's words, or the next of the generator if there is anything to fill."""
     if key is not None:
         if not isinstance(key, Key):
@@ -90,7 +136,7 @@ def _words(tensor: Tensor, generator: torch.Generator | None, key: Key | None) -
         return key.tensor()
     if generator is not None:
         _check_generator(tensor, generator)
-    if _takes_words(tensor):
+    if drawn_anyway or _takes_words(tensor):
         if not is_compiling():
             check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         return draw(generator, tensor)
@@ -168,12 +214,15 @@ def override(
     tensor: Tensor,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
     **arguments: Any,
 ) -> Tensor:
     """Hand the call to a __torch_function__. It knows PyTorch's arguments: ours are added only if given."""
     if key is not None:
         arguments["key"] = key
+    if shard is not None:
+        arguments["shard"] = shard
     if groups != 1:
         arguments["groups"] = groups
     result: Tensor = handle_torch_function(function, (tensor,), tensor=tensor, **arguments)

@@ -13,7 +13,6 @@ torch.manual_seed reproduces a run.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -23,9 +22,10 @@ import torch
 import torch.nn.init as _torch_init
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.nn.init import constant, constant_, dirac, dirac_, eye, eye_, ones_, zeros_
+from torch.nn.init import constant, constant_, ones_, zeros_
 from torch.overrides import has_torch_function_unary
 
+from convinit_ext.boxes import Shard, logical_shape
 from convinit_ext.distributions import (
     Distribution,
     Normal,
@@ -38,9 +38,10 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.fill import check_writable, fill_, override
+from convinit_ext.fill import fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
+from convinit_ext.structured import dirac_, eye_, identity_, sparse_
 
 __all__ = [
     "calculate_gain",
@@ -117,6 +118,7 @@ def uniform_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with the uniform distribution on [a, b). (float16 and bfloat16 may round up to b.)
 
@@ -126,6 +128,8 @@ def uniform_(
         b: upper bound.
         generator: where the key is drawn from; PyTorch's default CPU generator if None.
         key: whose values these are, instead of a generator's.
+        shard: which part of a larger tensor this is; its values and fans are then those of the whole. A
+            DTensor's placements say it without.
 
     Raises:
         ValueError, RuntimeError: a > b; bounds that the tensor's dtype cannot hold.
@@ -136,8 +140,8 @@ def uniform_(
     >>> w = init.uniform_(torch.empty(3, 5), -0.1, 0.1)
     """
     if has_torch_function_unary(tensor):
-        return override(uniform_, tensor, a=a, b=b, generator=generator, key=key)
-    return fill_(tensor, _uniform(a, b), generator, key)
+        return override(uniform_, tensor, a=a, b=b, generator=generator, key=key, shard=shard)
+    return fill_(tensor, _uniform(a, b), generator, key, shard)
 
 
 def normal_(
@@ -147,6 +151,7 @@ def normal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with the normal distribution.
 
@@ -154,7 +159,7 @@ def normal_(
         tensor: of any shape.
         mean: mean of the values.
         std: standard deviation of the values.
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
 
     Raises:
         ValueError, RuntimeError: std < 0; a parameter that is not finite.
@@ -165,8 +170,8 @@ def normal_(
     >>> w = init.normal_(torch.empty(3, 5), std=0.02, key=Key(0, "embed.weight"))
     """
     if has_torch_function_unary(tensor):
-        return override(normal_, tensor, mean=mean, std=std, generator=generator, key=key)
-    return fill_(tensor, _normal(mean, std), generator, key)
+        return override(normal_, tensor, mean=mean, std=std, generator=generator, key=key, shard=shard)
+    return fill_(tensor, _normal(mean, std), generator, key, shard)
 
 
 def trunc_normal_(
@@ -178,6 +183,7 @@ def trunc_normal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with the normal distribution conditioned on [a, b]: absolute bounds, not multiples of std.
 
@@ -189,7 +195,7 @@ def trunc_normal_(
         std: standard deviation of the normal before truncation.
         a: smallest value.
         b: largest value.
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
 
     Raises:
         ValueError, RuntimeError: std < 0; a > b; mean or std not finite.
@@ -200,7 +206,9 @@ def trunc_normal_(
     >>> w = init.trunc_normal_(torch.empty(3, 5), std=0.02)
     """
     if has_torch_function_unary(tensor):
-        return override(trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key)
+        return override(
+            trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key, shard=shard
+        )
     if tensor.is_meta:
         return tensor
     distribution = TruncatedNormal(mean, std, a, b)
@@ -210,7 +218,7 @@ def trunc_normal_(
             "The values are right, but all of them come from one tail of the normal distribution.",
             stacklevel=2,
         )
-    return fill_(tensor, distribution, generator, key)
+    return fill_(tensor, distribution, generator, key, shard)
 
 
 def xavier_uniform_(
@@ -219,6 +227,7 @@ def xavier_uniform_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
 ) -> Tensor:
     """Fill with U(-bound, bound), bound = gain * sqrt(6 / (fan_in + fan_out)).
@@ -226,7 +235,7 @@ def xavier_uniform_(
     Args:
         tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
         gain: factor of the values.
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
         groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
 
     Raises:
@@ -238,8 +247,12 @@ def xavier_uniform_(
     >>> w = init.xavier_uniform_(torch.empty(3, 5), gain=init.calculate_gain("relu"))
     """
     if has_torch_function_unary(tensor):
-        return override(xavier_uniform_, tensor, gain=gain, generator=generator, key=key, groups=groups)
-    return fill_(tensor, _xavier(tensor.shape, gain, "uniform", groups), generator, key)
+        return override(
+            xavier_uniform_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
+        )
+    return fill_(
+        tensor, _xavier(logical_shape(tensor, shard), gain, "uniform", groups), generator, key, shard
+    )
 
 
 def xavier_normal_(
@@ -248,6 +261,7 @@ def xavier_normal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
 ) -> Tensor:
     """Fill with N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out)).
@@ -260,8 +274,10 @@ def xavier_normal_(
     >>> w = init.xavier_normal_(torch.empty(8, 1, 3, 3), groups=8)
     """
     if has_torch_function_unary(tensor):
-        return override(xavier_normal_, tensor, gain=gain, generator=generator, key=key, groups=groups)
-    return fill_(tensor, _xavier(tensor.shape, gain, "normal", groups), generator, key)
+        return override(
+            xavier_normal_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
+        )
+    return fill_(tensor, _xavier(logical_shape(tensor, shard), gain, "normal", groups), generator, key, shard)
 
 
 def kaiming_uniform_(
@@ -272,6 +288,7 @@ def kaiming_uniform_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
 ) -> Tensor:
     """Fill with U(-bound, bound), bound = gain * sqrt(3 / fan).
@@ -281,7 +298,7 @@ def kaiming_uniform_(
         a: negative slope of the leaky_relu that follows.
         mode: "fan_in" keeps the variance in the forward pass, "fan_out" in the backward pass.
         nonlinearity: what follows the layer; a name that calculate_gain knows.
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
         groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
 
     Raises:
@@ -301,12 +318,13 @@ def kaiming_uniform_(
             nonlinearity=nonlinearity,
             generator=generator,
             key=key,
+            shard=shard,
             groups=groups,
         )
-    shape = tensor.shape
+    shape = logical_shape(tensor, shard)
     if 0 in shape:
         return _nothing_to_fill(tensor)
-    return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "uniform", groups), generator, key)
+    return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "uniform", groups), generator, key, shard)
 
 
 def kaiming_normal_(
@@ -317,6 +335,7 @@ def kaiming_normal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
 ) -> Tensor:
     """Fill with N(0, std^2), std = gain / sqrt(fan).
@@ -337,12 +356,13 @@ def kaiming_normal_(
             nonlinearity=nonlinearity,
             generator=generator,
             key=key,
+            shard=shard,
             groups=groups,
         )
-    shape = tensor.shape
+    shape = logical_shape(tensor, shard)
     if 0 in shape:
         return _nothing_to_fill(tensor)
-    return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "normal", groups), generator, key)
+    return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "normal", groups), generator, key, shard)
 
 
 def variance_scaling_(
@@ -353,6 +373,7 @@ def variance_scaling_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
     groups: int = 1,
 ) -> Tensor:
     """Fill with mean zero and variance scale / fan: what Kaiming, Xavier and LeCun are cases of.
@@ -362,7 +383,7 @@ def variance_scaling_(
         scale: factor of the variance.
         mode: "fan_in", "fan_out", or their mean: "fan_avg" (arithmetic), "fan_geo_avg" (geometric).
         distribution: "normal", "uniform", or "truncated_normal" (the std is that after the cut at two stds).
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
         groups: of the convolution: fan_out is that of one group.
 
     Raises:
@@ -382,22 +403,28 @@ def variance_scaling_(
             distribution=distribution,
             generator=generator,
             key=key,
+            shard=shard,
             groups=groups,
         )
-    if 0 in tensor.shape:
+    shape = logical_shape(tensor, shard)
+    if 0 in shape:
         return _nothing_to_fill(tensor)
-    fan_in, fan_out = fans(tensor.shape, groups=groups)
-    return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key)
+    fan_in, fan_out = fans(shape, groups=groups)
+    return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
 
 
 def lecun_normal_(
-    tensor: Tensor, generator: torch.Generator | None = None, *, key: Key | None = None
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with a normal distribution of variance 1 / fan_in, cut at two standard deviations.
 
     Args:
         tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
 
     Raises:
         ValueError: fewer than 2 dimensions.
@@ -407,11 +434,15 @@ def lecun_normal_(
     >>> from convinit_ext import init
     >>> w = init.lecun_normal_(torch.empty(3, 5))
     """
-    return variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal", generator, key=key)
+    return variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal", generator, key=key, shard=shard)
 
 
 def lecun_uniform_(
-    tensor: Tensor, generator: torch.Generator | None = None, *, key: Key | None = None
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with U(-bound, bound), bound = sqrt(3 / fan_in).
 
@@ -422,82 +453,7 @@ def lecun_uniform_(
     >>> from convinit_ext import init
     >>> w = init.lecun_uniform_(torch.empty(3, 5))
     """
-    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key)
-
-
-def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1) -> Tensor:
-    """Fill so that the layer passes its input on: eye_ for a matrix, dirac_ for a convolution's weight.
-
-    Args:
-        tensor: [out, in] or [out, in / groups, *kernel] with 1 to 3 kernel dimensions.
-        gain: factor of the values.
-        groups: of the convolution; each group passes its own inputs on.
-
-    Raises:
-        ValueError: another number of dimensions; groups that do not divide the first.
-
-    Source: torch.nn.init.eye_, torch.nn.init.dirac_.
-
-    >>> from convinit_ext import init
-    >>> w = init.identity_(torch.empty(4, 4, 3, 3))
-    >>> w.sum().item(), w[2, 2, 1, 1].item()
-    (4.0, 1.0)
-    """
-    gain = float(gain)
-    if not tensor.is_meta:
-        check_writable(tensor)
-    if tensor.dim() == 2 and groups == 1:
-        eye_(tensor)
-    else:
-        dirac_(tensor, groups)
-    with torch.no_grad():
-        return tensor.mul_(gain)
-
-
-def sparse_(
-    tensor: Tensor,
-    sparsity: float,
-    std: float = 0.01,
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-) -> Tensor:
-    """Fill a matrix with N(0, std^2), and set the same number of elements of each column to zero.
-
-    Zero are, of each column, the ceil(sparsity * rows) elements whose scores are lowest (of equal scores,
-    those further up). The scores are the float64 uniform [0, 1) fill of a matrix of the same shape: with
-    `key`, that of the same seed and the name with "#zeros" appended; without, that of a second key drawn.
-
-    Args:
-        tensor: [rows, columns].
-        sparsity: fraction of each column to be zero, 0 to 1.
-        std: standard deviation of the other values.
-        generator, key: as for uniform_.
-
-    Raises:
-        ValueError: not 2 dimensions; a sparsity outside 0 to 1; std < 0.
-
-    Source: Martens 2010; torch.nn.init.sparse_.
-
-    >>> from convinit_ext import init
-    >>> w = init.sparse_(torch.empty(10, 5), sparsity=0.1)
-    >>> (w == 0).sum(dim=0)
-    tensor([1, 1, 1, 1, 1])
-    """
-    if has_torch_function_unary(tensor):
-        return override(sparse_, tensor, sparsity=sparsity, std=std, generator=generator, key=key)
-    if tensor.dim() != 2:
-        raise ValueError("Only tensors with 2 dimensions are supported")
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity must be from 0 to 1, but found {sparsity}")
-    if tensor.is_meta:
-        return tensor
-    fill_(tensor, Normal(0.0, std), generator, key)
-    num_zeros = math.ceil(sparsity * tensor.size(0))
-    scores = tensor.new_empty(tensor.shape, dtype=torch.float64)
-    fill_(scores, Uniform(), generator, None if key is None else Key(key.seed, key.name + "#zeros"))
-    with torch.no_grad():
-        return tensor.scatter_(0, scores.argsort(dim=0, stable=True)[:num_zeros], 0.0)
+    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard)
 
 
 # What other libraries import from torch.nn.init although it is not public.
@@ -562,6 +518,8 @@ xavier_uniform = _make_deprecate(xavier_uniform_)
 xavier_normal = _make_deprecate(xavier_normal_)
 kaiming_uniform = _make_deprecate(kaiming_uniform_)
 kaiming_normal = _make_deprecate(kaiming_normal_)
+eye = _make_deprecate(eye_)
+dirac = _make_deprecate(dirac_)
 orthogonal = _make_deprecate(orthogonal_)
 sparse = _make_deprecate(sparse_)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext import keys, ops
+from convinit_ext.boxes import is_dtensor
 from convinit_ext.initialisers import Fan
 from convinit_ext.plan import Plan, Row, make_plan
 from convinit_ext.report import Report, ReportRow, size_text
@@ -171,15 +172,25 @@ def _place(row: Row, memory: Tensor) -> None:
     """Puts filled memory wherever the parameter is held. A meta parameter becomes a new one of its type."""
     for held in row.held:
         parameter = held.tensor
-        if not parameter.is_meta:
+        if not (parameter.is_meta or is_dtensor(parameter)):  # assigning a DTensor's data changes nothing
             grad, parameter.grad = parameter.grad, None
             parameter.data = memory
             parameter.grad = None if grad is None else grad.to(row.dtype)
             continue
-        fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
-        fresh.__dict__.update(parameter.__dict__)
+        fresh = _parameter_like(parameter, memory)
         for module, leaf in held.places:
             setattr(module, leaf, fresh)  # not _parameters[leaf]: recurrent modules keep a second list
+
+
+def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
+    """A parameter of the same type and with the same attributes, whose values are in `memory`."""
+    if not is_dtensor(parameter):
+        fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
+    else:
+        fresh = nn.Parameter(memory, parameter.requires_grad)
+        fresh.grad = None if parameter.grad is None else parameter.grad.to(memory.dtype)
+    fresh.__dict__.update(parameter.__dict__)
+    return fresh
 
 
 def _place_buffer(row: BufferRow, buffer: Tensor | None) -> None:

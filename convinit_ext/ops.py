@@ -27,7 +27,7 @@ _fill_op = torch.ops.convinit_ext.fill_.default
 _fill_one_op = torch.ops.convinit_ext.fill_one_.default
 _fill_small = _C.fill_small
 SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
-_increment_version = torch.autograd.graph.increment_version
+increment_version = torch.autograd.graph.increment_version
 
 
 class UnsupportedTensorError(NotImplementedError, TypeError):
@@ -160,7 +160,7 @@ def fill_(
     except RuntimeError:
         check_supported(given)
         raise
-    _increment_version(given)
+    increment_version(given)
 
 
 def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -> None:
@@ -178,7 +178,7 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
     except RuntimeError:
         check_supported([tensor])
         raise
-    _increment_version(tensor)
+    increment_version(tensor)
 
 
 def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float]) -> None:
@@ -191,7 +191,7 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params)
-    _increment_version(tensor)
+    increment_version(tensor)
 
 
 def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
+from convinit_ext.boxes import Shard, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
 from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
+from convinit_ext.ops import increment_version
 
 
 def orthogonal_(
@@ -18,16 +22,19 @@ def orthogonal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, uniform over all of them.
 
-    The normal values are this library's to the bit; the QR factorisation is LAPACK's, and not bit-stable. It
-    runs on the CPU also for a CUDA tensor, so that both get the same values; the host waits for it.
+    The normal values are this library's to the bit; the QR factorisation is LAPACK's, whose last bits are the
+    processor's and the release's. It runs on the CPU, on one thread, whatever the device and the number of
+    threads, so that all of them get the same values; the host waits for it. For a shard, every process
+    factorises the whole matrix and keeps its part.
 
     Args:
         tensor: [rows, *columns], float32 or float64; the trailing dimensions are one.
         gain: factor of the values.
-        generator, key: as for uniform_.
+        generator, key, shard: as for uniform_.
 
     Raises:
         ValueError: fewer than 2 dimensions.
@@ -42,15 +49,16 @@ def orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(orthogonal_, tensor, gain=gain, generator=generator, key=key)
+        return override(orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
     if tensor.dim() < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
-    if tensor.numel() == 0 or tensor.is_meta:
+    shape = logical_shape(tensor, shard)
+    if 0 in shape or tensor.is_meta:
         return tensor
-    rows = tensor.size(0)
-    matrix = _orthogonal_matrix(tensor, rows, tensor.numel() // rows, generator, key)
+    matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), generator, key, shard)
     with torch.no_grad():
-        return tensor.copy_(matrix.mul_(gain).reshape(tensor.shape))
+        _copy_parts(matrix.mul_(gain).reshape(shape), tensor, shard)
+    return tensor
 
 
 def delta_orthogonal_(
@@ -59,6 +67,7 @@ def delta_orthogonal_(
     generator: torch.Generator | None = None,
     *,
     key: Key | None = None,
+    shard: Shard | None = None,
 ) -> Tensor:
     """Fill a convolution's weight with an orthogonal matrix at the kernel's centre, zero elsewhere.
 
@@ -66,7 +75,7 @@ def delta_orthogonal_(
         tensor: [out, in, *kernel] with 1 to 3 kernel dimensions and in <= out. The centre of a kernel of even
             size k is (k - 1) // 2.
         gain: factor of the values.
-        generator, key: as for uniform_; the values are those of orthogonal_ on [out, in].
+        generator, key, shard: as for uniform_; the values are those of orthogonal_ on [out, in].
 
     Raises:
         ValueError: another number of dimensions; more inputs than outputs.
@@ -80,39 +89,84 @@ def delta_orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(delta_orthogonal_, tensor, gain=gain, generator=generator, key=key)
+        return override(delta_orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
     if tensor.dim() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    num_out, num_in, *kernel = tensor.shape
+    shape = logical_shape(tensor, shard)
+    num_out, num_in, *kernel = shape
     if num_in > num_out:
         raise ValueError(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
-    if tensor.numel() == 0 or tensor.is_meta:
+    if 0 in shape or tensor.is_meta:
         return tensor
-    matrix = _orthogonal_matrix(tensor, num_out, num_in, generator, key)
+    matrix = _orthogonal_matrix(tensor, num_out, num_in, generator, key, shard)
     centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
     with torch.no_grad():
-        matrix.mul_(gain)
-        tensor.zero_()[centre] = matrix
+        whole = matrix.new_zeros(shape)
+        whole[centre] = matrix.mul_(gain)
+        _copy_parts(whole, tensor, shard)
     return tensor
 
 
+def _copy_parts(whole: Tensor, tensor: Tensor, shard: Shard | None) -> None:
+    """Of the whole, what this tensor holds."""
+    for part in parts(tensor, shard):
+        part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
+    if is_dtensor(tensor):
+        increment_version(tensor)
+
+
 def _orthogonal_matrix(
-    tensor: Tensor, rows: int, cols: int, generator: torch.Generator | None, key: Key | None
+    tensor: Tensor,
+    rows: int,
+    cols: int,
+    generator: torch.Generator | None,
+    key: Key | None,
+    shard: Shard | None,
 ) -> Tensor:
     """On the CPU, of the tensor's dtype; its rows or columns, whichever are fewer, are orthonormal: Haar."""
     if tensor.dtype not in (torch.float32, torch.float64):
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
         )
-    check_writable(tensor)
-    if not is_compiling():
-        check_not_capturing(tensor.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
     with torch.no_grad():
-        matrix = fill_(tensor.new_empty((rows, cols)), Normal(), generator, key).cpu()
-        q: Tensor
-        q, r = torch.linalg.qr(matrix.t() if rows < cols else matrix)
-        # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
-        q *= r.diagonal().sign()
+        parts(tensor, shard)  # raises what is wrong with them before a key is drawn
+    local = local_of(tensor)
+    check_writable(local)
+    if not is_compiling():
+        check_not_capturing(local.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
+    with torch.no_grad():
+        matrix = fill_(local.new_empty((rows, cols)), Normal(), generator, key).cpu()
+        tall = matrix.t() if rows < cols else matrix
+        q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
         return q.t() if rows < cols else q
+
+
+def _orthonormal(matrix: Tensor) -> Tensor:
+    """Orthonormal columns from a matrix with no more columns than rows, by QR.
+
+    LAPACK's values depend on the number of threads, and the processes of one job may have different ones: it
+    gets one.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    q: Tensor
+    try:
+        q, r = torch.linalg.qr(matrix)
+    finally:
+        torch.set_num_threads(num_threads)
+    # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
+    q *= r.diagonal().sign()
+    return q
+
+
+# No compiler traces a number of threads.
+@torch.library.custom_op("convinit_ext::orthonormal", mutates_args=())
+def _orthonormal_in_graph(matrix: Tensor) -> Tensor:
+    return _orthonormal(matrix).contiguous()
+
+
+@_orthonormal_in_graph.register_fake
+def _(matrix: Tensor) -> Tensor:
+    return matrix.new_empty(matrix.shape)

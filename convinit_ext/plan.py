@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import ops, walk
+from convinit_ext import boxes, ops, walk
 from convinit_ext.buffers import BufferRow, buffer_rows
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.fill import check_writable, is_surely_writable
@@ -66,7 +66,8 @@ class Row:
 
     @property
     def num_bytes(self) -> int:
-        return self.tensor.numel() * self.dtype.itemsize
+        """Of what this process holds."""
+        return boxes.local_of(self.tensor).numel() * self.dtype.itemsize
 
     @property
     def std(self) -> float:
@@ -74,18 +75,14 @@ class Row:
 
     def pieces(self, memory: Tensor) -> Iterator[Piece]:
         """What the engine needs to fill `memory`, a tensor of this row's shape: all of it, or in parts."""
-        if self.zero_row is None:
+        if self.zero_row is None and not boxes.is_dtensor(memory):
             yield Piece(memory, self.distribution, None)
             return
-        strides = tuple(math.prod(memory.shape[dim + 1 :]) for dim in range(memory.ndim))
-        zero, size = self.zero_row, memory.shape[0]
-        for start, end, values in (
-            (0, zero, self.distribution),
-            (zero, zero + 1, ZEROS),
-            (zero + 1, size, self.distribution),
-        ):
-            if start < end:
-                yield Piece(memory[start:end], values, Box(start * strides[0], strides))
+        for part in boxes.parts(memory):
+            rest, zero = ([part], None) if self.zero_row is None else boxes.without(part, self.zero_row)
+            yield from (Piece(each.tensor, self.distribution, each.box(memory.shape)) for each in rest)
+            if zero is not None:
+                yield Piece(zero.tensor, ZEROS, zero.box(memory.shape))
 
 
 class Piece(NamedTuple):
@@ -120,7 +117,7 @@ class _Wish:
     recipe: Recipe
     fan: Fan
     dtype: torch.dtype | None
-    device: torch.device
+    device: torch.device | None
 
 
 def make_plan(
@@ -136,7 +133,8 @@ def make_plan(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if fan not in FANS:
         raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")
-    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), checked_device(device))
+    where = None if device is None else checked_device(device)
+    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where)
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
     held = walk.parameters(nodes)
@@ -149,7 +147,13 @@ def make_plan(
         _row(group, fillings.of(rule, target, wish.dtype), wish)
         for group, target, rule in zip(groups, targets, rules, strict=True)
     )
-    return Plan(rows, buffer_rows(nodes, wish.dtype, wish.device), checked_seed, wish.recipe.name)
+    buffers = buffer_rows(nodes, wish.dtype, wish.device or _device_of(rows))
+    return Plan(rows, buffers, checked_seed, wish.recipe.name)
+
+
+def _device_of(rows: Sequence[Row]) -> torch.device:
+    """Where meta buffers go if nobody says: with the parameters that get memory."""
+    return next((row.device for row in rows if row.tensor.is_meta), torch.device("cpu"))
 
 
 def _rules_for(groups: list[list[Held]], targets: list[Target], recipe: Recipe) -> list[Rule]:
@@ -182,7 +186,7 @@ def _row(group: list[Held], filling: _Filling, wish: _Wish) -> Row:
         tuple(group),
         *filling,
         wish.dtype or tensor.dtype,
-        wish.device if tensor.is_meta else tensor.device,
+        (wish.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device,
     )
 
 
@@ -258,6 +262,9 @@ def _check_kinds(held: list[Held]) -> None:
         tensor = each.tensor
         if is_surely_writable(tensor):
             continue
+        if boxes.is_dtensor(tensor):
+            _check_placements(each)
+            tensor = boxes.local_of(tensor)
         if is_traceable_wrapper_subclass(tensor):
             raise UnsupportedTensorError(
                 f"parameter {each.path!r}: cannot fill a {type(tensor).__name__}; accepted is a plain tensor"
@@ -271,6 +278,13 @@ def _check_kinds(held: list[Held]) -> None:
                 check_writable(tensor)
         except RuntimeError as error:
             raise RuntimeError(f"parameter {each.path!r}: {error}") from error
+
+
+def _check_placements(held: Held) -> None:
+    try:
+        boxes.parts(held.tensor)
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"parameter {held.path!r}: {error}") from error
 
 
 def _checked_dtype(dtype: torch.dtype | None) -> torch.dtype | None:

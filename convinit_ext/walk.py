@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from convinit_ext.boxes import local_of
 from convinit_ext.keys import canonical_name
 
 Place: TypeAlias = tuple[nn.Module, str]
@@ -145,16 +146,18 @@ def tied(held: list[Held]) -> list[list[Held]]:
 
 def _storage(tensor: Tensor) -> int:
     """What tells one memory from another. A tensor without elements shares none: its own address."""
-    return tensor.untyped_storage()._cdata if tensor.numel() else id(tensor)
+    local = local_of(tensor)
+    return local.untyped_storage()._cdata if local.numel() else id(tensor)
 
 
 def _view(tensor: Tensor) -> object:
-    return _storage(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+    local = local_of(tensor)
+    return _storage(tensor), local.storage_offset(), local.shape, local.stride(), local.dtype
 
 
 def _check_apart(held: Iterable[Held]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
-    ordered = sorted((*_span(each.tensor), each.path) for each in held)
+    ordered = sorted((*_span(local_of(each.tensor)), each.path) for each in held)
     for (_, end, path), (start, _, other) in itertools.pairwise(ordered):
         if start < end:
             raise ValueError(

@@ -467,3 +467,11 @@ def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
     first = init.normal_(torch.empty(100), 0.0, std, key=key)
     std.fill_(2.0)
     assert torch.equal(init.normal_(torch.empty(100), 0.0, std, key=key), 2 * first)
+
+
+def test_orthogonal_values_do_not_depend_on_threads(num_threads):
+    before = torch.get_num_threads()
+    filled = init.orthogonal_(torch.empty(96, 80), key=Key(0, "weight"))
+    assert torch.get_num_threads() == before == num_threads
+    torch.set_num_threads(1)
+    assert torch.equal(filled, init.orthogonal_(torch.empty(96, 80), key=Key(0, "weight")))

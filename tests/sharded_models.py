@@ -1,0 +1,222 @@
+"""Run by torchrun (test_sharded_models.py): whole models on every rank of process meshes, over gloo.
+
+Every case builds the model once in one piece and once sharded, and compares them to the bit, parameter by
+parameter: the gathered whole, and what this rank holds. Prints one line for each case that held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from filling import assert_same_bits
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+from convinit_ext import init_model_
+from convinit_ext.initialisers import ONES, ZEROS
+from convinit_ext.recipes import TORCH, Rule
+
+SEED = 2**63 + 5
+NORMS = [Rule(ONES, name="*norm*.weight"), Rule(ZEROS, name="*norm*.bias")]
+RECIPE = [*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH]  # of transformers' own layers
+Build = Callable[[], nn.Module]
+Cut = Callable[[nn.Module], object]
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+class Small(nn.Module):
+    """Uneven sizes, a tied head, a padding row, convolutions, buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(19, 13, padding_idx=4)
+        self.blocks = nn.ModuleList([Block(13, 24) for _ in range(2)])
+        self.conv = nn.Conv1d(13, 7, 3, padding=1)
+        self.norm = nn.BatchNorm1d(7)
+        self.back = nn.ConvTranspose1d(7, 13, 1)
+        self.head = nn.Linear(13, 19, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        x = self.back(self.norm(self.conv(x.transpose(1, 2)))).transpose(1, 2)
+        return self.head(x)
+
+
+def small_input() -> Tensor:
+    return torch.arange(4 * 6).reshape(4, 6) % 19
+
+
+def check(
+    name: str, build: Build, cut: Cut, meta: bool, recipe: object = "torch", **more: object
+) -> nn.Module:
+    whole = build()
+    init_model_(whole, SEED, recipe, fan="torch", dtype=more.get("dtype"))
+    expected = {name: parameter.detach() for name, parameter in whole.named_parameters()}
+    with torch.device("meta" if meta else "cpu"):
+        model = build()
+    cut(model)
+    init_model_(model, SEED, recipe, fan="torch", **more)
+    sharded = dict(model.named_parameters())
+    assert sharded.keys() == expected.keys()
+    assert any(isinstance(parameter, DTensor) for parameter in sharded.values())
+    for path, parameter in sharded.items():
+        want = expected[path]
+        if isinstance(parameter, DTensor):
+            assert_same_bits(parameter.full_tensor(), want, path)
+            part = distribute_tensor(want, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            assert_same_bits(parameter.to_local(), part.to_local(), path)
+        else:
+            assert_same_bits(parameter, want, path)
+    say(name)
+    return model
+
+
+def say(text: str) -> None:
+    dist.barrier()
+    if dist.get_rank() == 0:
+        print(f"held: {text}", flush=True)
+
+
+def fsdp(mesh: DeviceMesh, **more: object) -> Cut:
+    def cut(model: nn.Module) -> None:
+        for child in model.modules():
+            if isinstance(child, Block):
+                fully_shard(child, mesh=mesh, **more)
+        fully_shard(model, mesh=mesh, **more)
+
+    return cut
+
+
+def tensor_parallel(mesh: DeviceMesh) -> Cut:
+    def cut(model: nn.Module) -> None:
+        for block in model.blocks:
+            parallelize_module(block, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+
+    return cut
+
+
+def both(mesh: DeviceMesh) -> Cut:
+    def cut(model: nn.Module) -> None:
+        tensor_parallel(mesh["tp"])(model)
+        fsdp(mesh["dp"])(model)
+
+    return cut
+
+
+def forward_agrees(model: nn.Module) -> None:
+    """Sharding machinery and all: the model computes what the whole one computes."""
+    whole = Small()
+    init_model_(whole, SEED, fan="torch")
+    torch.testing.assert_close(model(small_input()), whole(small_input()))
+
+
+def fully_sharded(size: int) -> None:
+    mesh = init_device_mesh("cpu", (size,))
+    for meta in (False, True):
+        forward_agrees(check(f"FSDP2, meta={meta}", Small, fsdp(mesh), meta))
+    check("FSDP2, meta to bfloat16", Small, fsdp(mesh), True, "he", dtype=torch.bfloat16)
+    check("FSDP2 to float64", Small, fsdp(mesh), False, "he", dtype=torch.float64)
+    offload = CPUOffloadPolicy(pin_memory=False)
+    check("FSDP2 with CPU offload", Small, fsdp(mesh, offload_policy=offload), True, device="cpu")
+    hybrid = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("replicate", "shard"))
+    forward_agrees(check("HSDP", Small, fsdp(hybrid), True))
+
+
+def both_ways(size: int) -> None:
+    mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
+    check("tensor parallel", Small, tensor_parallel(mesh["tp"]), False)
+    for meta in (False, True):
+        forward_agrees(check(f"FSDP2 and tensor parallel, meta={meta}", Small, both(mesh), meta))
+
+
+def replicas() -> None:
+    """DDP without its broadcast: the ranks agree by themselves."""
+    model = DistributedDataParallel(Small(), init_sync=False)
+    init_model_(model, SEED)
+    for parameter in model.parameters():
+        found = [torch.empty_like(parameter) for _ in range(dist.get_world_size())]
+        dist.all_gather(found, parameter.detach())
+        for other in found:
+            assert_same_bits(other, parameter)
+    say("DDP")
+
+
+def transformers_models(size: int) -> None:
+    try:
+        import transformers
+    except ImportError:
+        return
+    llama = transformers.LlamaConfig(
+        vocab_size=151,
+        hidden_size=48,
+        intermediate_size=88,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+    )
+    convnext = transformers.ConvNextV2Config(hidden_sizes=[12, 20, 36, 52], depths=[1, 1, 2, 1])
+    mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
+
+    def every_layer(mesh: DeviceMesh, kinds: tuple[str, ...]) -> Cut:
+        def cut(model: nn.Module) -> None:
+            for child in model.modules():
+                if type(child).__name__ in kinds:
+                    fully_shard(child, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+
+        return cut
+
+    def llama_both(model: nn.Module) -> None:
+        for layer in model.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            for module in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+                parallelize_module(module, mesh["tp"], ColwiseParallel())
+            for module in (attention.o_proj, mlp.down_proj):
+                parallelize_module(module, mesh["tp"], RowwiseParallel())
+        every_layer(mesh["dp"], ("LlamaDecoderLayer",))(model)
+
+    def build_llama() -> nn.Module:
+        return transformers.LlamaModel(llama)
+
+    def build_convnext() -> nn.Module:
+        return transformers.ConvNextV2Model(convnext)
+
+    flat = init_device_mesh("cpu", (size,))
+    check("Llama, FSDP2", build_llama, every_layer(flat, ("LlamaDecoderLayer",)), False, RECIPE)
+    check("Llama, FSDP2 and tensor parallel", build_llama, llama_both, False, RECIPE)
+    check("ConvNeXtV2, FSDP2", build_convnext, every_layer(flat, ("ConvNextV2Stage",)), False, RECIPE)
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    torch.set_num_threads(1)
+    size = dist.get_world_size()
+    fully_sharded(size)
+    both_ways(size)
+    replicas()
+    transformers_models(size)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

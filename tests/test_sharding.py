@@ -1,0 +1,202 @@
+"""Every initialiser on DTensors and on hand-cut shards: each rank has, to the bit, its part of the whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from filling import assert_same_bits
+from meshes import every_rank, placements
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
+from torch.distributed.tensor import Shard as Cut
+from torch.distributed.tensor.placement_types import _StridedShard
+
+from convinit_ext import Key, Shard, init
+
+KEY = Key(3, "block.weight")
+
+# name: how to call it, and shapes with sizes that no mesh divides
+RANDOM = {
+    "uniform": (lambda w, **more: init.uniform_(w, -0.5, 2.0, **more), [(7, 5), (13,), (3, 2, 5)]),
+    "normal": (lambda w, **more: init.normal_(w, 1.0, 0.3, **more), [(7, 5), (13,), (3, 2, 5)]),
+    "trunc_normal": (lambda w, **more: init.trunc_normal_(w, 0.0, 2.0, -1.0, 3.0, **more), [(7, 5)]),
+    "xavier_uniform": (lambda w, **more: init.xavier_uniform_(w, **more), [(7, 5), (6, 3, 3, 3)]),
+    "xavier_normal": (lambda w, **more: init.xavier_normal_(w, groups=3, **more), [(6, 3, 3, 3)]),
+    "kaiming_uniform": (lambda w, **more: init.kaiming_uniform_(w, **more), [(7, 5), (6, 3, 3, 3)]),
+    "kaiming_normal": (lambda w, **more: init.kaiming_normal_(w, mode="fan_out", **more), [(7, 5)]),
+    "variance_scaling": (
+        lambda w, **more: init.variance_scaling_(w, 2.0, "fan_avg", "truncated_normal", **more),
+        [(7, 5)],
+    ),
+    "lecun_normal": (lambda w, **more: init.lecun_normal_(w, **more), [(7, 5)]),
+    "lecun_uniform": (lambda w, **more: init.lecun_uniform_(w, **more), [(7, 5)]),
+    "orthogonal": (lambda w, **more: init.orthogonal_(w, 2.0, **more), [(7, 5), (3, 2, 5)]),
+    "delta_orthogonal": (lambda w, **more: init.delta_orthogonal_(w, **more), [(7, 5, 3), (6, 3, 2, 3)]),
+    "sparse": (lambda w, **more: init.sparse_(w, 0.4, **more), [(7, 5), (13, 2)]),
+}
+FIXED = {
+    "eye": (lambda w, **more: init.eye_(w, **more), [(7, 5), (5, 7), (9, 9)]),
+    "dirac": (lambda w, **more: init.dirac_(w, **more), [(7, 5, 3), (4, 6, 2, 3), (3, 3, 3, 1, 2)]),
+    "dirac_groups": (lambda w, **more: init.dirac_(w, 2, **more), [(6, 2, 3), (8, 6, 1, 1)]),
+    "identity": (lambda w, **more: init.identity_(w, 3.0, **more), [(7, 5), (7, 5, 3)]),
+}
+WITHOUT_SHARD = {
+    "constant": (lambda w: init.constant_(w, 0.3), [(7, 5), (13,)]),
+    "ones": (lambda w: init.ones_(w), [(7, 5)]),
+    "zeros": (lambda w: init.zeros_(w), [(7, 5)]),
+}
+
+
+def unset(shape) -> Tensor:
+    return torch.full(shape, torch.nan)
+
+
+def assert_every_rank_has_its_part(mesh_shape, shape, function, some=1, **more) -> None:
+    whole = function(unset(shape), **more)
+    for mesh in every_rank(mesh_shape):
+        for placement in placements(mesh_shape, min(2, len(shape)))[::some]:
+            tensor = distribute_tensor(unset(shape), mesh, placement, src_data_rank=None)
+            assert function(tensor, **more) is tensor
+            expected = distribute_tensor(whole, mesh, placement, src_data_rank=None)
+            assert_same_bits(tensor.to_local(), expected.to_local(), (placement, shape))
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_dtensors(name):
+    function, shapes = RANDOM[name]
+    for shape in shapes:
+        assert_every_rank_has_its_part((4,), shape, function, key=KEY)
+        assert_every_rank_has_its_part((2, 3), shape, function, some=3, key=KEY)
+
+
+@pytest.mark.parametrize("name", [*FIXED, *WITHOUT_SHARD])
+def test_fixed_dtensors(name):
+    function, shapes = (FIXED | WITHOUT_SHARD)[name]
+    for shape in shapes:
+        assert_every_rank_has_its_part((4,), shape, function)
+        assert_every_rank_has_its_part((2, 3), shape, function, some=3)
+
+
+@pytest.mark.parametrize("name", [*RANDOM, *FIXED])
+def test_shards_by_hand(name):
+    function, shapes = (RANDOM | FIXED)[name]
+    more = {"key": KEY} if name in RANDOM else {}
+    for shape in shapes:
+        whole = function(unset(shape), **more)
+        cuts = [range(1, shape[0]), [range(2), range(shape[0] - 1, shape[0])], range(0, shape[0], 2)]
+        for cut in cuts:
+            rows = torch.cat([torch.tensor(each) for each in (cut if isinstance(cut, list) else [cut])])
+            local = unset((len(rows), *shape[1:]))
+            shard = Shard(shape, (cut, *(0 for _ in shape[1:])))
+            assert function(local, shard=shard, **more) is local
+            assert_same_bits(local, whole[rows], (shape, cut))
+
+
+def test_a_linear_of_megatron_has_the_fans_of_the_whole():
+    whole = init.xavier_normal_(torch.empty(48, 32), key=KEY)
+    for rank in range(4):
+        shard = Shard.split((48, 32), 0, rank, 4, stride=3)
+        local = init.xavier_normal_(torch.empty(12, 32), key=KEY, shard=shard)
+        assert_same_bits(local, torch.cat(whole.chunk(12)[rank::4]))
+
+
+def test_dtypes_and_memory_formats():
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        whole = init.normal_(torch.empty(6, 4, 3, 3, dtype=dtype), key=KEY)
+        for mesh in every_rank((2, 2)):
+            full = torch.zeros(6, 4, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
+            tensor = distribute_tensor(full, mesh, [Cut(0), Cut(1)], src_data_rank=None)
+            expected = distribute_tensor(whole, mesh, [Cut(0), Cut(1)], src_data_rank=None).to_local()
+            assert_same_bits(init.normal_(tensor, key=KEY).to_local(), expected)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_without_a_key_all_ranks_draw_the_same_one(name):
+    """The ranks' default generators have one seed: they stay in step, also where a rank holds nothing."""
+    function, shapes = RANDOM[name]
+    torch.manual_seed(11)
+    whole = function(unset(shapes[0]))
+    state = torch.get_rng_state()
+    for mesh in every_rank((8,)):
+        tensor = distribute_tensor(unset(shapes[0]), mesh, [Cut(0)], src_data_rank=None)
+        torch.manual_seed(11)
+        function(tensor)
+        assert_same_bits(
+            tensor.to_local(), distribute_tensor(whole, mesh, [Cut(0)], src_data_rank=None).to_local()
+        )
+        assert torch.equal(torch.get_rng_state(), state), tensor.to_local().shape
+        function(tensor, generator=torch.Generator().manual_seed(4))
+        torch.manual_seed(11)
+        expected = function(unset(shapes[0]), generator=torch.Generator().manual_seed(4))
+        assert_same_bits(
+            tensor.to_local(), distribute_tensor(expected, mesh, [Cut(0)], src_data_rank=None).to_local()
+        )
+
+
+def test_a_dtensor_of_nothing_draws_nothing():
+    for mesh in every_rank((2,)):
+        tensor = distribute_tensor(torch.zeros(0, 3), mesh, [Cut(0)], src_data_rank=None)
+        before = torch.get_rng_state()
+        init.normal_(tensor)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_autograd_sees_the_change_and_nothing_else():
+    for mesh in every_rank((2,)):
+        tensor = torch.nn.Parameter(distribute_tensor(unset((4, 4)), mesh, [Cut(0)], src_data_rank=None))
+        for function in (RANDOM["normal"][0], FIXED["eye"][0], RANDOM["orthogonal"][0], RANDOM["sparse"][0]):
+            before = tensor._version, tensor.to_local()._version
+            function(tensor)
+            assert (tensor._version > before[0]) and (tensor.to_local()._version > before[1]), function
+        assert tensor.requires_grad and tensor.is_leaf and tensor.grad is None
+
+
+def test_meta_and_fake_dtensors_are_left_alone():
+    for mesh in every_rank((2,)):
+        with torch.device("meta"):
+            tensor = distribute_tensor(torch.empty(4, 4), mesh, [Cut(0)], src_data_rank=None)
+        for name in ("uniform", "normal", "trunc_normal", "kaiming_normal", "orthogonal", "sparse", "eye"):
+            function, _ = (RANDOM | FIXED)[name]
+            assert function(tensor) is tensor
+        assert tensor.to_local().is_meta
+    with FakeTensorMode():
+        local = torch.empty(2, 4)
+        assert init.normal_(local, shard=Shard((4, 4), (2, 0)), key=KEY) is local
+
+
+@pytest.mark.parametrize("function", [RANDOM["normal"][0], FIXED["eye"][0], RANDOM["orthogonal"][0]])
+def test_wrong_calls_leave_the_tensor_as_it_was(function):
+    more = {} if function is FIXED["eye"][0] else {"key": KEY}
+    local = unset((4, 4))
+    with pytest.raises(ValueError, match="leaves the full tensor"):
+        function(local, shard=Shard((6, 4), (3, 0)), **more)
+    with pytest.raises(TypeError, match=r"shard must be a convinit_ext\.Shard, not tuple"):
+        function(local, shard=(0, 0), **more)
+    for mesh in every_rank((2,)):
+        partial = DTensor.from_local(local, mesh, [Partial()], run_check=False)
+        state = torch.get_rng_state()
+        with pytest.raises(RuntimeError, match="a sum that nobody can fill"):
+            function(partial)
+        with pytest.raises(TypeError, match="placements say where it sits"):
+            function(
+                distribute_tensor(local, mesh, [Replicate()], src_data_rank=None), shard=Shard((4, 4), (0, 0))
+            )
+        assert torch.equal(torch.get_rng_state(), state)
+    assert local.isnan().all()
+
+
+def test_dtypes_that_cannot_be_filled_are_named():
+    for mesh in every_rank((2,)):
+        tensor = distribute_tensor(torch.zeros(4, 4, dtype=torch.int64), mesh, [Cut(0)], src_data_rank=None)
+        with pytest.raises(TypeError, match="int64"):
+            init.normal_(tensor)
+
+
+def test_strided_shards_of_rows_that_do_not_follow():
+    whole = init.normal_(torch.empty(8, 3), key=KEY)
+    for mesh in every_rank((2, 2)):
+        cuts = [Cut(0), _StridedShard(0, split_factor=2)]
+        tensor = distribute_tensor(torch.zeros(8, 3), mesh, cuts, src_data_rank=None)
+        rows = distribute_tensor(torch.arange(8), mesh, cuts, src_data_rank=None).to_local()
+        assert_same_bits(init.normal_(tensor, key=KEY).to_local(), whole[rows])
