@@ -17,7 +17,7 @@ from test_layouts import LARGE, LAYOUTS, SENTINEL
 from test_values import SHIFTED
 from torch import nn
 
-from convinit_ext import _C, Key, Normal, Uniform, init, init_model_, ops
+from convinit_ext import _C, Key, Normal, Shard, Uniform, init, init_model_, ops
 from convinit_ext.__main__ import main
 from convinit_ext.ops import UnsupportedTensorError
 
@@ -184,6 +184,14 @@ def test_convolutions_by_pytorchs_own_functions_equal_the_cpus():
             torch.manual_seed(5)
             function(tensor)
         assert_same_bits(on_gpu, on_cpu, function)
+
+
+@pytest.mark.parametrize("function", ["kaiming_normal_", "uniform_", "trunc_normal_", "orthogonal_"])
+def test_shards_equal_the_cpus(function):
+    whole = getattr(init, function)(torch.empty(12, 10), key=Key(0, "w"))
+    part = torch.empty(5, 4, device="cuda")
+    getattr(init, function)(part, key=Key(0, "w"), shard=Shard(shape=(12, 10), offset=(3, 2)))
+    assert_same_bits(part, whole[3:8, 2:6])
 
 
 # Models
