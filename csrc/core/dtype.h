@@ -11,7 +11,7 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
-struct Float8E4M3 {  // no infinity: what overflows is NaN (Micikevicius et al. 2022, as float8_e4m3fn has it)
+struct Float8E4M3 {  // float8_e4m3fn: no infinity, NaN is all ones (Micikevicius et al. 2022)
   uint8_t bits;
 };
 struct Float8E5M2 {
@@ -69,14 +69,15 @@ CONVINIT_HD Half to_half(float x) {
   return {static_cast<uint16_t>(sign | rounded_magnitude<10, 15>(magnitude))};
 }
 
-// float8's overflow bounds are those from which the carry would leave the format; below them it carries into
-// the pattern of NaN (e4m3fn) or infinity (e5m2) by itself. A NaN keeps its sign.
-constexpr uint32_t kE4M3Overflow = 0x43f00000u;  // 480
-constexpr uint32_t kE5M2Overflow = 0x47800000u;  // 65536
+// e4m3fn saturates, infinities too, as GPUs do and PyTorch from 2.13 on (before, what overflows was NaN on
+// its CPU); e5m2 has infinities. A NaN keeps its sign.
+constexpr uint32_t kE4M3Overflow = 0x43e80000u;  // 464, halfway from 448 to what would be 480
+constexpr uint32_t kE5M2Overflow = 0x47700000u;  // 61440, halfway from 57344 to 2^16
 
 CONVINIT_HD Float8E4M3 to_float8_e4m3(float x) {
   const uint32_t sign = (bits_of(x) >> 24) & 0x80u, magnitude = bits_of(x) & kFloatMagnitude;
-  if (magnitude >= kE4M3Overflow) return {static_cast<uint8_t>(sign | 0x7fu)};
+  if (magnitude > kFloatInfinity) return {static_cast<uint8_t>(sign | 0x7fu)};
+  if (magnitude >= kE4M3Overflow) return {static_cast<uint8_t>(sign | 0x7eu)};
   return {static_cast<uint8_t>(sign | rounded_magnitude<3, 7>(magnitude))};
 }
 

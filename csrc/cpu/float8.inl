@@ -13,20 +13,16 @@ CONVINIT_HD U32 rounded_magnitudes(U32 magnitude) {
   return magnitude < kNormal ? denormal : normal;
 }
 
-CONVINIT_HD U32 rounded_to(Float8E4M3, F32 x) {
+// `beyond` is what stands for magnitudes from `overflow` on; with its other bits a NaN.
+template <int kMantissa, int kBias>
+CONVINIT_HD U32 rounded_float8(F32 x, uint32_t overflow, uint32_t beyond) {
   constexpr uint32_t kNaN = 0x7f;
-  const U32 magnitude = (U32)x & kFloatMagnitude;
-  const U32 rounded = rounded_magnitudes<3, 7>(magnitude);
-  return (magnitude >= kE4M3Overflow ? (magnitude ^ magnitude) + kNaN : rounded) | (((U32)x >> 24) & 0x80u);
+  const U32 magnitude = (U32)x & kFloatMagnitude, sign = ((U32)x >> 24) & 0x80u;
+  const U32 special = ((U32)(magnitude > kFloatInfinity) & (kNaN ^ beyond)) | beyond;
+  return (magnitude >= overflow ? special : rounded_magnitudes<kMantissa, kBias>(magnitude)) | sign;
 }
-
-CONVINIT_HD U32 rounded_to(Float8E5M2, F32 x) {
-  constexpr uint32_t kInfinity = 0x7c, kNaNBits = 0x03;
-  const U32 magnitude = (U32)x & kFloatMagnitude;
-  const U32 rounded = rounded_magnitudes<2, 15>(magnitude);
-  const U32 nan = (U32)(magnitude > kFloatInfinity) & kNaNBits;
-  return (magnitude >= kE5M2Overflow ? nan | kInfinity : rounded) | (((U32)x >> 24) & 0x80u);
-}
+CONVINIT_HD U32 rounded_to(Float8E4M3, F32 x) { return rounded_float8<3, 7>(x, kE4M3Overflow, 0x7e); }
+CONVINIT_HD U32 rounded_to(Float8E5M2, F32 x) { return rounded_float8<2, 15>(x, kE5M2Overflow, 0x7c); }
 
 // Four bytes of each block in the low half of its 64-bit lane.
 template <class Float8>

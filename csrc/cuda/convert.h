@@ -54,15 +54,14 @@ CONVINIT_HD uint32_t packed_float8(const float* v, __nv_fp8_interpretation_t for
 CONVINIT_HD uint32_t packed(Float8E4M3, const float* v) { return packed_float8(v, __NV_E4M3); }
 CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) { return packed_float8(v, __NV_E5M2); }
 #else
-template <class Out>
-CONVINIT_HD uint32_t packed_saturated(const float* v, float largest) {
+CONVINIT_HD uint32_t packed(Float8E4M3, const float* v) { return packed_by_hand<Float8E4M3>(v); }
+CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) {
+  constexpr float kLargest = 57344;
   float saturated[4];
   CONVINIT_UNROLL
-  for (int i = 0; i < 4; ++i) saturated[i] = ::fminf(::fmaxf(v[i], -largest), largest);
-  return packed_by_hand<Out>(saturated);
+  for (int i = 0; i < 4; ++i) saturated[i] = ::fminf(::fmaxf(v[i], -kLargest), kLargest);
+  return packed_by_hand<Float8E5M2>(saturated);
 }
-CONVINIT_HD uint32_t packed(Float8E4M3, const float* v) { return packed_saturated<Float8E4M3>(v, 448); }
-CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) { return packed_saturated<Float8E5M2>(v, 57344); }
 #endif
 
 struct Vector {

@@ -80,13 +80,11 @@ static inline float largest_magnitude(const Distribution& d) {
 
 // Whether the short forms that make vectors, cuda/source.h and cuda/convert.h, are right for every value.
 static inline bool vectors_are_exact(const FillTask& task) {
-  constexpr float kE4M3Halfway = 464, kE5M2Halfway = 61440;  // from the largest number to what is beyond
+  constexpr float kE5M2Halfway = 61440;  // from the largest number to 2^16
   const Distribution& d = task.distribution;
   if (d.kind == Kind::kConstant || task.dtype == DType::kFloat64) return true;
   if (d.kind == Kind::kUniform && !(d.single.span >= scalar::kSmallestScaledSpan)) return false;
-  if (task.dtype == DType::kFloat8E4M3) return largest_magnitude(d) < kE4M3Halfway;
-  if (task.dtype == DType::kFloat8E5M2) return largest_magnitude(d) < kE5M2Halfway;
-  return true;
+  return task.dtype != DType::kFloat8E5M2 || largest_magnitude(d) < kE5M2Halfway;
 }
 
 // At least one dimension, the last one innermost in the index. A constant is the same at any index: its
@@ -222,7 +220,7 @@ static inline PackedList pack_list(const FillTask* fills, int64_t num_fills,
 
 template <class Item>
 static char* append(char* to, const Item* items, size_t count) {
-  std::memcpy(to, items, count * sizeof(Item));
+  if (count > 0) std::memcpy(to, items, count * sizeof(Item));
   return to + count * sizeof(Item);
 }
 

@@ -32,7 +32,7 @@ struct Layout {
 struct Grid {
   uint32_t blocks, threads;
 };
-constexpr Grid kGrids[] = {{1, 1}, {1, 32}, {3, 64}, {7, 256}, {2000, 256}};
+constexpr Grid kGrids[] = {{1, 1}, {1, 32}, {3, 64}, {7, 256}, {300, 32}};
 
 std::vector<Layout> make_layouts() {
   std::vector<Layout> layouts;
@@ -161,22 +161,29 @@ void fill_and_check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::
   for (const Tensor& tensor : tensors) tensor.check(grid);
 }
 
-}  // namespace
-
-int main() {
+// Every layout in every dtype, and every distribution in turn: three for each of these.
+std::vector<Tensor> make_tensors() {
   const std::vector<Layout> layouts = make_layouts();
   const std::vector<Distribution> distributions = make_distributions();
-  uint64_t number = 0;
-  std::vector<Tensor> all;
+  std::vector<Tensor> tensors;
+  size_t number = 0;
   for (const Layout& layout : layouts) {
-    for (const Distribution& distribution : distributions) {
-      for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
-        all.emplace_back(layout, distribution, static_cast<DType>(dtype), static_cast<int64_t>(number % 3),
-                         number);
-        ++number;
+    for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
+      for (int turn = 0; turn < 3; ++turn, ++number) {
+        const Distribution& distribution =
+            distributions[(number + number / distributions.size()) % distributions.size()];
+        tensors.emplace_back(layout, distribution, static_cast<DType>(dtype),
+                             static_cast<int64_t>(number % 3), number);
       }
     }
   }
+  return tensors;
+}
+
+}  // namespace
+
+int main() {
+  std::vector<Tensor> all = make_tensors();
   const cuda::Measure as_it_is, long_units{16, 1, 1 << 21}, shared_tasks{1, 4096, 300};
   for (const Grid& grid : kGrids) {
     for (const cuda::Measure& measure : {as_it_is, long_units, shared_tasks})
