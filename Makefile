@@ -26,7 +26,10 @@ CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
 SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
 	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
-SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
+SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
+SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu
+CUDA_ARCHITECTURES := 80 90 120
+NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
 
 # Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
@@ -63,27 +66,29 @@ format: $(VENV)/lint-tools
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
 
-# The CPU kernels alone, without torch, under AddressSanitizer and UndefinedBehaviorSanitizer.
-sanitize: build/sanitize/fill_everything
-	$<
+# The CPU kernels, and the GPU kernel's body on the CPU, alone, without torch, under AddressSanitizer and
+# UndefinedBehaviorSanitizer.
+sanitize: $(SANITIZED_TESTS:%=build/sanitize/%)
+	build/sanitize/tests/sanitize/fill_everything
+	build/sanitize/tests/cuda/body_on_cpu
 
-build/sanitize/fill_everything: $(SANITIZED)
+$(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 	$(SANITIZE) $^ -o $@
 
-$(SANITIZED): build/sanitize/%.o: %.cpp $(CXX_SOURCES)
+$(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp $(CXX_SOURCES)
 	@mkdir -p $(@D)
 	$(SANITIZE) -c $< -o $@
 
-# The formulas are one header set for host and device: this shows that nvcc takes it too. And CUDA's ops compile against
-# any torch, since they see its stable ABI alone. Needs no GPU.
+# nvcc takes the kernels, and every header and formula of csrc/core. And CUDA's ops compile against any torch, since they
+# see its stable ABI alone. Needs no GPU.
 check-cuda: $(VENV)/torch-$(TORCH)
 	@mkdir -p build
 	$(CXX) -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -Wno-unused-parameter -Icsrc \
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
 		-c csrc/ops_cuda.cpp -o build/ops_cuda.o
 	@if command -v nvcc >/dev/null; then set -x; \
-		nvcc -std=c++17 --fmad=false -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90,code=sm_90 \
-			-Icsrc -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
+		$(NVCC) -Werror all-warnings -c csrc/cuda/fill.cu -o build/fill.o && \
+		$(NVCC) -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
 	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
 
 # The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.

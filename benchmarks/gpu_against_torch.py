@@ -25,8 +25,8 @@ from gpu_measure import Fill, buffers, gpu_environment, host_and_all, in_turns, 
 from models import llama_7b_layers, resnet50_layers, sdxl_layers
 from torch import nn
 
-from convinit_ext import _C, init, init_model_
-from convinit_ext.ops import SUPPORTED_DTYPES
+from convinit_ext import _C, init, init_model_, keys, ops
+from convinit_ext.plan import make_plan
 
 FUNCTIONS = {"uniform": "uniform_", "normal": "normal_", "truncated normal": "trunc_normal_"}
 SIZES = (2**20, 2**24, 2**28, 2**30)
@@ -84,7 +84,7 @@ def curand_fill(distribution: str, dtype: torch.dtype) -> Fill:
 
 
 def single_tensors(repeats: int) -> Iterator[dict[str, object]]:
-    for dtype in SUPPORTED_DTYPES:
+    for dtype in ops.SUPPORTED_DTYPES:
         for size in SIZES:
             try:
                 rotating = buffers(size, dtype)
@@ -124,7 +124,11 @@ def models(repeats: int) -> Iterator[dict[str, object]]:
 
 
 def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
-    runs = {"torch": lambda: reset_parameters(model), "convinit": lambda: init_model_(model, seed=0)}
+    runs = {
+        "torch": lambda: reset_parameters(model),
+        "convinit": lambda: init_model_(model, seed=0),
+        "engine": engine_call(model),
+    }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         run()
@@ -147,6 +151,14 @@ def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
     row["replay_seconds"] = replay_seconds(model, repeats)
     row["ratio"] = round(row["torch_seconds"] / row["convinit_seconds"], 2)
     return row
+
+
+def engine_call(model: nn.Module) -> Callable[[], None]:
+    """The one call into the engine that init_model_ ends in, with everything that leads to it done."""
+    pieces = [(row.name, piece) for row in make_plan(model).rows for piece in row.pieces(row.tensor)]
+    words = keys.of_names(0, [name for name, _ in pieces])
+    tensors, distributions, boxes = zip(*(piece for _, piece in pieces), strict=True)
+    return lambda: ops.fill_(tensors, words, distributions, boxes if any(boxes) else None)
 
 
 def replay_seconds(model: nn.Module, repeats: int) -> float:
@@ -194,21 +206,25 @@ def main() -> None:
             f"{row['ratio']!s:>7}x torch",
             flush=True,
         )
+    write(options.output, rows)  # in case what follows fails
     for row in () if options.no_models else models(options.repeats):
         rows.append(row)
         print(f"{row['case']:30} {row['ratio']:>7}x torch, {row['launches']} launches", flush=True)
-    verdicts = judged(rows)
-    for each in verdicts:
+    for each in write(options.output, rows):
         said = {True: "met", False: "MISSED", None: "not measured"}[each["met"]]
         print(f"{said:13} {each['case']}: {each['measure']} {each['measured']} (bar {each['bar']})")
-    record = {
-        "command": " ".join(["python", *sys.argv]),
-        "environment": gpu_environment(),
-        "results": rows,
-        "bars": verdicts,
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def write(output: Path, rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The result file; returns its verdicts."""
+    verdicts = judged(rows)
+    # No folder of this machine.
+    arguments = [output.name if argument == str(output) else argument for argument in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(__file__).name}", *arguments])
+    record = {"command": command, "environment": gpu_environment(), "results": rows, "bars": verdicts}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=2) + "\n")
+    return verdicts
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def kernels(run: Callable[[], object]) -> int | None:
     """Kernels that a call starts, by PyTorch's profiler; None where it sees none."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         run()
         torch.cuda.synchronize()
     names = [event.name for event in profiled.events() if event.device_type == torch.autograd.DeviceType.CUDA]

@@ -17,10 +17,17 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext._extension import _C
 
 # Their numbers are those of DType in csrc/core/fill_task.h.
-SUPPORTED_DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+SUPPORTED_DTYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.float8_e4m3fn: 4,
+    torch.float8_e5m2: 5,
+}
 HAS_CUDA = _C.build_info()["cuda"] != "not built"
 _DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
-_FLOAT_NAMES = "float32, float64, float16 or bfloat16"
+_FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 
 # Neither needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
 _fill_op = torch.ops.convinit_ext.fill_.default

@@ -30,6 +30,10 @@ inline double largest(DType dtype) {
       return 65504;
     case DType::kBFloat16:
       return 0x1.FEp127;
+    case DType::kFloat8E4M3:
+      return 448;
+    case DType::kFloat8E5M2:
+      return 57344;
     case DType::kFloat32:
       break;
   }

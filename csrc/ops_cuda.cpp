@@ -73,13 +73,13 @@ class Upload {
   explicit Upload(const DeviceTasks& list) : device_(list.device), stream_(current_stream(list.device)) {
     const DeviceGuard guard(device_);
     const FillTask* tasks = list.tasks.data();
-    num_bytes_ = cuda::image_bytes(tasks, list.tasks.size());
-    if (num_bytes_ > cuda::kParameterBytes) {
-      on_device_ = empty_on_device(num_bytes_, device_);
-      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(num_bytes_);
+    const int64_t room = cuda::image_bytes(tasks, list.tasks.size());
+    if (room > cuda::kParameterBytes) {
+      on_device_ = empty_on_device(room, device_);
+      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(room);
     }
-    if (!pinned_.defined()) unpinned_.resize(num_bytes_ / sizeof(std::max_align_t) + 1);
-    cuda::pack(tasks, list.tasks.size(), image());
+    if (!pinned_.defined()) unpinned_.resize(room / sizeof(std::max_align_t) + 1);
+    num_bytes_ = cuda::pack(tasks, list.tasks.size(), image());
   }
 
   void launch() {

@@ -24,8 +24,14 @@ DType dtype_of(const Tensor& tensor) {
       return DType::kFloat16;
     case ScalarType::BFloat16:
       return DType::kBFloat16;
+    case ScalarType::Float8_e4m3fn:
+      return DType::kFloat8E4M3;
+    case ScalarType::Float8_e5m2:
+      return DType::kFloat8E5M2;
     default:
-      check(false, "fill_: unsupported dtype; accepted are float32, float64, float16 and bfloat16");
+      check(false,
+            "fill_: unsupported dtype; accepted are float32, float64, float16, bfloat16, float8_e4m3fn and "
+            "float8_e5m2");
   }
   return DType::kFloat32;
 }

@@ -17,7 +17,10 @@ DTYPES = {
     "float64": torch.float64,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
+    "float8_e4m3fn": torch.float8_e4m3fn,
+    "float8_e5m2": torch.float8_e5m2,
 }
+NO_NUMPY = torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2
 DISTRIBUTIONS = {
     "constant": distributions.Constant,
     "uniform": distributions.Uniform,
@@ -88,9 +91,9 @@ def available_backends() -> list[Backend]:
 
 
 def values(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor as numpy, bfloat16 as float32, which is exact."""
+    """The tensor as numpy, what numpy does not have as float32, which is exact."""
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
+    return (tensor.float() if tensor.dtype in NO_NUMPY else tensor).contiguous().numpy()
 
 
 def bits(array: np.ndarray | torch.Tensor) -> np.ndarray:

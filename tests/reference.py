@@ -189,8 +189,20 @@ def round_bfloat16(values):
     return (bits + to_nearest_even & np.uint32(0xFFFF0000)).view(np.float32)
 
 
+def round_float8(values, mantissa, smallest_exponent, largest, beyond):
+    """float32 to the nearest float8, ties to even, as float32: multiples of a power of two, all exact in double."""
+    exact = np.asarray(values, np.float64)
+    exponent = np.maximum(np.frexp(exact)[1] - 1, smallest_exponent)
+    rounded = np.ldexp(np.rint(np.ldexp(exact, mantissa - exponent)), exponent - mantissa)
+    return np.where(np.abs(rounded) > largest, np.copysign(beyond, exact), rounded).astype(np.float32)
+
+
 def round_to(values, dtype):
-    """float32 values as float16 or bfloat16 holds them; other values are left as they are."""
+    """float32 values as the smaller types hold them; other values are left as they are."""
+    if dtype == "float8_e4m3fn":
+        return round_float8(values, 3, -6, 448.0, 448.0)
+    if dtype == "float8_e5m2":
+        return round_float8(values, 2, -14, 57344.0, np.inf)
     if dtype == "float16":
         with np.errstate(over="ignore"):  # beyond 65520 is infinity, as IEEE 754 says
             return values.astype(np.float16)
@@ -253,7 +265,7 @@ def run(key, stream, distribution, dtype, start, length):
 
 
 def reference(shape, key, stream, distribution, dtype, *, start=0, strides=None, indices=None):
-    """The tensor's values: numpy float32, float64 or float16; bfloat16 as float32 with a zero low half."""
+    """The tensor's values: numpy float32, float64 or float16; bfloat16 and float8 as float32."""
     index = element_index(shape, start, strides, indices)
     bits = 64 if dtype == "float64" else 32
     return round_to(values_of(distribution, index.ravel(), key, stream, bits), dtype).reshape(shape)

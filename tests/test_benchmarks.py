@@ -14,6 +14,8 @@ import gpu_against_torch as gpu
 import models
 import table
 
+from convinit_ext import init_model_
+
 
 @pytest.mark.parametrize(
     ("build", "tensors", "elements"),
@@ -29,6 +31,17 @@ def test_layers_are_those_of_the_network(build, tensors, elements):
         parameters = list(build().parameters())
     assert len(parameters) == tensors
     assert sum(parameter.numel() for parameter in parameters) == elements
+
+
+def test_the_engine_call_is_what_init_model_does():
+    with torch.device("cpu"):
+        ours, engines = (
+            torch.nn.Sequential(torch.nn.Embedding(9, 4, padding_idx=2), torch.nn.Linear(4, 3)) for _ in "12"
+        )
+    init_model_(ours, seed=0)
+    gpu.engine_call(engines)()
+    for ours_parameter, engines_parameter in zip(ours.parameters(), engines.parameters(), strict=True):
+        assert torch.equal(ours_parameter, engines_parameter)
 
 
 def record(seconds: float) -> dict:

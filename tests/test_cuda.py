@@ -5,17 +5,20 @@ The tests of values, layouts, boxes and golden values run on every device there 
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import pytest
 import torch
 from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, Backend, assert_same_bits, key_tensor
 from reference import layer_key
+from test_cli import SMALL
 from test_layouts import LARGE, LAYOUTS, SENTINEL
 from test_values import SHIFTED
 from torch import nn
 
-from convinit_ext import _C, Key, Normal, Uniform, init, init_model_, ops
+from convinit_ext import _C, Key, Normal, Shard, Uniform, init, init_model_, ops
+from convinit_ext.__main__ import main
 from convinit_ext.ops import UnsupportedTensorError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
@@ -183,6 +186,14 @@ def test_convolutions_by_pytorchs_own_functions_equal_the_cpus():
         assert_same_bits(on_gpu, on_cpu, function)
 
 
+@pytest.mark.parametrize("function", ["kaiming_normal_", "uniform_", "trunc_normal_", "orthogonal_"])
+def test_shards_equal_the_cpus(function):
+    whole = getattr(init, function)(torch.empty(12, 10), key=Key(0, "w"))
+    part = torch.empty(5, 4, device="cuda")
+    getattr(init, function)(part, key=Key(0, "w"), shard=Shard(shape=(12, 10), offset=(3, 2)))
+    assert_same_bits(part, whole[3:8, 2:6])
+
+
 # Models
 
 
@@ -233,6 +244,15 @@ def test_a_large_model_is_one_launch():
     expected = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500)))
     init_model_(expected, 1)
     assert_same_state(layers, expected)
+
+
+def test_the_command_line(capsys):
+    assert main(["run", "--model", SMALL, "--device", "cuda", "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["environment"]["gpus"].startswith(torch.cuda.get_device_name(0))
+    assert {case["ratio"] > 0 for case in result["comparison"]["cases"]} == {True}
+    for recipe in ("he", "torch"):
+        assert main(["run", "--model", SMALL, "--device", "cuda", "--recipe", recipe, "--no-compare"]) == 0
 
 
 # Streams and devices

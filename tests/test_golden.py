@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import reference as ref
+import torch
 from filling import DTYPES, Backend, bits, forced_isa
 
 import convinit_ext
@@ -47,6 +48,8 @@ ROWS = [
 
 def stored_bits(tensor) -> np.ndarray:
     """The tensor's own bits, little-endian; bfloat16's are the high half of float32's."""
+    if tensor.element_size() == 1:
+        return tensor.cpu().view(torch.uint8).numpy()
     raw = bits(tensor) >> 16 if str(tensor.dtype) == "torch.bfloat16" else bits(tensor)
     return raw.astype(f"<u{tensor.element_size()}")
 

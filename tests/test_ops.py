@@ -194,7 +194,7 @@ def refused() -> list[tuple[str, torch.Tensor, type[Exception], str]]:
         ("integer", torch.zeros(3, dtype=torch.int64), TypeError, "torch.int64.*accepted are float32"),
         ("bool", torch.zeros(3, dtype=torch.bool), NotImplementedError, "torch.bool"),
         ("complex", torch.zeros(3, dtype=torch.complex64), TypeError, "torch.complex64"),
-        ("float8", torch.zeros(3).to(torch.float8_e5m2), TypeError, "torch.float8_e5m2"),
+        ("float8", torch.zeros(3).to(torch.float8_e4m3fnuz), TypeError, "torch.float8_e4m3fnuz"),
         ("sparse", torch.eye(3).to_sparse(), TypeError, "torch.sparse_coo.*torch.strided"),
         ("csr", torch.eye(3).to_sparse_csr(), TypeError, "torch.sparse_csr"),
         ("expanded", torch.zeros(1, 3).expand(3, 3), RuntimeError, "single memory location"),

@@ -21,6 +21,18 @@ struct Uniform {
   }
 };
 
+#ifdef CONVINIT_SCALAR_LANES
+// The same values for less, where the span is at least this. 2^-24 times it is then exact, and no sum is less
+// than a float's smallest step but 0, so that none is rounded to a negative zero and any minimum serves.
+constexpr float kSmallestScaledSpan = 0x1p-100f;
+struct ScaledUniform : Uniform {
+  using Uniform::value;
+  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) {
+    return ::fminf(fma(to_float(bit_cast<I32>(word >> 8)), p.span * 0x1p-24f, p.low), p.last);
+  }
+};
+#endif
+
 // (w + 1/2) 2^-32, in (0, 1].
 CONVINIT_HD F32 open_unit(U32 word) { return fma(to_float(word), splat(0x1p-32f), splat(0x1p-33f)); }
 CONVINIT_HD F64 open_unit(U64 word) { return (unsigned53_to_double(word >> 11) + 0.5) * 0x1p-53; }
@@ -88,7 +100,7 @@ struct Values64 {
 
 template <class Sampler>
 CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Schedule& schedule,
-                                     U64 block_low) {
+                                     Word block_low) {
   const WordPairs pairs = philox_pairs(schedule, block_low);
   U32 even[kVectors32], odd[kVectors32];
   split(pairs.even, even);
@@ -103,7 +115,7 @@ CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p
 
 template <class Sampler>
 CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Schedule& schedule,
-                                     U64 block_low) {
+                                     Word block_low) {
   const Words words = philox(schedule, block_low);
   Values64 values;
   pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);

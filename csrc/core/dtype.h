@@ -1,4 +1,4 @@
-// Half precision by hand: float32 rounded to nearest, ties to even, as 16 bits.
+// Small floats by hand: float32 rounded to nearest, ties to even, as 16 or 8 bits.
 #pragma once
 
 #include "core/lanes.h"
@@ -11,37 +11,90 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
+struct Float8E4M3 {  // float8_e4m3fn: no infinity, NaN is all ones (Micikevicius et al. 2022)
+  uint8_t bits;
+};
+struct Float8E5M2 {
+  uint8_t bits;
+};
 
 namespace CONVINIT_LANES {
+
+constexpr int kFloatMantissa = 23;
+constexpr uint32_t kFloatInfinity = 0x7f800000u;
+constexpr uint32_t kFloatMagnitude = 0x7fffffffu;
+
+CONVINIT_HD uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
 // bfloat16 is the upper half of a float32: adding just under half a unit, or half where the kept part is odd,
 // carries into it. A NaN keeps its upper half and stays one.
 CONVINIT_HD BFloat16 to_bfloat16(float x) {
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
+  const uint32_t bits = bits_of(x);
   const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
   return {static_cast<uint16_t>((x == x ? rounded : bits | 0x00400000u) >> 16)};
 }
 
-CONVINIT_HD Half to_half(float x) {
-  constexpr uint32_t kInfinity = 0x7f800000u, kHalfOverflow = 0x477ff000u, kHalfNormal = 0x38800000u;
-  uint32_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  const uint32_t sign = (bits >> 16) & 0x8000u;
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > kInfinity) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= kHalfOverflow) return {static_cast<uint16_t>(sign | 0x7c00u)};
-  if (magnitude < kHalfNormal) {  // a multiple of 2^-24: adding 2^-1 in float32 rounds to that multiple
-    float absolute;
-    memcpy(&absolute, &magnitude, sizeof absolute);
-    const float shifted = absolute + 0.5f;
-    uint32_t low;
-    memcpy(&low, &shifted, sizeof low);
-    return {static_cast<uint16_t>(sign | (low & 0xffffu))};
-  }
-  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
-  return {static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13))};
+// What to subtract where a float32's exponent is to be counted from another bias.
+CONVINIT_HD constexpr uint32_t rebias(int bias) {
+  return static_cast<uint32_t>(127 - bias) << kFloatMantissa;
 }
+
+// A magnitude, as float32 bits, to a format of fewer bits. The caller has dealt with what overflows.
+template <int kMantissa, int kBias>
+CONVINIT_HD uint32_t rounded_magnitude(uint32_t magnitude) {
+  constexpr int kDropped = kFloatMantissa - kMantissa;
+  constexpr uint32_t kNormal = rebias(kBias) + (1u << kFloatMantissa);
+  // Below it, values are multiples of 2^(1 - bias - mantissa): a sum with 2^23 times that rounds to a
+  // multiple.
+  constexpr uint32_t kShift = kNormal + (static_cast<uint32_t>(kDropped) << kFloatMantissa);
+  if (magnitude < kNormal) {
+    float absolute, shift;
+    memcpy(&absolute, &magnitude, sizeof absolute);
+    memcpy(&shift, &kShift, sizeof shift);
+    return bits_of(absolute + shift) - kShift;
+  }
+  const uint32_t odd = (magnitude >> kDropped) & 1u;
+  return (magnitude + ((1u << (kDropped - 1)) - 1u) + odd - rebias(kBias)) >> kDropped;
+}
+
+CONVINIT_HD Half to_half(float x) {
+  constexpr uint32_t kOverflow = 0x477ff000u;  // 65520, halfway from the largest to what would be 2^16
+  const uint32_t sign = (bits_of(x) >> 16) & 0x8000u, magnitude = bits_of(x) & kFloatMagnitude;
+  if (magnitude > kFloatInfinity) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= kOverflow) return {static_cast<uint16_t>(sign | 0x7c00u)};
+  return {static_cast<uint16_t>(sign | rounded_magnitude<10, 15>(magnitude))};
+}
+
+// e4m3fn saturates, infinities too, as GPUs do and PyTorch from 2.13 on (before, what overflows was NaN on
+// its CPU); e5m2 has infinities. A NaN keeps its sign.
+constexpr uint32_t kE4M3Overflow = 0x43e80000u;  // 464, halfway from 448 to what would be 480
+constexpr uint32_t kE5M2Overflow = 0x47700000u;  // 61440, halfway from 57344 to 2^16
+
+CONVINIT_HD Float8E4M3 to_float8_e4m3(float x) {
+  const uint32_t sign = (bits_of(x) >> 24) & 0x80u, magnitude = bits_of(x) & kFloatMagnitude;
+  if (magnitude > kFloatInfinity) return {static_cast<uint8_t>(sign | 0x7fu)};
+  if (magnitude >= kE4M3Overflow) return {static_cast<uint8_t>(sign | 0x7eu)};
+  return {static_cast<uint8_t>(sign | rounded_magnitude<3, 7>(magnitude))};
+}
+
+CONVINIT_HD Float8E5M2 to_float8_e5m2(float x) {
+  const uint32_t sign = (bits_of(x) >> 24) & 0x80u, magnitude = bits_of(x) & kFloatMagnitude;
+  if (magnitude > kFloatInfinity) return {static_cast<uint8_t>(sign | 0x7fu)};
+  if (magnitude >= kE5M2Overflow) return {static_cast<uint8_t>(sign | 0x7cu)};
+  return {static_cast<uint8_t>(sign | rounded_magnitude<2, 15>(magnitude))};
+}
+
+// One name for all of them.
+CONVINIT_HD void convert(float value, float* to) { *to = value; }
+CONVINIT_HD void convert(double value, double* to) { *to = value; }
+CONVINIT_HD void convert(float value, Half* to) { *to = to_half(value); }
+CONVINIT_HD void convert(float value, BFloat16* to) { *to = to_bfloat16(value); }
+CONVINIT_HD void convert(float value, Float8E4M3* to) { *to = to_float8_e4m3(value); }
+CONVINIT_HD void convert(float value, Float8E5M2* to) { *to = to_float8_e5m2(value); }
 
 }  // namespace CONVINIT_LANES
 }  // namespace convinit

@@ -12,8 +12,8 @@ struct Key {
   uint64_t stream;
 };
 
-enum class DType : int32_t { kFloat32, kFloat64, kFloat16, kBFloat16 };
-constexpr int kNumDTypes = 4;
+enum class DType : int32_t { kFloat32, kFloat64, kFloat16, kBFloat16, kFloat8E4M3, kFloat8E5M2 };
+constexpr int kNumDTypes = 6;
 
 enum class Kind : int32_t { kConstant, kUniform, kNormal, kTruncatedNormal };
 constexpr int kNumKinds = 4;

@@ -76,19 +76,33 @@ CONVINIT_HD F32 to_float(I32 x) { return static_cast<float>(x); }
 CONVINIT_HD F64 to_double(I64 x) { return static_cast<double>(x); }
 CONVINIT_HD F64 unsigned53_to_double(U64 x) { return static_cast<double>(static_cast<I64>(x)); }
 
-// Low 32 bits of x times m, 64 bits wide.
-CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
-  return static_cast<uint64_t>(static_cast<uint32_t>(x)) * m;
+// A word of Philox, and the product of two. Vector lanes keep each in a 64-bit lane, a word in its low half,
+// the high half arbitrary. Here a product is two words: a GPU has 32 bits, and makes both with one
+// instruction.
+using Word = U32;
+struct Product {
+  Word low, high;
+};
+CONVINIT_HD Word word(uint32_t x) { return x; }
+CONVINIT_HD Product multiply_wide(Word x, uint32_t m) {
+#if defined(__CUDA_ARCH__)
+  return {x * m, __umulhi(x, m)};
+#else
+  const uint64_t product = static_cast<uint64_t>(x) * m;
+  return {static_cast<uint32_t>(product), static_cast<uint32_t>(product >> 32)};
+#endif
 }
+CONVINIT_HD Word low_word(Product product) { return product.low; }
+CONVINIT_HD Word high_word(Product product) { return product.high; }
+CONVINIT_HD Word xor3(Word a, Word b, Word c) { return a ^ b ^ c; }
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 CONVINIT_HD U64 splat(uint64_t x) { return x; }
-// Low words of two as one 64-bit lane; and high words.
-CONVINIT_HD U64 join(U64 low, U64 high) { return (low & 0xffffffffu) | (high << 32); }
-
-CONVINIT_HD U64 join_high(U64 low, U64 high) { return (low >> 32) | (high & 0xffffffff00000000u); }
+// Two words as one 64-bit lane; and the high words of two products.
+CONVINIT_HD U64 join(Word low, Word high) { return low | static_cast<U64>(high) << 32; }
+CONVINIT_HD U64 join_high(Product low, Product high) { return join(low.high, high.high); }
 
 // Low halves of the counters of a group that starts at block `first`.
-CONVINIT_HD U64 counters(uint32_t first) { return first; }
+CONVINIT_HD Word counters(uint32_t first) { return first; }
 
 // The halves of 64-bit lanes as 32-bit lanes.
 CONVINIT_HD void split(U64 pairs, U32 (&words)[kVectors32]) {

@@ -11,11 +11,40 @@
 #define CONVINIT_HD static inline __attribute__((always_inline, unused))
 #endif
 
+// The same for a member function.
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define CONVINIT_HD_METHOD __host__ __device__ __forceinline__
+#else
+#define CONVINIT_HD_METHOD inline __attribute__((always_inline))
+#endif
+
+// Called on a GPU, not copied into its callers: for what is long and seldom used, or too long to be there
+// twice.
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define CONVINIT_HD_CALLED static __host__ __device__ __noinline__
+#else
+#define CONVINIT_HD_CALLED CONVINIT_HD
+#endif
+
+// Tells nvcc that a pointer is one to the device's main memory: stores through it are cheaper then.
+#if defined(__CUDA_ARCH__)
+#define CONVINIT_ASSUME_GLOBAL(pointer) __builtin_assume(__isGlobal(pointer))
+#else
+#define CONVINIT_ASSUME_GLOBAL(pointer) (void)(pointer)
+#endif
+
 // Before a loop of a fixed, small number of turns: its arrays become registers.
 #if defined(__CUDACC__) || defined(__clang__)
 #define CONVINIT_UNROLL _Pragma("unroll")
 #else
 #define CONVINIT_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+// Before a loop that a compiler had better not copy.
+#if defined(__CUDACC__) || defined(__clang__)
+#define CONVINIT_NO_UNROLL _Pragma("unroll 1")
+#else
+#define CONVINIT_NO_UNROLL _Pragma("GCC unroll 1")
 #endif
 
 #ifndef CONVINIT_LANES

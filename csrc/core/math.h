@@ -153,7 +153,7 @@ CONVINIT_HD Vector scaled_mills(Vector y, Real) {
 // The same quantile for any larger radius. With y = z^2, -2 ln(tail) = y + ln(2 pi y) - 2 ln(scaled_mills(y))
 // = radius^2: two Newton steps from the first-order solution.
 template <class Vector, class Real>
-CONVINIT_HD Vector far_quantile(Vector radius, Real) {
+CONVINIT_HD_CALLED Vector far_quantile(Vector radius, Real) {
   constexpr Real kTwoPi = Real(6.283185307179586);
   const Vector zero = splat(Real(0));
   const Vector target = radius * radius;

@@ -15,10 +15,9 @@ constexpr uint32_t kWeyl0 = 0x9E3779B9u;
 constexpr uint32_t kWeyl1 = 0xBB67AE85u;
 constexpr int kRounds = 10;
 
-// Output words of a group of blocks: one 64-bit lane a block, the word in its low half, the high half
-// arbitrary.
+// Output words of a group of blocks.
 struct Words {
-  U64 w0, w1, w2, w3;
+  Word w0, w1, w2, w3;
 };
 
 // Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what
@@ -55,21 +54,20 @@ CONVINIT_HD Schedule make_schedule(const Key& key, uint32_t block_high) {
 }
 
 CONVINIT_HD Words philox_round(const Words& in, uint32_t key0, uint32_t key1) {
-  const U64 product0 = multiply_wide(in.w0, kMultiplier0);
-  const U64 product1 = multiply_wide(in.w2, kMultiplier1);
-  return {xor3(product1 >> 32, in.w1, splat(static_cast<uint64_t>(key0))), product1,
-          xor3(product0 >> 32, in.w3, splat(static_cast<uint64_t>(key1))), product0};
+  const Product product0 = multiply_wide(in.w0, kMultiplier0);
+  const Product product1 = multiply_wide(in.w2, kMultiplier1);
+  return {xor3(high_word(product1), in.w1, word(key0)), low_word(product1),
+          xor3(high_word(product0), in.w3, word(key1)), low_word(product0)};
 }
 
 // State of the group of blocks whose indices have the low halves `block_low`, see counters(), and the
 // schedule's high half, before the last round.
-CONVINIT_HD Words before_last_round(const Schedule& schedule, U64 block_low) {
-  const U64 product0 = multiply_wide(block_low, kMultiplier0);
-  const U64 word2 = (product0 >> 32) ^ splat(static_cast<uint64_t>(schedule.round1_xor2));
-  const U64 product1 = multiply_wide(word2, kMultiplier1);
-  Words words{(product1 >> 32) ^ splat(static_cast<uint64_t>(schedule.round2_xor0)), product1,
-              product0 ^ splat(static_cast<uint64_t>(schedule.round2_xor2)),
-              splat(static_cast<uint64_t>(schedule.round2_word3))};
+CONVINIT_HD Words before_last_round(const Schedule& schedule, Word block_low) {
+  const Product product0 = multiply_wide(block_low, kMultiplier0);
+  const Word word2 = high_word(product0) ^ word(schedule.round1_xor2);
+  const Product product1 = multiply_wide(word2, kMultiplier1);
+  Words words{high_word(product1) ^ word(schedule.round2_xor0), low_word(product1),
+              low_word(product0) ^ word(schedule.round2_xor2), word(schedule.round2_word3)};
   CONVINIT_UNROLL
   for (int round = 2; round < kRounds - 1; ++round) {
     words = philox_round(words, schedule.key0[round], schedule.key1[round]);
@@ -77,7 +75,7 @@ CONVINIT_HD Words before_last_round(const Schedule& schedule, U64 block_low) {
   return words;
 }
 
-CONVINIT_HD Words philox(const Schedule& schedule, U64 block_low) {
+CONVINIT_HD Words philox(const Schedule& schedule, Word block_low) {
   return philox_round(before_last_round(schedule, block_low), schedule.key0[kRounds - 1],
                       schedule.key1[kRounds - 1]);
 }
@@ -88,12 +86,13 @@ struct WordPairs {
   U64 even, odd;
 };
 
-CONVINIT_HD WordPairs philox_pairs(const Schedule& schedule, U64 block_low) {
+CONVINIT_HD WordPairs philox_pairs(const Schedule& schedule, Word block_low) {
   const Words in = before_last_round(schedule, block_low);
-  const U64 product0 = multiply_wide(in.w0, kMultiplier0);
-  const U64 product1 = multiply_wide(in.w2, kMultiplier1);
+  const Product product0 = multiply_wide(in.w0, kMultiplier0);
+  const Product product1 = multiply_wide(in.w2, kMultiplier1);
   const uint64_t keys = schedule.key0[kRounds - 1] | static_cast<uint64_t>(schedule.key1[kRounds - 1]) << 32;
-  return {xor3(join_high(product1, product0), join(in.w1, in.w3), splat(keys)), join(product1, product0)};
+  return {xor3(join_high(product1, product0), join(in.w1, in.w3), splat(keys)),
+          join(low_word(product1), low_word(product0))};
 }
 
 }  // namespace CONVINIT_LANES

@@ -120,9 +120,12 @@ int64_t item_size(DType dtype) {
       return 4;
     case DType::kFloat16:
     case DType::kBFloat16:
+      return 2;
+    case DType::kFloat8E4M3:
+    case DType::kFloat8E5M2:
       break;
   }
-  return 2;
+  return 1;
 }
 
 const char* last_isa() { return latest_isa.load(); }

@@ -26,7 +26,7 @@ CONVINIT_HD const Parameters<double>& parameters(const Distribution& d, double) 
 
 template <class Sampler, class Out>
 CONVINIT_HD void store_group(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
-                             U64 block_low, Out* out) {
+                             Word block_low, Out* out) {
   const auto values = values_of_group(Sampler(), p, schedule, block_low);
   store(out, values.even, values.odd);
 }
@@ -36,8 +36,8 @@ template <class Sampler, class Out>
 CONVINIT_HD void generate_run(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
                               uint32_t first_block, int64_t skip, int64_t count, Out* out) {
   constexpr int64_t kGroup = kBlocks * Layout<Out>::kPerBlock;
-  const U64 step = splat(uint64_t{kBlocks});
-  U64 block_low = counters(first_block);
+  const Word step = word(kBlocks);
+  Word block_low = counters(first_block);
   Out part[kGroup];
   if (skip > 0) {
     store_group<Sampler>(p, schedule, block_low, part);
@@ -75,11 +75,6 @@ static void generate(const Distribution& distribution, const Key& key, int64_t s
   }
 }
 
-CONVINIT_HD void convert(float value, float* to) { *to = value; }
-CONVINIT_HD void convert(double value, double* to) { *to = value; }
-CONVINIT_HD void convert(float value, Half* to) { *to = to_half(value); }
-CONVINIT_HD void convert(float value, BFloat16* to) { *to = to_bfloat16(value); }
-
 template <class Out>
 static void generate_constant(const Distribution& distribution, const Key&, int64_t, int64_t count,
                               void* out) {
@@ -93,13 +88,14 @@ static void generate_constant(const Distribution& distribution, const Key&, int6
 static constexpr GenerateTable make_table(const char* isa) {
   return {isa,
           {{generate_constant<float>, generate_constant<double>, generate_constant<Half>,
-            generate_constant<BFloat16>},
+            generate_constant<BFloat16>, generate_constant<Float8E4M3>, generate_constant<Float8E5M2>},
            {generate<Uniform, float>, generate<Uniform, double>, generate<Uniform, Half>,
-            generate<Uniform, BFloat16>},
+            generate<Uniform, BFloat16>, generate<Uniform, Float8E4M3>, generate<Uniform, Float8E5M2>},
            {generate<Normal, float>, generate<Normal, double>, generate<Normal, Half>,
-            generate<Normal, BFloat16>},
+            generate<Normal, BFloat16>, generate<Normal, Float8E4M3>, generate<Normal, Float8E5M2>},
            {generate<TruncatedNormal, float>, generate<TruncatedNormal, double>,
-            generate<TruncatedNormal, Half>, generate<TruncatedNormal, BFloat16>}}};
+            generate<TruncatedNormal, Half>, generate<TruncatedNormal, BFloat16>,
+            generate<TruncatedNormal, Float8E4M3>, generate<TruncatedNormal, Float8E5M2>}}};
 }
 
 }  // namespace CONVINIT_LANES

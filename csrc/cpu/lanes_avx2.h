@@ -104,6 +104,17 @@ CONVINIT_HD void store(BFloat16* to, F32 even, F32 odd) {
   _mm256_storeu_si256((__m256i*)to, _mm256_permute4x64_epi64(packed, kOrder));
 }
 
+#include "cpu/float8.inl"
+
+template <class Float8>
+CONVINIT_HD void store_float8(Float8* to, F32 even, F32 odd) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
+  const __m256i packed = _mm256_permutevar8x32_epi32((__m256i)packed_blocks<Float8>(even, odd), order);
+  _mm_storeu_si128((__m128i*)to, _mm256_castsi256_si128(packed));
+}
+CONVINIT_HD void store(Float8E4M3* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+CONVINIT_HD void store(Float8E5M2* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+
 }  // namespace vector
 
 #include "cpu/twice.inl"

@@ -96,6 +96,17 @@ CONVINIT_HD void store(BFloat16* to, F32 even, F32 odd) {
   _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, packed));
 }
 
+#include "cpu/float8.inl"
+
+template <class Float8>
+CONVINIT_HD void store_float8(Float8* to, F32 even, F32 odd) {
+  const __m512i order = {0, 2, 4, 6, 1, 3, 5, 7};
+  const __m512i packed = _mm512_permutexvar_epi64(order, (__m512i)packed_blocks<Float8>(even, odd));
+  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi64_epi32(packed));
+}
+CONVINIT_HD void store(Float8E4M3* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+CONVINIT_HD void store(Float8E5M2* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+
 }  // namespace vector
 
 #include "cpu/twice.inl"

@@ -23,6 +23,12 @@ CONVINIT_HD void store(Half* to, const F32 (&even)[kVectors32], const F32 (&odd)
 CONVINIT_HD void store(BFloat16* to, const F32 (&even)[kVectors32], const F32 (&odd)[kVectors32]) {
   store_block(to, even, odd, to_bfloat16);
 }
+CONVINIT_HD void store(Float8E4M3* to, const F32 (&even)[kVectors32], const F32 (&odd)[kVectors32]) {
+  store_block(to, even, odd, to_float8_e4m3);
+}
+CONVINIT_HD void store(Float8E5M2* to, const F32 (&even)[kVectors32], const F32 (&odd)[kVectors32]) {
+  store_block(to, even, odd, to_float8_e5m2);
+}
 CONVINIT_HD void store(double* to, F64 even, F64 odd) {
   to[0] = even;
   to[1] = odd;

@@ -146,6 +146,7 @@ void fill_unit(const Tiling& tiling, GenerateFunction generate, int64_t number, 
   const Dim& row = tiling.row >= 0 ? task.dims[tiling.row] : kSingleElement;
   generate_tile(task, unit, row.index_stride, generate, static_cast<char*>(buffer));
   const int64_t column_stride = column_dim(task).data_stride;
+  if (size == 1) scatter_unit<uint8_t>(unit, buffer, task.data, row.data_stride, column_stride);
   if (size == 2) scatter_unit<uint16_t>(unit, buffer, task.data, row.data_stride, column_stride);
   if (size == 4) scatter_unit<uint32_t>(unit, buffer, task.data, row.data_stride, column_stride);
   if (size == 8) scatter_unit<uint64_t>(unit, buffer, task.data, row.data_stride, column_stride);

@@ -135,6 +135,11 @@ CONVINIT_TWICE_FUNCTION(to_double)
 CONVINIT_TWICE_FUNCTION(unsigned53_to_double)
 #undef CONVINIT_TWICE_FUNCTION
 
+using Word = U64;
+using Product = U64;
+CONVINIT_HD Word word(uint32_t x) { return splat(static_cast<uint64_t>(x)); }
+CONVINIT_HD Word low_word(U64 product) { return product; }
+CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
 template <class Vector>
 CONVINIT_HD Twice<Vector> multiply_wide(Twice<Vector> a, uint32_t m) {
   return {multiply_wide(a.x, m), multiply_wide(a.y, m)};

@@ -1,0 +1,214 @@
+// The kernel's body, for host and device: what one thread of a grid writes of a task list. A unit of work
+// goes to one thread block, and consecutive threads take consecutive items of it.
+#pragma once
+
+#include "cuda/segment.h"
+#include "cuda/source.h"
+#include "cuda/task_list.h"
+
+namespace convinit {
+namespace cuda {
+
+// Which items of a task a thread fills: begin, begin + step, ... below end.
+struct Share {
+  int64_t begin, end;
+  uint32_t step;
+};
+
+// A thread among those of its block.
+struct Thread {
+  uint32_t number, num_threads;
+};
+
+// A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have one schedule, and
+// keeps up one number, which gives the block and the address.
+template <class Source>
+CONVINIT_HD void fill_vectors(const Task& task, const Share& share) {
+  constexpr int64_t kBlocks = Source::kPerVector / Source::kPerBlock;
+  constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
+  constexpr int64_t kLongest = int64_t{1} << 31;  // so that 32 bits count it
+  const Segment run = part_of(task, kVectors, Source::kPerVector);
+  int64_t left = share.end - share.begin;
+  int64_t block = run.index / Source::kPerBlock + share.begin * kBlocks;
+  char* to =
+      task.data + run.place * static_cast<int64_t>(sizeof(typename Source::Out)) + share.begin * kVectorBytes;
+  Source source(task);
+  CONVINIT_NO_UNROLL
+  while (left > 0) {
+    seek(&source, scalar::high_half(block));
+    CONVINIT_ASSUME_GLOBAL(to);
+    const uint32_t low = scalar::low_half(block);
+    const int64_t same_schedule = (kBlocksPerSchedule - low) / kBlocks;
+    int64_t length = left < same_schedule ? left : same_schedule;
+    if (length > kLongest) length = kLongest;
+    uint32_t done = 0;
+    CONVINIT_NO_UNROLL
+    do {
+      store(vector_at(source, low + done * static_cast<uint32_t>(kBlocks)), to + done * kVectorBytes);
+      done += share.step;
+    } while (done < static_cast<uint32_t>(length));
+    to += done * kVectorBytes;
+    left -= done;
+    block += done * kBlocks;
+  }
+}
+
+// Consecutive elements of a block, from `first` up to `end`; all of them with one store where memory allows.
+template <class Out, uint32_t kCount>
+CONVINIT_HD void store_block(const Out (&block)[kCount], uint32_t first, uint32_t end, int64_t stride,
+                             Out* to) {
+  struct alignas(kCount * sizeof(Out)) Whole {
+    Out block[kCount];
+  };
+  if (first == 0 && end == kCount && stride == 1 && reinterpret_cast<uintptr_t>(to) % sizeof block == 0) {
+    Whole whole;
+    memcpy(whole.block, block, sizeof block);
+    *reinterpret_cast<Whole*>(to) = whole;
+    return;
+  }
+  CONVINIT_UNROLL
+  for (uint32_t k = 0; k < kCount; ++k) {
+    if (k < first || k >= end) continue;
+    *to = block[k];
+    to += stride;
+  }
+}
+
+// Block by block. Where the index has gaps, a block serves one element.
+template <class Source>
+CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment) {
+  using Out = typename Source::Out;
+  constexpr uint32_t kPerBlock = Source::kPerBlock;
+  const int64_t stride = task.data_stride, index_stride = task.index_stride;
+  char* data = task.data;
+  CONVINIT_ASSUME_GLOBAL(data);
+  Out* to = reinterpret_cast<Out*>(data) + segment.place;
+  CONVINIT_NO_UNROLL
+  while (segment.count > 0) {
+    const uint64_t block = static_cast<uint64_t>(segment.index) / kPerBlock;
+    const uint32_t first = static_cast<uint32_t>(segment.index) % kPerBlock;
+    uint32_t length = index_stride == 1 ? kPerBlock - first : 1;
+    if (length > segment.count) length = static_cast<uint32_t>(segment.count);
+    Out elements[kPerBlock];
+    seek(source, scalar::high_half(block));
+    block_at(*source, scalar::low_half(block), elements);
+    store_block(elements, first, first + length, stride, to);
+    to += length * stride;
+    segment.index += length * index_stride;
+    segment.count -= length;
+  }
+}
+
+// Segments, or a run's edges.
+template <class Source>
+CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share share) {
+  Source source(task);
+  CONVINIT_NO_UNROLL
+  for (int64_t item = share.begin; item < share.end; item += share.step) {
+    const bool run = task.shape == Shape::kRun;
+    fill_segment(&source, task,
+                 run ? part_of(task, item, Source::kPerVector) : segment_of(task, digits, item));
+  }
+}
+
+// A thread's part of one visit of its block to a task.
+template <class Source>
+CONVINIT_HD void fill_share(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+  if (task.shape == Shape::kRun) {
+    fill_vectors<Source>(task, share);
+    if (edges.number < kNumParts - kHead) {
+      fill_segments<Source>(task, digits, {kHead + edges.number, kNumParts, edges.num_threads});
+    }
+  } else {
+    fill_segments<Source>(task, digits, share);
+  }
+}
+
+template <class Sampler>
+CONVINIT_HD void fill_samples(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+  switch (task.dtype) {
+    case DType::kFloat32:
+      return fill_share<Samples<Sampler, float>>(task, digits, share, edges);
+    case DType::kFloat64:
+      return fill_share<Samples<Sampler, double>>(task, digits, share, edges);
+    case DType::kFloat16:
+      return fill_share<Samples<Sampler, Half>>(task, digits, share, edges);
+    case DType::kBFloat16:
+      return fill_share<Samples<Sampler, BFloat16>>(task, digits, share, edges);
+    case DType::kFloat8E4M3:
+      return fill_share<Samples<Sampler, Float8E4M3>>(task, digits, share, edges);
+    case DType::kFloat8E5M2:
+      return fill_share<Samples<Sampler, Float8E5M2>>(task, digits, share, edges);
+  }
+}
+
+CONVINIT_HD void fill_constant(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+  switch (task.dtype) {
+    case DType::kFloat64:
+      return fill_share<Repeated<uint64_t>>(task, digits, share, edges);
+    case DType::kFloat32:
+      return fill_share<Repeated<uint32_t>>(task, digits, share, edges);
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return fill_share<Repeated<uint16_t>>(task, digits, share, edges);
+    case DType::kFloat8E4M3:
+    case DType::kFloat8E5M2:
+      return fill_share<Repeated<uint8_t>>(task, digits, share, edges);
+  }
+}
+
+CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+  switch (task.kind) {
+    case Kind::kConstant:
+      return fill_constant(task, digits, share, edges);
+    case Kind::kUniform:
+      return fill_samples<scalar::Uniform>(task, digits, share, edges);
+    case Kind::kNormal:
+      return fill_samples<scalar::Normal>(task, digits, share, edges);
+    case Kind::kTruncatedNormal:
+      return fill_samples<scalar::TruncatedNormal>(task, digits, share, edges);
+  }
+}
+
+// The task that a unit belongs to: the first whose units end after it.
+CONVINIT_HD int32_t task_of(const TaskList& list, int64_t unit) {
+  int32_t first = 0, last = list.header->num_tasks - 1;
+  CONVINIT_NO_UNROLL
+  while (first < last) {
+    const int32_t middle = (first + last) / 2;
+    if (list.unit_ends[middle] > unit) {
+      last = middle;
+    } else {
+      first = middle + 1;
+    }
+  }
+  return first;
+}
+
+// Everything that a thread of block number `block` writes.
+CONVINIT_HD void fill_body(const void* image, uint32_t block, uint32_t num_blocks, const Thread& thread) {
+  const TaskList list = open_image(image);
+  const uint32_t num_threads = thread.num_threads;
+  CONVINIT_NO_UNROLL
+  for (int64_t unit = block; unit < list.header->num_units;) {
+    const int32_t t = task_of(list, unit);
+    const Task& task = list.tasks[t];
+    const int64_t first_unit = t > 0 ? list.unit_ends[t - 1] : 0;
+    const int64_t number = unit - first_unit, num_units = list.unit_ends[t] - first_unit;
+    Share share{number * task.unit_items + thread.number, (number + 1) * task.unit_items, num_threads};
+    int64_t num_visited = 1;
+    if (task.unit_items == kWhole) {
+      const int64_t num_visitors = num_units < num_blocks ? num_units : num_blocks;
+      share = {number * num_threads + thread.number, task.num_items,
+               static_cast<uint32_t>(num_visitors * num_threads)};
+      num_visited = (num_units - number + num_blocks - 1) / num_blocks;
+    }
+    if (share.end > task.num_items) share.end = task.num_items;
+    const Thread no_edges{kNumParts, num_threads};
+    fill_task(task, list.digits, share, number == 0 ? thread : no_edges);
+    unit += num_visited * num_blocks;
+  }
+}
+
+}  // namespace cuda
+}  // namespace convinit

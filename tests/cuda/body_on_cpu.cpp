@@ -1,0 +1,198 @@
+// The GPU kernel's body on the host: every thread of several grids, one after the other, over lists of every
+// distribution, dtype and layout. Values must be the CPU engine's to the bit, and what lies between and
+// around a tensor's elements must stay as it was. Run by tests/test_cuda_body.py, and under the sanitizers by
+// `make sanitize`.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/prepare.h"
+#include "cpu/fill.h"
+#include "cpu/isa.h"
+#include "cuda/fill_body.h"
+#include "cuda/pack.h"
+
+namespace {
+
+using namespace convinit;  // NOLINT: this is a test of that namespace
+
+constexpr char kUntouched = 0x5a;
+constexpr int64_t kMargin = 64;  // bytes before and after a tensor
+constexpr int64_t kBorders[] = {int64_t{1} << 32, int64_t{1} << 33, int64_t{1} << 34};
+
+struct Layout {
+  const char* name;
+  int64_t start;
+  std::vector<Dim> dims;  // as FillTask wants them
+};
+
+struct Grid {
+  uint32_t blocks, threads;
+};
+constexpr Grid kGrids[] = {{1, 1}, {1, 32}, {3, 64}, {7, 256}, {300, 32}};
+
+std::vector<Layout> make_layouts() {
+  std::vector<Layout> layouts;
+  for (int64_t length : {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 129}) {
+    for (int64_t start : {0, 1, 2, 3, 5, 8, 63}) layouts.push_back({"run", start, {{length, 1, 1}}});
+  }
+  for (int64_t border : kBorders) {
+    layouts.push_back({"run across a border", border - 77, {{200, 1, 1}}});
+    layouts.push_back({"rows across a border", border - 80, {{7, 48, 40}, {32, 1, 1}}});
+    layouts.push_back({"columns across a border", border - 81, {{7, 1, 40}, {37, 7, 1}}});
+  }
+  layouts.push_back({"scalar", 3, {}});
+  layouts.push_back({"several units", 1, {{40011, 1, 1}}});
+  layouts.push_back({"every third place", 0, {{1001, 3, 1}}});
+  layouts.push_back({"every third index", 5, {{1001, 1, 3}}});
+  layouts.push_back({"every fifth of both", 5, {{333, 5, 5}}});
+  layouts.push_back({"transposed", 0, {{67, 1, 131}, {131, 67, 1}}});
+  layouts.push_back({"transposed, several units", 0, {{515, 1, 201}, {201, 515, 1}}});
+  layouts.push_back({"channels last", 0, {{5, 7 * 33, 33 * 7}, {33, 1, 7}, {7, 33, 1}}});
+  layouts.push_back({"channels last, long rows", 0, {{5, 49 * 33, 33 * 49}, {33, 1, 49}, {49, 33, 1}}});
+  layouts.push_back({"channels last, thin", 0, {{3, 9 * 2, 18}, {2, 1, 9}, {9, 2, 1}}});
+  layouts.push_back({"columns of a wider matrix", 0, {{50, 40, 13}, {13, 1, 1}}});
+  layouts.push_back({"aligned columns of it", 16, {{50, 64, 48}, {48, 1, 1}}});
+  layouts.push_back({"part of a larger logical tensor", 1234, {{11, 29, 97}, {29, 1, 1}}});
+  layouts.push_back({"aligned part of it", 1232, {{11, 32, 96}, {32, 1, 1}}});
+  layouts.push_back({"every second column of it", 6, {{11, 29, 97}, {29, 1, 2}}});
+  layouts.push_back({"the same index again", 6, {{11, 29, 97}, {29, 1, 0}}});
+  layouts.push_back({"short steps in memory", 6, {{11, 1, 97}, {5, 11, 13}, {3, 55, 1}}});
+  std::vector<Dim> many;
+  for (int64_t d = 0; d < 10; ++d) many.push_back({2, int64_t{3} << d, int64_t{2} << (10 - d)});
+  layouts.push_back({"ten dimensions", 9, many});
+  return layouts;
+}
+
+std::vector<Distribution> make_distributions() {
+  std::vector<Distribution> distributions = {prepare_constant(0.1),          prepare_uniform(-0.25, 0.75),
+                                             prepare_uniform(-3e-39, 5e-39), prepare_uniform(0, 1e-30),
+                                             prepare_normal(0.5, 2),         prepare_normal(0, 200),
+                                             prepare_normal(0, 1e5)};
+  const double truncated[][4] = {{0, 1, -2, 2},         {0, 1, 5, 6},       {0, 1, -INFINITY, -9},
+                                 {0, 1, 30, 31},        {0, 1, 0.1, 0.101}, {0, 1, -INFINITY, INFINITY},
+                                 {0, 1, 1e12, INFINITY}};
+  for (const auto& params : truncated) distributions.push_back(prepare(Kind::kTruncatedNormal, params));
+  return distributions;
+}
+
+int64_t extent(const std::vector<Dim>& dims) {
+  int64_t last = 0;
+  for (const Dim& dim : dims) last += (dim.size - 1) * dim.data_stride;
+  return last + 1;
+}
+
+// A tensor, its margins, and what all of it must hold at the end.
+class Tensor {
+ public:
+  Tensor(const Layout& layout, const Distribution& distribution, DType dtype, int64_t shift, uint64_t number)
+      : layout_(layout),
+        distribution_(distribution),
+        dtype_(dtype),
+        shift_(shift),
+        key_{0x0123456789abcdef ^ number, ~number} {
+    const int64_t bytes = 2 * kMargin + shift * item_size(dtype) + extent(layout.dims) * item_size(dtype);
+    storage_.resize(static_cast<size_t>(bytes) / sizeof(Line) + 1);
+    std::memset(storage_.data(), kUntouched, storage_.size() * sizeof(Line));
+    expected_ = bytes_of(storage_);
+    FillTask task = this->task();
+    task.data = expected_.data() + (static_cast<char*>(task.data) - reinterpret_cast<char*>(storage_.data()));
+    fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
+  }
+
+  FillTask task() {
+    char* data = reinterpret_cast<char*>(storage_.data()) + kMargin + shift_ * item_size(dtype_);
+    return {data,   layout_.start, layout_.dims.data(), static_cast<int32_t>(layout_.dims.size()),
+            dtype_, key_,          distribution_};
+  }
+
+  void clear() { std::memset(storage_.data(), kUntouched, storage_.size() * sizeof(Line)); }
+
+  void check(const Grid& grid) const {
+    if (bytes_of(storage_) == expected_) return;
+    std::printf("grid %u x %u: %s, start %lld, shift %lld, kind %d, dtype %d: wrong values\n", grid.blocks,
+                grid.threads, layout_.name, static_cast<long long>(layout_.start),
+                static_cast<long long>(shift_), static_cast<int>(distribution_.kind),
+                static_cast<int>(dtype_));
+    std::exit(1);
+  }
+
+ private:
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+
+  static std::vector<char> bytes_of(const std::vector<Line>& lines) {
+    const auto* first = reinterpret_cast<const char*>(lines.data());
+    return {first, first + lines.size() * sizeof(Line)};
+  }
+
+  Layout layout_;
+  Distribution distribution_;
+  DType dtype_;
+  int64_t shift_;
+  Key key_;
+  std::vector<Line> storage_;
+  std::vector<char> expected_;
+};
+
+void run_grid(const std::vector<uint64_t>& image, const Grid& grid) {
+  for (uint32_t block = 0; block < grid.blocks; ++block) {
+    for (uint32_t thread = 0; thread < grid.threads; ++thread) {
+      cuda::fill_body(image.data(), block, grid.blocks, {thread, grid.threads});
+    }
+  }
+}
+
+void fill_and_check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::Measure& measure = {}) {
+  std::vector<FillTask> tasks;
+  for (Tensor& tensor : tensors) {
+    tensor.clear();
+    tasks.push_back(tensor.task());
+  }
+  const cuda::PackedList list = cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
+  const int64_t bytes = cuda::image_size(list);
+  std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t));
+  cuda::write_image(list, image.data());
+  run_grid(image, grid);
+  for (const Tensor& tensor : tensors) tensor.check(grid);
+}
+
+// Every layout in every dtype, and every distribution in turn: three for each of these.
+std::vector<Tensor> make_tensors() {
+  const std::vector<Layout> layouts = make_layouts();
+  const std::vector<Distribution> distributions = make_distributions();
+  std::vector<Tensor> tensors;
+  size_t number = 0;
+  for (const Layout& layout : layouts) {
+    for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
+      for (int turn = 0; turn < 3; ++turn, ++number) {
+        const Distribution& distribution =
+            distributions[(number + number / distributions.size()) % distributions.size()];
+        tensors.emplace_back(layout, distribution, static_cast<DType>(dtype),
+                             static_cast<int64_t>(number % 3), number);
+      }
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
+int main() {
+  std::vector<Tensor> all = make_tensors();
+  const cuda::Measure as_it_is, long_units{16, 1, 1 << 21}, shared_tasks{1, 4096, 300};
+  for (const Grid& grid : kGrids) {
+    for (const cuda::Measure& measure : {as_it_is, long_units, shared_tasks})
+      fill_and_check(all, grid, measure);
+  }
+  // Alone: a list of one is cut otherwise, and is small enough for one unit.
+  for (size_t i = 0; i < all.size(); ++i) {
+    std::vector<Tensor> one(1, all[i]);
+    fill_and_check(one, kGrids[i % std::size(kGrids)]);
+  }
+  std::printf("no error in %zu tensors\n", all.size());
+}

@@ -1,0 +1,218 @@
+"""The CUDA ops without a GPU: tests/cuda/fake_gpu.cpp stands in for the devices; the kernel's body runs here.
+
+Which device, stream and memory a list goes to, in what order, and what remains after an error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from filling import DTYPES, assert_same_bits, key_tensor
+from test_layers import CSRC, CXX
+from test_layouts import LAYOUTS
+from test_values import SHIFTED
+
+from convinit_ext import distributions, ops
+
+pytestmark = [
+    pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
+    pytest.mark.skipif(CXX is None, reason="no compiler"),
+]
+HERE = Path(__file__).parent
+TORCH = Path(torch.__file__).parent
+ON_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+MANY = 50  # tensors: more than a kernel parameter describes
+BY_VALUE = "launch by value on {0}, stream of {0}"
+FROM_MEMORY = [
+    "device memory on {0}",
+    "pinned memory on {0}",
+    "aten::copy_",
+    "launch from memory on {0}, stream of {0}",
+]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fake_gpu") / "fake_gpu.so"
+    sources = [HERE / "cuda" / "fake_gpu.cpp", CSRC / "ops_cuda.cpp", CSRC / "tasks.cpp"]
+    command = [CXX, "-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
+    command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]
+    command += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", "-ldl", "-o", str(path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    torch.ops.load_library(path)
+    loaded = ctypes.CDLL(str(path))
+    loaded.fake_put.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32]
+    loaded.fake_log.restype = ctypes.c_char_p
+    return loaded
+
+
+class Gpus:
+    """Puts tensors on devices, and fills lists with the CUDA ops."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        library.fake_reset()
+
+    def put(self, tensor: torch.Tensor, device: int) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        self.library.fake_put(storage.data_ptr(), storage.nbytes(), device)
+        return tensor
+
+    def fill_(self, tensors, keys, kinds, boxes=None) -> None:
+        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
+        params = [value for kind in kinds for value in kind.params]
+        kinds = [kind.kind for kind in kinds]
+        ops._fill_op.redispatch(ON_CUDA, tensors, keys, kinds, params, starts, strides)
+
+    def log(self) -> list[str]:
+        return self.library.fake_log().decode().splitlines()
+
+
+@pytest.fixture
+def gpus(library) -> Gpus:
+    return Gpus(library)
+
+
+def kind(name: str):
+    return getattr(distributions, "".join(map(str.capitalize, name.split("_"))))(*SHIFTED[name][1:])
+
+
+def arguments(number: int, dtype: torch.dtype = torch.float32):
+    names = ("normal", "uniform", "truncated_normal", "constant")
+    tensors = [torch.zeros(each % 7 + 1, 5, dtype=dtype) for each in range(number)]
+    keys = key_tensor(*[(each, each + 1) for each in range(number)])
+    return tensors, keys, [kind(names[each % 4]) for each in range(number)]
+
+
+def assert_filled(tensors, keys, kinds, boxes=None) -> None:
+    expected = [torch.empty_like(tensor) for tensor in tensors]
+    ops.fill_(expected, keys, kinds, boxes)
+    for number, (tensor, wanted) in enumerate(zip(tensors, expected, strict=True)):
+        assert_same_bits(tensor, wanted, number)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+def test_one_tensor(gpus, dtype):
+    for name in SHIFTED:
+        tensor = gpus.put(torch.zeros(1031, dtype=dtype), 1)
+        ops._fill_one_op.redispatch(ON_CUDA, tensor, key_tensor((3, 4)), kind(name).kind, *kind(name).params)
+        assert_filled([tensor], key_tensor((3, 4)), [kind(name)])
+    assert gpus.log() == [BY_VALUE.format(1)] * len(SHIFTED)
+    assert gpus.library.fake_current_device() == 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(gpus, layout):
+    shape, view = LAYOUTS[layout]
+    for dtype in DTYPES.values():
+        for name in SHIFTED:
+            memory, expected = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+            gpus.put(memory, 0)
+            gpus.fill_([view(memory)], key_tensor((3, 4)), [kind(name)])
+            ops.fill_([view(expected)], key_tensor((3, 4)), [kind(name)])
+            assert_same_bits(memory, expected, (dtype, name))
+
+
+def test_a_short_list_goes_as_a_parameter(gpus):
+    given = arguments(5)
+    for tensor in given[0]:
+        gpus.put(tensor, 0)
+    gpus.fill_(*given)
+    assert gpus.log() == [BY_VALUE.format(0)]
+    assert_filled(*given)
+
+
+def test_a_long_list_goes_through_memory(gpus):
+    given = arguments(MANY)
+    for tensor in given[0]:
+        gpus.put(tensor, 1)
+    gpus.fill_(*given)
+    assert gpus.log() == [line.format(1) for line in FROM_MEMORY]
+    assert_filled(*given)
+
+
+def test_under_capture_no_host_memory_is_left_to_the_graph(gpus):
+    given = arguments(MANY)
+    for tensor in given[0]:
+        gpus.put(tensor, 0)
+    gpus.library.fake_capture()
+    gpus.fill_(*given)
+    memory, _, _, launch = (line.format(0) for line in FROM_MEMORY)
+    assert gpus.log() == [memory, "upload by value, stream of 0", launch]
+    assert_filled(*given)
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_each_device_gets_its_own_list_and_the_cpu_comes_last(gpus, boxed):
+    """All memory is there before the first launch."""
+    given = arguments(4 * MANY)
+    for number, tensor in enumerate(given[0]):
+        if number % 4:
+            gpus.put(tensor, number % 4)
+    boxes = [ops.Box(number, (1000, 3)) for number in range(4 * MANY)] if boxed else None
+    gpus.fill_(*given, boxes)
+    memory = [line.format(device) for device in (1, 2, 3) for line in FROM_MEMORY[:2]]
+    launches = [line.format(device) for device in (1, 2, 3) for line in FROM_MEMORY[2:]]
+    assert gpus.log() == [*memory, *launches, "cpu"]
+    assert gpus.library.fake_current_device() == 0
+    assert_filled(*given, boxes)
+
+
+def test_empty_tensors_are_no_work(gpus):
+    tensor = torch.zeros(0, 3)
+    gpus.fill_([tensor, torch.zeros(3, 0)], key_tensor((1, 2), (3, 4)), [kind("normal")] * 2)
+    gpus.fill_([], torch.zeros(0, 2, dtype=torch.int64), [])
+    assert gpus.log() == []
+
+
+# Errors: nothing has been written
+
+
+def several(gpus):
+    given = arguments(3 * MANY)
+    for number, tensor in enumerate(given[0]):
+        if number % 3:
+            gpus.put(tensor, number % 3)
+    return given
+
+
+def assert_refused(gpus, given, said: str) -> None:
+    with pytest.raises(RuntimeError, match=said) as raised:
+        gpus.fill_(*given)
+    assert ".cpp" not in str(raised.value) and ".h" not in str(raised.value)
+    assert not [line for line in gpus.log() if "launch" in line or line == "cpu"]
+    assert not any(tensor.any() for tensor in given[0])
+    assert gpus.library.fake_current_device() == 0
+
+
+def test_too_little_memory_on_any_device(gpus):
+    given = several(gpus)
+    gpus.library.fake_no_memory_on(2)
+    assert_refused(gpus, given, "out of memory on the GPU, for the list of what to fill")
+
+
+def test_a_tensor_that_overlaps_itself(gpus):
+    tensors, keys, kinds = several(gpus)
+    tensors[-1] = gpus.put(torch.zeros(1, 3), 2).expand(3, 3)
+    assert_refused(gpus, (tensors, keys, kinds), "single memory location")
+
+
+def test_a_dtype_that_cannot_be_filled(gpus):
+    tensors, keys, kinds = several(gpus)
+    tensors[-1] = gpus.put(torch.zeros(3, dtype=torch.int32), 2)
+    assert_refused(gpus, (tensors, keys, kinds), "unsupported dtype")
+
+
+def test_a_launch_that_fails_says_why(gpus):
+    for number in (1, MANY):
+        given = arguments(number)
+        for tensor in given[0]:
+            gpus.put(tensor, 0)
+        gpus.library.fake_launches_fail()
+        with pytest.raises(RuntimeError, match="CUDA could not launch the fill: this GPU only pretends"):
+            gpus.fill_(*given)
