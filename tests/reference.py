@@ -16,6 +16,7 @@ import struct
 from fractions import Fraction
 
 import numpy as np
+from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
 
 LOW_32 = np.uint64(0xFFFFFFFF)
 PHILOX_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -145,8 +146,6 @@ def truncated_normal_sample(index, key, stream, bits, alpha, beta):
 
 def truncated_quantile(u, rest, alpha, beta):
     """Phi^-1(Phi(alpha) + u (Phi(beta) - Phi(alpha))) rest = 1 - u, accurate wherever the interval lies."""
-    from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp  # a machine with a GPU may lack it
-
     if alpha > 0:  # 1 - Phi loses every digit there: use the mirror image
         return -truncated_quantile(rest, u, -beta, -alpha)
     if beta < 0:  # Phi underflows below -38: divide by Phi(beta) and keep logarithms
@@ -190,7 +189,7 @@ def round_bfloat16(values):
 
 
 def round_float8(values, mantissa, smallest_exponent, largest, beyond):
-    """float32 to the nearest float8, ties to even, as float32: multiples of powers of two, exact in double."""
+    """float32 to the nearest float8, ties to even, as float32."""
     exact = np.asarray(values, np.float64)
     exponent = np.maximum(np.frexp(exact)[1] - 1, smallest_exponent)
     rounded = np.ldexp(np.rint(np.ldexp(exact, mantissa - exponent)), exponent - mantissa)
