@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 import convinit_ext
-from convinit_ext import _C, bundled_model
+from convinit_ext import _C, bundled_model, patterns
 from convinit_ext.compare import compare, construct
 from convinit_ext.keys import Key
 from convinit_ext.model import available_memory, init_model_
+from convinit_ext.recipe_file import SUFFIXES
 from convinit_ext.recipes import RECIPES
 from convinit_ext.report import size_text
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (CommandError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except (CommandError, ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
         return _FAILURE
     return 0
@@ -57,13 +58,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seed", type=_seed, default=0, help="in [-2**63, 2**64) (default: 0)")
     run.add_argument(
-        "--recipe", type=_recipe, default="torch", help=f"{', '.join(RECIPES)}, or MODULE:NAME of yours"
+        "--recipe",
+        type=_recipe,
+        default="torch",
+        help=f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours",
     )
+    for option, what in (("--only", "initialise nothing else"), ("--skip", "leave it as it is")):
+        run.add_argument(
+            option,
+            action="append",
+            type=_pattern,
+            metavar="PATTERN",
+            help=f"{what}: a glob on the names of parameters or modules, or re:EXPRESSION; may be repeated",
+        )
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--dtype", choices=DTYPES, help="of the parameters (default: the model's own)")
     run.add_argument("--device", help="where they go (default: cpu)")
     run.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
     run.add_argument(
-        "--construct", choices=("meta", "cpu"), default="meta", help="where MODULE:CALLABLE runs"
+        "--construct",
+        choices=("meta", "cpu"),
+        help="where MODULE:CALLABLE runs (default: meta; cpu with --only and --skip)",
     )
     run.add_argument("--save", type=Path, metavar="FILE.safetensors", help="write the initialised weights")
     run.add_argument("--json", action="store_true", help="print JSON")
@@ -81,15 +96,24 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.save:
-        _check_save(options.save)
+        _check_save(options.save, options.dry_run)
     recipe = _imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
     dtype = getattr(torch, options.dtype) if options.dtype else None
     build = _imported(options.model, "model") if options.model else _bundled(dtype)
-    on_meta = options.construct == "meta"
+    on_meta = _constructs_on_meta(options)
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
     say(_environment_line())
     model = _built(build, on_meta)
-    report = init_model_(model, options.seed, recipe, options.device, dtype)
+    report = init_model_(
+        model,
+        options.seed,
+        recipe,
+        options.device,
+        dtype,
+        only=options.only,
+        skip=options.skip,
+        dry_run=options.dry_run,
+    )
     result: dict[str, object] = {"environment": _environment(), "report": report.to_dict()}
     if not options.json:
         print(f"\n{report}")
@@ -97,7 +121,7 @@ def _run(options: argparse.Namespace) -> None:
         _save(model, options.save, options.seed, report.recipe)
         say(f"saved {options.save}")
     del model
-    if not options.no_compare:
+    if not (options.no_compare or options.dry_run or options.only or options.skip):
         comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta)
         result["comparison"] = comparison.to_dict()
         if not options.json:
@@ -181,8 +205,16 @@ def _imported(spec: str, what: str) -> Any:
     return found
 
 
-def _check_save(path: Path) -> None:
+def _constructs_on_meta(options: argparse.Namespace) -> bool:
+    """What is not chosen keeps the values that the constructor gave it; on meta it would have none."""
+    partly = (options.only or options.skip) and not options.dry_run
+    return options.construct == "meta" or (options.construct is None and not partly)
+
+
+def _check_save(path: Path, dry_run: bool) -> None:
     """Before the work, not after it."""
+    if dry_run:
+        raise CommandError("--dry-run makes no weights that --save could write")
     try:
         importlib.import_module("safetensors.torch")
     except ImportError as error:
@@ -212,9 +244,19 @@ def _spec(text: str) -> str:
 def _recipe(text: str) -> str:
     if ":" in text:
         return _spec(text)
-    if text not in RECIPES:
-        raise argparse.ArgumentTypeError(f"there is no recipe {text!r}; there are {', '.join(RECIPES)}")
+    if text not in RECIPES and not text.endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(
+            f"there is no recipe {text!r}; there are {', '.join(RECIPES)}, and files in "
+            f"{' or '.join(SUFFIXES)}"
+        )
     return text
+
+
+def _pattern(text: str) -> patterns.Pattern:
+    try:
+        return patterns.parse(text, "the pattern")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seed(text: str) -> int:
