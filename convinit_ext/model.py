@@ -307,7 +307,8 @@ def _place(row: Row, memory: Tensor) -> None:
 
 def _place_buffer(row: BufferRow, buffer: Tensor | None, seed: int) -> None:
     if buffer is None:
-        row.write_(row.held.tensor, seed)
+        if row.start is not None:
+            row.write_(row.held.tensor, seed)
         return
     before, row.held.tensor = row.held.tensor, buffer
     for module, leaf in row.held.places:

@@ -249,6 +249,12 @@ def test_spectral_norms_vectors_start_anew_and_are_singular_vectors():
     model.eval()
     assert torch.linalg.matrix_norm(model[0].weight, 2).item() == pytest.approx(1.0, rel=0.02)
     assert model[1].weight_u.norm().item() == pytest.approx(1.0)
+    vectors = {name: tensor.clone() for name, tensor in model.named_buffers()}
+    init_model_(model, 5, only=["0.weight", "1.bias"])
+    moved = [name for name, tensor in model.named_buffers() if not torch.equal(tensor, vectors[name])]
+    assert moved == [f"0.parametrizations.weight.0.{name}" for name in ("_u", "_v")]
+    init_model_(model, 5, only="1.weight")
+    assert not torch.equal(model[1].weight_u, vectors["1.weight_u"])
     rows = {row.name: row.distribution for row in make_plan(model).rows}
     assert rows["0.parametrizations.weight.original"] == make_plan(nn.Linear(6, 5)).rows[0].distribution
     assert rows["1.weight_orig"] == make_plan(nn.Linear(5, 4)).rows[0].distribution

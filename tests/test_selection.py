@@ -271,6 +271,17 @@ def test_a_plan_runs_again_with_its_seed_and_with_others(device):
         model.stem[1].running_mean.add_(1)
 
 
+def test_a_plan_that_ran_leaves_buffers_of_the_new_dtype_alone():
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", torch.tensor([0.1, 0.2]))
+    plan = plan_model(model, dtype=torch.bfloat16)
+    plan.run()
+    model.table.add_(1)
+    before = model.table.clone()
+    plan.run(2)
+    assert model.table.dtype == torch.bfloat16 and torch.equal(model.table, before)
+
+
 def test_a_plan_of_a_model_that_changed_since_is_refused():
     for change in (
         lambda model: setattr(model.experts[0], "weight", nn.Parameter(torch.ones(4, 4))),
