@@ -19,11 +19,12 @@ import torch
 from torch import nn
 
 import convinit_ext
-from convinit_ext import _C, bundled_model
+from convinit_ext import _C, bundled_model, patterns
 from convinit_ext.compare import compare, construct, wait_for
 from convinit_ext.keys import Key
 from convinit_ext.model import available_memory, init_model_
 from convinit_ext.plan import checked_device
+from convinit_ext.recipe_file import SUFFIXES
 from convinit_ext.recipes import RECIPES
 from convinit_ext.report import Report, size_text
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
-    except (CommandError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except (CommandError, ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
         return _FAILURE
     return 0
@@ -60,16 +61,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--seed", type=_seed, default=0, help="in [-2**63, 2**64) (default: 0)")
     run.add_argument(
-        "--recipe", type=_recipe, default="torch", help=f"{', '.join(RECIPES)}, or MODULE:NAME of yours"
+        "--recipe",
+        type=_recipe,
+        default="torch",
+        help=f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours",
     )
+    for option, what in (("--only", "initialise nothing else"), ("--skip", "leave it as it is")):
+        run.add_argument(
+            option,
+            action="append",
+            type=_pattern,
+            metavar="PATTERN",
+            help=f"{what}: a glob on the names of parameters or modules, or re:EXPRESSION; may be repeated",
+        )
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--dtype", choices=DTYPES, help="of the parameters (default: the model's own)")
     run.add_argument("--device", help="where they go, such as cuda (default: cpu)")
     run.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
     run.add_argument(
         "--construct",
         choices=("meta", "cpu"),
-        default="meta",
-        help="where MODULE:CALLABLE runs: without memory, or with (on --device; default: meta)",
+        help="where MODULE:CALLABLE runs: without memory, or with, on --device "
+        "(default: meta; cpu with --only and --skip)",
     )
     run.add_argument("--save", type=Path, metavar="FILE.safetensors", help="write the initialised weights")
     run.add_argument("--json", action="store_true", help="print JSON")
@@ -87,16 +100,16 @@ def _run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.save:
-        _check_save(options.save)
+        _check_save(options.save, options.dry_run)
     recipe = _imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
     dtype = getattr(torch, options.dtype) if options.dtype else None
     device = checked_device(options.device)
     build = _imported(options.model, "model") if options.model else _bundled(dtype, device)
-    on_meta = options.construct == "meta"
+    on_meta = _constructs_on_meta(options)
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
     say(_environment_line())
     model = _built(build, on_meta, device)
-    report = _initialised(model, options.seed, recipe, device, dtype)
+    report = _initialised(model, options, recipe, device, dtype)
     result: dict[str, object] = {"environment": _environment(), "report": report.to_dict()}
     if not options.json:
         print(f"\n{report}")
@@ -104,7 +117,7 @@ def _run(options: argparse.Namespace) -> None:
         _save(model, options.save, options.seed, report.recipe)
         say(f"saved {options.save}")
     del model
-    if not options.no_compare:
+    if not (options.no_compare or options.dry_run or options.only or options.skip):
         comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta, device)
         result["comparison"] = comparison.to_dict()
         if not options.json:
@@ -116,12 +129,25 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _initialised(
-    model: nn.Module, seed: int, recipe: Any, device: torch.device, dtype: torch.dtype | None
+    model: nn.Module,
+    options: argparse.Namespace,
+    recipe: Any,
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> Report:
     """Filled; the report's time is until the values are there, on a GPU too."""
     wait_for(device)
     started = time.perf_counter()
-    report = init_model_(model, seed, recipe, device, dtype)
+    report = init_model_(
+        model,
+        options.seed,
+        recipe,
+        device,
+        dtype,
+        only=options.only,
+        skip=options.skip,
+        dry_run=options.dry_run,
+    )
     wait_for(device)
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
@@ -200,8 +226,16 @@ def _imported(spec: str, what: str) -> Any:
     return found
 
 
-def _check_save(path: Path) -> None:
+def _constructs_on_meta(options: argparse.Namespace) -> bool:
+    """What is not chosen keeps the values that the constructor gave it; on meta it would have none."""
+    partly = (options.only or options.skip) and not options.dry_run
+    return options.construct == "meta" or (options.construct is None and not partly)
+
+
+def _check_save(path: Path, dry_run: bool) -> None:
     """Before the work, not after it."""
+    if dry_run:
+        raise CommandError("--dry-run makes no weights that --save could write")
     try:
         importlib.import_module("safetensors.torch")
     except ImportError as error:
@@ -231,9 +265,19 @@ def _spec(text: str) -> str:
 def _recipe(text: str) -> str:
     if ":" in text:
         return _spec(text)
-    if text not in RECIPES:
-        raise argparse.ArgumentTypeError(f"there is no recipe {text!r}; there are {', '.join(RECIPES)}")
+    if text not in RECIPES and not text.endswith(SUFFIXES):
+        raise argparse.ArgumentTypeError(
+            f"there is no recipe {text!r}; there are {', '.join(RECIPES)}, and files in "
+            f"{' or '.join(SUFFIXES)}"
+        )
     return text
+
+
+def _pattern(text: str) -> patterns.Pattern:
+    try:
+        return patterns.parse(text, "the pattern")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seed(text: str) -> int:

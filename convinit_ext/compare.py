@@ -139,7 +139,8 @@ def _fill_of_torch(model: nn.Module, recipe: str | Recipe | Sequence[Rule]) -> C
     """What a user of PyTorch runs: every reset_parameters, or torch.nn.init on every parameter."""
     if as_recipe(recipe) is TORCH:
         return lambda: _reset(model)
-    fills = [(row.tensor, row.distribution) for row in make_plan(model, 0, recipe).rows]
+    rows = make_plan(model, 0, recipe).rows  # torch.nn.init has nothing for the values that are not drawn
+    fills = [(row.tensor, row.distribution) for row in rows if row.derived is None]
     return lambda: _fill_each(fills)
 
 

@@ -44,7 +44,7 @@ class Preset:
     """The values of a tensor that is given, rounded to the parameter's dtype.
 
     Args:
-        tensor: of the parameter's shape. It is read when the model is initialised, and not changed.
+        tensor: of the parameter's shape. It is read when everything that is drawn has been, and not changed.
 
     Raises:
         TypeError: not a tensor.

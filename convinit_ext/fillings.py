@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -103,6 +104,11 @@ def _values(rule: Rule, target: Target) -> Values:
 
 def _check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
     """The engine would raise it too, without a name."""
-    low, high, largest = distribution.low, distribution.high, torch.finfo(dtype).max
-    if max(-low, high, high - low) > largest:
+    low, high = distribution.low, distribution.high
+    if max(-low, high, high - low) > _largest(dtype):
         raise ValueError(f"parameter {name!r}: {dtype} cannot hold uniform values between {low} and {high}")
+
+
+@lru_cache(maxsize=16)
+def _largest(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).max

@@ -48,7 +48,7 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     """Without reading a parametrized weight: that would compute it, and move spectral_norm's buffers."""
     plain = module._parameters.get("weight")  # asking a module for what it lacks takes long
     if plain is not None:
-        return tuple(plain.shape)
+        return plain.shape
     held: Any = module
     if not parametrize.is_parametrized(module, "weight"):
         return tuple(held.weight.shape)
@@ -60,8 +60,13 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     return max(shapes, key=math.prod)
 
 
+@lru_cache(maxsize=1024)
+def _by_fan_in(weight_shape: tuple[int, ...]) -> Distribution:
+    return _symmetric(distributions.fans(weight_shape)[0])
+
+
 def _bias_by_weight(target: Target) -> Distribution:
-    return _symmetric(distributions.fans(_weight_shape(target.module))[0])
+    return _by_fan_in(_weight_shape(target.module))
 
 
 def _bilinear(target: Target) -> Distribution:

@@ -326,7 +326,8 @@ def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
 
 def _place_buffer(row: BufferRow, buffer: Tensor | None, seed: int) -> None:
     if buffer is None:
-        row.write_(row.held.tensor, seed)
+        if row.start is not None:
+            row.write_(row.held.tensor, seed)
         return
     before, row.held.tensor = row.held.tensor, buffer
     for module, leaf in row.held.places:

@@ -19,6 +19,7 @@ from convinit_ext.walk import Held, join
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
 _POWER_ITERATIONS = 15  # as in torch.nn.utils.parametrizations
+_VECTORS = ("_u", "_v")  # names in the newer spectral_norm, endings in the older
 _OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
 
 
@@ -76,10 +77,21 @@ def drawn_start(held: Held) -> Distribution | Orthogonal | None:
     """What a buffer of spectral_norm or orthogonal starts from, as when PyTorch parametrizes a weight."""
     module, leaf = held.places[0]
     if type(module).__name__ == "_SpectralNorm":
-        return Normal() if leaf in ("_u", "_v") else None
+        return Normal() if leaf in _VECTORS else None
     if hasattr(module, "orthogonal_map"):
         return Orthogonal() if leaf == "base" and held.tensor.ndim == 2 else None
-    return Normal() if leaf.endswith(("_u", "_v")) and _old_spectral(module, leaf[:-2]) else None
+    return Normal() if leaf.endswith(_VECTORS) and _old_spectral(module, leaf[:-2]) else None
+
+
+def plain_name(held: Held) -> str | None:
+    """The name of the plain weight that such a buffer belongs to; None of any other buffer."""
+    if drawn_start(held) is None:
+        return None
+    leaf, canonical = held.places[0][1], held.node.canonical
+    if leaf.endswith(_VECTORS) and leaf not in _VECTORS:
+        return join(canonical, leaf[:-2])
+    owner, _, weight = canonical.rpartition(".")[0].rpartition(".")
+    return join(owner.removesuffix("parametrizations").removesuffix("."), weight)
 
 
 def settle(held: Held) -> None:
@@ -97,7 +109,7 @@ def settle(held: Held) -> None:
         _normalise(found._u, found.eps)
         _normalise(found._v, found.eps)
         weight: Any = held.node.parents[-1]._parameters["original"]
-        if not weight.is_meta:
+        if not (weight.is_meta or found._u.is_meta):  # where only some of them were chosen
             found._power_method(found._reshape_weight_to_matrix(weight), _POWER_ITERATIONS)
 
 

@@ -35,10 +35,10 @@ def read(path: str | Path, known: Known, within: tuple[Path, ...] = ()) -> Conte
         raise ValueError(
             f"recipes extend each other in a cycle: {' -> '.join(map(str, (*within, resolved)))}"
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         given = json.loads(text) if path.suffix == ".json" else _toml(text)
-    except ValueError as error:  # of either reader
+    except ValueError as error:  # of the readers, or of bytes that are no text
         raise ValueError(f"{path}: {error}") from error
     return from_dict(given, known, path, (*within, resolved))
 

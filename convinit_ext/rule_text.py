@@ -89,8 +89,9 @@ def rule_from_dict(given: object) -> Rule:
         raise ValueError(f"it has no init; accepted are {_accepted()}")
     conditions: dict[str, Any] = {key: patterns.parse(given[key], key) for key in _PATTERNS if key in given}
     if "module" in given:
-        names = given["module"] if isinstance(given["module"], list) else [given["module"]]
-        conditions["module"] = tuple(_module_type(name) for name in names)
+        named = given["module"]
+        types = tuple(map(_module_type, named)) if isinstance(named, list) else _module_type(named)
+        conditions["module"] = types
     if "where" in given:
         conditions["where"] = _imported(given["where"], "where")
     init = _initialiser(given["init"], given.get("arguments", {}))

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from convinit_ext import patterns, walk
+from convinit_ext import parametrized, patterns, walk
 from convinit_ext.initialisers import Target
 from convinit_ext.keys import canonical_name
 from convinit_ext.walk import Held
@@ -87,8 +87,11 @@ class Selection:
                 chosen.check_used()
 
     def names_of(self, held: Held) -> list[str]:
-        parts = self.target(held).plain  # conv.weight is a name of both halves of a weight-normalised weight
-        return [*self.names.get(id(held.tensor), [held.name]), *([parts.name] if parts is not None else [])]
+        names = self.names.get(id(held.tensor), [held.name])
+        # conv.weight is a name of both halves of a normalised weight, and of the vectors of spectral_norm
+        part = self.target(held).plain
+        plain = part.name if part is not None else parametrized.plain_name(held)
+        return names if plain is None else [*names, plain]
 
 
 class _Set:

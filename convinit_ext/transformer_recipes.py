@@ -131,6 +131,7 @@ def _language(std: float) -> tuple[Rule, ...]:
         Rule(ZEROS, module=NORMS, parameter="bias"),
         *NORM_LIKE,
         Rule(normal, where=_is_matrix),
+        Rule(ZEROS, parameter="*bias"),  # those of experts are matrices
     )
 
 

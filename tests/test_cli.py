@@ -76,6 +76,38 @@ def test_run_as_json(capsys):
     assert len(cold["ours"]) == len(warm["theirs"]) == 2
 
 
+def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
+    path = tmp_path / "halves.json"
+    path.write_text('{"extends": "he", "rules": [{"init": "constant_(0.5)", "name": "*.bias"}]}')
+    choice = ["--only", "0", "--only", "re:^2[.]", "--skip", "*.weight"]
+    assert __main__.main(["run", "--model", SMALL, "--recipe", str(path), "--json", *choice]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["report"]["recipe"] == "halves"
+    assert [row["name"] for row in result["report"]["rows"]] == ["0.bias", "2.bias"]
+    assert {row["initialiser"] for row in result["report"]["rows"]} == {"constant_(0.5)"}
+    assert "comparison" not in result
+
+
+def test_what_run_does_not_choose_keeps_the_constructors_values(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "out.safetensors"
+    torch.manual_seed(5)
+    assert __main__.main(["run", "--model", SMALL, "--only", "2", "--save", str(path)]) == 0
+    torch.manual_seed(5)
+    model = small_model()
+    init_model_(model, only="2")
+    saved = safetensors.load_file(path)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_dry_run_prints_the_report_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr("convinit_ext.model.run", None)
+    assert __main__.main(["run", "--model", SMALL, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "planned, nothing done" in out and "0.weight" in out and "cold" not in out
+    assert err == ""
+
+
 def test_run_without_comparison(capsys):
     assert __main__.main(["run", "--model", SMALL, "--no-compare", "--construct", "cpu"]) == 0
     assert "cold" not in capsys.readouterr().out
@@ -108,6 +140,9 @@ def test_info_says_what_is_in_use(capsys):
         (["walk"], "'walk'"),
         (["run", "--model", "nocolon"], "'nocolon' is not of the form MODULE:CALLABLE"),
         (["run", "--recipe", "soup"], "no recipe 'soup'; there are torch, he, xavier"),
+        (["run", "--recipe", "soup.yaml"], "'soup.yaml'; there are torch, he"),
+        (["run", "--only", "re:("], "'re:(' is no regular expression"),
+        (["run", "--skip", ""], "empty pattern"),
         (["run", "--seed", "many"], "'many' is not a seed"),
         (["run", "--seed", str(2**64)], "seed must be in"),
         (["run", "--dtype", "int8"], "'int8'"),
@@ -135,6 +170,9 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
         (["--model", f"{__name__}:uncovered_model"], "scale [3] of Module"),
         (["--model", SMALL, "--device", "toaster"], "'toaster'"),
         (["--model", SMALL, "--save", "/"], "cannot write /"),
+        (["--model", SMALL, "--recipe", "/no/such/soup.toml"], "No such file"),
+        (["--model", SMALL, "--only", "3.*"], "only chooses nothing by '3.*'"),
+        (["--model", SMALL, "--dry-run", "--save", "out.safetensors"], "no weights that --save could write"),
     ],
     ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
 )

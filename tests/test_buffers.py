@@ -1,0 +1,180 @@
+"""Buffers of meta models: rules for them, what modules offer themselves, and those that nobody can know."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+from reference import layer_key, reference
+from torch import nn
+
+from convinit_ext import Constant, Normal, Uniform, init_model_
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
+
+
+def with_buffers(device: str = "meta", **buffers: torch.Tensor) -> nn.Module:
+    model = nn.Sequential(nn.Linear(2, 2))
+    for name, tensor in buffers.items():
+        model[0].register_buffer(name, tensor.to(device))
+    return model.to(device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_rules_for_buffers_say_values_distributions_and_functions(device):
+    model = with_buffers(
+        device,
+        scale=torch.ones(3),
+        table=torch.zeros(2, 2),
+        order=torch.zeros(4, dtype=torch.int64),
+        phases=torch.zeros(5),
+    )
+    rules = [
+        Rule(Constant(0.5), buffer="sc*"),
+        Rule(Preset(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), buffer="table", module=nn.Linear),
+        Rule(lambda target: torch.arange(target.tensor.shape[0]), buffer="order", name="0.*"),
+        Rule(Uniform(-0.5, 0.25), buffer="phases", where=lambda target: target.module.in_features == 2),
+        *TORCH,
+    ]
+    init_model_(model, 9, rules, names={"0.phases": "other"})
+    layer = model[0]
+    assert layer.scale.tolist() == [0.5] * 3
+    assert layer.table.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert layer.order.tolist() == [0, 1, 2, 3] and layer.order.dtype == torch.int64
+    drawn = reference((5,), *layer_key(9, "other"), ("uniform", -0.5, 0.25), "float32")
+    assert torch.equal(layer.phases, torch.from_numpy(drawn))
+    assert layer.weight.abs().max() < 1  # rules for buffers are for buffers alone
+
+
+def test_rules_for_parameters_are_not_for_buffers():
+    model = with_buffers("cpu", scale=torch.full((3,), 7.0))
+    init_model_(model, recipe=[Rule(Constant(0.0))])
+    assert model[0].scale.tolist() == [7.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("init", "error", "said"),
+    [
+        (lambda target: torch.ones(2), ValueError, r"'0.scale', .*has shape \[2\], not \[3\]"),
+        (lambda target: torch.ones(3, device="meta"), ValueError, "'0.scale', .*meta device"),
+        (lambda target: 1 / 0, ValueError, "'0.scale', .*division"),
+        (lambda target: None, TypeError, "'0.scale', .*distribution or a tensor, not None"),
+        (CopyFrom("0.weight"), TypeError, "'0.scale', .*not CopyFrom"),
+        (Normal(), TypeError, "'0.scale', .*cannot draw values of torch.int32"),
+    ],
+)
+def test_wrong_rules_for_buffers_are_named_and_nothing_is_written(init, error, said):
+    dtype = torch.int32 if isinstance(init, Normal) else torch.float32
+    model = with_buffers("cpu", scale=torch.ones(3, dtype=dtype))
+    before = model[0].weight.detach().clone()
+    with pytest.raises(error, match=said):
+        init_model_(model, recipe=[Rule(init, buffer="scale"), *TORCH])
+    assert torch.equal(model[0].weight, before)
+
+
+class Rotary(nn.Module):
+    """As in transformers 5; its class in transformers 4 kept the second tensor as an attribute."""
+
+    def __init__(self, config, second_is_buffer: bool = True) -> None:
+        super().__init__()
+        self.config, self.rope_type = config, "default"
+        self.register_buffer("inv_freq", self.compute_default_rope_parameters(config)[0], persistent=False)
+        if second_is_buffer:
+            self.register_buffer("original_inv_freq", self.inv_freq.clone(), persistent=False)
+        else:
+            self.original_inv_freq = self.inv_freq
+
+    @staticmethod
+    def compute_default_rope_parameters(config, device=None, **_):
+        return config.theta ** -(torch.arange(0, 8, 2, device=device) / 8), 1.0
+
+
+class OldRotary(Rotary):
+    def __init__(self, config) -> None:
+        nn.Module.__init__(self)
+        self.config, self.rope_init_fn = config, self.compute_default_rope_parameters
+        self.register_buffer("inv_freq", self.rope_init_fn(config)[0], persistent=False)
+        self.original_inv_freq = self.inv_freq
+
+
+@pytest.mark.parametrize("kind", [Rotary, OldRotary])
+def test_rotary_embeddings_are_rebuilt_by_their_own_function(kind):
+    config = types.SimpleNamespace(theta=500.0)
+    eager = kind(config)
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), kind(config))
+        init_model_(model)
+    for name in ("inv_freq", "original_inv_freq"):
+        assert torch.equal(getattr(model[1], name), getattr(eager, name)), name
+    assert model[1].inv_freq.device.type == "cpu"
+
+
+class Pretrained(nn.Module):
+    """A model whose _init_weights writes parameters, draws, and rebuilds buffers, as in transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.layer.register_buffer("mask", torch.ones(3, 3).tril(), persistent=False)
+        self.layer.register_buffer("unknown", torch.ones(2))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_()
+            nn.init.zeros_(module.bias)
+            module.mask.copy_(torch.ones(3, 3).tril())
+            torch.rand(3)
+
+
+def test_what_a_models_own_init_weights_writes_is_taken_and_nothing_else_is_touched():
+    with torch.device("meta"):
+        model = Pretrained()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=r"1 buffer on the meta device:\n  layer\.unknown \[2\] of Linear"):
+        init_model_(model)
+    assert model.layer.mask.is_meta and model.layer.weight.is_meta
+    model.layer.weight = nn.Parameter(torch.full((3, 3), 9.0))
+    del model.layer.unknown
+    init_model_(model, only=["layer.bias", "layer.mask"])
+    assert model.layer.weight.eq(9).all()
+    assert torch.equal(model.layer.mask, torch.ones(3, 3).tril())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Lookup(nn.Module):
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        setattr(type(self), method, Lookup.rebuild)
+        self.rebuild()
+
+    def rebuild(self) -> None:
+        self.register_buffer("index", torch.arange(4).view(2, 2).t())
+
+
+@pytest.mark.parametrize(
+    "method", ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index"]
+)
+def test_methods_that_make_buffers_are_asked(method):
+    kind = type("Named", (Lookup,), {})
+    with torch.device("meta"):
+        model = kind(method)
+    init_model_(model)
+    assert model.index.tolist() == [[0, 2], [1, 3]]
+
+
+def test_positions_and_token_types_are_clear_by_their_names():
+    with torch.device("meta"):
+        model = nn.Embedding(9, 2)
+        model.register_buffer("position_ids", torch.arange(9).expand(1, -1))
+        model.register_buffer("token_type_ids", torch.zeros(1, 9, dtype=torch.int64))
+    init_model_(model)
+    assert torch.equal(model.position_ids, torch.arange(9)[None])
+    model.position_ids[0, 0] = 5  # memory of its own for every element
+    assert not model.token_type_ids.any()
+    model.register_buffer("position_ids", torch.ones(2, 9, dtype=torch.int64, device="meta"))
+    model.register_buffer("token_type_ids", torch.ones(1, 9, device="meta"))
+    with pytest.raises(
+        ValueError, match=r"(?s)2 buffers.*position_ids \[2, 9\].*token_type_ids \[1, 9\].*buffer=\.\.\."
+    ):
+        init_model_(model)
