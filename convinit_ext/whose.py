@@ -84,11 +84,6 @@ class Owned:
             name += "[" + ",".join(map(str, self.region)) + "]"
         return f"{name}#{number}" if number else name
 
-    def words(self, seed: int) -> Tensor:
-        """The key of the next fill as the engine takes it, [1, 2]; that of a first fill is at hand."""
-        name = self.key_name()
-        return self.named.words if name is self.named.name else keys.of_names(seed, [name])
-
 
 class Owners:
     """The parameters and buffers of a model by their storage. Read again when the model has changed.
