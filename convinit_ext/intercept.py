@@ -170,11 +170,13 @@ class _Fills(TorchFunctionMode):
 
     def _fill_owned(self, tensor: Tensor, distribution: Distribution, owned: Owned) -> None:
         if owned.is_dtensor:
-            fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+            with torch.no_grad():
+                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
         elif owned.box is None:
             _fill_whole(tensor, distribution, self._words_of(owned))
         else:
-            ops.fill_([tensor], self._words_of(owned), [distribution], [owned.box])
+            with torch.no_grad():
+                ops.fill_([tensor], self._words_of(owned), [distribution], [owned.box])
         owned.count()
 
     def _words_of(self, owned: Owned) -> Tensor:
@@ -192,7 +194,8 @@ class _Fills(TorchFunctionMode):
             self._words.random_(INT64_MIN, None, generator=self._generator)
             _fill_whole(tensor, distribution, self._words)
         else:
-            fill_(tensor, distribution, generator or self._generator, None)
+            with torch.no_grad():
+                fill_(tensor, distribution, generator or self._generator, None)
 
     def _owned(self, tensor: Tensor, generator: torch.Generator | None) -> Owned | None:
         if self._owners is None or generator is not None:
@@ -209,7 +212,8 @@ class _Fills(TorchFunctionMode):
         if key is None and generator is None:
             generator = self._generator
         try:
-            function(target, *given, generator, key=key)
+            with torch.no_grad():
+                function(target, *given, generator, key=key)
         except UnsupportedTensorError:
             return None
         if owned is not None:
@@ -234,7 +238,8 @@ def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> No
     ):
         ops.fill_small_(tensor, words.data_ptr(), kind, params)
     else:
-        ops.fill_one_(tensor, words, kind, params)
+        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
+            ops.fill_one_(tensor, words, kind, params)
 
 
 def _drawn_seed() -> int:

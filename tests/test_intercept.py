@@ -309,6 +309,16 @@ def test_what_no_box_describes_has_its_own_key():
     assert_is(as_half, "raw[memory,torch.bfloat16,0,(4, 12),(12, 1)]")
 
 
+@pytest.mark.parametrize("name", MODULE_FUNCTIONS)
+@pytest.mark.parametrize("size", [4, 200])
+def test_the_parts_that_chunk_gives_as_in_torch(name, size):
+    """Autograd lets nobody change them in place but under no_grad."""
+    for block in (intercept(seed=0), intercept(layer := nn.Linear(size, 3 * size), seed=0)):
+        with block:
+            for part in layer.weight.chunk(3):
+                getattr(nn.init, name)(part, **MODULE_FUNCTIONS[name])
+
+
 def test_numbers_of_slices():
     layer = a_layer()
     top, rest = layer.weight[:2], layer.weight[2:]
