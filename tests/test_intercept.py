@@ -379,6 +379,14 @@ def test_parameters_that_move_or_are_replaced_or_added():
     assert_is(model.conv.bias, "conv.bias")
 
 
+def test_memory_that_has_another_name_now():
+    layer = a_layer()
+    with intercept(layer, seed=0):
+        nn.utils.parametrizations.weight_norm(layer)
+        layer.parametrizations.weight.original1.data.normal_()
+    assert_is(layer.parametrizations.weight.original1, "parametrizations.weight.original1")
+
+
 def test_memory_that_was_a_parameters_is_not_confused_with_it():
     layer = nn.Linear(64, 64)
     with intercept(layer, seed=0):
@@ -632,8 +640,12 @@ def state_of_torch():
     )
 
 
+BEFORE_ANY_BLOCK = state_of_torch()
+
+
 def test_nothing_is_left_behind():
-    before = state_of_torch()
+    before = BEFORE_ANY_BLOCK
+    assert state_of_torch() == before
     layer = a_layer()
     with intercept(layer, seed=0), intercept(), intercept(seed=1):
         nn.init.orthogonal_(layer.weight)
