@@ -27,7 +27,7 @@ from convinit_ext.boxes import is_dtensor
 from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
-from convinit_ext.keys import INT64_MIN, Key
+from convinit_ext.keys import INT64_MIN, Key, put_words
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.whose import Owned, Owners
 
@@ -115,7 +115,8 @@ class _Fills(TorchFunctionMode):
         self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         self._seed = _drawn_seed() if seed is None and model is not None else seed or 0
         self._owners = None if model is None else Owners(model, self._seed)
-        self._words = torch.empty(1, 2, dtype=torch.int64, device="cpu")  # of the generator's next key
+        self._words = torch.empty(1, 2, dtype=torch.int64, device="cpu")  # of the next key
+        self._row = self._words.numpy()[0]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -133,8 +134,10 @@ class _Fills(TorchFunctionMode):
         self, read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         asked = _asked(read, args, kwargs)
-        if asked is None or (asked[0].requires_grad and torch.is_grad_enabled()):
-            return None  # which PyTorch refuses or records
+        if asked is None or _is_left_to_torch(asked[0]):
+            return None
+        if asked[0].requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
+            return None
         return asked[0] if self._fill(*asked) else None
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
@@ -154,24 +157,35 @@ class _Fills(TorchFunctionMode):
             return tensor if asked is not None and self._fill(*asked) else None
 
     def _fill(self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None) -> bool:
-        """Fill it, unless it is one that PyTorch has to fill."""
-        if _is_left_to_torch(tensor):
-            return False
+        """Fill it, unless it turns out to be one that PyTorch has to fill."""
         owned = self._owned(tensor, generator)
         try:
             if owned is None:
                 self._fill_from_generator(tensor, distribution, generator)
-            elif owned.is_dtensor:
-                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
-            elif owned.box is None:
-                _fill_whole(tensor, distribution, owned.words(self._seed))
             else:
-                ops.fill_([tensor], owned.words(self._seed), [distribution], [owned.box])
+                self._fill_owned(tensor, distribution, owned)
         except UnsupportedTensorError:
             return False
-        if owned is not None:
-            owned.count()
         return True
+
+    def _fill_owned(self, tensor: Tensor, distribution: Distribution, owned: Owned) -> None:
+        if owned.is_dtensor:
+            with torch.no_grad():
+                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+        elif owned.box is None:
+            _fill_whole(tensor, distribution, self._words_of(owned))
+        else:
+            with torch.no_grad():
+                ops.fill_([tensor], self._words_of(owned), [distribution], [owned.box])
+        owned.count()
+
+    def _words_of(self, owned: Owned) -> Tensor:
+        """The key's words, good until the next call."""
+        name = owned.key_name()
+        if name is owned.named.name:
+            return owned.named.words
+        put_words(self._row, self._seed, name)
+        return self._words
 
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
@@ -180,7 +194,8 @@ class _Fills(TorchFunctionMode):
             self._words.random_(INT64_MIN, None, generator=self._generator)
             _fill_whole(tensor, distribution, self._words)
         else:
-            fill_(tensor, distribution, generator or self._generator, None)
+            with torch.no_grad():
+                fill_(tensor, distribution, generator or self._generator, None)
 
     def _owned(self, tensor: Tensor, generator: torch.Generator | None) -> Owned | None:
         if self._owners is None or generator is not None:
@@ -197,7 +212,8 @@ class _Fills(TorchFunctionMode):
         if key is None and generator is None:
             generator = self._generator
         try:
-            function(target, *given, generator, key=key)
+            with torch.no_grad():
+                function(target, *given, generator, key=key)
         except UnsupportedTensorError:
             return None
         if owned is not None:
@@ -222,7 +238,8 @@ def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> No
     ):
         ops.fill_small_(tensor, words.data_ptr(), kind, params)
     else:
-        ops.fill_one_(tensor, words, kind, params)
+        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
+            ops.fill_one_(tensor, words, kind, params)
 
 
 def _drawn_seed() -> int:

@@ -10,6 +10,7 @@ import hashlib
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,6 +122,12 @@ def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
     digests = [blake2b(prefix + name.encode(), digest_size=16, person=_PERSON).digest() for name in names]
     words = np.frombuffer(b"".join(digests), dtype="<i8")
     return torch.from_numpy(words.astype(np.int64)).view(-1, 2)
+
+
+def put_words(row: np.ndarray[Any, np.dtype[np.int64]], seed: int, name: str) -> None:
+    """Write the words of one canonical name's key into an int64 array of two: no tensor is made for them."""
+    digest = hashlib.blake2b(_uint64_bytes(seed) + name.encode(), digest_size=16, person=_PERSON).digest()
+    row[:] = np.frombuffer(digest, dtype="<i8")
 
 
 def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None = None) -> torch.Tensor:

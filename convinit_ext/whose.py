@@ -29,13 +29,20 @@ class Named:
         name: its canonical name.
         tensor: the parameter itself.
         words: of its first fill, as the engine takes them, [1, 2].
+        place: a module that holds it, and as what.
     """
 
     name: str
     tensor: Tensor
     words: Tensor
+    place: walk.Place
     num_rounds: int = 0
     num_fills: dict[Region, int] = field(default_factory=dict)
+
+    def is_held(self) -> bool:
+        """Whether the tensor is still the model's."""
+        module, leaf = self.place
+        return module._parameters.get(leaf) is self.tensor or module._buffers.get(leaf) is self.tensor
 
 
 @dataclass(slots=True, eq=False)
@@ -84,11 +91,6 @@ class Owned:
             name += "[" + ",".join(map(str, self.region)) + "]"
         return f"{name}#{number}" if number else name
 
-    def words(self, seed: int) -> Tensor:
-        """The key of the next fill as the engine takes it, [1, 2]; that of a first fill is at hand."""
-        name = self.key_name()
-        return self.named.words if name is self.named.name else keys.of_names(seed, [name])
-
 
 class Owners:
     """The parameters and buffers of a model by their storage. Read again when the model has changed.
@@ -123,7 +125,7 @@ class Owners:
         storage = _storage(memory)
         for named in self._by_storage.get(storage, ()):
             owner = local_of(named.tensor)
-            if _storage(owner) != storage:  # it has moved, and this memory is another's now
+            if _storage(owner) != storage or not named.is_held():  # this memory is another's now
                 continue
             is_dtensor = owner is not named.tensor
             if _is_seen_alike(memory, owner):
@@ -142,15 +144,16 @@ class Owners:
         self._by_storage: dict[int, list[Named]] = {}
         self._by_object: dict[int, tuple[Tensor, Owned]] = {}  # it is held, so that its id stays its own
         for held, name, row in zip(found, names, words, strict=True):
-            self._add(held.tensor, name, row)
+            self._add(held, name, row)
         self._modules = [node.module for node in nodes]
         self._last_state = self._state()
 
-    def _add(self, tensor: Tensor, name: str, words: Tensor) -> None:
+    def _add(self, held: walk.Held, name: str, words: Tensor) -> None:
+        tensor, place = held.tensor, held.places[0]
         owned = None if tensor.is_meta else self._find(tensor)  # tied: it has a name
         if owned is None:
-            named = self._named.setdefault(name, Named(name, tensor, words))
-            named.tensor = tensor
+            named = self._named.setdefault(name, Named(name, tensor, words, place))
+            named.tensor, named.place = tensor, place
             self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
             owned = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
         self._by_object[id(tensor)] = tensor, owned

@@ -309,6 +309,16 @@ def test_what_no_box_describes_has_its_own_key():
     assert_is(as_half, "raw[memory,torch.bfloat16,0,(4, 12),(12, 1)]")
 
 
+@pytest.mark.parametrize("name", MODULE_FUNCTIONS)
+@pytest.mark.parametrize("size", [4, 200])
+def test_the_parts_that_chunk_gives_as_in_torch(name, size):
+    """Autograd lets nobody change them in place but under no_grad."""
+    for block in (intercept(seed=0), intercept(layer := nn.Linear(size, 3 * size), seed=0)):
+        with block:
+            for part in layer.weight.chunk(3):
+                getattr(nn.init, name)(part, **MODULE_FUNCTIONS[name])
+
+
 def test_numbers_of_slices():
     layer = a_layer()
     top, rest = layer.weight[:2], layer.weight[2:]
@@ -367,6 +377,14 @@ def test_parameters_that_move_or_are_replaced_or_added():
     assert_is(model.body[0].weight, "body.0.weight")
     assert_is(model.head.weight[2:], "head.weight", start=8)
     assert_is(model.conv.bias, "conv.bias")
+
+
+def test_memory_that_has_another_name_now():
+    layer = a_layer()
+    with intercept(layer, seed=0):
+        nn.utils.parametrizations.weight_norm(layer)
+        layer.parametrizations.weight.original1.data.normal_()
+    assert_is(layer.parametrizations.weight.original1, "parametrizations.weight.original1")
 
 
 def test_memory_that_was_a_parameters_is_not_confused_with_it():
@@ -622,8 +640,12 @@ def state_of_torch():
     )
 
 
+BEFORE_ANY_BLOCK = state_of_torch()
+
+
 def test_nothing_is_left_behind():
-    before = state_of_torch()
+    before = BEFORE_ANY_BLOCK
+    assert state_of_torch() == before
     layer = a_layer()
     with intercept(layer, seed=0), intercept(), intercept(seed=1):
         nn.init.orthogonal_(layer.weight)
