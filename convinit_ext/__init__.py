@@ -7,8 +7,9 @@ docs/value-contract.md.
 from convinit_ext import init as init
 from convinit_ext.boxes import Shard
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
-from convinit_ext.model import init_model_
+from convinit_ext.model import init_model_, plan_model
 
 __version__ = "0.1.0"
 
@@ -24,4 +25,6 @@ __all__ = [
     "canonical_name",
     "init",
     "init_model_",
+    "intercept",
+    "plan_model",
 ]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from convinit_ext import walk
+from convinit_ext import keys, offered, ops, parametrized, walk
+from convinit_ext.derived import Orthogonal, Preset
+from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.initialisers import Target, is_distribution
+from convinit_ext.keys import Key
+from convinit_ext.orthogonal import orthogonal_
+from convinit_ext.rules import Rule, is_values
 from convinit_ext.walk import Held, Node
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
@@ -17,13 +24,25 @@ STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
     (_NormBase, {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}),
 )
 
+# What a buffer starts from: given values, or a distribution that the engine draws them of.
+Start: TypeAlias = Tensor | Distribution | Orthogonal
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BufferRow:
-    """A buffer that changes: it starts anew from `value`, or (None) keeps its values in the model's dtype."""
+    """A buffer that changes: it starts anew from `start`, or (None) keeps its values in the model's dtype.
+
+    Args:
+        held: the buffer, and every place that holds it.
+        key: the name that makes the key of values that are drawn.
+        start: what its values become.
+        dtype: of the values, once there.
+        device: likewise.
+    """
 
     held: Held
-    value: float | None
+    key: str
+    start: Start | None
     dtype: torch.dtype
     device: torch.device
 
@@ -36,41 +55,105 @@ class BufferRow:
     def num_bytes(self) -> int:
         return self.held.tensor.numel() * self.dtype.itemsize
 
-    def new(self) -> Tensor:
+    def new(self, seed: int) -> Tensor:
         """The buffer's values in new memory."""
-        if self.value is None:
+        if self.start is None:
             return self.held.tensor.to(self.dtype)
-        return torch.full_like(self.held.tensor, self.value, dtype=self.dtype, device=self.device)
+        memory = torch.empty_like(self.held.tensor, dtype=self.dtype, device=self.device)
+        return self.write_(memory, seed)
+
+    def write_(self, memory: Tensor, seed: int) -> Tensor:
+        """Its values into memory of its shape."""
+        if isinstance(self.start, Tensor):
+            return memory.copy_(self.start)
+        if isinstance(self.start, Constant):
+            return memory.fill_(self.start.value)
+        if isinstance(self.start, Orthogonal):
+            exact = torch.float64 if self.dtype == torch.float64 else torch.float32
+            matrix = torch.empty(memory.shape, dtype=exact, device=memory.device)
+            return memory.copy_(orthogonal_(matrix, key=Key(seed, self.key)))
+        assert self.start is not None
+        ops.fill_([memory], keys.of_names(seed, [self.key]), [self.start])
+        return memory
 
 
 def buffer_rows(
-    nodes: Iterable[Node], dtype: torch.dtype | None, device: torch.device
+    nodes: Iterable[Node],
+    rules: Sequence[Rule],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    chooses: Callable[[Held], bool] | None = None,
+    key_of: Callable[[str], str] = str,
 ) -> tuple[BufferRow, ...]:
     """The buffers that initialising a model of these modules changes.
 
+    Args:
+        nodes: of walk.modules().
+        rules: those that are for buffers count, before everything else.
+        dtype: of floating-point buffers afterwards; None leaves each its own.
+        device: where meta buffers go.
+        chooses: whether a buffer is to change at all; None is all of them.
+        key_of: the name that makes a buffer's key, of its canonical one.
+
     Raises:
-        ValueError: meta buffers that nobody knows how to rebuild; all of them are named.
+        ValueError: meta buffers that nobody knows how to rebuild; all of them are named. A rule for buffers
+            that does not fit one.
     """
+    rules = [rule for rule in rules if rule.buffer is not None]
+    offers = offered.Offers()
     rows, lost = [], []
     for held in walk.buffers(nodes):
-        tensor, value = held.tensor, _start(held)
-        if tensor.is_meta and value is None and tensor.numel():
+        if chooses is not None and not chooses(held):
+            continue
+        tensor, start = held.tensor, _start(held, rules)
+        if tensor.is_meta and start is None:
+            start = offers.of(held) if tensor.numel() else Constant(0.0)
+        if tensor.is_meta and start is None:
             lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-        if value is not None or tensor.is_meta or wanted != tensor.dtype:
-            value = 0.0 if tensor.is_meta and value is None else value  # no elements
-            rows.append(BufferRow(held, value, wanted, device if tensor.is_meta else tensor.device))
+        if start is not None or tensor.is_meta or wanted != tensor.dtype:
+            key = key_of(walk.canonical(held.name))
+            rows.append(BufferRow(held, key, start, wanted, device if tensor.is_meta else tensor.device))
     if lost:
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:\n  "
             + "\n  ".join(lost)
-            + "\nAssign them before, or build the model on the CPU"
+            + "\nSay them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign them "
+            "before, or build the model on the CPU"
         )
     return tuple(rows)
 
 
-def _start(held: Held) -> float | None:
+def _start(held: Held, rules: Sequence[Rule]) -> Start | None:
+    """What a rule says, otherwise what torch.nn does."""
+    module, leaf = held.places[0]
+    if rules:
+        target = Target(held.name, leaf, held.tensor, module, held.node.parents)
+        for rule in rules:
+            if rule.matches_buffer(target):
+                return _said(rule, target)
     for kind, values in STARTS:
-        if isinstance(held.node.module, kind) and held.places[0][1] in values:
-            return values[held.places[0][1]]
-    return None
+        if isinstance(module, kind) and leaf in values:
+            return Constant(values[leaf])
+    return parametrized.drawn_start(held)
+
+
+def _said(rule: Rule, target: Target) -> Start:
+    """What a rule says of a buffer."""
+    about = f"buffer {target.name!r}, {rule.text}"
+    try:
+        values = rule.init if is_values(rule.init) else rule.init(target)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{about}: {error}") from error
+    values = values.tensor if isinstance(values, Preset) else values
+    if isinstance(values, Tensor):
+        if values.is_meta:
+            raise ValueError(f"{about}: a tensor on the meta device, which has no values")
+        if values.shape != target.tensor.shape:
+            raise ValueError(f"{about}: has shape {list(values.shape)}, not {list(target.tensor.shape)}")
+        return values.detach()
+    if not is_distribution(values):
+        raise TypeError(f"{about}: must be a distribution or a tensor, not {values!r}")
+    if not isinstance(values, Constant) and target.tensor.dtype not in ops.SUPPORTED_DTYPES:
+        raise TypeError(f"{about}: cannot draw values of {target.tensor.dtype}")
+    return values

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model import init_model_
 from convinit_ext.plan import make_plan
+from convinit_ext.recipe import Recipe
 from convinit_ext.recipes import TORCH, as_recipe
 from convinit_ext.report import size_text, table
-from convinit_ext.rules import Recipe, Rule
+from convinit_ext.rules import Rule
 
 COLD = "cold: construct, and fill new memory"
 WARM = "warm: fill again in place"

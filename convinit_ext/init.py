@@ -212,13 +212,18 @@ def trunc_normal_(
     if tensor.is_meta:
         return tensor
     distribution = TruncatedNormal(mean, std, a, b)
+    warn_of_one_tail(mean, std, a, b, stacklevel=3)
+    return fill_(tensor, distribution, generator, key, shard)
+
+
+def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: int) -> None:
+    """PyTorch's warning about a truncation far from the mean."""
     if mean < a - 2 * std or mean > b + 2 * std:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
             "The values are right, but all of them come from one tail of the normal distribution.",
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
-    return fill_(tensor, distribution, generator, key, shard)
 
 
 def xavier_uniform_(

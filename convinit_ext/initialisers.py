@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
 
 from convinit_ext import distributions
+from convinit_ext.derived import CopyFrom, MinusIdentity, NormOf, Preset
 from convinit_ext.distributions import Constant, Distribution
 
 Fan: TypeAlias = Literal["true", "torch"]
@@ -31,6 +33,9 @@ class Target:
         module: the module that owns it.
         parents: the modules around `module`, outermost first.
         fan: whose fans count where an initialiser does not say: the true ones, or PyTorch's.
+        plain: of a parametrized weight: the same tensor as the weight that the module would have without.
+        start: of a part that no rule for the plain weight is for: its values. The magnitude of weight
+            normalisation is the norm of the other part.
     """
 
     name: str
@@ -39,17 +44,22 @@ class Target:
     module: Any  # an nn.Module; rules read attributes that only its own type has
     parents: tuple[nn.Module, ...] = ()
     fan: Fan = "true"
+    plain: Target | None = None
+    start: NormOf | MinusIdentity | None = None
 
     def fans(self, fan: Fan | None = None) -> tuple[int, int]:
-        """(fan_in, fan_out). PyTorch's differ from the true ones in transposed and in grouped convolutions.
+        """(fan_in, fan_out). PyTorch's differ from the true ones in transposed and in grouped convolutions,
+        and in the Conv1D of transformers, whose weight is [in, out].
 
         Raises:
             ValueError: fewer than 2 dimensions.
         """
-        shape, module = tuple(self.tensor.shape), self.module
-        if (fan or self.fan) == "torch" or not isinstance(module, _ConvNd) or len(shape) < 3:
+        shape = tuple(self.tensor.shape)
+        layout = None if (fan or self.fan) == "torch" else fan_layout(self.module)
+        if layout is None or (len(shape) < 3 and isinstance(self.module, _ConvNd)):
             return distributions.fans(shape)
-        return distributions.fans(shape, groups=module.groups, transposed=module.transposed)
+        groups, transposed = layout
+        return distributions.fans(shape, groups=groups, transposed=transposed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +70,9 @@ class RowZeroed:
     row: int
 
 
-Initialiser: TypeAlias = Distribution | Callable[[Target], Distribution | RowZeroed]
+# What a rule may say, and what a function may return.
+Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity
+Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +152,72 @@ class Xavier:
         return _call(f"xavier_{self.form}_", f"gain={self.gain:.6g}" if self.gain != 1.0 else "")
 
 
+@dataclass(frozen=True, slots=True)
+class VarianceScaling:
+    """variance_scaling_ of jax.nn.initializers: a mean of zero and a variance of scale / fan.
+
+    Args:
+        scale: 1 for LeCun's initialisation, 2 for He's.
+        mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
+        form: "truncated_normal", "normal" or "uniform".
+        fan: "true" or "torch" whatever the call says; None leaves it to the call.
+
+    Raises:
+        ValueError: an argument that is not one of these.
+
+    Source: jax.nn.initializers.variance_scaling; LeCun et al. 1998, section 4.6, for scale 1 and fan_in.
+
+    >>> str(VarianceScaling()), str(VarianceScaling(2.0, "fan_avg", "uniform"))
+    ('lecun_normal_', "variance_scaling_(scale=2, mode='fan_avg', distribution='uniform')")
+    """
+
+    scale: float = 1.0
+    mode: str = "fan_in"
+    form: str = "truncated_normal"
+    fan: Fan | None = None
+
+    def __post_init__(self) -> None:
+        distributions.variance_scaling(self.scale, self.mode, self.form, 1, 1)
+        _check_fan(self.fan)
+
+    def __call__(self, target: Target) -> Distribution:
+        return distributions.variance_scaling(self.scale, self.mode, self.form, *target.fans(self.fan))
+
+    def __str__(self) -> str:
+        if (self.scale, self.mode) == (1.0, "fan_in") and self.form != "normal":
+            return "lecun_uniform_" if self.form == "uniform" else "lecun_normal_"
+        return _call(
+            "variance_scaling_",
+            f"scale={self.scale:.6g}",
+            f"mode={self.mode!r}" if self.mode != "fan_in" else "",
+            f"distribution={self.form!r}" if self.form != "truncated_normal" else "",
+        )
+
+
+def fan_layout(module: Any) -> tuple[int, bool] | None:
+    """(groups, whether transposed) of a module whose weight is not simply [out, in, *kernel]."""
+    if isinstance(module, _ConvNd):
+        return module.groups, module.transposed
+    return (1, True) if is_conv1d(module.__class__) else None
+
+
+@lru_cache(maxsize=1024)
+def is_conv1d(kind: type) -> bool:
+    """Whether a module type is the Conv1D of transformers: a linear layer whose weight is [in, out]."""
+    return any(
+        each.__name__ == "Conv1D" and each.__module__.partition(".")[0] == "transformers"
+        for each in kind.__mro__
+    )
+
+
 def is_distribution(value: object) -> TypeIs[Distribution]:
     return hasattr(value, "kind") and hasattr(value, "params") and not isinstance(value, type)
 
 
 def initialiser_text(init: object) -> str:
     """An initialiser in the words of torch.nn.init: 'zeros_', 'uniform_(-0.1, 0.1)'."""
-    if init in (ZEROS, ONES):
-        return "zeros_" if init == ZEROS else "ones_"
+    if isinstance(init, Constant) and init.value in (0.0, 1.0):
+        return "zeros_" if init.value == 0.0 else "ones_"
     if isinstance(init, Constant):
         return f"constant_({init.value:.6g})"
     if isinstance(init, distributions.Uniform):
@@ -156,7 +226,11 @@ def initialiser_text(init: object) -> str:
         return f"normal_({init.mean:.6g}, {init.std:.6g})"
     if isinstance(init, distributions.TruncatedNormal):
         return f"trunc_normal_({init.mean:.6g}, {init.std:.6g}, {init.a:.6g}, {init.b:.6g})"
-    return str(init) if isinstance(init, Kaiming | Xavier) else getattr(init, "__name__", type(init).__name__)
+    if isinstance(init, Kaiming | Xavier | VarianceScaling | CopyFrom | Preset | NormOf | MinusIdentity):
+        return str(init)
+    if isinstance(init, RowZeroed):
+        return f"{initialiser_text(init.distribution)}, row {init.row} zero"
+    return getattr(init, "__name__", type(init).__name__)
 
 
 def _call(function: str, *arguments: str) -> str:

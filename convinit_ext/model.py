@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from convinit_ext import keys, ops
+from convinit_ext import keys, ops, parametrized
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.initialisers import Fan
+from convinit_ext.key_names import Names
+from convinit_ext.keys import Key
 from convinit_ext.plan import Plan, Row, make_plan
+from convinit_ext.ranks import check_same_seed
+from convinit_ext.recipe import Recipe
 from convinit_ext.report import Report, ReportRow, size_text
-from convinit_ext.rules import Recipe, Rule
+from convinit_ext.rules import Rule
+from convinit_ext.selection import Selectors
 
 if TYPE_CHECKING:
     from convinit_ext.buffers import BufferRow
@@ -28,11 +34,17 @@ _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into
 def init_model_(
     model: nn.Module,
     seed: int = 0,
-    recipe: str | Recipe | Sequence[Rule] = "torch",
+    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
     fan: Fan = "true",
+    check_ranks: bool = False,
+    *,
+    only: Selectors = None,
+    skip: Selectors = None,
+    names: Names | None = None,
+    dry_run: bool = False,
 ) -> Report:
     """Fill every parameter of a model in place; its values depend on the seed and the parameter's name alone.
 
@@ -43,20 +55,31 @@ def init_model_(
     Args:
         model: any module; DDP, torch.compile, FSDP and checkpoint wrappers do not change a name.
         seed: in [-2**63, 2**64).
-        recipe: "torch" (every module as its reset_parameters does), "he", "xavier", a Recipe, or
-            a list of rules.
-        device: where meta parameters and buffers go, such as "cuda"; None is the CPU.
+        recipe: "torch" (every module as its reset_parameters does), "he", "xavier", "lecun", "trunc_normal",
+            "gpt", "llama", the path of a .toml or .json file, a Recipe, or a list of rules.
+        device: where meta parameters and buffers go, such as "cuda"; None is the CPU, and for DTensors their
+            mesh's kind of device.
         dtype: of all floating-point parameters and buffers afterwards; None leaves each its own.
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
+        check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
+        only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
+            regular expressions, modules, module types, functions of a Target; one of them or a list. Every
+            name of a tied parameter counts.
+        skip: what to leave as it is, likewise; it wins over only.
+        names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
+            function of a name.
+        dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
         A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
-            nobody can rebuild (all of them named); a seed out of range; an unknown recipe, fan or dtype.
+            nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
+            shape; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one on
+            another rank; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -67,20 +90,127 @@ def init_model_(
     >>> report = init_model_(model, seed=7)
     >>> report.num_elements, report.rows[0].initialiser
     (44, 'kaiming_uniform_(a=2.23607)')
+    >>> [row.name for row in init_model_(model, seed=8, only="1").rows]
+    ['1.weight', '1.bias']
     """
     started = time.perf_counter()
-    plan = make_plan(model, seed, recipe, device, dtype, fan)
+    plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
+    if check_ranks:
+        check_same_seed(plan.seed)
+    if not dry_run:
+        run(plan, plan.seed, progress)
+    return _report(plan, plan.seed, time.perf_counter() - started, dry_run)
+
+
+def plan_model(
+    model: nn.Module,
+    seed: int = 0,
+    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    fan: Fan = "true",
+    *,
+    only: Selectors = None,
+    skip: Selectors = None,
+    names: Names | None = None,
+) -> ModelPlan:
+    """Plan an initialisation that can be run, and run again, without planning anew.
+
+    The arguments and errors are those of init_model_. Nothing is changed or allocated before `run()`.
+
+    >>> model = nn.Linear(8, 4)
+    >>> plan = plan_model(model, seed=7)
+    >>> first, second = plan.run(), plan.run(seed=8)
+    >>> first.seed, second.seed
+    (7, 8)
+    """
+    return ModelPlan(make_plan(model, seed, recipe, device, dtype, fan, only, skip, names))
+
+
+class ModelPlan:
+    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it.
+
+    Attributes:
+        report: what each parameter gets.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._seen = _signature(plan)
+        self.report = _report(plan, plan.seed, 0.0, dry=True)
+
+    def run(self, seed: int | None = None, progress: bool = False) -> Report:
+        """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
+
+        Args:
+            seed: another than the plan's, for this run.
+            progress: show a tqdm bar that counts bytes.
+
+        Raises:
+            RuntimeError: the model has other tensors than when it was planned or last run.
+            ValueError, TypeError: a seed as init_model_ refuses it.
+            MemoryError: less memory available than the new tensors need.
+        """
+        started = time.perf_counter()
+        checked = self._plan.seed if seed is None else Key(seed, "seed").seed
+        changed = [
+            name
+            for (name, *before), (_, *now) in zip(self._seen, _signature(self._plan), strict=True)
+            if before != now
+        ]
+        if changed:
+            raise RuntimeError(
+                f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
+                f"{changed[0]!r} first: their place, shape, dtype or device; plan it again"
+            )
+        run(self._plan, checked, progress)
+        self._seen = _signature(self._plan)
+        return Report(self.report.rows, time.perf_counter() - started, checked, self._plan.recipe)
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+
+def _signature(plan: Plan) -> list[tuple[object, ...]]:
+    """What must still hold of each tensor when the plan runs: where it is held, and what it is."""
+    seen: list[tuple[object, ...]] = []
+    for held in (*(held for row in plan.rows for held in row.held), *(row.held for row in plan.buffers)):
+        tensor = held.tensor
+        there = all(
+            module._parameters.get(leaf, module._buffers.get(leaf)) is tensor for module, leaf in held.places
+        )
+        seen.append((held.path, there, tensor.shape, tensor.dtype, tensor.device))
+    return seen
+
+
+def run(plan: Plan, seed: int, progress: bool = False) -> None:
+    """Do what a plan says. All that can fail comes before the first write."""
     check_memory(plan.new_bytes)
     with torch.no_grad():
         filled = [_memory_for(row) for row in plan.rows]
-        buffers = [row.new() if row.fresh else None for row in plan.buffers]
-        _fill(plan.seed, plan.rows, filled, progress)
+        buffers = [row.new(seed) if row.fresh else None for row in plan.buffers]
+        _fill(seed, plan.rows, filled, progress)
+        _derive(plan.rows, filled)
         for row, memory in zip(plan.rows, filled, strict=True):
             if row.fresh:
                 _place(row, memory)
         for buffer_row, buffer in zip(plan.buffers, buffers, strict=True):
-            _place_buffer(buffer_row, buffer)
-    return _report(plan, time.perf_counter() - started)
+            _place_buffer(buffer_row, buffer, seed)
+        for buffer_row in plan.buffers:
+            if buffer_row.start is not None:
+                parametrized.settle(buffer_row.held)
+
+
+def _derive(rows: Sequence[Row], filled: Sequence[Tensor]) -> None:
+    """Writes presets, then norms of other parameters, which may be presets."""
+    derived = [(row, memory) for row, memory in zip(rows, filled, strict=True) if row.derived is not None]
+    if not derived:
+        return
+    memories = {id(row.held[0]): memory for row, memory in zip(rows, filled, strict=True)}
+    for row, memory in sorted(derived, key=lambda each: each[0].source is not None):
+        assert row.derived is not None
+        source = None if row.source is None else memories.get(id(row.source), row.source.tensor)
+        row.derived.write_(memory, source)
 
 
 def check_memory(num_bytes: int) -> None:
@@ -142,11 +272,11 @@ def _fill(seed: int, rows: Sequence[Row], filled: Sequence[Tensor], progress: bo
 
 def _fill_once(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
     """One call into the engine: it balances threads over all the bytes, whatever tensors they belong to."""
-    pieces = [(row.name, piece) for row, memory in filled for piece in row.pieces(memory)]
+    pieces = [(row.key, piece) for row, memory in filled for piece in row.pieces(memory)]
     boxes = [piece.box for _, piece in pieces]
     ops.fill_(
         [piece.memory for _, piece in pieces],
-        keys.of_names(seed, [name for name, _ in pieces]),
+        keys.of_names(seed, [key for key, _ in pieces]),
         [piece.distribution for _, piece in pieces],
         boxes if any(boxes) else None,
     )
@@ -180,6 +310,7 @@ def _place(row: Row, memory: Tensor) -> None:
         fresh = _parameter_like(parameter, memory)
         for module, leaf in held.places:
             setattr(module, leaf, fresh)  # not _parameters[leaf]: recurrent modules keep a second list
+        held.tensor = fresh
 
 
 def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
@@ -193,16 +324,19 @@ def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
     return fresh
 
 
-def _place_buffer(row: BufferRow, buffer: Tensor | None) -> None:
+def _place_buffer(row: BufferRow, buffer: Tensor | None, seed: int) -> None:
     if buffer is None:
-        assert row.value is not None
-        row.held.tensor.fill_(row.value)
+        row.write_(row.held.tensor, seed)
         return
+    before, row.held.tensor = row.held.tensor, buffer
     for module, leaf in row.held.places:
         module._buffers[leaf] = buffer
+        for name, value in list(vars(module).items()):
+            if value is before:  # kept under a second name: original_inv_freq in transformers 4
+                setattr(module, name, buffer)
 
 
-def _report(plan: Plan, seconds: float) -> Report:
+def _report(plan: Plan, seed: int, seconds: float, dry: bool = False) -> Report:
     names = {dtype: str(dtype).removeprefix("torch.") for dtype in {row.dtype for row in plan.rows}}
     rows = tuple(
         ReportRow(
@@ -217,4 +351,4 @@ def _report(plan: Plan, seconds: float) -> Report:
         )
         for row in plan.rows
     )
-    return Report(rows=rows, seconds=seconds, seed=plan.seed, recipe=plan.recipe)
+    return Report(rows=rows, seconds=seconds, seed=seed, recipe=plan.recipe, dry=dry)

@@ -6,29 +6,31 @@ Making a plan checks everything that can be wrong with a model; it allocates not
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from os import PathLike
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import boxes, ops, walk
+from convinit_ext import boxes, copies, ops, parametrized, walk
 from convinit_ext.buffers import BufferRow, buffer_rows
-from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.derived import Derived
+from convinit_ext.distributions import Distribution
 from convinit_ext.fill import check_writable, is_surely_writable
-from convinit_ext.initialisers import FANS, ZEROS, Fan, Kaiming, RowZeroed, Target, Xavier, is_distribution
+from convinit_ext.fillings import Filling, Fillings
+from convinit_ext.initialisers import FANS, ZEROS, Fan, Target
+from convinit_ext.key_names import Names, key_names
 from convinit_ext.keys import Key
 from convinit_ext.ops import Box, UnsupportedTensorError
+from convinit_ext.recipe import Recipe
 from convinit_ext.recipes import as_recipe
-from convinit_ext.rules import Recipe, Rule
+from convinit_ext.rules import Rule
+from convinit_ext.selection import Selection, Selectors
+from convinit_ext.spread import std_of
 from convinit_ext.walk import Held
-
-_NEGLIGIBLE = 40.0  # e^-40 of a density is nothing to a standard deviation
-_INTERVALS = 1000  # of Simpson's rule
 
 
 @dataclass(slots=True, eq=False)
@@ -36,14 +38,17 @@ class Row:
     """A parameter: its name, what fills it, and where the values go.
 
     Args:
-        name: canonical name, the one that makes its key.
+        name: canonical name.
         held: the parameter, then those tied to it by their memory.
-        distribution: of the values.
+        distribution: of the values; ZEROS where `derived` says them instead.
         zero_row: the row of dimension 0 that is zero instead, if any.
         initialiser: what the rule calls it.
         fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
         dtype: of the values, once filled.
         device: likewise.
+        key: the name that makes its key: of another parameter if it is a copy, or what `names` says.
+        derived: what PyTorch writes after the fill, instead of a fill.
+        source: the parameter that it is derived from, if any.
     """
 
     name: str
@@ -54,6 +59,9 @@ class Row:
     fans: tuple[int, int] | None
     dtype: torch.dtype
     device: torch.device
+    key: str
+    derived: Derived | None = None
+    source: Held | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -71,10 +79,12 @@ class Row:
 
     @property
     def std(self) -> float:
-        return std_of(self.distribution)
+        return std_of(self.distribution) if self.derived is None else math.nan
 
     def pieces(self, memory: Tensor) -> Iterator[Piece]:
-        """What the engine needs to fill `memory`, a tensor of this row's shape: all of it, or in parts."""
+        """What the engine fills of `memory`, of this row's shape: all, parts, or nothing."""
+        if self.derived is not None:
+            return
         if self.zero_row is None and not boxes.is_dtensor(memory):
             yield Piece(memory, self.distribution, None)
             return
@@ -123,10 +133,13 @@ class _Wish:
 def make_plan(
     model: nn.Module,
     seed: int = 0,
-    recipe: str | Recipe | Sequence[Rule] = "torch",
+    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     fan: Fan = "true",
+    only: Selectors = None,
+    skip: Selectors = None,
+    names: Names | None = None,
 ) -> Plan:
     """Decide for every parameter what fills it. The arguments and errors are those of init_model_."""
     if not isinstance(model, nn.Module):
@@ -138,16 +151,15 @@ def make_plan(
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
     held = walk.parameters(nodes)
-    _check_kinds(held)
-    groups = walk.tied(held)
-    targets = [_target(group[0], wish) for group in groups]
-    rules = _rules_for(groups, targets, wish.recipe)
-    fillings = _Fillings()
-    rows = tuple(
-        _row(group, fillings.of(rule, target, wish.dtype), wish)
-        for group, target, rule in zip(groups, targets, rules, strict=True)
-    )
-    buffers = buffer_rows(nodes, wish.dtype, wish.device or _device_of(rows))
+    selection = Selection.of(model, only, skip, lambda each: _target(each, wish))
+    groups = _groups(held, selection)
+    key_of = str if names is None else key_names(_names_to_key(held, nodes), names).__getitem__
+    rows = _rows(groups, copies.Parameters(model, held), key_of, wish)
+    device = wish.device or _device_of(rows)
+    chosen = selection.buffer if selection else None
+    buffers = buffer_rows(nodes, wish.recipe.rules, wish.dtype, device, chosen, key_of)
+    if selection is not None:
+        selection.check_used()
     return Plan(rows, buffers, checked_seed, wish.recipe.name)
 
 
@@ -156,11 +168,67 @@ def _device_of(rows: Sequence[Row]) -> torch.device:
     return next((row.device for row in rows if row.tensor.is_meta), torch.device("cpu"))
 
 
-def _rules_for(groups: list[list[Held]], targets: list[Target], recipe: Recipe) -> list[Rule]:
+def _groups(held: list[Held], selection: Selection | None) -> list[list[Held]]:
+    """The parameters to fill, each with those tied to it; checked."""
+    if selection is None:
+        _check_kinds(held)
+        return walk.tied(held)
+    chosen = {id(each) for each in held if selection.parameter(each)}
+    _check_kinds([each for each in held if id(each) in chosen])
+    # the others count as well, where their memory can be looked at: one may be tied to a chosen one
+    others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
+    groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
+    return [group for group in groups if not any(selection.skipped(each) for each in group)]
+
+
+def _rows(
+    groups: list[list[Held]], parameters: copies.Parameters, key_of: Callable[[str], str], wish: _Wish
+) -> tuple[Row, ...]:
+    targets = [_target(group[0], wish) for group in groups]
+    rules = _rules_for([group[0] for group in groups], targets, wish.recipe)
+    fillings = Fillings()
+
+    def filling_of(held: Held) -> Filling:
+        target = _target(held, wish)
+        (rule,) = _rules_for([held], [target], wish.recipe)
+        return fillings.of(rule, target.plain or target, wish.dtype)
+
+    rows = []
+    for group, target, rule in zip(groups, targets, rules, strict=True):
+        filling, origin = fillings.of(rule, target.plain or target, wish.dtype), group[0]
+        if filling.copy is not None:
+            origin, filling = parameters.copied(origin, filling, filling_of)
+        rows.append(_row(group, filling, key_of(origin.name), wish))
+    _check_derived([row for row in rows if row.derived is not None], groups, parameters)
+    return tuple(rows)
+
+
+def _check_derived(rows: list[Row], groups: list[list[Held]], parameters: copies.Parameters) -> None:
+    """Finds what each is made of, and that the values will be there and fit."""
+    chosen = {id(group[0]) for group in groups} if rows else set()
+    for row in rows:
+        assert row.derived is not None
+        row.source = source = parameters.source_of(row.name, row.derived)
+        try:
+            if source is not None and source.tensor.is_meta and id(source) not in chosen:
+                raise ValueError(
+                    f"it is made of {source.name!r}, which is on the meta device and stays there"
+                )
+            row.derived.check(row.tensor, None if source is None else source.tensor)
+        except ValueError as error:
+            raise ValueError(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
+
+
+def _names_to_key(held: list[Held], nodes: list[walk.Node]) -> list[str]:
+    """Buffers have keys too: a rule may draw their values."""
+    return [*(each.name for each in held), *(walk.canonical(each.name) for each in walk.buffers(nodes))]
+
+
+def _rules_for(held: list[Held], targets: list[Target], recipe: Recipe) -> list[Rule]:
     rules = recipe.rules_for(targets)
     found = [rule for rule in rules if rule is not None]
     if len(found) < len(rules):
-        lost = [_described(group[0]) for group, rule in zip(groups, rules, strict=True) if rule is None]
+        lost = [_described(each) for each, rule in zip(held, rules, strict=True) if rule is None]
         raise ValueError(
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
             + "\n  ".join(lost)
@@ -174,86 +242,21 @@ def _described(held: Held) -> str:
 
 
 def _target(held: Held, wish: _Wish) -> Target:
-    leaf = held.places[0][1]
-    return Target(held.name, leaf, held.tensor, held.node.module, held.node.parents, wish.fan)
+    return parametrized.target_of(held, wish.fan)
 
 
-def _row(group: list[Held], filling: _Filling, wish: _Wish) -> Row:
+def _row(group: list[Held], filling: Filling, key: str, wish: _Wish) -> Row:
     first = group[0]
     tensor = first.tensor
     return Row(
         first.name,
         tuple(group),
-        *filling,
+        *filling[:4],
         wish.dtype or tensor.dtype,
         (wish.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device,
+        key,
+        filling.derived,
     )
-
-
-class _Filling(NamedTuple):
-    """What a rule makes of a parameter; the fields are those of Row."""
-
-    distribution: Distribution
-    zero_row: int | None
-    initialiser: str
-    fans: tuple[int, int] | None
-
-
-class _Fillings:
-    """What rules make of parameters. The layers of a large model repeat: equal questions are asked once."""
-
-    def __init__(self) -> None:
-        self._known: dict[object, _Filling] = {}
-        self._texts: dict[int, str] = {}
-
-    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> _Filling:
-        tensor, module = target.tensor, target.module
-        if type(rule.init) not in _BY_SHAPE:
-            return self._new(rule, target, dtype)
-        convolution = (module.groups, module.transposed) if isinstance(module, _ConvNd) else None
-        question = id(rule), tensor.shape, tensor.dtype, convolution
-        if question not in self._known:
-            self._known[question] = self._new(rule, target, dtype)
-        return self._known[question]
-
-    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> _Filling:
-        if id(rule) not in self._texts:
-            self._texts[id(rule)] = rule.text
-        distribution, zero_row = _distribution(rule, target)
-        if isinstance(distribution, Uniform):
-            _check_range(distribution, dtype or target.tensor.dtype, target.name)
-        fans = None
-        if target.tensor.ndim >= 2 and not isinstance(distribution, Constant):
-            fans = target.fans(getattr(rule.init, "fan", None))
-        return _Filling(distribution, zero_row, self._texts[id(rule)], fans)
-
-
-# Initialisers that look at a parameter's shape and its convolution's groups, and at nothing else. Exactly
-# these: a type derived from one may look at more.
-_BY_SHAPE = {Kaiming, Xavier, Constant, Uniform, Normal, TruncatedNormal}
-
-
-def _distribution(rule: Rule, target: Target) -> tuple[Distribution, int | None]:
-    """What the rule's initialiser says, with the parameter's name on its errors."""
-    if target.tensor.numel() == 0:
-        return ZEROS, None  # nothing to fill, and a fan of zero has no std
-    try:
-        drawn = rule.init if is_distribution(rule.init) else rule.init(target)
-    except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
-    values, zero_row = (drawn.distribution, drawn.row) if isinstance(drawn, RowZeroed) else (drawn, None)
-    if not is_distribution(values):
-        raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {values!r}")
-    if zero_row is not None and not 0 <= zero_row < target.tensor.shape[0]:
-        raise ValueError(f"parameter {target.name!r}, {rule.text}: there is no row {zero_row} to make zero")
-    return values, zero_row
-
-
-def _check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
-    """The engine would raise it too, without a name."""
-    low, high, largest = distribution.low, distribution.high, torch.finfo(dtype).max
-    if max(-low, high, high - low) > largest:
-        raise ValueError(f"parameter {name!r}: {dtype} cannot hold uniform values between {low} and {high}")
 
 
 def _check_kinds(held: list[Held]) -> None:
@@ -323,41 +326,3 @@ def _check_cuda(device: torch.device) -> None:
 
 def _names(dtypes: Sequence[torch.dtype]) -> str:
     return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-
-
-def std_of(distribution: Distribution) -> float:
-    """The standard deviation of the values, of a truncated normal after its truncation.
-
-    >>> round(std_of(Uniform(-3.0, 3.0)) ** 2, 9)
-    3.0
-    """
-    if isinstance(distribution, Uniform):
-        return (distribution.high - distribution.low) / math.sqrt(12)
-    if isinstance(distribution, Normal):
-        return distribution.std
-    return _truncated_std(distribution) if isinstance(distribution, TruncatedNormal) else 0.0
-
-
-@lru_cache(maxsize=256)
-def _truncated_std(distribution: TruncatedNormal) -> float:
-    """By Simpson's rule over the part that holds all but e^-40 of the density: no tail is too far."""
-    if distribution.std == 0.0:
-        return 0.0
-    low, high = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
-    peak = min(max(low, 0.0), high)
-    if not math.isfinite(peak):
-        return 0.0
-    # d |peak| + d^2 / 2 = 40
-    reach = 2 * _NEGLIGIBLE / (abs(peak) + math.sqrt(peak * peak + 2 * _NEGLIGIBLE))
-    low, high = max(low, peak - reach), min(high, peak + reach)
-    width = (high - low) / _INTERVALS
-    places = [low + index * width for index in range(_INTERVALS + 1)]
-    # relative to the peak: (z^2 - peak^2) / 2 without cancellation
-    density = [math.exp(-(z - peak) * (z + peak) / 2) for z in places]
-    weights = [
-        p * (1 if index in (0, _INTERVALS) else 4 if index % 2 else 2) for index, p in enumerate(density)
-    ]
-    total = sum(weights)
-    centre = sum(w * (z - peak) for w, z in zip(weights, places, strict=True)) / total
-    variance = sum(w * (z - peak - centre) ** 2 for w, z in zip(weights, places, strict=True)) / total
-    return distribution.std * math.sqrt(variance)

@@ -1,148 +1,52 @@
-"""The ready-made recipes, as data: `torch` (what reset_parameters in torch.nn does), `he` and `xavier`."""
+"""The ready-made recipes by name, and what recipes of one's own are made of."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from os import PathLike, fspath
 
-from torch import nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.rnn import RNNBase, RNNCellBase
-from torch.nn.utils import parametrize
-
-from convinit_ext import distributions
-from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
-from convinit_ext.initialisers import ONES, ZEROS, Initialiser, Kaiming, RowZeroed, Target, Xavier
-from convinit_ext.rules import NORMS, Recipe, Rule
+from convinit_ext.derived import CopyFrom, Preset
+from convinit_ext.initialisers import Initialiser, Kaiming, RowZeroed, Target, VarianceScaling, Xavier
+from convinit_ext.layer_recipes import HE, LECUN, TORCH, XAVIER
+from convinit_ext.recipe import RECIPES, Recipe
+from convinit_ext.recipe_file import SUFFIXES
+from convinit_ext.rules import Rule
+from convinit_ext.transformer_recipes import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [
+    "GPT",
     "HE",
+    "LECUN",
+    "LLAMA",
     "RECIPES",
     "TORCH",
+    "TRUNC_NORMAL",
     "XAVIER",
+    "CopyFrom",
     "Initialiser",
     "Kaiming",
+    "Preset",
     "Recipe",
     "RowZeroed",
     "Rule",
     "Target",
+    "VarianceScaling",
     "Xavier",
+    "as_recipe",
+    "gpt",
+    "llama",
+    "trunc_normal",
 ]
 
-EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-LAYERS = (_ConvNd, nn.Linear)
+RECIPES.update({each.name: each for each in (TORCH, HE, XAVIER, LECUN, TRUNC_NORMAL, GPT, LLAMA)})
 
 
-def _symmetric(fan: int) -> Uniform:
-    """Uniform to 1 / sqrt(fan) on either side; zero where there is nothing to scale by."""
-    bound = 1 / math.sqrt(fan) if fan > 0 else 0.0
-    return Uniform(-bound, bound)
-
-
-def _weight_shape(module: nn.Module) -> tuple[int, ...]:
-    """Without reading a parametrized weight: that would compute it, and move spectral_norm's buffers."""
-    plain = module._parameters.get("weight")  # asking a module for what it lacks takes long
-    if plain is not None:
-        return tuple(plain.shape)
-    held: Any = module
-    if not parametrize.is_parametrized(module, "weight"):
-        return tuple(held.weight.shape)
-    shapes = [
-        tuple(p.shape)
-        for name, p in held.parametrizations.weight.named_parameters()
-        if name.startswith("original")
-    ]
-    return max(shapes, key=math.prod)
-
-
-def _bias_by_weight(target: Target) -> Distribution:
-    return _symmetric(distributions.fans(_weight_shape(target.module))[0])
-
-
-def _bilinear(target: Target) -> Distribution:
-    return _symmetric(_weight_shape(target.module)[1])
-
-
-def _recurrent(target: Target) -> Distribution:
-    return _symmetric(target.module.hidden_size)
-
-
-def _embedding(target: Target) -> Distribution | RowZeroed:
-    padding = target.module.padding_idx
-    return Normal() if padding is None else RowZeroed(Normal(), padding % target.tensor.shape[0])
-
-
-def _prelu(target: Target) -> Distribution:
-    return Constant(float(target.module.init))
-
-
-def _in_transformer(target: Target) -> bool:
-    """nn.Transformer draws every matrix inside it anew, whatever the module that owns it did."""
-    if target.tensor.ndim < 2:
-        return False
-    for parent in target.parents:  # spelled out: this is asked of every matrix of every model
-        if isinstance(parent, nn.Transformer):
-            return True
-    return isinstance(target.module, nn.Transformer)
-
-
-def _projects_attention(target: Target) -> bool:
-    return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
-
-
-TORCH = Recipe(
-    (
-        Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
-        Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
-        Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
-        Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
-        Rule(ONES, module=NORMS, parameter="weight"),
-        Rule(ZEROS, module=NORMS, parameter="bias"),
-        Rule(_embedding, module=EMBEDDINGS, parameter="weight", label="normal_(0, 1)"),
-        Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter="*_weight"),
-        Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
-        Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
-        Rule(_recurrent, module=(RNNBase, RNNCellBase), label="uniform_(+-1/sqrt(hidden_size))"),
-        Rule(_bilinear, module=nn.Bilinear, label="uniform_(+-1/sqrt(in1_features))"),
-        Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
-    ),
-    name="torch",
-    defaults=False,
-)
-
-# torchvision's ResNet for the convolutions. A linear layer is scaled by fan_in: by fan_out, a head of one
-# output would start with a std of sqrt(2). Embeddings, attention and recurrent modules are as in `torch`.
-HE = Recipe(
-    (
-        Rule(Kaiming("normal", mode="fan_out", nonlinearity="relu"), module=_ConvNd, parameter="weight"),
-        Rule(Kaiming("normal", nonlinearity="relu"), module=nn.Linear, parameter="weight"),
-        Rule(ZEROS, module=LAYERS, parameter="bias"),
-        *TORCH,
-    ),
-    name="he",
-    defaults=False,
-)
-
-# Glorot's uniform for convolutions, linear and bilinear layers; attention has it in `torch` already.
-XAVIER = Recipe(
-    (
-        Rule(Xavier("uniform"), module=(*LAYERS, nn.Bilinear), parameter="weight"),
-        Rule(ZEROS, module=(*LAYERS, nn.Bilinear), parameter="bias"),
-        *TORCH,
-    ),
-    name="xavier",
-    defaults=False,
-)
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TORCH, HE, XAVIER)}
-
-
-def as_recipe(recipe: str | Recipe | Sequence[Rule]) -> Recipe:
-    """A recipe by its name, itself, or a list of rules made one.
+def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule]) -> Recipe:
+    """A recipe by its name, from a .toml or .json file, itself, or a list of rules made one.
 
     Raises:
-        ValueError: no recipe of that name.
+        ValueError: no recipe of that name, or a file that is no recipe.
+        OSError: a file that cannot be read.
         TypeError: none of these.
 
     >>> as_recipe("he") is HE
@@ -150,10 +54,16 @@ def as_recipe(recipe: str | Recipe | Sequence[Rule]) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"there is no recipe {recipe!r}; there are {', '.join(RECIPES)}")
-        return RECIPES[recipe]
+    if isinstance(recipe, str | PathLike):
+        text = fspath(recipe)
+        if text in RECIPES:
+            return RECIPES[text]
+        if not text.endswith(SUFFIXES):
+            raise ValueError(
+                f"there is no recipe {text!r}; there are {', '.join(RECIPES)}, and files in "
+                f"{' or '.join(SUFFIXES)}"
+            )
+        return Recipe.load(text)
     if isinstance(recipe, list | tuple):
         return Recipe(tuple(recipe))
     raise TypeError(f"recipe must be a name, a Recipe or a list of rules, not {type(recipe).__name__}")

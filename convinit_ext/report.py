@@ -25,7 +25,7 @@ class ReportRow(NamedTuple):
         initialiser: in the words of torch.nn.init.
         fan_in: None where the values do not depend on fans.
         fan_out: likewise.
-        std: standard deviation of the distribution.
+        std: standard deviation of the distribution; NaN where the values are not drawn.
         num_bytes: size of the tensor.
     """
 
@@ -52,12 +52,14 @@ class Report:
         seconds: of the whole call.
         seed: of the model.
         recipe: its name.
+        dry: whether it says what would be done, and nothing was.
     """
 
     rows: tuple[ReportRow, ...]
     seconds: float
     seed: int
     recipe: str
+    dry: bool = False
 
     @property
     def num_elements(self) -> int:
@@ -76,6 +78,7 @@ class Report:
         return {
             "seed": self.seed,
             "recipe": self.recipe,
+            "dry": self.dry,
             "num_tensors": len(self.rows),
             "num_elements": self.num_elements,
             "num_bytes": self.num_bytes,
@@ -93,9 +96,10 @@ class Report:
         >>> Report((), 0.5, seed=7, recipe="he").summary()
         '0 tensors, 0 elements, 0 B in 0.500 s (0 B/s); recipe he, seed 7'
         """
+        done = f"in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s)"
         return (
             f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements, "
-            f"{size_text(self.num_bytes)} in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s); "
+            f"{size_text(self.num_bytes)} {'planned, nothing done' if self.dry else done}; "
             f"recipe {self.recipe}, seed {self.seed}"
         )
 
@@ -143,7 +147,7 @@ def _grouped(rows: Sequence[ReportRow]) -> list[tuple[str, ReportRow]]:
             row.initialiser,
             row.fan_in,
             row.fan_out,
-            row.std,
+            None if math.isnan(row.std) else row.std,  # a NaN is like no other
         )
         groups.setdefault(alike, []).append(row)
     return [(_group_name(group), group[0]) for group in groups.values()]
@@ -164,7 +168,7 @@ def _cells(name: str, row: ReportRow) -> tuple[str, ...]:
         row.initialiser,
         "-" if row.fan_in is None else str(row.fan_in),
         "-" if row.fan_out is None else str(row.fan_out),
-        f"{row.std:.4g}",
+        "-" if math.isnan(row.std) else f"{row.std:.4g}",
         f"{row.num_bytes:,}",
     )
 

@@ -1,19 +1,31 @@
 """Rules: which initialiser for which parameter. A rule looks at names, types and shapes, never at a value.
 
-The ready-made lists of rules are in recipes.py; nothing here touches memory.
+Lists of rules are in recipe.py and recipes.py; nothing here touches memory.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from typing_extensions import TypeIs
 
-from convinit_ext.initialisers import ONES, ZEROS, Initialiser, Target, initialiser_text, is_distribution
+from convinit_ext import patterns
+from convinit_ext.derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.initialisers import (
+    ONES,
+    ZEROS,
+    Initialiser,
+    RowZeroed,
+    Target,
+    Values,
+    initialiser_text,
+    is_distribution,
+)
+from convinit_ext.patterns import Pattern
 
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -27,15 +39,22 @@ class Rule:
     """An initialiser, and which parameters it is for: those that meet every condition given.
 
     Args:
-        init: a Distribution, or a function of the Target that returns one, as Kaiming and Xavier are.
+        init: a Distribution, CopyFrom("name of another parameter"), Preset(tensor), or a function of the
+            Target that returns one of these or a tensor, as Kaiming and Xavier are.
         module: type, or tuple of types, of the module that owns the parameter.
-        parameter: glob on the name inside the module: "weight", "bias*".
-        name: glob on the canonical full name: "encoder.*.fc?.weight".
+        parameter: pattern on the name inside the module: "weight", "bias*".
+        name: pattern on the canonical full name: "encoder.*.fc?.weight", re.compile("^layers[.][0-3][.]").
         where: a function of the Target that says yes or no.
         label: what the report calls the initialiser (otherwise its own text).
+        buffer: pattern on the name inside the module, of buffers: such a rule is for buffers and not for
+            parameters. The other conditions hold too.
+
+    A pattern is a glob that fits the whole name, its `*` crossing dots, or a compiled regular expression that
+    is searched for in it.
 
     Raises:
         TypeError: an argument of another type.
+        ValueError: a pattern that no name can fit; both parameter and buffer.
 
     >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
     'ones_'
@@ -43,43 +62,70 @@ class Rule:
 
     init: Initialiser
     module: type[nn.Module] | tuple[type[nn.Module], ...] | None = None
-    parameter: str | None = None
-    name: str | None = None
+    parameter: Pattern | None = None
+    name: Pattern | None = None
     where: Callable[[Target], bool] | None = None
     label: str | None = None
+    buffer: Pattern | None = None
 
     def __post_init__(self) -> None:
-        if not (is_distribution(self.init) or callable(self.init)):
+        if not (is_values(self.init) or callable(self.init)):
             raise TypeError(
-                f"a rule's init must be a distribution or a function of a Target, not {self.init!r}"
+                "a rule's init must be a distribution, a CopyFrom, a Preset or a function of a Target, "
+                f"not {self.init!r}"
             )
         types = self.module if isinstance(self.module, tuple) else (self.module,)
         if self.module is not None and not all(isinstance(each, type) for each in types):
             raise TypeError(f"a rule's module must be a module type or a tuple of them, not {self.module!r}")
-        for condition in ("parameter", "name", "label"):
-            if not isinstance(getattr(self, condition), str | None):
-                raise TypeError(f"a rule's {condition} must be a str, not {getattr(self, condition)!r}")
+        for condition in ("parameter", "name", "buffer"):
+            if getattr(self, condition) is not None:
+                patterns.check(getattr(self, condition), f"a rule's {condition}")
+        if not isinstance(self.label, str | None):
+            raise TypeError(f"a rule's label must be a str, not {self.label!r}")
         if self.where is not None and not callable(self.where):
             raise TypeError(f"a rule's where must be a function of a Target, not {self.where!r}")
+        if self.parameter is not None and self.buffer is not None:
+            raise ValueError("a rule is for parameters or for buffers: give parameter= or buffer=, not both")
 
     def matches(self, target: Target) -> bool:
+        """Whether the rule is for this parameter."""
         return self.suits(type(target.module), target.parameter) and self.matches_rest(target)
+
+    def matches_buffer(self, target: Target) -> bool:
+        """Whether the rule is for this buffer."""
+        return (
+            self.buffer is not None
+            and (self.module is None or isinstance(target.module, self.module))
+            and patterns.matches(self.buffer, target.parameter)
+            and self.matches_rest(target)
+        )
 
     def suits(self, module: type[nn.Module], parameter: str) -> bool:
         """The conditions on a module's type and on a parameter's name inside it."""
-        return (self.module is None or issubclass(module, self.module)) and (
-            self.parameter is None or fnmatchcase(parameter, self.parameter)
+        return (
+            self.buffer is None
+            and (self.module is None or issubclass(module, self.module))
+            and (self.parameter is None or patterns.matches(self.parameter, parameter))
         )
 
     def matches_rest(self, target: Target) -> bool:
         """The conditions on the one parameter."""
-        if self.name is not None and not fnmatchcase(target.name, self.name):
+        if self.name is not None and not patterns.matches(self.name, target.name):
             return False
         return self.where is None or bool(self.where(target))
+
+    def singles_out(self, target: Target) -> bool:
+        """Whether it is for this part of a parametrized weight by the part's own name."""
+        return (self.parameter is not None or self.name is not None) and self.matches(target)
 
     @property
     def text(self) -> str:
         return self.label or initialiser_text(self.init)
+
+
+def is_values(init: object) -> TypeIs[Values]:
+    """Whether an initialiser says the values itself, and is no function to ask."""
+    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
 
 
 # What a list of rules need not say: norm layers' weights are ones, biases zeros.
@@ -87,52 +133,3 @@ DEFAULTS: tuple[Rule, ...] = (
     Rule(ONES, module=NORMS, parameter="weight"),
     Rule(ZEROS, where=lambda target: target.tensor.ndim <= 1 and bool(_BIAS.fullmatch(target.parameter))),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """An ordered list of rules; the first that matches a parameter decides.
-
-    Args:
-        rules: in order.
-        name: for the report.
-        defaults: whether norm weights are ones and biases zeros where no rule matches.
-
-    Raises:
-        TypeError: something that is not a Rule among them.
-
-    >>> [rule.text for rule in Recipe((Rule(ONES, name="*.scale"),))]
-    ['ones_']
-    """
-
-    rules: tuple[Rule, ...]
-    name: str = "custom"
-    defaults: bool = True
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        for rule in self.rules:
-            if not isinstance(rule, Rule):
-                raise TypeError(f"a recipe is a list of convinit_ext.recipes.Rule, and {rule!r} is none")
-
-    def __iter__(self) -> Iterator[Rule]:
-        return iter(self.rules)
-
-    def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
-        """The rule of each parameter; None where no rule matches."""
-        rules = self.rules + DEFAULTS if self.defaults else self.rules
-        suitable: dict[tuple[type, str], tuple[Rule, ...]] = {}  # by what the parameters of a type share
-        found: list[Rule | None] = []
-        for target in targets:
-            shared = type(target.module), target.parameter
-            if shared not in suitable:
-                suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
-            found.append(_first(suitable[shared], target))
-        return found
-
-
-def _first(rules: Iterable[Rule], target: Target) -> Rule | None:
-    for rule in rules:
-        if rule.matches_rest(target):
-            return rule
-    return None

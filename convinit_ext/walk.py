@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext.boxes import local_of
 from convinit_ext.keys import canonical_name
@@ -43,13 +45,18 @@ class Held:
     places: list[Place] = field(default_factory=list)
 
 
-def modules(model: nn.Module) -> Iterator[Node]:
-    """Every module once, in the order of named_modules(); `module` of DDP or DataParallel adds no segment."""
+def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
+    """Every module, in the order of named_modules(); `module` of DDP or DataParallel adds no segment.
+
+    Args:
+        model: the outermost module.
+        again: whether a module comes once for every place that holds it, or only once.
+    """
     seen: set[int] = set()
     pending = [Node(model, "", "", ())]
     while pending:
         node = pending.pop()
-        if id(node.module) in seen:
+        if id(node.module) in seen if not again else any(node.module is each for each in node.parents):
             continue
         seen.add(id(node.module))
         yield node
@@ -62,28 +69,31 @@ def modules(model: nn.Module) -> Iterator[Node]:
         for child, module in reversed(children.items()):
             if module is None:
                 continue
-            path = _join(node.path, child)
+            path = join(node.path, child)
             if wrapper and child == "module":
                 canonical = node.canonical
             else:
-                canonical = path if same else _join(node.canonical, child)
+                canonical = path if same else join(node.canonical, child)
             pending.append(Node(module, path, canonical, parents))
 
 
-def parameters(nodes: Iterable[Node]) -> list[Held]:
+def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
     """Every parameter object once, under the first name that named_parameters() gives it.
 
     Args:
         nodes: of modules().
+        lazy: leave out parameters that are not there yet.
 
     Raises:
         ValueError: parameters that are not there yet (lazy modules), or two that share a canonical name.
     """
     held = _held((node, node.module._parameters) for node in nodes)
-    lazy = [each.path for each in held if is_lazy(each.tensor)]
+    absent = [each.path for each in held if is_lazy(each.tensor)]
     if lazy:
+        held = [each for each in held if not is_lazy(each.tensor)]
+    elif absent:
         raise ValueError(
-            f"parameters without a shape yet: {', '.join(lazy)}; run their lazy modules on an input first"
+            f"parameters without a shape yet: {', '.join(absent)}; run their lazy modules on an input first"
         )
     _check_names(held)
     return held
@@ -102,8 +112,8 @@ def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[H
                 continue
             held = found.get(id(tensor))
             if held is None:
-                path = _join(node.path, leaf)
-                name = path if node.path == node.canonical else _join(node.canonical, leaf)
+                path = join(node.path, leaf)
+                name = path if node.path == node.canonical else join(node.canonical, leaf)
                 held = found[id(tensor)] = Held(tensor, path, name, node)
             held.places.append((node.module, leaf))
     return list(found.values())
@@ -122,6 +132,33 @@ def _check_names(held: list[Held]) -> None:
                 f"parameters {other.path!r} and {each.path!r} are both named {each.name!r} once "
                 "wrappers are removed, and would get the same values; rename one"
             )
+
+
+def every_name(model: nn.Module) -> dict[int, list[str]]:
+    """The canonical names of every parameter and buffer, by the id of the tensor; many if it is tied.
+
+    Also those that it has because its module is held in more than one place.
+    """
+    found: dict[int, list[str]] = {}
+    for node in modules(model, again=True):
+        for named in (node.module._parameters, node.module._buffers):
+            for leaf, tensor in named.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), []).append(canonical(join(node.canonical, leaf)))
+    return found
+
+
+def canonical(name: str) -> str:
+    """canonical_name, but where that leaves nothing the name as it is: a buffer may be called `module`."""
+    try:
+        return canonical_name(name)
+    except ValueError:
+        return name
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
+    return tensor.layout is torch.strided and not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))
 
 
 def tied(held: list[Held]) -> list[list[Held]]:
@@ -157,7 +194,7 @@ def _view(tensor: Tensor) -> object:
 
 def _check_apart(held: Iterable[Held]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
-    ordered = sorted((*_span(local_of(each.tensor)), each.path) for each in held)
+    ordered = sorted((*span(local_of(each.tensor)), each.path) for each in held)
     for (_, end, path), (start, _, other) in itertools.pairwise(ordered):
         if start < end:
             raise ValueError(
@@ -166,12 +203,12 @@ def _check_apart(held: Iterable[Held]) -> None:
             )
 
 
-def _span(tensor: Tensor) -> tuple[int, int]:
+def span(tensor: Tensor) -> tuple[int, int]:
     """First byte and the byte after the last, from the start of the storage."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     start = int(tensor.storage_offset())
     return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
 
 
-def _join(prefix: str, segment: str) -> str:
+def join(prefix: str, segment: str) -> str:
     return f"{prefix}.{segment}" if prefix else segment

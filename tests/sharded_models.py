@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.distributed as dist
 from filling import assert_same_bits
@@ -160,6 +161,16 @@ def replicas() -> None:
     say("DDP")
 
 
+def seeds_that_differ(size: int) -> None:
+    model, same = nn.Linear(3, 3), nn.Linear(3, 3)
+    same.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match=rf"it is 0 on ranks 0, 1.*; 9 on rank {size - 1}$"):
+        init_model_(model, 9 if dist.get_rank() == size - 1 else 0, check_ranks=True)
+    assert_same_bits(model.weight, same.weight)
+    init_model_(model, 5, check_ranks=True)
+    say("seeds that differ are found")
+
+
 def transformers_models(size: int) -> None:
     try:
         import transformers
@@ -214,6 +225,7 @@ def main() -> None:
     fully_sharded(size)
     both_ways(size)
     replicas()
+    seeds_that_differ(size)
     transformers_models(size)
     dist.destroy_process_group()
 

@@ -1,0 +1,150 @@
+"""Values that are not drawn: copies of another parameter's, given tensors, and norms of another parameter.
+
+A rule may have them where it could have a distribution. Copies become fills again in the plan; presets and
+norms are written by PyTorch's own operations, after the engine has filled everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CopyFrom:
+    """The values that the parameter of this name is initialised to (not what it may hold by then).
+
+    Args:
+        name: canonical full name of a parameter of the same shape; dtype, device and strides may differ. If
+            it is a copy itself, its source counts.
+
+    Raises:
+        TypeError: not a string.
+
+    >>> str(CopyFrom("encoder.embed.weight"))
+    "copy_from('encoder.embed.weight')"
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"CopyFrom needs the name of a parameter, not {self.name!r}")
+
+    def __str__(self) -> str:
+        return f"copy_from({self.name!r})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Preset:
+    """The values of a tensor that is given, rounded to the parameter's dtype.
+
+    Args:
+        tensor: of the parameter's shape. It is read when the model is initialised, and not changed.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: a tensor on the meta device, which has no values.
+
+    >>> str(Preset(torch.eye(2)))
+    'preset'
+    """
+
+    tensor: Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tensor, Tensor):
+            raise TypeError(f"Preset needs a tensor, not {type(self.tensor).__name__}")
+        if self.tensor.is_meta:
+            raise ValueError("Preset needs a tensor that has values, not one on the meta device")
+
+    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        if self.tensor.shape != tensor.shape:
+            raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
+
+    def write_(self, memory: Tensor, source: Tensor | None) -> None:
+        memory.copy_(self.tensor.detach())
+
+    def __str__(self) -> str:
+        return "preset"
+
+
+@dataclass(frozen=True, slots=True)
+class NormOf:
+    """The norm of another parameter over all dimensions but one, as weight normalisation starts from it.
+
+    Args:
+        name: canonical full name of the other parameter.
+        dim: the dimension that stays; -1 is none.
+
+    Source: torch.nn.utils.parametrizations.weight_norm, whose right_inverse computes it.
+    """
+
+    name: str
+    dim: int
+
+    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        assert source is not None
+        norm = torch.norm_except_dim(torch.empty_like(source, device="meta"), 2, self.dim)
+        if norm.shape != tensor.shape:
+            raise ValueError(
+                f"the norm of {self.name!r} has shape {list(norm.shape)}, not {list(tensor.shape)}"
+            )
+
+    def write_(self, memory: Tensor, source: Tensor | None) -> None:
+        assert source is not None
+        memory.copy_(torch.norm_except_dim(source.detach(), 2, self.dim))
+
+    def __str__(self) -> str:
+        return f"norm_of({self.name!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class MinusIdentity:
+    """-1 on the diagonal and 0 elsewhere: where the orthogonal parametrization makes exactly its base of it.
+
+    Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
+    """
+
+    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        assert tensor.ndim >= 2
+
+    def write_(self, memory: Tensor, source: Tensor | None) -> None:
+        memory.zero_().diagonal(dim1=-2, dim2=-1).fill_(-1.0)
+
+    def __str__(self) -> str:
+        return "minus_identity"
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonal:
+    """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
+
+
+Derived: TypeAlias = Preset | NormOf | MinusIdentity
+
+
+def root_of(name: str, copied: Callable[[str], CopyFrom | None]) -> str:
+    """The parameter that a chain of copies ends at.
+
+    Args:
+        name: where the chain starts.
+        copied: what each parameter copies, None if it is no copy.
+
+    Raises:
+        ValueError: a chain that comes back to itself.
+
+    >>> root_of("c", {"a": None, "b": CopyFrom("a"), "c": CopyFrom("b")}.get)
+    'a'
+    """
+    chain = [name]
+    while (copy := copied(chain[-1])) is not None:
+        if copy.name in chain:
+            cycle = " -> ".join(map(repr, [*chain[chain.index(copy.name) :], copy.name]))
+            raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
+        chain.append(copy.name)
+    return chain[-1]

@@ -1,0 +1,108 @@
+"""What a rule makes of a parameter: its distribution, or where its values come from; checked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convinit_ext.derived import CopyFrom, Derived, MinusIdentity, NormOf, Preset
+from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.initialisers import (
+    ZEROS,
+    Kaiming,
+    RowZeroed,
+    Target,
+    Values,
+    VarianceScaling,
+    Xavier,
+    fan_layout,
+)
+from convinit_ext.rules import Rule, is_values
+
+
+class Filling(NamedTuple):
+    """What a rule makes of a parameter; the first four fields are those of Row.
+
+    Args:
+        distribution: of the values; ZEROS where `derived` or `copy` says them instead.
+        zero_row: the row of dimension 0 that is zero instead, if any.
+        initialiser: what the rule calls it.
+        fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
+        derived: what PyTorch writes after the fill.
+        copy: the parameter whose filling it is.
+    """
+
+    distribution: Distribution
+    zero_row: int | None
+    initialiser: str
+    fans: tuple[int, int] | None
+    derived: Derived | None = None
+    copy: CopyFrom | None = None
+
+
+# Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
+# type derived from one may look at more.
+_BY_SHAPE = {Kaiming, Xavier, VarianceScaling, Constant, Uniform, Normal, TruncatedNormal}
+
+
+class Fillings:
+    """What rules make of parameters. The layers of a large model repeat: equal questions are asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Filling] = {}
+        self._texts: dict[int, str] = {}
+
+    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+        """The filling of a parameter whose values will be of this dtype (None: of its own)."""
+        tensor = target.tensor
+        if type(rule.init) not in _BY_SHAPE:
+            return self._new(rule, target, dtype)
+        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module)
+        if question not in self._known:
+            self._known[question] = self._new(rule, target, dtype)
+        return self._known[question]
+
+    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+        if id(rule) not in self._texts:
+            self._texts[id(rule)] = rule.text
+        text = self._texts[id(rule)]
+        values = _values(rule, target)
+        if isinstance(values, CopyFrom):
+            return Filling(ZEROS, None, str(values), None, copy=values)
+        if isinstance(values, Preset | NormOf | MinusIdentity):
+            return Filling(ZEROS, None, text if rule.init is not values else str(values), None, values)
+        distribution, zero_row = (
+            (values.distribution, values.row) if isinstance(values, RowZeroed) else (values, None)
+        )
+        if zero_row is not None and not 0 <= zero_row < target.tensor.shape[0]:
+            raise ValueError(f"parameter {target.name!r}, {text}: there is no row {zero_row} to make zero")
+        if isinstance(distribution, Uniform):
+            _check_range(distribution, dtype or target.tensor.dtype, target.name)
+        fans = None
+        if target.tensor.ndim >= 2 and not isinstance(distribution, Constant):
+            fans = target.fans(getattr(rule.init, "fan", None))
+        return Filling(distribution, zero_row, text, fans)
+
+
+def _values(rule: Rule, target: Target) -> Values:
+    """What the rule's initialiser says, with the parameter's name on its errors."""
+    if target.tensor.numel() == 0:
+        return ZEROS  # nothing to fill, and a fan of zero has no std
+    try:
+        said = rule.init if is_values(rule.init) else rule.init(target)
+        values = Preset(said) if isinstance(said, Tensor) else said
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
+    inner = values.distribution if isinstance(values, RowZeroed) else values
+    if not is_values(inner) or isinstance(inner, RowZeroed):
+        raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {inner!r}")
+    return values
+
+
+def _check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
+    """The engine would raise it too, without a name."""
+    low, high, largest = distribution.low, distribution.high, torch.finfo(dtype).max
+    if max(-low, high, high - low) > largest:
+        raise ValueError(f"parameter {name!r}: {dtype} cannot hold uniform values between {low} and {high}")

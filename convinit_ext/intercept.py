@@ -1,0 +1,309 @@
+"""intercept: a model's own init code, run on this library's kernels.
+
+Functions of torch.nn.init are answered (announce.py), the tensors' own methods seen by a TorchFunctionMode,
+both in one thread. Which parameter is meant, whose.py finds. What is not filled here, PyTorch fills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch._C import DisableTorchFunction, _are_functorch_transforms_active
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._C import _pop_torch_function_stack as _pop_mode
+from torch._C import _push_on_torch_function_stack as _push_mode
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.compiler import is_compiling
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from convinit_ext import announce, init, ops
+from convinit_ext.boxes import is_dtensor
+from convinit_ext.distributions import Distribution, TruncatedNormal
+from convinit_ext.fill import fill_, is_surely_writable
+from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
+from convinit_ext.keys import INT64_MIN, Key
+from convinit_ext.ops import UnsupportedTensorError
+from convinit_ext.whose import Owned, Owners
+
+_Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
+
+
+def intercept(model: nn.Module | None = None, seed: int | None = None) -> AbstractContextManager[None]:
+    """Run the in-place random fills of PyTorch inside the block on this library's kernels.
+
+    Taken are Tensor.normal_, Tensor.uniform_ and all of torch.nn.init, however they are called and wherever a
+    reference to them was taken, in the thread that entered; not in compiled code, and not other random
+    operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake, ...) is filled
+    by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in transformers.
+
+    With a model, the values of each of its parameters and buffers depend on (seed, name, number of the fill):
+
+    - the first fill in the block has Key(seed, name), the one after n others Key(seed, f"{name}#{n}");
+    - a view or slice gets the values that its elements have in a fill of the whole, so that slices can be
+      filled in any order. Its number is that of the fills of the whole so far, plus those of the same slice
+      since then;
+    - a view whose elements no box of the whole describes (another dtype; one dimension over several of a
+      parameter that is not contiguous) has a key of its own, and so do orthogonal_ and sparse_ of a view: its
+      place in brackets follows the name.
+
+    Tied parameters count as one, under the first name. Other tensors, and all if there is no model, take
+    their keys from a generator: one of the block's own if there is a seed, else PyTorch's default CPU
+    generator. A generator= in a call is what that call's key is drawn from, whatever its tensor.
+
+    Args:
+        model: whose parameters have names; one that moves or gets memory inside the block is found again.
+        seed: in [-2**63, 2**64). None draws one for a model from PyTorch's default CPU generator.
+
+    Returns:
+        A context manager; blocks may be nested, and the inner one counts.
+
+    Raises:
+        TypeError: a model that is not one module, a seed that is not an integer.
+        ValueError: a seed out of range, two parameters that share a name.
+
+    >>> from convinit_ext import Key, init, intercept
+    >>> layer = nn.Linear(8, 4)
+    >>> with intercept(layer, seed=0):
+    ...     w = nn.init.kaiming_normal_(layer.weight)
+    >>> torch.equal(w, init.kaiming_normal_(torch.empty(4, 8), key=Key(0, "weight")))
+    True
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(
+            f"intercept takes one model, an nn.Module, not a {type(model).__name__}; "
+            "for several, put them into one module or nest the blocks"
+        )
+    if seed is not None:
+        seed = Key(seed, "seed").seed
+    return _Block(model, seed)
+
+
+class _Block(AbstractContextManager[None]):
+    """Each entry starts anew: counts, the names, the generator."""
+
+    def __init__(self, model: nn.Module | None, seed: int | None) -> None:
+        self._model = model
+        self._seed = seed
+
+    def __enter__(self) -> None:
+        with DisableTorchFunction(), _disable_current_modes(), torch.inference_mode(False):
+            fills = _Fills(self._model, self._seed)
+        announce.listen(fills.answer)
+        _push_mode(fills)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _pop_mode()
+        announce.stop()
+
+
+class _Fills(TorchFunctionMode):
+    """The fills of one block in one thread."""
+
+    def __init__(self, model: nn.Module | None, seed: int | None) -> None:
+        super().__init__()
+        self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+        self._seed = _drawn_seed() if seed is None and model is not None else seed or 0
+        self._owners = None if model is None else Owners(model, self._seed)
+        self._words = torch.empty(1, 2, dtype=torch.int64, device="cpu")  # of the generator's next key
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """The methods. What compilers trace is PyTorch's."""
+        kwargs = kwargs or {}
+        read = _METHODS.get(func)
+        if read is None or is_compiling():
+            return func(*args, **kwargs)
+        with DisableTorchFunction():
+            filled = self._fill_method(read, args, kwargs)
+        return func(*args, **kwargs) if filled is None else filled
+
+    def _fill_method(
+        self, read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        asked = _asked(read, args, kwargs)
+        if asked is None or (asked[0].requires_grad and torch.is_grad_enabled()):
+            return None  # which PyTorch refuses or records
+        return asked[0] if self._fill(*asked) else None
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """A function of torch.nn.init with all its arguments; None if PyTorch is to do it."""
+        with DisableTorchFunction():
+            tensor: Tensor = args[0]
+            if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
+                return None
+            if getattr(tensor, "_is_hf_initialized", False):  # as transformers' own functions
+                return tensor
+            if name in _DIAGONAL_FUNCTIONS:  # nothing is drawn: PyTorch's are right but for DTensors
+                function: Callable[..., Tensor] = getattr(init, name)
+                return function(*args) if is_dtensor(tensor) else None
+            if name in _MATRIX_FUNCTIONS:
+                return self._fill_matrix(getattr(init, name), args)
+            asked = _asked(_INIT_FUNCTIONS[name], args, {})
+            return tensor if asked is not None and self._fill(*asked) else None
+
+    def _fill(self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None) -> bool:
+        """Fill it, unless it is one that PyTorch has to fill."""
+        if _is_left_to_torch(tensor):
+            return False
+        owned = self._owned(tensor, generator)
+        try:
+            if owned is None:
+                self._fill_from_generator(tensor, distribution, generator)
+            elif owned.is_dtensor:
+                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+            elif owned.box is None:
+                _fill_whole(tensor, distribution, owned.words(self._seed))
+            else:
+                ops.fill_([tensor], owned.words(self._seed), [distribution], [owned.box])
+        except UnsupportedTensorError:
+            return False
+        if owned is not None:
+            owned.count()
+        return True
+
+    def _fill_from_generator(
+        self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
+    ) -> None:
+        if generator is None and self._generator is not None and is_surely_writable(tensor):
+            self._words.random_(INT64_MIN, None, generator=self._generator)
+            _fill_whole(tensor, distribution, self._words)
+        else:
+            fill_(tensor, distribution, generator or self._generator, None)
+
+    def _owned(self, tensor: Tensor, generator: torch.Generator | None) -> Owned | None:
+        if self._owners is None or generator is not None:
+            return None
+        return self._owners.owned(tensor)
+
+    def _fill_matrix(self, function: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor | None:
+        """orthogonal_ or sparse_, which draw more than the tensor's values."""
+        tensor: Tensor = args[0]
+        *given, generator = args[1:]
+        owned = self._owned(tensor, generator)
+        target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
+        key = None if owned is None else Key(self._seed, owned.key_name(alone=True))
+        if key is None and generator is None:
+            generator = self._generator
+        try:
+            function(target, *given, generator, key=key)
+        except UnsupportedTensorError:
+            return None
+        if owned is not None:
+            owned.count()
+        return tensor
+
+
+def _asked(read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
+    try:
+        return read(*args, **kwargs)
+    except Exception:  # PyTorch says better what is wrong with the arguments
+        return None
+
+
+def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> None:
+    """A small plain tensor past the dispatcher, as fill.fill_ does."""
+    kind, params = distribution.kind, distribution.params
+    if (
+        tensor.numel() <= ops.SMALL
+        and is_surely_writable(tensor)
+        and not (_dispatch_modes() or tensor.is_neg())
+    ):
+        ops.fill_small_(tensor, words.data_ptr(), kind, params)
+    else:
+        ops.fill_one_(tensor, words, kind, params)
+
+
+def _drawn_seed() -> int:
+    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
+
+
+def _is_left_to_torch(tensor: Tensor) -> bool:
+    return (
+        tensor.dtype not in ops.SUPPORTED_DTYPES
+        or tensor.layout is not torch.strided
+        or tensor.is_meta
+        or tensor.numel() == 0
+        or isinstance(tensor, FakeTensor)
+        or _are_functorch_transforms_active()
+    )
+
+
+# What is asked for. The signatures are PyTorch's; a function's arguments come complete.
+
+
+def _read_normal(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: torch.Generator | None = None
+) -> _Asked:
+    return tensor, _normal(float(mean), float(std)), generator
+
+
+def _read_uniform(
+    tensor: Tensor, *bounds: float, generator: torch.Generator | None = None, **named: float
+) -> _Asked:
+    low, high = {"from": 0.0, "to": 1.0, **dict(zip(("from", "to"), bounds, strict=False)), **named}.values()
+    return tensor, _uniform(float(low), float(high)), generator
+
+
+def _read_init_normal(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None) -> _Asked:
+    return tensor, _normal(float(mean), float(std)), generator
+
+
+def _read_init_uniform(tensor: Tensor, a: float, b: float, generator: torch.Generator | None) -> _Asked:
+    return tensor, _uniform(float(a), float(b)), generator
+
+
+def _read_trunc_normal(
+    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
+) -> _Asked:
+    distribution = TruncatedNormal(float(mean), float(std), float(a), float(b))
+    init.warn_of_one_tail(mean, std, a, b, stacklevel=7)
+    return tensor, distribution, generator
+
+
+def _read_xavier(form: str) -> Callable[..., _Asked]:
+    def read(tensor: Tensor, gain: float, generator: torch.Generator | None) -> _Asked:
+        return tensor, _xavier(tensor.shape, gain, form), generator
+
+    return read
+
+
+def _read_kaiming(form: str) -> Callable[..., _Asked]:
+    def read(
+        tensor: Tensor, a: float, mode: str, nonlinearity: str, generator: torch.Generator | None
+    ) -> _Asked:
+        return tensor, _kaiming(tensor.shape, a, mode, nonlinearity, form), generator
+
+    return read
+
+
+_METHODS: dict[Callable[..., Any], Callable[..., _Asked]] = {
+    torch.Tensor.normal_: _read_normal,
+    torch.ops.aten.normal_: _read_normal,
+    torch.ops.aten.normal_.default: _read_normal,
+    torch.Tensor.uniform_: _read_uniform,
+    torch.ops.aten.uniform_: _read_uniform,
+    torch.ops.aten.uniform_.default: _read_uniform,
+}
+_INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
+    "normal_": _read_init_normal,
+    "uniform_": _read_init_uniform,
+    "trunc_normal_": _read_trunc_normal,
+    "xavier_normal_": _read_xavier("normal"),
+    "xavier_uniform_": _read_xavier("uniform"),
+    "kaiming_normal_": _read_kaiming("normal"),
+    "kaiming_uniform_": _read_kaiming("uniform"),
+}
+_MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
+_DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

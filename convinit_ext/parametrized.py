@@ -1,0 +1,111 @@
+"""Parts of parametrized weights: which plain weight each stands for, so that rules for that weight fit them.
+
+weight_norm and spectral_norm (both forms of each), orthogonal, and any parametrization of one tensor by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal
+from convinit_ext.distributions import Distribution, Normal
+from convinit_ext.initialisers import Fan, Target
+from convinit_ext.walk import Held, join
+
+_PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
+_POWER_ITERATIONS = 15  # as in torch.nn.utils.parametrizations
+_OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
+
+
+def target_of(held: Held, fan: Fan) -> Target:
+    """The parameter as rules see it."""
+    leaf, node = held.places[0][1], held.node
+    if leaf == "weight" or leaf == "bias":  # most of them
+        return Target(held.name, leaf, held.tensor, node.module, node.parents, fan)
+    if leaf in _PARTS and isinstance(node.module, ParametrizationList):
+        return _new_part(held, leaf, fan)
+    if leaf.endswith(_OLD_PARTS) and node.module._forward_pre_hooks:
+        return _old_part(held, leaf, fan)
+    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan)
+
+
+def _new_part(held: Held, leaf: str, fan: Fan) -> Target:
+    node = held.node
+    prefix, _, weight = node.canonical.rpartition(".")
+    owner = prefix.removesuffix("parametrizations").removesuffix(".")
+    plain: Target | None = None
+    start: NormOf | MinusIdentity | None = None
+    held_by: Any = next(node.module.children())  # what makes the weight of its parts
+    if leaf == "original":
+        if not hasattr(held_by, "orthogonal_map") or _is_free(held_by):
+            plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
+    elif type(held_by).__name__ == "_WeightNorm":
+        plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
+        if leaf == "original0":
+            start = NormOf(join(node.canonical, "original1"), held_by.dim)
+    if getattr(held_by, "base", None) is not None:
+        plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
+        start = MinusIdentity()
+    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+
+
+def _is_free(orthogonal: Any) -> bool:
+    """Whether every matrix makes an orthogonal one, so that its original may be any plain weight."""
+    return not hasattr(orthogonal, "base") and orthogonal.orthogonal_map.name != "householder"
+
+
+def _old_part(held: Held, leaf: str, fan: Fan) -> Target:
+    node = held.node
+    plain, start = None, None
+    weight, _, part = leaf.rpartition("_")
+    for hook in node.module._forward_pre_hooks.values():
+        if not isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) or hook.name != weight:
+            continue
+        plain = Target(join(node.canonical, weight), weight, held.tensor, node.module, node.parents, fan)
+        if part == "g":
+            start = NormOf(join(node.canonical, f"{weight}_v"), hook.dim)
+    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+
+
+def drawn_start(held: Held) -> Distribution | Orthogonal | None:
+    """What a buffer of spectral_norm or orthogonal starts from, as when PyTorch parametrizes a weight."""
+    module, leaf = held.places[0]
+    if type(module).__name__ == "_SpectralNorm":
+        return Normal() if leaf in ("_u", "_v") else None
+    if hasattr(module, "orthogonal_map"):
+        return Orthogonal() if leaf == "base" and held.tensor.ndim == 2 else None
+    return Normal() if leaf.endswith(("_u", "_v")) and _old_spectral(module, leaf[:-2]) else None
+
+
+def settle(held: Held) -> None:
+    """Makes the two drawn vectors of spectral_norm what PyTorch starts from, once everything is filled.
+
+    Asked of the second of the two. The newer form has 15 iterations of the power method behind it.
+    """
+    module, leaf = held.places[0]
+    hook = _old_spectral(module, leaf[:-2]) if leaf.endswith("_v") else None
+    found: Any = module
+    if hook is not None:
+        _normalise(module._buffers[f"{hook.name}_u"], hook.eps)
+        _normalise(module._buffers[leaf], hook.eps)
+    elif type(module).__name__ == "_SpectralNorm" and leaf == "_v":
+        _normalise(found._u, found.eps)
+        _normalise(found._v, found.eps)
+        weight: Any = held.node.parents[-1]._parameters["original"]
+        if not weight.is_meta:
+            found._power_method(found._reshape_weight_to_matrix(weight), _POWER_ITERATIONS)
+
+
+def _normalise(vector: Tensor | None, eps: float) -> None:
+    assert vector is not None
+    vector.copy_(nn.functional.normalize(vector, dim=0, eps=eps))
+
+
+def _old_spectral(module: nn.Module, name: str) -> SpectralNorm | None:
+    hooks = module._forward_pre_hooks.values()
+    return next((hook for hook in hooks if isinstance(hook, SpectralNorm) and hook.name == name), None)

@@ -1,0 +1,75 @@
+"""Patterns on names: globs as str, regular expressions as re.Pattern; as text in files and in commands."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase, translate
+from typing import TypeAlias
+
+Pattern: TypeAlias = "str | re.Pattern[str]"
+
+_REGEX = "re:"  # leads a regular expression where a pattern is text
+_WILD = frozenset("*?[")
+
+
+def matches(pattern: Pattern, name: str) -> bool:
+    """A glob fits the whole name, and its `*` crosses dots; a regular expression is searched for in it.
+
+    >>> matches("layer?.*.weight", "layer1.0.conv1.weight"), matches(re.compile("conv[12]"), "0.conv1.weight")
+    (True, True)
+    """
+    if isinstance(pattern, str):
+        return fnmatchcase(name, pattern)
+    return pattern.search(name) is not None
+
+
+def check(pattern: object, what: str) -> None:
+    """
+    Raises:
+        TypeError: neither a str nor a re.Pattern of str.
+        ValueError: an empty glob, or one whose [ is never closed.
+    """
+    if isinstance(pattern, re.Pattern):
+        if not isinstance(pattern.pattern, str):
+            raise TypeError(f"{what} must be a regular expression on str, not on bytes: {pattern.pattern!r}")
+        return
+    if not isinstance(pattern, str):
+        raise TypeError(f"{what} must be a str (a glob) or a re.Pattern, not {pattern!r}")
+    if not pattern:
+        raise ValueError(f"{what} is an empty pattern, which no name fits; '*' fits all")
+    rest = re.sub(r"\[!?\]?[^\]]*\]", "", pattern)
+    if "[" in rest:
+        raise ValueError(f"{what} {pattern!r}: its '[' is never closed; write [[] for the character itself")
+
+
+def parse(text: str, what: str) -> Pattern:
+    """A glob, or after "re:" a regular expression.
+
+    Raises:
+        ValueError: what is no pattern.
+
+    >>> parse("re:^blocks", "name"), parse("blocks.*", "name")
+    (re.compile('^blocks'), 'blocks.*')
+    """
+    if text.startswith(_REGEX):
+        try:
+            return re.compile(text.removeprefix(_REGEX))
+        except re.error as error:
+            raise ValueError(f"{what} {text!r} is no regular expression: {error}") from error
+    check(text, what)
+    return text
+
+
+def text_of(pattern: Pattern) -> str:
+    """What parse() makes the pattern of."""
+    return pattern if isinstance(pattern, str) else _REGEX + pattern.pattern
+
+
+def is_exact(pattern: str) -> bool:
+    """Whether a glob is a name without wildcards."""
+    return _WILD.isdisjoint(pattern)
+
+
+def compiled(glob: str) -> re.Pattern[str]:
+    """A glob as the regular expression that matches() uses for it."""
+    return re.compile(translate(glob))

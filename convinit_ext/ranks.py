@@ -1,0 +1,39 @@
+"""What the processes of a job must agree on. The one place that communicates, and only when asked."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+
+def check_same_seed(seed: int) -> None:
+    """Compares the seeds of all processes of the default process group, if there is one.
+
+    Every process must call it. One small object of each goes to all.
+
+    Raises:
+        ValueError: on every process, where the seeds differ; it says who has which.
+
+    >>> check_same_seed(7)  # no process group: nobody to disagree with
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    seeds: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(seeds, seed)
+    if len(set(seeds)) == 1:
+        return
+    ranks = {
+        each: [rank for rank, other in enumerate(seeds) if other == each] for each in dict.fromkeys(seeds)
+    }
+    listed = "; ".join(f"{each} on rank{'s' * (len(who) > 1)} {_listed(who)}" for each, who in ranks.items())
+    raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
+
+
+def _listed(ranks: list[int]) -> str:
+    """The first few of them.
+
+    >>> _listed(list(range(12)))
+    '0, 1, 2, 3, 4, 5, 6, 7 and 4 more'
+    """
+    shown = 8
+    more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
+    return ", ".join(map(str, ranks[:shown])) + more

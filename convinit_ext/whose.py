@@ -1,0 +1,252 @@
+"""Whose memory a tensor is: which parameter or buffer of a model, and which part of it.
+
+Found by storage, so that `.data`, views and slices are found too. What a part's key is called is said here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from convinit_ext import keys, walk
+from convinit_ext.boxes import local_of
+from convinit_ext.ops import Box
+
+Region: TypeAlias = tuple[object, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Named:
+    """A parameter or buffer, its name, and how often it was filled: all of it, and each region since then.
+
+    Args:
+        name: its canonical name.
+        tensor: the parameter itself.
+        words: of its first fill, as the engine takes them, [1, 2].
+    """
+
+    name: str
+    tensor: Tensor
+    words: Tensor
+    num_rounds: int = 0
+    num_fills: dict[Region, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    """A tensor as a part of a named one.
+
+    Args:
+        named: what it is a part of.
+        region: which part; empty where it is all of it, seen in any way.
+        box: its place in the row-major order of the named one; None where it is seen as the named one is,
+            and where no box describes it.
+        words_are_own: no box describes it.
+        is_dtensor: the named one is a DTensor, and this it or its local tensor.
+    """
+
+    named: Named
+    region: Region
+    box: Box | None
+    words_are_own: bool = False
+    is_dtensor: bool = False
+
+    def number(self) -> int:
+        """How many fills of this part there were."""
+        named = self.named
+        if self.region:
+            return named.num_rounds + named.num_fills.get(self.region, 0)
+        return named.num_rounds + max(named.num_fills.values(), default=0)
+
+    def count(self) -> None:
+        """One more fill of this part."""
+        named = self.named
+        if self.region:
+            named.num_fills[self.region] = named.num_fills.get(self.region, 0) + 1
+        else:
+            named.num_rounds = self.number() + 1
+            named.num_fills.clear()
+
+    def key_name(self, alone: bool = False) -> str:
+        """The name of the next fill's key.
+
+        Args:
+            alone: the values are of this part by itself: no box of the whole's values.
+        """
+        name, number = self.named.name, self.number()
+        if self.region and (alone or self.words_are_own):
+            name += "[" + ",".join(map(str, self.region)) + "]"
+        return f"{name}#{number}" if number else name
+
+    def words(self, seed: int) -> Tensor:
+        """The key of the next fill as the engine takes it, [1, 2]; that of a first fill is at hand."""
+        name = self.key_name()
+        return self.named.words if name is self.named.name else keys.of_names(seed, [name])
+
+
+class Owners:
+    """The parameters and buffers of a model by their storage. Read again when the model has changed.
+
+    Args:
+        model: any module. Lazy parameters are found once they have memory.
+        seed: of the keys.
+
+    Raises:
+        ValueError: two parameters that share a canonical name.
+    """
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self._model = model
+        self._seed = seed
+        self._named: dict[str, Named] = {}
+        self._read()
+
+    def owned(self, tensor: Tensor) -> Owned | None:
+        """The tensor as a part of the model; None where it is none."""
+        known = self._by_object.get(id(tensor))
+        if known is not None:
+            return known[1]
+        owned = self._find(tensor)
+        if owned is None and self._state() != self._last_state:
+            self._read()
+            owned = self._find(tensor)
+        return owned
+
+    def _find(self, tensor: Tensor) -> Owned | None:
+        memory = local_of(tensor)
+        storage = _storage(memory)
+        for named in self._by_storage.get(storage, ()):
+            owner = local_of(named.tensor)
+            if _storage(owner) != storage:  # it has moved, and this memory is another's now
+                continue
+            is_dtensor = owner is not named.tensor
+            if _is_seen_alike(memory, owner):
+                return Owned(named, (), None, is_dtensor=is_dtensor)
+            if not is_dtensor and _is_inside(memory, owner):
+                return _part_of(named, memory, owner)
+        return None
+
+    def _read(self) -> None:
+        """Names are given by the model's present state; counts of names that were there go on."""
+        nodes = list(walk.modules(self._model))
+        found = walk.parameters(nodes, lazy=True)
+        found += [held for held in walk.buffers(nodes) if _is_float(held.tensor)]
+        names = [keys.canonical_name(held.name) for held in found]
+        words = [] if not names else list(torch.split(keys.of_names(self._seed, names), 1))
+        self._by_storage: dict[int, list[Named]] = {}
+        self._by_object: dict[int, tuple[Tensor, Owned]] = {}  # it is held, so that its id stays its own
+        for held, name, row in zip(found, names, words, strict=True):
+            self._add(held.tensor, name, row)
+        self._modules = [node.module for node in nodes]
+        self._last_state = self._state()
+
+    def _add(self, tensor: Tensor, name: str, words: Tensor) -> None:
+        owned = None if tensor.is_meta else self._find(tensor)  # tied: it has a name
+        if owned is None:
+            named = self._named.setdefault(name, Named(name, tensor, words))
+            named.tensor = tensor
+            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
+            owned = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
+        self._by_object[id(tensor)] = tensor, owned
+
+    def _state(self) -> list[int]:
+        """Other numbers once a module or tensor is added, replaced or moved. It is asked for every tensor
+        that is not the model's, so it has to be quick.
+        """
+        modules = self._modules
+        children = [id(child) for module in modules for child in module._modules.values()]
+        tensors = [
+            tensor
+            for module in modules
+            for held in (module._parameters, module._buffers)
+            for tensor in held.values()
+            if tensor is not None
+        ]
+        return children + [id(tensor) for tensor in tensors] + [_storage(tensor) for tensor in tensors]
+
+
+def _is_float(buffer: Tensor) -> bool:
+    return not is_lazy(buffer) and buffer.is_floating_point()
+
+
+def _storage(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def _is_seen_alike(view: Tensor, whole: Tensor) -> bool:
+    return (
+        view.storage_offset() == whole.storage_offset()
+        and view.shape == whole.shape
+        and view.stride() == whole.stride()
+        and view.dtype == whole.dtype
+    )
+
+
+def _is_inside(view: Tensor, whole: Tensor) -> bool:
+    start, end = walk.span(view)
+    first, last = walk.span(whole)
+    return first <= start and end <= last
+
+
+def _part_of(named: Named, view: Tensor, whole: Tensor) -> Owned:
+    box = box_in(view, whole)
+    if box is None:
+        place = view.storage_offset() - whole.storage_offset(), tuple(view.shape), view.stride()
+        return Owned(named, ("memory", view.dtype, *place), None, words_are_own=True)
+    is_all = view.numel() == whole.numel()
+    return Owned(named, () if is_all else (box.start, tuple(view.shape), box.strides), box)
+
+
+def box_in(view: Tensor, whole: Tensor) -> Box | None:
+    """Where a view's elements are in the row-major order of the tensor that it is a view of.
+
+    Args:
+        view: a view inside `whole`.
+        whole: of any strides.
+
+    Returns:
+        The box, None where there is none: views of another dtype, and views with a dimension that runs over
+        several of a `whole` that is not contiguous.
+
+    >>> weight = torch.empty(6, 4)
+    >>> box_in(weight[2:4], weight)
+    Box(start=8, strides=(4, 1))
+    """
+    if view.dtype != whole.dtype:
+        return None
+    offset = int(view.storage_offset() - whole.storage_offset())
+    if whole.is_contiguous():  # memory is in row-major order
+        return Box(offset, tuple(view.stride()))
+    start = _steps(offset, whole)
+    moves = [
+        _steps(stride if size > 1 else 0, whole)
+        for size, stride in zip(view.shape, view.stride(), strict=True)
+    ]
+    corner = [
+        first + sum((size - 1) * move[dim] for size, move in zip(view.shape, moves, strict=True))
+        for dim, first in enumerate(start)
+    ]
+    if any(place >= size for place, size in zip(corner, whole.shape, strict=True)):
+        return None
+    row_major = [math.prod(whole.shape[dim + 1 :]) for dim in range(whole.dim())]
+    return Box(_dot(start, row_major), tuple(_dot(move, row_major) for move in moves))
+
+
+def _steps(distance: int, whole: Tensor) -> list[int]:
+    """How far to go along each dimension to move so far in memory; too far where that cannot be."""
+    steps = [0] * whole.dim()
+    for dim in sorted(range(whole.dim()), key=whole.stride, reverse=True):
+        if whole.shape[dim] > 1 and whole.stride(dim) > 0:
+            steps[dim], distance = divmod(distance, whole.stride(dim))
+    return [*whole.shape] if distance else steps
+
+
+def _dot(left: Sequence[int], right: Sequence[int]) -> int:
+    return sum(a * b for a, b in zip(left, right, strict=True))

@@ -1,0 +1,24 @@
+"""Python scripts in processes of their own, alone or by torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def run_script(script: Path, num_processes: int | None = None) -> str:
+    """What the script prints; AssertionError with everything it said if it failed."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes))
+    result = subprocess.run(
+        [sys.executable, *(launcher if num_processes else ()), str(script)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout

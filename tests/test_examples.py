@@ -1,0 +1,32 @@
+"""The examples run, and say what they promise."""
+
+from __future__ import annotations
+
+import pytest
+from processes import TESTS, run_script
+
+EXAMPLES = TESTS.parent / "examples"
+
+
+def test_same_weights_anywhere():
+    assert run_script(EXAMPLES / "same_weights_anywhere.py").count("True") == 3
+
+
+def test_shards_that_differ():
+    printed = run_script(EXAMPLES / "shards_that_differ.py", 2)
+    assert "convinit_ext:  the two processes have the same values: False, matrix of rank 128" in printed
+    assert "the same as in one process: True" in printed
+    assert "whether rows or columns are cut: True" in printed
+
+
+def test_fsdp_and_tp():
+    printed = run_script(EXAMPLES / "fsdp_and_tp.py", 4)
+    assert "2,104,320 elements, of which this process holds 526,848" in printed
+    assert "the same weights as in one process: True" in printed
+
+
+def test_digits_start_with_the_same_loss_on_any_number_of_processes():
+    pytest.importorskip("sklearn")
+    first = [run_script(EXAMPLES / "digits.py", size).splitlines()[0] for size in (1, 4)]
+    losses = [float(line.split()[-1]) for line in first]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-6), first
