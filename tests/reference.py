@@ -189,7 +189,7 @@ def round_bfloat16(values):
 
 
 def round_float8(values, mantissa, smallest_exponent, largest, beyond):
-    """float32 to the nearest float8, ties to even, as float32."""
+    """float32 to the nearest float8, ties to even, as float32: multiples of a power of two."""
     exact = np.asarray(values, np.float64)
     exponent = np.maximum(np.frexp(exact)[1] - 1, smallest_exponent)
     rounded = np.ldexp(np.rint(np.ldexp(exact, mantissa - exponent)), exponent - mantissa)
