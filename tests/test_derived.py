@@ -203,7 +203,8 @@ def test_rules_fit_the_plain_weight_and_parts_only_by_their_own_names(device):
     assert torch.equal(v, expected(v, f"0.{part}1", 1))
     init_model_(model, 1, [DRAWN])  # fits everything: the magnitude stays what it means
     assert torch.equal(model.get_parameter(f"0.{part}0").detach(), torch.norm_except_dim(v, 2, 0))
-    assert not model.get_parameter(f"0.{part}0").eq(2).any()
+    init_model_(model, 1, [Rule(Uniform(-0.5, 0.25), name="0.*"), DRAWN])  # so does this, by both names
+    assert torch.equal(model.get_parameter(f"0.{part}0").detach(), torch.norm_except_dim(v, 2, 0))
     init_model_(model, 1, [Rule(Constant(2.0), name="*original0"), DRAWN])
     assert model.get_parameter(f"0.{part}0").eq(2).all()
     init_model_(model, 2, only="0.weight")
