@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed import is_available
 
-from convinit_ext.ops import Box
+from convinit_ext.ops import Box, increment_version
 
 # Indices of one dimension of the logical tensor, in the order of the local one: ranges, one after the other.
 Runs: TypeAlias = tuple[range, ...]
@@ -206,6 +206,15 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
         check_shard(shard)
         local, runs = tensor, shard.runs(tensor.shape)
     return list(_cut(local, runs)) if local.numel() else []
+
+
+def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> None:
+    """Copies from the whole logical tensor what this one holds of it; not recorded by autograd."""
+    with torch.no_grad():
+        for part in parts(tensor, shard):
+            part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
+    if is_dtensor(tensor):
+        increment_version(tensor)
 
 
 def without(part: Part, row: int) -> tuple[list[Part], Part | None]:

@@ -13,6 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from convinit_ext.boxes import copy_whole_, is_dtensor
+
 
 @dataclass(frozen=True, slots=True)
 class CopyFrom:
@@ -47,7 +49,7 @@ class Preset:
         tensor: of the parameter's shape. It is read when everything that is drawn has been, and not changed.
 
     Raises:
-        TypeError: not a tensor.
+        TypeError: not a tensor, or a DTensor.
         ValueError: a tensor on the meta device, which has no values.
 
     >>> str(Preset(torch.eye(2)))
@@ -61,13 +63,15 @@ class Preset:
             raise TypeError(f"Preset needs a tensor, not {type(self.tensor).__name__}")
         if self.tensor.is_meta:
             raise ValueError("Preset needs a tensor that has values, not one on the meta device")
+        if is_dtensor(self.tensor):
+            raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
     def check(self, tensor: Tensor, source: Tensor | None) -> None:
         if self.tensor.shape != tensor.shape:
             raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
 
     def write_(self, memory: Tensor, source: Tensor | None) -> None:
-        memory.copy_(self.tensor.detach())
+        copy_whole_(memory, self.tensor.detach())
 
     def __str__(self) -> str:
         return "preset"

@@ -9,11 +9,10 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext.boxes import Shard, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.boxes import Shard, copy_whole_, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
 from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
-from convinit_ext.ops import increment_version
 
 
 def orthogonal_(
@@ -57,7 +56,7 @@ def orthogonal_(
         return tensor
     matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), generator, key, shard)
     with torch.no_grad():
-        _copy_parts(matrix.mul_(gain).reshape(shape), tensor, shard)
+        copy_whole_(tensor, matrix.mul_(gain).reshape(shape), shard)
     return tensor
 
 
@@ -105,16 +104,8 @@ def delta_orthogonal_(
     with torch.no_grad():
         whole = matrix.new_zeros(shape)
         whole[centre] = matrix.mul_(gain)
-        _copy_parts(whole, tensor, shard)
+        copy_whole_(tensor, whole, shard)
     return tensor
-
-
-def _copy_parts(whole: Tensor, tensor: Tensor, shard: Shard | None) -> None:
-    """Of the whole, what this tensor holds."""
-    for part in parts(tensor, shard):
-        part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
-    if is_dtensor(tensor):
-        increment_version(tensor)
 
 
 def _orthogonal_matrix(

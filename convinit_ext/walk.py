@@ -158,7 +158,8 @@ def canonical(name: str) -> str:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
-    return tensor.layout is torch.strided and not (tensor.is_nested or is_traceable_wrapper_subclass(tensor))
+    local = local_of(tensor)
+    return local.layout is torch.strided and not (local.is_nested or is_traceable_wrapper_subclass(local))
 
 
 def tied(held: list[Held]) -> list[list[Held]]:

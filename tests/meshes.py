@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -27,6 +28,7 @@ def every_rank(mesh_shape: tuple[int, ...]) -> Iterator[DeviceMesh]:
             yield init_device_mesh("cpu", mesh_shape)
         finally:
             dist.destroy_process_group()
+            _clear_sharding_prop_cache()  # what PyTorch remembers of operations has this rank's mesh in it
 
 
 def placements(mesh_shape: tuple[int, ...], dims: int = 2) -> list[tuple[Placement, ...]]:

@@ -186,7 +186,10 @@ def test_constant_is_the_rounded_value(value: float, dtype: torch.dtype) -> None
     tensor = torch.empty(37, dtype=dtype)
     ops.fill_([tensor], KEYS, [Constant(value)])
     precise = torch.full((37,), value, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    assert_same_bits(tensor, precise.to(dtype))
+    rounded = precise.to(dtype)
+    if dtype == torch.float8_e4m3fn and value > 448:  # before 2.13 PyTorch's CPU made NaN of it
+        rounded = torch.full_like(precise, 448).to(dtype)
+    assert_same_bits(tensor, rounded)
 
 
 def refused() -> list[tuple[str, torch.Tensor, type[Exception], str]]:

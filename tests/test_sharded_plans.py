@@ -1,0 +1,122 @@
+"""init_model_ on models whose parameters are DTensors: rules of every kind, on every rank of a mesh."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from filling import assert_same_bits
+from meshes import every_rank
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.distributed.tensor import Shard as Cut
+from torch.nn.utils.parametrizations import weight_norm
+
+from convinit_ext import Constant, Normal, init_model_, plan_model
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
+
+CUTS = [Cut(0), Cut(1)]
+
+
+def build() -> nn.Module:
+    model = nn.Module()
+    model.first = nn.Linear(7, 5)
+    model.second = nn.Linear(7, 5)
+    model.table = nn.Embedding(9, 4, padding_idx=6)
+    return model
+
+
+def sharded(mesh, model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for leaf, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                cuts = [cut if cut.dim < parameter.ndim else Cut(0) for cut in CUTS]
+                cut = distribute_tensor(parameter.detach(), mesh, cuts, src_data_rank=None)
+                setattr(module, leaf, nn.Parameter(cut))
+    return model
+
+
+def assert_is_part_of(model: nn.Module, whole: nn.Module) -> None:
+    for name, expected in whole.named_parameters():
+        parameter = model.get_parameter(name)
+        part = distribute_tensor(
+            expected.detach(), parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        assert_same_bits(parameter.to_local(), part.to_local(), name)
+
+
+RECIPE = [
+    Rule(CopyFrom("first.weight"), name="second.weight"),
+    Rule(Preset(torch.arange(5.0)), name="first.bias"),
+    *TORCH,
+]
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_copies_presets_and_padding_rows(meta, dtype):
+    whole = build()
+    init_model_(whole, 3, RECIPE, dtype=dtype)
+    assert torch.equal(whole.first.weight, whole.second.weight)
+    for mesh in every_rank((2, 3)):
+        with torch.device("meta" if meta else "cpu"):
+            model = sharded(mesh, build())
+        report = init_model_(model, 3, RECIPE, dtype=dtype)
+        assert_is_part_of(model, whole)
+        assert report.num_elements == 7 * 5 * 2 + 5 * 2 + 9 * 4
+        assert report.num_bytes == sum(p.to_local().nbytes for p in model.parameters())
+
+
+def test_a_plan_runs_again_and_a_part_alone():
+    whole = build()
+    init_model_(whole, 5)
+    init_model_(whole, 6, only="first")
+    for mesh in every_rank((4,)):
+        model = build()
+        for leaf in ("weight", "bias"):
+            for layer in (model.first, model.second):
+                cut = distribute_tensor(getattr(layer, leaf).detach(), mesh, [Cut(0)], src_data_rank=None)
+                setattr(layer, leaf, nn.Parameter(cut))
+        plan = plan_model(model, 4)
+        plan.run()
+        plan.run(seed=5)
+        init_model_(model, 6, only="first")
+        for name in ("first", "second"):
+            assert_is_part_of(getattr(model, name), getattr(whole, name))
+
+
+def test_what_needs_a_whole_tensor_is_refused_before_anything_is_written():
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 4)))
+        v = model[1].parametrizations.weight.original1
+        cut = nn.Parameter(distribute_tensor(v.detach(), mesh, [Cut(0)], src_data_rank=None))
+        model[1].parametrizations.weight.original1 = cut
+        before = model[0].weight.clone()
+        with pytest.raises(ValueError, match=r"original0.*needs the whole of a tensor that is a DTensor"):
+            init_model_(model, 0)
+        assert torch.equal(model[0].weight, before)
+
+
+def test_wrong_placements_and_presets_are_named():
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        before = model[0].weight.clone()
+        partial = DTensor.from_local(torch.zeros(4, 4), mesh, [Partial()], run_check=False)
+        model[1].weight = nn.Parameter(partial)
+        with pytest.raises(RuntimeError, match=r"parameter '1\.weight': a DTensor with placement Partial"):
+            init_model_(model, 0)
+        assert torch.equal(model[0].weight, before)
+        with pytest.raises(TypeError, match="Preset needs the whole tensor"):
+            Preset(distribute_tensor(torch.zeros(4), mesh, [Cut(0)], src_data_rank=None))
+
+
+def test_a_tied_dtensor_is_filled_once_and_stays_tied():
+    for mesh in every_rank((2,)):
+        for device in ("cpu", "meta"):
+            with torch.device(device):
+                model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
+                weight = distribute_tensor(torch.zeros(8, 4), mesh, [Cut(0)], src_data_rank=None)
+            model[0].weight = model[1].weight = nn.Parameter(weight)
+            report = init_model_(model, 2, [Rule(Normal(), name="0.weight"), Rule(Constant(1.0))])
+            assert [row.name for row in report.rows] == ["0.weight"]
+            assert model[0].weight is model[1].weight
+            assert model[0].weight.to_local().std() > 0.2
