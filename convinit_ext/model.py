@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from convinit_ext.selection import Selectors
 
 if TYPE_CHECKING:
     from convinit_ext.buffers import BufferRow
+    from convinit_ext.distributions import Distribution
+    from convinit_ext.walk import Held
 
 _MEMORY_FACTS = Path("/proc/meminfo")  # Linux; elsewhere memory is not checked
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # as a container sees its own
@@ -136,7 +138,7 @@ class ModelPlan:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._seen = _signature(plan)
+        self._remember()
         self.report = _report(plan, plan.seed, 0.0, dry=True)
 
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
@@ -153,34 +155,74 @@ class ModelPlan:
         """
         started = time.perf_counter()
         checked = self._plan.seed if seed is None else Key(seed, "seed").seed
-        changed = [
-            name
-            for (name, *before), (_, *now) in zip(self._seen, _signature(self._plan), strict=True)
-            if before != now
-        ]
+        changed = [seen.path for seen in self._seen if seen.has_changed()]
         if changed:
             raise RuntimeError(
                 f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
                 f"{changed[0]!r} first: their place, shape, dtype or device; plan it again"
             )
-        run(self._plan, checked, progress)
-        self._seen = _signature(self._plan)
+        if self._whole is not None and not progress:
+            self._whole.fill(checked)
+        else:
+            run(self._plan, checked, progress)
+            self._remember()
         return Report(self.report.rows, time.perf_counter() - started, checked, self._plan.recipe)
+
+    def _remember(self) -> None:
+        plan = self._plan
+        held = (*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers))
+        self._seen = [_Seen.of(each) for each in held]
+        self._whole = None if plan.buffers else _Whole.of(plan.rows)
 
     def __str__(self) -> str:
         return str(self.report)
 
 
-def _signature(plan: Plan) -> list[tuple[object, ...]]:
-    """What must still hold of each tensor when the plan runs: where it is held, and what it is."""
-    seen: list[tuple[object, ...]] = []
-    for held in (*(held for row in plan.rows for held in row.held), *(row.held for row in plan.buffers)):
+class _Seen(NamedTuple):
+    """What must still hold of a tensor when its plan runs: where it is held, and what it is."""
+
+    path: str
+    tensor: Tensor
+    holders: list[tuple[Mapping[str, Tensor | None], str]]
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(held: Held) -> _Seen:
         tensor = held.tensor
-        there = all(
-            module._parameters.get(leaf, module._buffers.get(leaf)) is tensor for module, leaf in held.places
+        holders: list[tuple[Mapping[str, Tensor | None], str]] = [
+            (module._parameters if leaf in module._parameters else module._buffers, leaf)
+            for module, leaf in held.places
+        ]
+        return _Seen(held.path, tensor, holders, tensor.shape, tensor.dtype, tensor.device)
+
+    def has_changed(self) -> bool:
+        tensor = self.tensor
+        if tensor.shape != self.shape or tensor.dtype != self.dtype or tensor.device != self.device:
+            return True
+        return any(holder.get(leaf) is not tensor for holder, leaf in self.holders)
+
+
+class _Whole(NamedTuple):
+    """The one call that a plan comes down to where all it does is to fill parameters that have memory."""
+
+    tensors: list[Tensor]
+    names: list[str]
+    distributions: list[Distribution]
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> _Whole | None:
+        if any(
+            row.fresh or row.derived or row.zero_row is not None or is_dtensor(row.tensor) for row in rows
+        ):
+            return None
+        return _Whole(
+            [row.tensor for row in rows], [row.key for row in rows], [row.distribution for row in rows]
         )
-        seen.append((held.path, there, tensor.shape, tensor.dtype, tensor.device))
-    return seen
+
+    def fill(self, seed: int) -> None:
+        ops.fill_(self.tensors, keys.of_names(seed, self.names), self.distributions)
 
 
 def run(plan: Plan, seed: int, progress: bool = False) -> None:
