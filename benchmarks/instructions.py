@@ -13,7 +13,7 @@ import subprocess
 
 import convinit_ext._C as _C
 
-GROUP = {"avx512": 64, "avx2": 32}  # float32 elements a turn of the loop; half of it for float64
+GROUP = {"avx512": 128, "avx2": 64}  # float32 elements a turn of the loop; half of it for float64
 REGISTER = {"avx512": "zmm", "avx2": "ymm"}
 FUNCTION = re.compile(
     r"<(?:void )?convinit::(avx512|avx2)::generate<convinit::\1::(\w+), (?:convinit::)?(\w+)>"
