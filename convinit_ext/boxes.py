@@ -260,57 +260,80 @@ def _placed(runs: Runs) -> list[tuple[int, range]]:
 def _runs_of_dtensor(tensor: Tensor) -> tuple[Runs, ...]:
     spec: Any = tensor._spec  # type: ignore[attr-defined]
     coordinate = spec.mesh.get_coordinate()
-    sizes = tuple(tensor.shape)
-    local = tuple(local_of(tensor).shape)
+    sizes, local = tuple(tensor.shape), tuple(local_of(tensor).shape)
     if coordinate is None:  # this rank is outside the mesh
         return tuple((range(0),) for _ in sizes)
-    order = getattr(spec, "shard_order", None)
     mesh_shape = tuple(spec.mesh.shape)
     for placement, num_ranks in zip(spec.placements, mesh_shape, strict=True):
         _check_placement(placement, num_ranks)
-    runs = tuple(
-        _runs_of_dim(size, dim, spec.placements, mesh_shape, tuple(coordinate), _order(order, dim))
-        for dim, size in enumerate(sizes)
-    )
-    owned = tuple(sum(map(len, each)) for each in runs)
-    if owned != local and not (0 in owned and 0 in local):
-        raise RuntimeError(
-            f"a DTensor of shape {list(sizes)} with placements {spec.placements} has a local tensor of shape "
-            f"{list(local)} here, where its placements say {list(owned)}"
+    found = []
+    for dim, (size, own) in enumerate(zip(sizes, local, strict=True)):
+        cuts = tuple(
+            Cut(num_ranks, place, getattr(placement, "split_factor", 1))
+            for placement, num_ranks, place in _axes(spec, dim, mesh_shape, coordinate)
         )
-    return runs
+        found.append(_runs_of_dim(size, cuts, None if 0 in local else own))
+    return tuple(found)
 
 
-def _order(order: Any, dim: int) -> tuple[int, ...] | None:
-    """The mesh axes that cut a dimension, in their order, where PyTorch keeps one of its own."""
-    for entry in order or ():
+def _axes(
+    spec: Any, dim: int, mesh_shape: tuple[int, ...], coordinate: Sequence[int]
+) -> Iterator[tuple[Any, int, int]]:
+    """The placements that cut a dimension, with the size of their mesh axis and this rank's place on it."""
+    order: Sequence[int] = range(len(mesh_shape))
+    for entry in getattr(spec, "shard_order", None) or ():  # where PyTorch keeps an order of its own
         if entry.tensor_dim == dim:
-            return tuple(entry.mesh_dims)
-    return None
+            order = entry.mesh_dims
+    for axis in order:
+        if getattr(spec.placements[axis], "dim", None) == dim:
+            yield spec.placements[axis], mesh_shape[axis], coordinate[axis]
+
+
+class Cut(NamedTuple):
+    """One placement of a dimension: among how many ranks, which of them, and how finely it is strided."""
+
+    num_ranks: int
+    place: int
+    split_factor: int
 
 
 @lru_cache(maxsize=4096)
-def _runs_of_dim(
-    size: int,
-    dim: int,
-    placements: tuple[Any, ...],
-    mesh_shape: tuple[int, ...],
-    coordinate: tuple[int, ...],
-    order: tuple[int, ...] | None,
-) -> Runs:
-    """What a rank owns of one dimension: placements from left to right, each cuts what is left."""
+def _runs_of_dim(size: int, cuts: tuple[Cut, ...], own: int | None) -> Runs:
+    """What a rank owns of one dimension; `own` is the size of what it has, None where that tells nothing.
+
+    A strided shard is one of two things. FSDP2 makes it where tensor parallelism cut first, on a later axis:
+    then all are plain cuts, in another order. By itself it is one chunk of each of its parts.
+    """
+    readings = [read(size, cuts) for read in (_reordered, _literal)]
+    for runs in readings:
+        if runs is not None and own in (None, sum(map(len, runs))):
+            return runs
+    raise RuntimeError(
+        f"a DTensor's dimension of size {size} has a local size of {own}, which its cuts do not give: {cuts}"
+    )
+
+
+def _reordered(size: int, cuts: tuple[Cut, ...]) -> Runs | None:
+    """The split factor of a cut counts the ranks of the later axes that cut before it."""
+    order: list[Cut] = []
+    for cut in reversed(cuts):
+        before = itertools.accumulate((each.num_ranks for each in order), operator.mul, initial=1)
+        place = next((at for at, count in enumerate(before) if count == cut.split_factor), None)
+        if place is None:
+            return None
+        order.insert(place, cut)
     runs: Runs = (range(size),)
-    for axis in order or range(len(placements)):
-        placement, num_ranks = placements[axis], mesh_shape[axis]
-        if getattr(placement, "dim", None) != dim:
-            continue
-        # A strided shard is what a later, finer cut leaves of an earlier one: one chunk of each of its parts.
-        parts = getattr(placement, "split_factor", 1)
-        runs = _joined(
-            run
-            for part in range(parts)
-            for run in _chunk(_chunk(runs, parts, part), num_ranks, coordinate[axis])
-        )
+    for cut in order:
+        runs = _chunk(runs, cut.num_ranks, cut.place)
+    return _joined(runs)
+
+
+def _literal(size: int, cuts: tuple[Cut, ...]) -> Runs:
+    """From left to right, each cuts what is left."""
+    runs: Runs = (range(size),)
+    for cut in cuts:
+        parts = (_chunk(runs, cut.split_factor, part) for part in range(cut.split_factor))
+        runs = _joined(run for part in parts for run in _chunk(part, cut.num_ranks, cut.place))
     return runs
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from meshes import MESHES, every_rank, placements
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
 from convinit_ext import Shard
 from convinit_ext.boxes import Part, logical_shape, parts, without
@@ -48,6 +52,29 @@ def test_a_dtensor_of_many_dimensions():
         for dims in ((0, 1), (3, 2), (1, 1), (2, 2)):
             tensor = distribute_tensor(full, mesh, [Cut(dim) for dim in dims], src_data_rank=None)
             assert_parts_hold_their_indices(parts(tensor), full.shape, tensor.to_local())
+
+
+@pytest.mark.parametrize("mesh_shape", [(2, 2), (4, 2), (3, 2), (3, 4), (2, 2, 2)], ids=str)
+def test_uneven_rows_under_fsdp_and_tensor_parallelism(mesh_shape):
+    """FSDP2 cuts what tensor parallelism left: the later axis first, and each cut is a torch.chunk."""
+    for mesh in every_rank(mesh_shape):
+        named = DeviceMesh("cpu", mesh.mesh, mesh_dim_names=("dp", "cp", "tp")[-len(mesh_shape) :])
+        data, tensor_parallel = named[named.mesh_dim_names[:-1]], named["tp"]
+        for size in (7, 8, 9, 13, 17, 27):
+            model = nn.Sequential(nn.Linear(4, size, bias=False))
+            with torch.no_grad():
+                model[0].weight.copy_(torch.arange(4 * size).view(size, 4))
+            parallelize_module(model[0], tensor_parallel, ColwiseParallel(), src_data_rank=None)
+            if len(mesh_shape) == 2:
+                fully_shard(model, mesh=data)
+            else:
+                fully_shard(model, mesh=named["cp"])
+            weight = model[0].weight
+            assert_parts_hold_their_indices(
+                [part._replace(tensor=part.tensor.long()) for part in parts(weight)],
+                (size, 4),
+                weight.to_local(),
+            )
 
 
 def test_contiguous_shards_are_one_part():
