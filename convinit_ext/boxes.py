@@ -5,6 +5,7 @@ Arithmetic on indices alone: no communication, no process group, no device. Noth
 
 from __future__ import annotations
 
+import enum
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
@@ -234,6 +235,25 @@ def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
 def home_of(tensor: Tensor) -> torch.device:
     """Where a meta tensor's memory goes if nobody says: the kind of device of a DTensor's mesh; the CPU."""
     return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
+
+
+class FsdpState(enum.Enum):
+    """Of a module that fully_shard was called on: as it was made, after its first run, or gathered."""
+
+    NEW, RUN, GATHERED = range(3)
+
+
+def fsdp_state(module: object) -> FsdpState | None:
+    """None for any other module. Read off FSDP2's own records, for want of a public question."""
+    if not hasattr(type(module), "reshard") or not hasattr(module, "_get_fsdp_state"):
+        return None
+    state: Any = module._get_fsdp_state()
+    groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+    groups = [group for group in groups if group is not None]
+    if not all(getattr(group, "is_sharded", True) for group in groups):
+        return FsdpState.GATHERED
+    has_run = any(getattr(group, "_reset_sharded_params", False) for group in groups)
+    return FsdpState.RUN if has_run else FsdpState.NEW
 
 
 def check_shard(shard: object) -> None:

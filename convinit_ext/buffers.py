@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import keys, offered, ops, parametrized, walk
+from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import Orthogonal, Preset
 from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.fill import check_places
 from convinit_ext.initialisers import Target, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import orthogonal_
@@ -111,6 +113,10 @@ def buffer_rows(
         if tensor.is_meta and start is None:
             lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+        if start is not None:
+            parametrized.check_settles(held)
+        if start is not None and not (tensor.is_meta or wanted != tensor.dtype):
+            _check_writable(held)
         if start is not None or tensor.is_meta or wanted != tensor.dtype:
             key = key_of(walk.canonical(held.name))
             rows.append(BufferRow(held, key, start, wanted, device if tensor.is_meta else tensor.device))
@@ -122,6 +128,17 @@ def buffer_rows(
             "before, or build the model on the CPU"
         )
     return tuple(rows)
+
+
+def _check_writable(held: Held) -> None:
+    if is_dtensor(held.tensor):
+        raise ValueError(f"buffer {held.path!r}: cannot fill a DTensor; assign its values")
+    if not walk.has_memory(held.tensor):
+        return  # PyTorch's own way to write it is all there is
+    try:
+        check_places(held.tensor)
+    except RuntimeError as error:
+        raise RuntimeError(f"buffer {held.path!r}: {error}") from error
 
 
 def _start(held: Held, rules: Sequence[Rule]) -> Start | None:

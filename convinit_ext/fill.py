@@ -22,6 +22,7 @@ from convinit_ext.ops import (
     HAS_CUDA,
     SMALL,
     SUPPORTED_DTYPES,
+    check_inference,
     check_supported,
     fill_one_,
     fill_small_,
@@ -48,6 +49,7 @@ def fill_(
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
         and 0 < tensor.numel() <= SMALL
+        and (distribution.kind != _UNIFORM or _bounds_fit(distribution, tensor.dtype))
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
@@ -57,6 +59,9 @@ def fill_(
         fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
     elif shard is not None or is_dtensor(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
+    elif not _bounds_fit(distribution, tensor.dtype):
+        # raises, and nothing was drawn
+        fill_one_(tensor, _no_words(), distribution.kind, distribution.params)
     elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         words = _drawn.words.random_(INT64_MIN, None)
@@ -81,6 +86,8 @@ def _fill_parts_(
     check_writable(local)
     if key is None and (local.is_meta or math.prod(shape) == 0):
         return
+    if not _bounds_fit(distribution, local.dtype):
+        fill_one_(local, _no_words(), distribution.kind, distribution.params)  # raises
     words = _words(local, generator, key, drawn_anyway=True).expand(len(held), 2).contiguous()
     fill_list_(
         [part.tensor for part in held],
@@ -108,6 +115,8 @@ def _is_plain_cuda(tensor: Tensor) -> bool:
     )
 
 
+_UNIFORM = 1  # Uniform.kind
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 _STRIDED = torch.strided
 _PLAIN = (Tensor, Parameter)
 
@@ -140,7 +149,20 @@ def _words(
         if not is_compiling():
             check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         return draw(generator, tensor)
+    return _no_words()
+
+
+def _no_words() -> Tensor:
     return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
+
+
+def _bounds_fit(distribution: Distribution, dtype: torch.dtype) -> bool:
+    """Whether the dtype holds a uniform's bounds, and their difference."""
+    if distribution.kind != _UNIFORM or dtype not in _LARGEST:
+        return True
+    low, high, *_ = distribution.params
+    largest = _LARGEST[dtype]
+    return -low <= largest and high <= largest and high - low <= largest
 
 
 def _check_generator(tensor: Tensor, generator: torch.Generator) -> None:
@@ -165,7 +187,15 @@ def _takes_words(tensor: Tensor) -> bool:
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
-    return torch._debug_has_internal_overlap(tensor) == 1  # 1: surely, 0: surely not, 2: nobody knows
+    known = torch._debug_has_internal_overlap(tensor)  # 1: surely, 0: surely not, 2: nobody knows
+    if known < 2:
+        return bool(known)
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < extent:
+            return _places_overlap(tensor)
+        extent += (size - 1) * stride
+    return False
 
 
 def is_surely_writable(tensor: Tensor) -> bool:
@@ -190,9 +220,19 @@ def check_writable(tensor: Tensor) -> None:
     if is_compiling():  # there is no memory to look at
         return
     check_supported([tensor])
+    check_places(tensor)
+
+
+def check_places(tensor: Tensor) -> None:
+    """The same but for the dtype, for buffers.
+
+    Raises:
+        RuntimeError: an inference tensor outside inference mode, no memory, elements that overlap.
+    """
+    check_inference(tensor)
     if tensor.numel() and not tensor.untyped_storage().size():
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    if torch._debug_has_internal_overlap(tensor) != 0 and _places_overlap(tensor):
+    if _overlaps_itself(tensor):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
             "location. Please clone() the tensor before performing the operation."

@@ -74,6 +74,8 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     >>> torch.equal(w, init.kaiming_normal_(torch.empty(4, 8), key=Key(0, "weight")))
     True
     """
+    if isinstance(seed, nn.Module):
+        raise TypeError("intercept takes one model; for two, put them into one module or nest the blocks")
     if model is not None and not isinstance(model, nn.Module):
         raise TypeError(
             f"intercept takes one model, an nn.Module, not a {type(model).__name__}; "

@@ -10,11 +10,12 @@ from convinit_ext.keys import canonical_name
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
-def key_names(names: Iterable[str], mapping: Names | None) -> dict[str, str]:
-    """The name that makes the key of each of these parameters.
+def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str] = ()) -> dict[str, str]:
+    """The name that makes the key of each of these parameters and buffers.
 
     Args:
-        names: canonical names.
+        names: canonical names of parameters.
+        buffers: those of buffers; few need a key, so a function may raise LookupError for them.
         mapping: a function of the name; or a dict of names and of prefixes ("layers.0" is one of
             "layers.0.weight", "" of every name; the longest counts), to what stands there instead.
 
@@ -25,15 +26,35 @@ def key_names(names: Iterable[str], mapping: Names | None) -> dict[str, str]:
     >>> key_names(["layers.0.weight", "layers.1.weight", "head.weight"], {"layers.0": "layers.8"})
     {'layers.0.weight': 'layers.8.weight', 'layers.1.weight': 'layers.1.weight', 'head.weight': 'head.weight'}
     """
+    names, buffers = list(names), list(buffers)
     if mapping is None:
-        return {name: name for name in names}
+        return {name: name for name in (*names, *buffers)}
     if isinstance(mapping, Mapping):
-        mapped = _by_prefix(names, mapping)
+        mapped = _by_prefix((*names, *buffers), mapping)
     elif callable(mapping):
-        mapped = {name: mapping(name) for name in names}
+        mapped = _by_function(names, buffers, mapping)
     else:
         raise TypeError(f"names must be a dict or a function of a name, not {type(mapping).__name__}")
     return _checked(mapped)
+
+
+def _by_function(names: list[str], buffers: list[str], function: Callable[[str], str]) -> dict[str, str]:
+    mapped: dict[str, str] = {}
+    for name in (*names, *buffers):
+        try:
+            mapped[name] = function(name)
+        except LookupError as error:
+            if name in buffers:
+                continue
+            raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
+    return mapped | {name: name for name in buffers if name not in mapped}
+
+
+def _canonical_prefix(prefix: str) -> str:
+    try:
+        return canonical_name(prefix.removesuffix("."))
+    except ValueError:  # nothing but wrappers: every name
+        return ""
 
 
 def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
@@ -41,7 +62,7 @@ def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, st
     for prefix, other in mapping.items():
         if not (isinstance(prefix, str) and isinstance(other, str)):
             raise TypeError(f"names must map str to str, and does not: {prefix!r}: {other!r}")
-        prefixes[prefix.removesuffix(".")] = other.removesuffix(".")
+        prefixes[_canonical_prefix(prefix)] = other.removesuffix(".")
     unused, mapped = set(prefixes), {}
     for name in names:
         found = _longest(name, prefixes)

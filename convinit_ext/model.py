@@ -96,9 +96,9 @@ def init_model_(
     ['1.weight', '1.bias']
     """
     started = time.perf_counter()
-    plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if check_ranks:
-        check_same_seed(plan.seed)
+        check_same_seed(Key(seed, "seed").seed)
+    plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if not dry_run:
         run(plan, plan.seed, progress)
     return _report(plan, plan.seed, time.perf_counter() - started, dry_run)

@@ -91,7 +91,7 @@ torch.library.register_fake("convinit_ext::fill_one_", _fill_one_fake)
 def check_supported(tensors: Sequence[Tensor]) -> None:
     """Raise UnsupportedTensorError for the first tensor that cannot be filled: what it is, what can be."""
     for tensor in tensors:
-        _check_inference(tensor)
+        check_inference(tensor)
         if is_traceable_wrapper_subclass(tensor):
             raise UnsupportedTensorError(
                 f"cannot fill a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
@@ -118,7 +118,7 @@ def _accepted_devices(tensor: Tensor) -> str:
     return "accepted are CPU and CUDA tensors"
 
 
-def _check_inference(tensor: Tensor) -> None:
+def check_inference(tensor: Tensor) -> None:
     if is_compiling():  # a compiler knows no is_inference
         return
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
@@ -156,7 +156,7 @@ def fill_(
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     given = list(tensors)
     for tensor in given:
-        _check_inference(tensor)
+        check_inference(tensor)
     num_meta = sum(tensor.is_meta for tensor in given)
     if 0 < num_meta < len(given):
         raise RuntimeError(
@@ -179,7 +179,7 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
         kind: code of the distribution
         params: its four parameters
     """
-    _check_inference(tensor)
+    check_inference(tensor)
     try:
         _fill_one_op(tensor, key, kind, *params)
     except RuntimeError:

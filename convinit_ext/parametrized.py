@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.initialisers import Fan, Target
@@ -81,6 +82,15 @@ def drawn_start(held: Held) -> Distribution | Orthogonal | None:
     if hasattr(module, "orthogonal_map"):
         return Orthogonal() if leaf == "base" and held.tensor.ndim == 2 else None
     return Normal() if leaf.endswith(_VECTORS) and _old_spectral(module, leaf[:-2]) else None
+
+
+def check_settles(held: Held) -> None:
+    """Raises ValueError where spectral_norm's power method would need the whole of a sharded weight."""
+    if type(held.places[0][0]).__name__ != "_SpectralNorm":
+        return
+    weight = held.node.parents[-1]._parameters.get("original")
+    if weight is not None and is_dtensor(weight):
+        raise ValueError(f"buffer {held.path!r}: its weight is a DTensor, and spectral_norm needs the whole")
 
 
 def plain_name(held: Held) -> str | None:

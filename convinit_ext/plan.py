@@ -150,10 +150,11 @@ def make_plan(
     wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where)
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
+    _check_sharded(nodes, wish)
     held = walk.parameters(nodes)
     selection = Selection.of(model, only, skip, lambda each: _target(each, wish))
     groups = _groups(held, selection)
-    key_of = str if names is None else key_names(_names_to_key(held, nodes), names).__getitem__
+    key_of = str if names is None else _key_names(held, nodes, names).__getitem__
     rows = _rows(groups, copies.Parameters(model, held), key_of, wish)
     device = wish.device or _device_of(rows)
     chosen = selection.buffer if selection else None
@@ -224,9 +225,10 @@ def _check_derived(rows: list[Row], groups: list[list[Held]], parameters: copies
             raise ValueError(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
 
 
-def _names_to_key(held: list[Held], nodes: list[walk.Node]) -> list[str]:
+def _key_names(held: list[Held], nodes: list[walk.Node], names: Names) -> dict[str, str]:
     """Buffers have keys too: a rule may draw their values."""
-    return [*(each.name for each in held), *(walk.canonical(each.name) for each in walk.buffers(nodes))]
+    buffers = (walk.canonical(each.name) for each in walk.buffers(nodes))
+    return key_names((each.name for each in held), names, buffers)
 
 
 def _rules_for(held: list[Held], targets: list[Target], recipe: Recipe) -> list[Rule]:
@@ -286,6 +288,22 @@ def _check_kinds(held: list[Held]) -> None:
                 check_writable(tensor)
         except RuntimeError as error:
             raise RuntimeError(f"parameter {each.path!r}: {error}") from error
+
+
+def _check_sharded(nodes: list[walk.Node], wish: _Wish) -> None:
+    """FSDP2 would put its own values back into parameters that are gathered, or of another dtype."""
+    for node in nodes:
+        state = boxes.fsdp_state(node.module)
+        if state is boxes.FsdpState.GATHERED:
+            raise ValueError(
+                f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "
+                "drop what is filled; call its reshard() first"
+            )
+        if state is boxes.FsdpState.RUN and wish.dtype is not None:
+            raise ValueError(
+                f"module {node.path!r} has run under FSDP2, which keeps its dtypes; pass dtype= before the "
+                "first forward pass"
+            )
 
 
 def _check_placements(held: Held) -> None:

@@ -14,9 +14,10 @@ from convinit_ext.boxes import Part, Shard, is_dtensor, local_of, logical_shape,
 from convinit_ext.distributions import Normal, Uniform
 from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key, draw
-from convinit_ext.ops import Box, increment_version
+from convinit_ext.ops import Box, UnsupportedTensorError, increment_version
 from convinit_ext.ops import fill_ as fill_list_
 
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # for which PyTorch has few operations
 _SCORES_AT_ONCE = 1 << 22  # of sparse_ on a shard: whole columns are scored, so many elements at a time
 
 
@@ -92,6 +93,8 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     gain = float(gain)
     if not tensor.is_meta:
         check_writable(local_of(tensor))
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"identity_ cannot fill {tensor.dtype}; accepted are wider types")
     if tensor.dim() == 2 and groups == 1:
         eye_(tensor, shard=shard)
     else:
@@ -171,6 +174,8 @@ def sparse_(
         raise ValueError(f"sparsity must be from 0 to 1, but found {sparsity}")
     if tensor.is_meta:
         return tensor
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)
