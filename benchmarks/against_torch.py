@@ -25,7 +25,7 @@ from measure import environment, in_turns, seconds
 from models import bundled_unet, convnextv2_huge, sdxl_unet
 from torch import Tensor, nn
 
-from convinit_ext import _C, init, init_model_
+from convinit_ext import _C, Key, Shard, init, init_model_
 from convinit_ext.initialisers import ZEROS
 from convinit_ext.recipes import TORCH, Recipe, Rule
 
@@ -129,6 +129,24 @@ def thread_scaling(repeats: int) -> list[dict[str, object]]:
     return rows
 
 
+def sharding(repeats: int) -> list[dict[str, object]]:
+    """A quarter of a matrix's columns, as Shard(1) of four ranks has it, against a matrix of that size."""
+    rows: list[dict[str, object]] = []
+    tensor, shard = torch.empty(4096, 2048), Shard.split((4096, 8192), dim=1, rank=1, num_ranks=4)
+    key = Key(0, "weight")
+    for function in (init.uniform_, init.normal_):
+        taken = in_turns(
+            {
+                "whole": lambda function=function: function(tensor, key=key),
+                "shard": lambda function=function: function(tensor, key=key, shard=shard),
+            },
+            repeats,
+        )
+        ratio = round(taken["whole"] / taken["shard"], 2)
+        rows.append({"case": f"{function.__name__} float32, contiguous to Shard(1)", "ratio": ratio})
+    return rows
+
+
 def reset_parameters(model: nn.Module) -> None:
     """What PyTorch's users do to initialise again: every module's own reset_parameters."""
     for module in model.modules():
@@ -184,7 +202,7 @@ def main() -> None:
     for result in tensors(options.repeats):
         rows.append(result.row())
         print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
-    rows += thread_scaling(options.repeats)
+    rows += thread_scaling(options.repeats) + sharding(options.repeats)
     if options.models:
         for name, build in MODELS.items():
             for result in whole_model(name, build, min(3, options.repeats)):

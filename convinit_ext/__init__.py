@@ -5,11 +5,11 @@ docs/value-contract.md.
 """
 
 from convinit_ext import init as init
-from convinit_ext.boxes import Shard
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
+from convinit_ext.shards import Shard
 
 __version__ = "0.1.0"
 

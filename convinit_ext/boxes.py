@@ -9,18 +9,15 @@ import enum
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed import is_available
 
 from convinit_ext.ops import Box, increment_version
-
-# Indices of one dimension of the logical tensor, in the order of the local one: ranges, one after the other.
-Runs: TypeAlias = tuple[range, ...]
+from convinit_ext.shards import Runs, Shard, check_shard, joined
 
 
 class Part(NamedTuple):
@@ -37,122 +34,6 @@ class Part(NamedTuple):
             sum(start * step for start, step in zip(starts, steps, strict=True)),
             tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True)),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """Where a tensor that was cut by hand sits in the full one, for code that shards without DTensor.
-
-    Values come from the full tensor's indices, and fans from its shape.
-
-    Args:
-        shape: of the full logical tensor.
-        offset: for each dimension the index in the full tensor of the local tensor's first element, from
-            which the others follow; or, where they do not follow, a range of indices, or a list of ranges
-            that come one after the other: fused query, key and value rows, or gate and up projections.
-
-    Raises:
-        TypeError, ValueError: sizes or offsets that are none; an offset that leaves the shape.
-
-    >>> rows = Shard(shape=(8, 4), offset=(6, 0))
-    >>> fused = Shard(shape=(12, 4), offset=([range(2, 4), range(6, 8), range(10, 12)], 0))
-    """
-
-    shape: tuple[int, ...]
-    offset: tuple[int | range | tuple[range, ...], ...]
-
-    def __post_init__(self) -> None:
-        shape = tuple(_index(size, "a size of shape") for size in self.shape)
-        if len(shape) != len(self.offset):
-            raise ValueError(f"offset has {len(self.offset)} numbers, and shape {list(shape)} {len(shape)}")
-        offset = tuple(_checked_offset(each, size) for each, size in zip(self.offset, shape, strict=True))
-        object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "offset", offset)
-
-    @classmethod
-    def split(cls, shape: Sequence[int], dim: int, rank: int, num_ranks: int, stride: int = 1) -> Shard:
-        """What Megatron's layers hold: `dim` cut into num_ranks * stride equal parts, dealt out in turn.
-
-        Args:
-            shape: of the full logical tensor.
-            dim: the dimension that is cut (Megatron's partition_dim).
-            rank: whose shard.
-            num_ranks: among how many.
-            stride: how many parts a rank has (Megatron's partition_stride).
-
-        Raises:
-            ValueError: parts that are not equal; a rank or a dimension that is not there.
-
-        >>> Shard.split((8, 4), dim=0, rank=1, num_ranks=2).offset
-        ((range(4, 8),), (range(0, 4),))
-        """
-        if not -len(shape) <= dim < len(shape):
-            raise ValueError(f"there is no dim {dim} in shape {list(shape)}")
-        if not 0 <= rank < num_ranks or stride < 1:
-            raise ValueError(f"there is no rank {rank} of {num_ranks}, each with {stride} parts")
-        size, num_parts = shape[dim], num_ranks * stride
-        if size % num_parts:
-            raise ValueError(f"dim {dim} has size {size}, which {num_parts} equal parts do not make")
-        length = size // num_parts
-        parts = tuple(range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks))
-        offset: list[Runs] = [(range(each),) for each in shape]
-        offset[dim] = parts
-        return cls(tuple(shape), tuple(offset))
-
-    def runs(self, local: Sequence[int]) -> tuple[Runs, ...]:
-        """The indices of each dimension of a local tensor of this shape.
-
-        Raises:
-            ValueError: it is not as large as the offsets say, or leaves the full shape.
-        """
-        if len(local) != len(self.shape):
-            raise ValueError(
-                f"shard= is of {len(self.shape)} dimensions, and the tensor of shape {list(local)} is not"
-            )
-        return tuple(self._runs_of(dim, size) for dim, size in enumerate(local))
-
-    def _runs_of(self, dim: int, size: int) -> Runs:
-        offset = self.offset[dim]
-        if isinstance(offset, int):
-            if offset + size > self.shape[dim]:
-                raise ValueError(
-                    f"shard= leaves the full tensor: dim {dim} covers [{offset}, {offset + size}) of "
-                    f"{self.shape[dim]}"
-                )
-            return (range(offset, offset + size),)
-        runs = (offset,) if isinstance(offset, range) else offset
-        if sum(map(len, runs)) != size:
-            raise ValueError(
-                f"shard= gives {sum(map(len, runs))} indices for dim {dim}, and the tensor has size {size}"
-            )
-        return _joined(runs)
-
-
-def _index(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an int, not {value!r}")
-    if operator.index(value) < 0:
-        raise ValueError(f"{what} must not be negative, and {value} is")
-    return operator.index(value)
-
-
-def _checked_offset(offset: Any, size: int) -> int | range | tuple[range, ...]:
-    if isinstance(offset, list | tuple):
-        return tuple(_checked_range(each, size) for each in offset)
-    if isinstance(offset, range):
-        return _checked_range(offset, size)
-    start = _index(offset, "an offset")
-    if start > size:
-        raise ValueError(f"an offset of {start} is outside a dimension of size {size}")
-    return start
-
-
-def _checked_range(indices: Any, size: int) -> range:
-    if not isinstance(indices, range):
-        raise TypeError(f"an offset must be an int, a range or a list of ranges, not one with {indices!r}")
-    if indices and not (0 <= indices[0] < size and 0 <= indices[-1] < size and indices.step > 0):
-        raise ValueError(f"{indices} must rise, and stay inside a dimension of size {size}")
-    return indices
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -237,6 +118,16 @@ def home_of(tensor: Tensor) -> torch.device:
     return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
 
 
+def share_rows(one: Tensor, other: Tensor, dim: int) -> bool:
+    """Whether two DTensors are cut alike, and along `dim` alone: a process has the same rows of both."""
+    if not (is_dtensor(one) and is_dtensor(other)):
+        return False
+    specs: list[Any] = [one._spec, other._spec]  # type: ignore[attr-defined]
+    if specs[0].mesh != specs[1].mesh or specs[0].placements != specs[1].placements:
+        return False
+    return all(getattr(placement, "dim", dim) == dim for placement in specs[0].placements)
+
+
 class FsdpState(enum.Enum):
     """Of a module that fully_shard was called on: as it was made, after its first run, or gathered."""
 
@@ -254,11 +145,6 @@ def fsdp_state(module: object) -> FsdpState | None:
         return FsdpState.GATHERED
     has_run = any(getattr(group, "_reset_sharded_params", False) for group in groups)
     return FsdpState.RUN if has_run else FsdpState.NEW
-
-
-def check_shard(shard: object) -> None:
-    if not isinstance(shard, Shard):
-        raise TypeError(f"shard must be a convinit_ext.Shard, not {type(shard).__name__}")
 
 
 def _cut(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:
@@ -345,7 +231,7 @@ def _reordered(size: int, cuts: tuple[Cut, ...]) -> Runs | None:
     runs: Runs = (range(size),)
     for cut in order:
         runs = _chunk(runs, cut.num_ranks, cut.place)
-    return _joined(runs)
+    return joined(runs)
 
 
 def _literal(size: int, cuts: tuple[Cut, ...]) -> Runs:
@@ -353,7 +239,7 @@ def _literal(size: int, cuts: tuple[Cut, ...]) -> Runs:
     runs: Runs = (range(size),)
     for cut in cuts:
         parts = (_chunk(runs, cut.split_factor, part) for part in range(cut.split_factor))
-        runs = _joined(run for part in parts for run in _chunk(part, cut.num_ranks, cut.place))
+        runs = joined(run for part in parts for run in _chunk(part, cut.num_ranks, cut.place))
     return runs
 
 
@@ -376,19 +262,6 @@ def _chunk(runs: Runs, num_chunks: int, index: int) -> Runs:
     length = -(-size // num_chunks)
     start, stop = index * length, (index + 1) * length
     return tuple(run[max(start - at, 0) : max(stop - at, 0)] for at, run in _placed(runs))
-
-
-def _joined(runs: Any) -> Runs:
-    """The same indices in fewer ranges: neighbours that go on in equal steps are one."""
-    joined: list[range] = []
-    for run in filter(len, runs):
-        last = joined[-1] if joined else None
-        step = run[0] - last[-1] if last else 0
-        if last and step > 0 and all(len(each) == 1 or each.step == step for each in (last, run)):
-            joined[-1] = range(last[0], run[-1] + 1, step)
-        else:
-            joined.append(run)
-    return tuple(joined) or (range(0),)
 
 
 def _row_major(shape: Sequence[int]) -> tuple[int, ...]:

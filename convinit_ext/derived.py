@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from convinit_ext.boxes import copy_whole_, is_dtensor
+from convinit_ext.boxes import copy_whole_, is_dtensor, local_of, share_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class NormOf:
 
     def check(self, tensor: Tensor, source: Tensor | None) -> None:
         assert source is not None
-        norm = torch.norm_except_dim(torch.empty_like(source, device="meta"), 2, self.dim)
+        norm = torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim)
         if norm.shape != tensor.shape:
             raise ValueError(
                 f"the norm of {self.name!r} has shape {list(norm.shape)}, not {list(tensor.shape)}"
@@ -103,7 +103,9 @@ class NormOf:
 
     def write_(self, memory: Tensor, source: Tensor | None) -> None:
         assert source is not None
-        memory.copy_(torch.norm_except_dim(source.detach(), 2, self.dim))
+        memory, source = local_of(memory), local_of(source)
+        if memory.numel():
+            memory.copy_(torch.norm_except_dim(source.detach(), 2, self.dim))
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"
@@ -132,6 +134,14 @@ class Orthogonal:
 
 
 Derived: TypeAlias = Preset | NormOf | MinusIdentity
+
+
+def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> None:
+    """Raises ValueError where a process has less of the source than its part of the values needs."""
+    if isinstance(derived, Preset) or not (is_dtensor(tensor) or (source is not None and is_dtensor(source))):
+        return
+    if not (isinstance(derived, NormOf) and source is not None and share_rows(tensor, source, derived.dim)):
+        raise ValueError("it needs the whole of a tensor that is a DTensor; give it a rule of its own")
 
 
 def root_of(name: str, copied: Callable[[str], CopyFrom | None]) -> str:

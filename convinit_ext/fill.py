@@ -15,7 +15,7 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
-from convinit_ext.boxes import Shard, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.boxes import is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Distribution
 from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
 from convinit_ext.ops import (
@@ -29,6 +29,7 @@ from convinit_ext.ops import (
     increment_version,
 )
 from convinit_ext.ops import fill_ as fill_list_
+from convinit_ext.shards import Shard
 
 
 def fill_(

@@ -25,7 +25,7 @@ from torch.compiler import is_compiling
 from torch.nn.init import constant, constant_, ones_, zeros_
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext.boxes import Shard, logical_shape
+from convinit_ext.boxes import logical_shape
 from convinit_ext.distributions import (
     Distribution,
     Normal,
@@ -41,6 +41,7 @@ from convinit_ext.distributions import (
 from convinit_ext.fill import fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
+from convinit_ext.shards import Shard
 from convinit_ext.structured import dirac_, eye_, identity_, sparse_
 
 __all__ = [

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext.boxes import Shard, copy_whole_, local_of, logical_shape, parts
+from convinit_ext.boxes import copy_whole_, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
 from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
+from convinit_ext.shards import Shard
 
 
 def orthogonal_(

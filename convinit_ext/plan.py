@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, copies, ops, parametrized, walk
 from convinit_ext.buffers import BufferRow, buffer_rows
-from convinit_ext.derived import Derived, Preset
+from convinit_ext.derived import Derived, check_sharding
 from convinit_ext.distributions import Distribution
 from convinit_ext.fill import check_writable, is_surely_writable
 from convinit_ext.fillings import Filling, Fillings
@@ -215,11 +215,7 @@ def _check_derived(rows: list[Row], groups: list[list[Held]], parameters: copies
                 raise ValueError(
                     f"it is made of {source.name!r}, which is on the meta device and stays there"
                 )
-            made_of = (row.tensor, *(() if source is None else (source.tensor,)))
-            if any(map(boxes.is_dtensor, made_of)) and not isinstance(row.derived, Preset):
-                raise ValueError(
-                    "it needs the whole of a tensor that is a DTensor; give it a rule of its own"
-                )
+            check_sharding(row.derived, row.tensor, None if source is None else source.tensor)
             row.derived.check(row.tensor, None if source is None else source.tensor)
         except ValueError as error:
             raise ValueError(f"parameter {row.name!r}, {row.initialiser}: {error}") from error

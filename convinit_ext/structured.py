@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import init as _torch_init
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext.boxes import Part, Shard, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.boxes import Part, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal, Uniform
 from convinit_ext.fill import check_writable, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.ops import Box, UnsupportedTensorError, increment_version
 from convinit_ext.ops import fill_ as fill_list_
+from convinit_ext.shards import Shard
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # for which PyTorch has few operations
 _SCORES_AT_ONCE = 1 << 22  # of sparse_ on a shard: whole columns are scored, so many elements at a time

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from filling import assert_same_bits
 from meshes import every_rank
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
 from torch.nn.utils.parametrizations import weight_norm
@@ -94,6 +97,23 @@ def test_what_needs_a_whole_tensor_is_refused_before_anything_is_written():
         with pytest.raises(ValueError, match=r"original0.*needs the whole of a tensor that is a DTensor"):
             init_model_(model, 0)
         assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_weight_norm_of_whole_rows(meta):
+    def layers() -> nn.Module:
+        return nn.Sequential(weight_norm(nn.Conv1d(3, 7, 2)), nn.utils.weight_norm(nn.Linear(4, 5)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the older form
+        whole = layers()
+        init_model_(whole, 3)
+        for mesh in every_rank((4,)):
+            with torch.device("meta" if meta else "cpu"):
+                model = layers()
+            fully_shard(model, mesh=mesh)
+            init_model_(model, 3)
+            assert_is_part_of(model, whole)
 
 
 def test_wrong_placements_and_presets_are_named():

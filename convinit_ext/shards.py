@@ -1,0 +1,145 @@
+"""Runs of indices, and Shard: where a tensor that was cut by hand sits in the full one."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+# Indices of one dimension of the logical tensor, in the order of the local one: ranges, one after the other.
+Runs: TypeAlias = tuple[range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Where a tensor that was cut by hand sits in the full one, for code that shards without DTensor.
+
+    Values come from the full tensor's indices, and fans from its shape.
+
+    Args:
+        shape: of the full logical tensor.
+        offset: for each dimension the index in the full tensor of the local tensor's first element, from
+            which the others follow; or, where they do not follow, a range of indices, or a list of ranges
+            that come one after the other: fused query, key and value rows, or gate and up projections.
+
+    Raises:
+        TypeError, ValueError: sizes or offsets that are none; an offset that leaves the shape.
+
+    >>> rows = Shard(shape=(8, 4), offset=(6, 0))
+    >>> fused = Shard(shape=(12, 4), offset=([range(2, 4), range(6, 8), range(10, 12)], 0))
+    """
+
+    shape: tuple[int, ...]
+    offset: tuple[int | range | tuple[range, ...], ...]
+
+    def __post_init__(self) -> None:
+        shape = tuple(_index(size, "a size of shape") for size in self.shape)
+        if len(shape) != len(self.offset):
+            raise ValueError(f"offset has {len(self.offset)} numbers, and shape {list(shape)} {len(shape)}")
+        offset = tuple(_checked_offset(each, size) for each, size in zip(self.offset, shape, strict=True))
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "offset", offset)
+
+    @classmethod
+    def split(cls, shape: Sequence[int], dim: int, rank: int, num_ranks: int, stride: int = 1) -> Shard:
+        """What Megatron's layers hold: `dim` cut into num_ranks * stride equal parts, dealt out in turn.
+
+        Args:
+            shape: of the full logical tensor.
+            dim: the dimension that is cut (Megatron's partition_dim).
+            rank: whose shard.
+            num_ranks: among how many.
+            stride: how many parts a rank has (Megatron's partition_stride).
+
+        Raises:
+            ValueError: parts that are not equal; a rank or a dimension that is not there.
+
+        >>> Shard.split((8, 4), dim=0, rank=1, num_ranks=2).offset
+        ((range(4, 8),), (range(0, 4),))
+        """
+        if not -len(shape) <= dim < len(shape):
+            raise ValueError(f"there is no dim {dim} in shape {list(shape)}")
+        if not 0 <= rank < num_ranks or stride < 1:
+            raise ValueError(f"there is no rank {rank} of {num_ranks}, each with {stride} parts")
+        size, num_parts = shape[dim], num_ranks * stride
+        if size % num_parts:
+            raise ValueError(f"dim {dim} has size {size}, which {num_parts} equal parts do not make")
+        length = size // num_parts
+        parts = tuple(range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks))
+        offset: list[Runs] = [(range(each),) for each in shape]
+        offset[dim] = parts
+        return cls(tuple(shape), tuple(offset))
+
+    def runs(self, local: Sequence[int]) -> tuple[Runs, ...]:
+        """The indices of each dimension of a local tensor of this shape.
+
+        Raises:
+            ValueError: it is not as large as the offsets say, or leaves the full shape.
+        """
+        if len(local) != len(self.shape):
+            raise ValueError(
+                f"shard= is of {len(self.shape)} dimensions, and the tensor of shape {list(local)} is not"
+            )
+        return tuple(self._runs_of(dim, size) for dim, size in enumerate(local))
+
+    def _runs_of(self, dim: int, size: int) -> Runs:
+        offset = self.offset[dim]
+        if isinstance(offset, int):
+            if offset + size > self.shape[dim]:
+                raise ValueError(
+                    f"shard= leaves the full tensor: dim {dim} covers [{offset}, {offset + size}) of "
+                    f"{self.shape[dim]}"
+                )
+            return (range(offset, offset + size),)
+        runs = (offset,) if isinstance(offset, range) else offset
+        if sum(map(len, runs)) != size:
+            raise ValueError(
+                f"shard= gives {sum(map(len, runs))} indices for dim {dim}, and the tensor has size {size}"
+            )
+        return joined(runs)
+
+
+def _index(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} must be an int, not {value!r}")
+    if operator.index(value) < 0:
+        raise ValueError(f"{what} must not be negative, and {value} is")
+    return operator.index(value)
+
+
+def _checked_offset(offset: Any, size: int) -> int | range | tuple[range, ...]:
+    if isinstance(offset, list | tuple):
+        return tuple(_checked_range(each, size) for each in offset)
+    if isinstance(offset, range):
+        return _checked_range(offset, size)
+    start = _index(offset, "an offset")
+    if start > size:
+        raise ValueError(f"an offset of {start} is outside a dimension of size {size}")
+    return start
+
+
+def _checked_range(indices: Any, size: int) -> range:
+    if not isinstance(indices, range):
+        raise TypeError(f"an offset must be an int, a range or a list of ranges, not one with {indices!r}")
+    if indices and not (0 <= indices[0] < size and 0 <= indices[-1] < size and indices.step > 0):
+        raise ValueError(f"{indices} must rise, and stay inside a dimension of size {size}")
+    return indices
+
+
+def check_shard(shard: object) -> None:
+    if not isinstance(shard, Shard):
+        raise TypeError(f"shard must be a convinit_ext.Shard, not {type(shard).__name__}")
+
+
+def joined(runs: Iterable[range]) -> Runs:
+    """The same indices in fewer ranges: neighbours that go on in equal steps are one."""
+    found: list[range] = []
+    for run in filter(len, runs):
+        last = found[-1] if found else None
+        step = run[0] - last[-1] if last else 0
+        if last and step > 0 and all(len(each) == 1 or each.step == step for each in (last, run)):
+            found[-1] = range(last[0], run[-1] + 1, step)
+        else:
+            found.append(run)
+    return tuple(found) or (range(0),)
