@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+FOLDERS = (TESTS, TESTS.parent)  # the package too, where it is built in place and not installed
 # Once in many runs PyTorch's processes abort while they end, after all is done.
 _AT_EXIT = "terminate called without an active exception"
 
@@ -18,7 +19,7 @@ def run_script(script: Path, num_processes: int | None = None) -> str:
     for _ in range(3):
         result = subprocess.run(
             [sys.executable, *(launcher if num_processes else ()), str(script)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))},
             capture_output=True,
             text=True,
             timeout=600,
