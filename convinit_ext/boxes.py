@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed import is_available
 
-from convinit_ext.ops import Box, increment_version
+from convinit_ext.ops import Box, increment_version, row_major
 from convinit_ext.shards import Runs, Shard, check_shard, joined
 
 
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     def box(self, shape: Sequence[int]) -> Box:
         """Of a logical tensor of this shape."""
-        steps = _row_major(shape)
+        steps = row_major(shape)
         starts = (each.start if each else 0 for each in self.ranges)
         return Box(
             sum(start * step for start, step in zip(starts, steps, strict=True)),
@@ -262,7 +262,3 @@ def _chunk(runs: Runs, num_chunks: int, index: int) -> Runs:
     length = -(-size // num_chunks)
     start, stop = index * length, (index + 1) * length
     return tuple(run[max(start - at, 0) : max(stop - at, 0)] for at, run in _placed(runs))
-
-
-def _row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    return tuple(itertools.accumulate(reversed(shape[1:]), operator.mul, initial=1))[::-1] if shape else ()

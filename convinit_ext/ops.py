@@ -207,7 +207,7 @@ def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tup
     starts: list[int] = []
     strides: list[int] = []
     for tensor, box in zip(tensors, boxes, strict=True):
-        given = box if box is not None else _whole(tensor)
+        given = box if box is not None else Box(0, row_major(tensor.shape))
         if len(given.strides) != tensor.dim():
             raise ValueError(
                 f"a box with {len(given.strides)} strides for a tensor of {tensor.dim()} dimensions"
@@ -217,9 +217,10 @@ def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tup
     return starts, strides
 
 
-def _whole(tensor: Tensor) -> Box:
-    step, strides = 1, []
-    for size in reversed(tensor.shape):
-        strides.append(step)
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """The step in the linear index of each dimension of a tensor of this shape."""
+    step, steps = 1, []
+    for size in reversed(shape):
+        steps.append(step)
         step *= size
-    return Box(0, tuple(reversed(strides)))
+    return tuple(reversed(steps))

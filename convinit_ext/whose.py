@@ -5,7 +5,6 @@ Found by storage, so that `.data`, views and slices are found too. What a part's
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -16,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys, walk
 from convinit_ext.boxes import local_of
-from convinit_ext.ops import Box
+from convinit_ext.ops import Box, row_major
 
 Region: TypeAlias = tuple[object, ...]
 
@@ -238,8 +237,8 @@ def box_in(view: Tensor, whole: Tensor) -> Box | None:
     ]
     if any(place >= size for place, size in zip(corner, whole.shape, strict=True)):
         return None
-    row_major = [math.prod(whole.shape[dim + 1 :]) for dim in range(whole.dim())]
-    return Box(_dot(start, row_major), tuple(_dot(move, row_major) for move in moves))
+    steps = row_major(whole.shape)
+    return Box(_dot(start, steps), tuple(_dot(move, steps) for move in moves))
 
 
 def _steps(distance: int, whole: Tensor) -> list[int]:

@@ -70,7 +70,7 @@ CONVINIT_HD F64 flip_sign(F64 x, U64 word) {
   return bit_cast<F64>(bit_cast<U64>(x) ^ (word & 0x8000000000000000u));
 }
 
-// Conversions round to nearest even. unsigned64_to_double takes values below 2^53 only.
+// Conversions round to nearest even. unsigned53_to_double takes values below 2^53 only.
 CONVINIT_HD F32 to_float(U32 x) { return static_cast<float>(x); }
 CONVINIT_HD F32 to_float(I32 x) { return static_cast<float>(x); }
 CONVINIT_HD F64 to_double(I64 x) { return static_cast<double>(x); }
