@@ -1,4 +1,4 @@
-"""The one place that calls the compiled ops: a list of tensors is filled in one call.
+"""The one place that calls the compiled ops: a list of tensors is filled, or looked at, in one call.
 
 Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 """
@@ -32,7 +32,10 @@ _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m
 # Neither needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
 _fill_op = torch.ops.convinit_ext.fill_.default
 _fill_one_op = torch.ops.convinit_ext.fill_one_.default
+_digest_op = torch.ops.convinit_ext.digest.default
+_compare_op = torch.ops.convinit_ext.compare.default
 _fill_small = _C.fill_small
+NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
 increment_version = torch.autograd.graph.increment_version
 
@@ -84,8 +87,27 @@ def _fill_one_fake(
     check_supported([tensor])
 
 
+def _digest_fake(
+    tensors: Sequence[Tensor], keys: Tensor, box_starts: Sequence[int], box_strides: Sequence[int]
+) -> Tensor:
+    return keys.new_empty(len(tensors), NUM_SUMS)
+
+
+def _compare_fake(
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    kinds: Sequence[int],
+    params: Sequence[float],
+    box_starts: Sequence[int],
+    box_strides: Sequence[int],
+) -> Tensor:
+    return keys.new_empty(len(tensors), 2)
+
+
 torch.library.register_fake("convinit_ext::fill_", _fill_fake)
 torch.library.register_fake("convinit_ext::fill_one_", _fill_one_fake)
+torch.library.register_fake("convinit_ext::digest", _digest_fake)
+torch.library.register_fake("convinit_ext::compare", _compare_fake)
 
 
 def check_supported(tensors: Sequence[Tensor]) -> None:
@@ -199,6 +221,47 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params)
     increment_version(tensor)
+
+
+def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:
+    """The four sums of docs/fingerprint.md, section 4, of every tensor, in one call. Nothing is copied.
+
+    Args:
+        tensors: dense CPU tensors of any dtype whose elements are whole bytes, of any strides
+        keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
+        boxes: for each tensor its part of a logical tensor, None where it is the whole of it
+
+    Returns:
+        int64 CPU tensor of shape (len(tensors), 4), to be read as unsigned numbers
+    """
+    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
+    sums: Tensor = _digest_op(list(tensors), keys, starts, strides)
+    return sums
+
+
+def differences(
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    distributions: Sequence[Encoded],
+    boxes: Sequence[Box | None] | None = None,
+) -> Tensor:
+    """Hold every tensor against what `fill_` would write there, bit for bit, in one call. Nothing is copied.
+
+    Args:
+        tensors: dense CPU tensors of a supported dtype, of any strides
+        keys: as for `fill_`, like the rest
+        distributions: one for each tensor
+        boxes: for each tensor its part of a logical tensor, None where it is the whole of it
+
+    Returns:
+        int64 CPU tensor of shape (len(tensors), 2): how many elements differ, and the row-major index in the
+        logical tensor of the first that does, -1 where there is none
+    """
+    kinds = [distribution.kind for distribution in distributions]
+    params = [value for distribution in distributions for value in distribution.params]
+    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
+    found: Tensor = _compare_op(list(tensors), keys, kinds, params, starts, strides)
+    return found
 
 
 def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:

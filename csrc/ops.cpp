@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "reading.h"
 #include "tasks.h"
 
 namespace convinit {
@@ -25,6 +26,18 @@ void fill_one_cpu(Tensor tensor, Tensor key, int64_t kind, double p0, double p1,
   tasks_of(tensor, key, kind, {p0, p1, p2, p3}).run_on_cpu();
 }
 
+Tensor digest_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> box_starts,
+                  std::vector<int64_t> box_strides) {
+  return digest_on_cpu(tensors, keys, box_starts, box_strides);
+}
+
+Tensor compare_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
+                   std::vector<double> params, std::vector<int64_t> box_starts,
+                   std::vector<int64_t> box_strides) {
+  return compare_on_cpu({std::move(tensors), std::move(keys), std::move(kinds), std::move(params),
+                         std::move(box_starts), std::move(box_strides)});
+}
+
 }  // namespace
 }  // namespace convinit
 
@@ -34,9 +47,15 @@ STABLE_TORCH_LIBRARY(convinit_ext, m) {
       "box_strides) -> "
       "()");
   m.def("fill_one_(Tensor(a!) tensor, Tensor key, int kind, float p0, float p1, float p2, float p3) -> ()");
+  m.def("digest(Tensor[] tensors, Tensor keys, int[] box_starts, int[] box_strides) -> Tensor");
+  m.def(
+      "compare(Tensor[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, int[] "
+      "box_strides) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CPU, m) {
   m.impl("fill_", TORCH_BOX(&convinit::fill_cpu));
   m.impl("fill_one_", TORCH_BOX(&convinit::fill_one_cpu));
+  m.impl("digest", TORCH_BOX(&convinit::digest_cpu));
+  m.impl("compare", TORCH_BOX(&convinit::compare_cpu));
 }

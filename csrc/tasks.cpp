@@ -63,82 +63,6 @@ bool overlaps(std::vector<Dim> dims) {
   return false;
 }
 
-// Row-major strides of the tensor's own shape: its index map when it is the whole logical tensor.
-std::vector<int64_t> row_major(const Tensor& tensor) {
-  std::vector<int64_t> strides(tensor.dim());
-  int64_t step = 1;
-  for (int64_t d = tensor.dim() - 1; d >= 0; --d) {
-    strides[d] = step;
-    step *= tensor.size(d);
-  }
-  return strides;
-}
-
-// The order and the merging that fill_task.h promises.
-std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& index_strides) {
-  std::vector<Dim> dims;
-  for (int64_t d = 0; d < tensor.dim(); ++d) {
-    if (tensor.size(d) != 1) dims.push_back({tensor.size(d), tensor.stride(d), index_strides[d]});
-  }
-  std::stable_sort(dims.begin(), dims.end(),
-                   [](const Dim& a, const Dim& b) { return a.index_stride > b.index_stride; });
-  std::vector<Dim> merged;
-  for (const Dim& dim : dims) {
-    if (!merged.empty() && merged.back().data_stride == dim.data_stride * dim.size &&
-        merged.back().index_stride == dim.index_stride * dim.size) {
-      merged.back() = {merged.back().size * dim.size, dim.data_stride, dim.index_stride};
-    } else {
-      merged.push_back(dim);
-    }
-  }
-  return merged;
-}
-
-const int64_t* keys_of(const Tensor& keys, size_t num_tensors) {
-  check(keys.scalar_type() == ScalarType::Long && keys.is_cpu() && keys.is_contiguous() &&
-            keys.numel() == static_cast<int64_t>(2 * num_tensors),
-        "fill_: keys is a contiguous int64 tensor on the CPU, two numbers for each of ", num_tensors,
-        " tensor(s)");
-  return static_cast<const int64_t*>(keys.const_data_ptr());
-}
-
-// Index strides of tensor after tensor, from the flat list; each tensor's own where there is no list.
-class BoxReader {
- public:
-  BoxReader(const std::vector<int64_t>& starts, const std::vector<int64_t>& strides,
-            const std::vector<Tensor>& tensors)
-      : starts_(starts), strides_(strides) {
-    size_t dims = 0;
-    for (const Tensor& tensor : tensors) dims += tensor.dim();
-    check(starts.empty() ? strides.empty() : starts.size() == tensors.size() && strides.size() == dims,
-          "fill_: boxes are either left out or given for every tensor and dimension");
-    const auto negative = [](int64_t x) { return x < 0; };
-    check(std::none_of(starts.begin(), starts.end(), negative) &&
-              std::none_of(strides.begin(), strides.end(), negative),
-          "fill_: a box has a negative start or stride");
-  }
-
-  int64_t start(size_t t) const { return starts_.empty() ? 0 : starts_[t]; }
-
-  std::vector<int64_t> next_strides(const Tensor& tensor) {
-    if (starts_.empty()) return row_major(tensor);
-    const auto first = strides_.begin() + static_cast<int64_t>(next_dim_);
-    next_dim_ += tensor.dim();
-    return {first, first + tensor.dim()};
-  }
-
- private:
-  const std::vector<int64_t>& starts_;
-  const std::vector<int64_t>& strides_;
-  size_t next_dim_ = 0;
-};
-
-void run_on_torch_threads(int64_t num_workers, const std::function<void()>& worker) {
-  torch::stable::parallel_for(0, num_workers, 1, [&](int64_t begin, int64_t end) {
-    if (begin < end) worker();
-  });
-}
-
 // Few devices, so a list of them is searched from end to end.
 Tasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, size_t capacity) {
   check(tensor.is_cpu() || tensor.is_cuda(), "fill_: unsupported device; accepted are CPU and CUDA");
@@ -153,16 +77,16 @@ Tasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, size_t 
 }  // namespace
 
 void Tasks::add(const Tensor& tensor, const int64_t* key, int64_t kind, const double* params, int64_t start,
-                const std::vector<int64_t>& index_strides) {
+                const std::vector<int64_t>& index_strides, Access access) {
   const DType dtype = dtype_of(tensor);
   const Distribution distribution = distribution_of(kind, params, dtype);
   if (tensor.numel() == 0) return;
   std::vector<Dim> dims = make_dims(tensor, index_strides);
-  check(!overlaps(dims),
+  check(access == kRead || !overlaps(dims),
         "unsupported operation: more than one element of the written-to tensor refers to a single memory "
         "location. "
         "Please clone() the tensor before performing the operation.");
-  void* data = tensor.mutable_data_ptr();
+  void* data = access == kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
   check(data != nullptr, "fill_: the tensor's storage holds no memory (it was resized to nothing)");
   dims_.push_back(std::move(dims));  // moving a vector keeps its elements where they are
   tasks_.push_back({data, start, dims_.back().data(), static_cast<int32_t>(dims_.back().size()), dtype,
@@ -175,10 +99,15 @@ void Tasks::run_on_cpu() const {
   fill(data(), size(), torch::stable::get_num_threads(), run_on_torch_threads);
 }
 
-std::vector<DeviceTasks> tasks_of(const ListArguments& given) {
+void check_lengths(const ListArguments& given) {
   const size_t num_tensors = given.tensors.size();
   check(given.kinds.size() == num_tensors && given.params.size() == num_tensors * kParams,
         "fill_: one kind and four params for each of ", num_tensors, " tensors");
+}
+
+std::vector<DeviceTasks> tasks_of(const ListArguments& given) {
+  const size_t num_tensors = given.tensors.size();
+  check_lengths(given);
   const DefaultFloatEnvironment environment;
   const int64_t* key = keys_of(given.keys, num_tensors);
   BoxReader boxes(given.box_starts, given.box_strides, given.tensors);

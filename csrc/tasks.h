@@ -9,10 +9,9 @@
 #include <vector>
 
 #include "arguments.h"
+#include "dims.h"
 
 namespace convinit {
-
-using torch::stable::Tensor;
 
 // The tasks of one device, and the dimensions they point to.
 class Tasks {
@@ -22,9 +21,11 @@ class Tasks {
     tasks_.reserve(capacity);
   }
 
+  enum Access { kRead, kWrite };
+
   // Checks everything about one tensor; nothing is written before all tensors have been added.
   void add(const Tensor& tensor, const int64_t* key, int64_t kind, const double* params, int64_t start,
-           const std::vector<int64_t>& index_strides);
+           const std::vector<int64_t>& index_strides, Access access = kWrite);
 
   bool empty() const { return tasks_.empty(); }
   int64_t size() const { return static_cast<int64_t>(tasks_.size()); }
@@ -47,6 +48,9 @@ struct ListArguments {
   std::vector<int64_t> box_starts;
   std::vector<int64_t> box_strides;
 };
+
+// One kind and four params for each tensor.
+void check_lengths(const ListArguments& arguments);
 
 constexpr int32_t kCpu = -1;
 

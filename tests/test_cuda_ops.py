@@ -38,7 +38,10 @@ FROM_MEMORY = [
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("fake_gpu") / "fake_gpu.so"
-    sources = [HERE / "cuda" / "fake_gpu.cpp", CSRC / "ops_cuda.cpp", CSRC / "tasks.cpp"]
+    sources = [
+        HERE / "cuda" / "fake_gpu.cpp",
+        *(CSRC / f"{name}.cpp" for name in ("ops_cuda", "tasks", "dims")),
+    ]
     command = [CXX, "-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
     command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]
     command += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", "-ldl", "-o", str(path)]

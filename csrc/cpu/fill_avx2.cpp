@@ -1,4 +1,4 @@
-// The fill loop for AVX2, FMA and F16C.
+// The fill loop, and the digest's, for AVX2, FMA and F16C.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +18,8 @@
 #define CONVINIT_LANES avx2
 CONVINIT_TARGET_BEGIN("avx2,fma,f16c")
 #include "cpu/lanes_avx2.h"
+
+#include "cpu/weigh.inl"
 
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END

@@ -1,4 +1,4 @@
-// The fill loop for AVX-512 (F, DQ, BW, VL).
+// The fill loop, and the digest's, for AVX-512 (F, DQ, BW, VL).
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -12,6 +12,8 @@
 #define CONVINIT_LANES avx512
 CONVINIT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma,f16c")
 #include "cpu/lanes_avx512.h"
+
+#include "cpu/weigh.inl"
 
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END

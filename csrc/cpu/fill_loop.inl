@@ -87,6 +87,7 @@ static void generate_constant(const Distribution& distribution, const Key&, int6
 // In the order of Kind and DType.
 static constexpr GenerateTable make_table(const char* isa) {
   return {isa,
+          weigh,
           {{generate_constant<float>, generate_constant<double>, generate_constant<Half>,
             generate_constant<BFloat16>, generate_constant<Float8E4M3>, generate_constant<Float8E5M2>},
            {generate<Uniform, float>, generate<Uniform, double>, generate<Uniform, Half>,

@@ -1,5 +1,5 @@
 // What an instruction set provides: functions that write the values of consecutive linear indices to
-// consecutive memory.
+// consecutive memory, and one that reads words for a digest.
 #pragma once
 
 #include "core/fill_task.h"
@@ -10,8 +10,13 @@ namespace convinit {
 using GenerateFunction = void (*)(const Distribution& distribution, const Key& key, int64_t start,
                                   int64_t count, void* out);
 
+// Adds the products of 32-bit words, which may lie anywhere, and weights to four sums: docs/fingerprint.md,
+// section 4. `weights` is where the first word's weight for the first sum is in the table.
+using WeighFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums);
+
 struct GenerateTable {
   const char* isa;
+  WeighFunction weigh;
   GenerateFunction functions[kNumKinds][kNumDTypes];
 };
 

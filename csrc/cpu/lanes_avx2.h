@@ -63,6 +63,8 @@ CONVINIT_HD F64 unsigned53_to_double(U64 x) { return to_double((I64)x); }
 CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
   return (U64)_mm256_mul_epu32((__m256i)x, (__m256i)splat(static_cast<uint64_t>(m)));
 }
+// Of the lower halves of each lane.
+CONVINIT_HD U64 multiply_lower(U64 a, U64 b) { return (U64)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ (b ^ c); }
 CONVINIT_HD U64 join(U64 low, U64 high) {
   constexpr int kOddWords = 0xAA;

@@ -49,6 +49,8 @@ CONVINIT_HD F64 unsigned53_to_double(U64 x) { return _mm512_cvtepi64_pd((__m512i
 CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
   return (U64)_mm512_mul_epu32((__m512i)x, (__m512i)splat(static_cast<uint64_t>(m)));
 }
+// Of the lower halves of each lane.
+CONVINIT_HD U64 multiply_lower(U64 a, U64 b) { return (U64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) {
   constexpr int kXor3 = 0x96;
   return (U64)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, kXor3);

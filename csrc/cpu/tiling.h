@@ -1,18 +1,27 @@
-// Cuts a task into units of work: a stretch of memory that is filled in place, or a tile that is generated in
-// a buffer of cache size and scattered, when memory order is not index order.
+// Cuts a tensor into units of work: a stretch of memory in index order, or a tile that passes through a
+// buffer of cache size, when memory order is not index order.
 #pragma once
 
 #include "core/fill_task.h"
-#include "cpu/generate.h"
 
 namespace convinit {
 
 constexpr int64_t kTileBytes = 32 * 1024;  // fits the L1 cache of any current machine, or nearly
 
+// A tensor's memory, and which part of a logical tensor it is. Dimensions as in FillTask.
+struct Strided {
+  int64_t start;  // linear index of the first element
+  const Dim* dims;
+  int32_t num_dims;
+  int64_t item_size;  // bytes
+};
+
+Strided strided(const FillTask& task);
+
 // A unit covers `tile_rows` positions of dimension `row` and `tile_columns` of the last dimension, the one
 // that is innermost in the index; the other dimensions are fixed.
 struct Tiling {
-  const FillTask* task;
+  Strided tensor;
   bool in_place;
   int32_t row;  // -1: none, a unit is part of one row
   int64_t tile_rows, tile_columns;
@@ -21,9 +30,38 @@ struct Tiling {
   int64_t unit_bytes;  // of a full one
 };
 
-Tiling make_tiling(const FillTask& task);
+Tiling make_tiling(const Strided& tensor);
 
-// Fills unit number `unit`; `buffer` has kTileBytes.
-void fill_unit(const Tiling& tiling, GenerateFunction generate, int64_t unit, void* buffer);
+// Where a unit starts and how much of it lies inside the tensor. Strides are those of its rows and columns.
+struct Unit {
+  int64_t data, index;  // offset in memory and linear index, in elements
+  int64_t rows, columns;
+  Dim row, column;
+};
+
+Unit locate(const Tiling& tiling, int64_t number);
+
+// Between the tensor's memory and a buffer in which the unit's rows follow each other.
+void scatter(const Tiling& tiling, const Unit& unit, const void* buffer, void* memory);
+void gather(const Tiling& tiling, const Unit& unit, const void* memory, void* buffer);
+
+// Calls visit(linear index, number of elements, their place in the buffer, in elements) for the stretches of
+// a unit in the buffer whose indices follow each other.
+template <class Visit>
+void for_each_run(const Unit& unit, Visit visit) {
+  if (unit.column.index_stride == 1 && (unit.rows == 1 || unit.row.index_stride == unit.columns)) {
+    visit(unit.index, unit.rows * unit.columns, int64_t{0});
+    return;
+  }
+  for (int64_t r = 0; r < unit.rows; ++r) {
+    const int64_t index = unit.index + r * unit.row.index_stride, place = r * unit.columns;
+    if (unit.column.index_stride == 1) {
+      visit(index, unit.columns, place);
+      continue;
+    }
+    for (int64_t c = 0; c < unit.columns; ++c)
+      visit(index + c * unit.column.index_stride, int64_t{1}, place + c);
+  }
+}
 
 }  // namespace convinit

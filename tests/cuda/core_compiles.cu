@@ -1,5 +1,6 @@
 // Compiled by `make check-cuda`, never run: nvcc accepts every header of csrc/core, and every formula in
 // device code.
+#include "core/digest.h"
 #include "core/distribution.h"
 #include "core/dtype.h"
 #include "core/fill_task.h"
@@ -8,6 +9,7 @@
 #include "core/math.h"
 #include "core/philox.h"
 #include "core/prepare.h"
+#include "core/weights.h"
 
 namespace convinit {
 namespace scalar {
@@ -41,9 +43,18 @@ __global__ void every_formula(Distribution distribution, Key key, Half* half, BF
   }
 }
 
+__global__ void every_weight(Key key, uint32_t* table, uint64_t* factors) {
+  table[threadIdx.x] = table_block(threadIdx.x).w0;
+  factors[threadIdx.x] = factors_of(key, threadIdx.x).of[kSums - 1];
+}
+
 void launch_every_formula(Key key, Half* half, BFloat16* bfloat, double* wide) {
   const double params[4] = {0, 1, -2, 2};
   every_formula<<<1, 32>>>(prepare(Kind::kTruncatedNormal, params), key, half, bfloat, wide);
+}
+
+void launch_every_weight(Key key, uint32_t* table, uint64_t* factors) {
+  every_weight<<<1, 32>>>(key, table, factors);
 }
 
 }  // namespace scalar

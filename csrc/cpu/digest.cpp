@@ -1,0 +1,119 @@
+// See digest.h.
+#include "cpu/digest.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <mutex>
+
+#include "core/weights.h"
+#include "cpu/isa.h"
+
+namespace convinit {
+namespace {
+
+using Table = std::array<uint32_t, kTableWords>;
+
+const Table& table() {
+  static const Table made = [] {
+    Table words{};
+    for (int block = 0; block < kTableWords / 4; ++block) {
+      const scalar::Words four = scalar::table_block(block);
+      words[4 * block] = four.w0;
+      words[4 * block + 1] = four.w1;
+      words[4 * block + 2] = four.w2;
+      words[4 * block + 3] = four.w3;
+    }
+    return words;
+  }();
+  return made;
+}
+
+// The four sums of a part of one tensor.
+class Digest {
+ public:
+  Digest(WeighFunction weigh, const Key& key, int64_t item_size)
+      : weigh_(weigh), key_(key), item_size_(item_size) {}
+
+  const uint64_t* sums() const { return sums_; }
+
+  // Neighbouring elements from linear index `index` on.
+  void add(int64_t index, int64_t count, const char* data) {
+    int64_t at = index * item_size_;
+    const int64_t end = at + count * item_size_;
+    while (at < end) {
+      const int64_t length = std::min(end, (at / kChunkBytes + 1) * kChunkBytes) - at;
+      uint64_t inner[kSums] = {};
+      weigh_bytes(at % kChunkBytes, length, data, inner);
+      const scalar::Factors& factors = factors_of(at / kChunkBytes);
+      for (int a = 0; a < kSums; ++a) sums_[a] += factors.of[a] * inner[a];
+      at += length;
+      data += length;
+    }
+  }
+
+ private:
+  // Bytes of a chunk, from byte `offset` of it on. Words of which they are a part only are filled up with
+  // zeros: their other bytes belong to other elements, and the sums are linear.
+  void weigh_bytes(int64_t offset, int64_t length, const char* data, uint64_t* sums) const {
+    const uint32_t* weights = table().data() + offset / 4;
+    if (offset % 4 == 0 && length % 4 == 0) return weigh_(weights, data, length / 4, sums);
+    char padded[kChunkBytes + 8];
+    const int64_t before = offset % 4, num_words = (before + length + 3) / 4;
+    std::memset(padded, 0, 4);
+    std::memset(padded + 4 * (num_words - 1), 0, 4);
+    std::memcpy(padded + before, data, static_cast<size_t>(length));
+    weigh_(weights, padded, num_words, sums);
+  }
+
+  // Most runs go on where the one before ended.
+  const scalar::Factors& factors_of(int64_t chunk) {
+    if (chunk != chunk_) {
+      factors_ = scalar::factors_of(key_, chunk);
+      chunk_ = chunk;
+    }
+    return factors_;
+  }
+
+  WeighFunction weigh_;
+  Key key_;
+  int64_t item_size_;
+  int64_t chunk_ = -1;
+  scalar::Factors factors_{};
+  uint64_t sums_[kSums] = {};
+};
+
+void digest_unit(const DigestTask& task, const Tiling& tiling, int64_t number, char* buffer, Digest* digest) {
+  const Unit unit = locate(tiling, number);
+  const int64_t size = tiling.tensor.item_size;
+  if (tiling.in_place) {
+    digest->add(unit.index, unit.columns, static_cast<const char*>(task.data) + unit.data * size);
+    return;
+  }
+  gather(tiling, unit, task.data, buffer);
+  for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
+    digest->add(index, count, buffer + place * size);
+  });
+}
+
+}  // namespace
+
+void digest(const DigestTask* tasks, int64_t num_tasks, int64_t num_threads, const RunWorkers& run_workers,
+            uint64_t* sums) {
+  std::vector<Tiling> tilings;
+  tilings.reserve(static_cast<size_t>(num_tasks));
+  for (int64_t t = 0; t < num_tasks; ++t) tilings.push_back(make_tiling(tasks[t].tensor));
+  std::fill_n(sums, num_tasks * kSums, uint64_t{0});
+  const WeighFunction weigh = current_table().weigh;
+  std::mutex mutex;
+  const Schedule schedule(std::move(tilings), num_threads);
+  schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
+    const Tiling& tiling = schedule.tiling(t);
+    Digest part(weigh, tasks[t].key, tiling.tensor.item_size);
+    for (int64_t unit = first; unit < last; ++unit) digest_unit(tasks[t], tiling, unit, buffer, &part);
+    const std::lock_guard<std::mutex> lock(mutex);
+    for (int a = 0; a < kSums; ++a) sums[t * kSums + a] += part.sums()[a];
+  });
+}
+
+}  // namespace convinit

@@ -1,0 +1,56 @@
+// A digest's inner loop: words of 32 bits times the table's weights, into four sums of 64 bits. Included by
+// fill_*.cpp after the lanes, inside their target region.
+
+#include "core/digest.h"
+#include "cpu/generate.h"
+
+namespace convinit {
+namespace CONVINIT_LANES {
+
+// The words from number `first` on.
+CONVINIT_HD void weigh_each(const uint32_t* weights, const char* words, int64_t first, int64_t count,
+                            uint64_t* sums) {
+  for (int64_t i = first; i < count; ++i) {
+    uint32_t word;
+    memcpy(&word, words + 4 * i, sizeof word);  // it may lie anywhere
+    for (int a = 0; a < kSums; ++a) sums[a] += static_cast<uint64_t>(word) * weights[i + a * kTableShift];
+  }
+}
+
+#ifdef CONVINIT_SCALAR_LANES
+static void weigh(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums) {
+  weigh_each(weights, words, 0, count, sums);
+}
+#else
+// Two words in each 64-bit lane: the lower halves are multiplied, then the upper ones.
+CONVINIT_HD vector::U64 products(vector::U64 pairs, vector::U64 weights) {
+  return vector::multiply_lower(pairs, weights) + vector::multiply_lower(pairs >> 32, weights >> 32);
+}
+
+CONVINIT_HD vector::U64 load(const void* from) {
+  vector::U64 lanes;
+  memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+static void weigh(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums) {
+  constexpr int64_t kWords = sizeof(vector::U64) / sizeof(uint32_t);
+  vector::U64 total[kSums] = {};
+  int64_t done = 0;
+  for (; done + 2 * kWords <= count; done += 2 * kWords) {
+    const vector::U64 first = load(words + 4 * done), second = load(words + 4 * (done + kWords));
+    CONVINIT_UNROLL
+    for (int a = 0; a < kSums; ++a) {
+      const uint32_t* own = weights + done + a * kTableShift;
+      total[a] += products(first, load(own)) + products(second, load(own + kWords));
+    }
+  }
+  for (int a = 0; a < kSums; ++a) {
+    for (size_t lane = 0; lane < sizeof(vector::U64) / sizeof(uint64_t); ++lane) sums[a] += total[a][lane];
+  }
+  weigh_each(weights, words, done, count, sums);
+}
+#endif
+
+}  // namespace CONVINIT_LANES
+}  // namespace convinit
