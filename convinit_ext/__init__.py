@@ -5,7 +5,9 @@ docs/value-contract.md.
 """
 
 from convinit_ext import init as init
+from convinit_ext.digests import FINGERPRINT_VERSION
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.fingerprint import fingerprint, fingerprints
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
@@ -15,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CONTRACT_VERSION",
+    "FINGERPRINT_VERSION",
     "Constant",
     "Key",
     "Normal",
@@ -23,6 +26,8 @@ __all__ = [
     "Uniform",
     "__version__",
     "canonical_name",
+    "fingerprint",
+    "fingerprints",
     "init",
     "init_model_",
     "intercept",

@@ -128,6 +128,46 @@ def share_rows(one: Tensor, other: Tensor, dim: int) -> bool:
     return all(getattr(placement, "dim", dim) == dim for placement in specs[0].placements)
 
 
+class Sharding(NamedTuple):
+    """How the ranks of a DTensor's mesh share it.
+
+    Args:
+        mesh: its DeviceMesh.
+        ranks: all of the mesh, in order.
+        num_replicas: how many of them hold the same as this rank, this one included.
+        first: whether this rank is the first of those.
+        is_cut: whether there are ranks that hold something else.
+    """
+
+    mesh: Any
+    ranks: tuple[int, ...]
+    num_replicas: int
+    first: bool
+    is_cut: bool
+
+
+def sharding_of(tensor: Tensor) -> Sharding | None:
+    """None for a tensor that is no DTensor.
+
+    Raises:
+        RuntimeError: this rank is not in the tensor's mesh.
+    """
+    if not is_dtensor(tensor):
+        return None
+    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    coordinate = spec.mesh.get_coordinate()
+    if coordinate is None:
+        raise RuntimeError("this rank is not in the DTensor's mesh, and holds nothing of it")
+    num_replicas, first, is_cut = 1, True, False
+    for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):
+        if placement.is_replicate():
+            num_replicas *= size
+            first = first and place == 0
+        else:
+            is_cut = is_cut or size > 1
+    return Sharding(spec.mesh, tuple(spec.mesh.mesh.flatten().tolist()), num_replicas, first, is_cut)
+
+
 class FsdpState(enum.Enum):
     """Of a module that fully_shard was called on: as it was made, after its first run, or gathered."""
 

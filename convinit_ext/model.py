@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from convinit_ext import keys, ops, parametrized
 from convinit_ext.boxes import is_dtensor
+from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
 from convinit_ext.keys import Key
@@ -75,7 +77,8 @@ def init_model_(
         dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
-        A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
+        A Report: what each parameter got, and how long it took; on a GPU, until all work was queued. Its
+        `fingerprint` is computed when first asked for.
 
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
@@ -101,7 +104,8 @@ def init_model_(
     plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if not dry_run:
         run(plan, plan.seed, progress)
-    return _report(plan, plan.seed, time.perf_counter() - started, dry_run)
+    report = _report(plan, plan.seed, time.perf_counter() - started, dry_run)
+    return report if dry_run else dataclasses.replace(report, later=_later(model, plan.rows))
 
 
 def plan_model(
@@ -126,7 +130,7 @@ def plan_model(
     >>> first.seed, second.seed
     (7, 8)
     """
-    return ModelPlan(make_plan(model, seed, recipe, device, dtype, fan, only, skip, names))
+    return ModelPlan(model, make_plan(model, seed, recipe, device, dtype, fan, only, skip, names))
 
 
 class ModelPlan:
@@ -136,7 +140,8 @@ class ModelPlan:
         report: what each parameter gets.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._model = model
         self._plan = plan
         self._remember()
         self.report = _report(plan, plan.seed, 0.0, dry=True)
@@ -166,7 +171,9 @@ class ModelPlan:
         else:
             run(self._plan, checked, progress)
             self._remember()
-        return Report(self.report.rows, time.perf_counter() - started, checked, self._plan.recipe)
+        seconds = time.perf_counter() - started
+        later = _later(self._model, self._plan.rows)
+        return Report(self.report.rows, seconds, checked, self._plan.recipe, later=later)
 
     def _remember(self) -> None:
         plan = self._plan
@@ -176,6 +183,10 @@ class ModelPlan:
 
     def __str__(self) -> str:
         return str(self.report)
+
+
+def _later(model: nn.Module, rows: Sequence[Row]) -> LaterFingerprint:
+    return LaterFingerprint(model, [row.tensor for row in rows])
 
 
 class _Seen(NamedTuple):

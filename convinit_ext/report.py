@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
@@ -43,6 +43,14 @@ class ReportRow(NamedTuple):
         return math.prod(self.shape)
 
 
+class Later(Protocol):
+    """A text that is computed when first asked for."""
+
+    known: str | None
+
+    def value(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What init_model_ did: `print(report)` shows a table, `report.rows` has a row for every parameter.
@@ -53,6 +61,7 @@ class Report:
         seed: of the model.
         recipe: its name.
         dry: whether it says what would be done, and nothing was.
+        later: where its fingerprint comes from.
     """
 
     rows: tuple[ReportRow, ...]
@@ -60,6 +69,19 @@ class Report:
     seed: int
     recipe: str
     dry: bool = False
+    later: Later | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the whole model as it was filled, computed when first asked for; None of a dry run.
+
+        Where DTensors are sharded, every rank has to ask.
+
+        Raises:
+            RuntimeError: the model is gone, or what was filled has changed since.
+            As convinit_ext.fingerprint.
+        """
+        return None if self.later is None else self.later.value()
 
     @property
     def num_elements(self) -> int:
@@ -74,7 +96,7 @@ class Report:
         return self.num_bytes / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, object]:
-        """Everything in it as numbers, strings, lists and dicts."""
+        """Everything in it as numbers, strings, lists and dicts; no fingerprint before it was asked for."""
         return {
             "seed": self.seed,
             "recipe": self.recipe,
@@ -84,6 +106,7 @@ class Report:
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
+            "fingerprint": self.later and self.later.known,
             "rows": [row._asdict() | {"shape": list(row.shape)} for row in self.rows],
         }
 
@@ -105,7 +128,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = table(_COLUMNS, [_cells(name, row) for name, row in _grouped(self.rows)], _TEXT_COLUMNS)
-        return "\n".join([*_shortened(lines), "", self.summary()])
+        known = [f"fingerprint {self.later.known}"] if self.later and self.later.known else []
+        return "\n".join([*_shortened(lines), "", self.summary(), *known])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:

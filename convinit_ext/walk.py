@@ -175,10 +175,10 @@ def tied(held: list[Held]) -> list[list[Held]]:
         return [[each] for each in held]
     groups: dict[object, list[Held]] = {}
     for each in held:
-        groups.setdefault(_view(each.tensor), []).append(each)
+        groups.setdefault(view(each.tensor), []).append(each)
     for sharing in by_storage.values():
         if len(sharing) > 1:
-            _check_apart({_view(each.tensor): each for each in reversed(sharing)}.values())
+            _check_apart({view(each.tensor): each for each in reversed(sharing)}.values())
     return list(groups.values())
 
 
@@ -188,7 +188,8 @@ def _storage(tensor: Tensor) -> int:
     return local.untyped_storage()._cdata if local.numel() else id(tensor)
 
 
-def _view(tensor: Tensor) -> object:
+def view(tensor: Tensor) -> object:
+    """Equal for tensors that are the same memory seen the same way."""
     local = local_of(tensor)
     return _storage(tensor), local.storage_offset(), local.shape, local.stride(), local.dtype
 

@@ -1,4 +1,4 @@
-"""docs/fingerprint.md in plain numpy, and nothing else: what the digests and fingerprints are tested against."""
+"""docs/fingerprint.md in plain numpy: what digests and fingerprints are tested against."""
 
 from __future__ import annotations
 

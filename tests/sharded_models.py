@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from convinit_ext import init_model_
+from convinit_ext import fingerprint, fingerprints, init_model_
 from convinit_ext.initialisers import ONES, ZEROS
 from convinit_ext.recipes import TORCH, Rule
 
@@ -96,6 +96,8 @@ def check(
                 assert_same_bits(parameter.to_local(), part.to_local(), path)
         else:
             assert_same_bits(parameter, want, path)
+    assert fingerprint(model) == fingerprint(whole)
+    assert fingerprints(model) == fingerprints(whole)
     say(name)
     return model
 
@@ -148,7 +150,17 @@ def fully_sharded(size: int) -> None:
     offload = CPUOffloadPolicy(pin_memory=False)
     check("FSDP2 with CPU offload", Small, fsdp(mesh, offload_policy=offload), True, device="cpu")
     hybrid = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("replicate", "shard"))
-    forward_agrees(check("HSDP", Small, fsdp(hybrid), True))
+    model = check("HSDP", Small, fsdp(hybrid), True)
+    forward_agrees(model)
+    replicas_that_differ(model)
+
+
+def replicas_that_differ(model: nn.Module) -> None:
+    if dist.get_rank() == dist.get_world_size() - 1:
+        with torch.no_grad():
+            model.conv.bias.to_local().add_(1)
+    with pytest.raises(ValueError, match=r"^replicas of 1 DTensor are not equal on all ranks: conv\.bias$"):
+        fingerprint(model)
 
 
 def both_ways(size: int) -> None:

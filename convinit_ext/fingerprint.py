@@ -1,0 +1,218 @@
+"""fingerprint: one number for all the values of a model, the same for any sharding, device and order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext import boxes, digests, walk
+from convinit_ext.digests import Sums
+from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
+from convinit_ext.replicas import Ranks, added_up
+from convinit_ext.weights_file import StoredTensor, blocks, open_weights
+
+_DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
+_EXTRA_STATE = "_extra_state"  # what modules keep in a state dict beside tensors
+_TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
+
+Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
+
+
+def fingerprint(target: Fingerprinted, name: str = "") -> str:
+    """128 bits that depend on the names, shapes, dtypes and every bit of every value, and on nothing else.
+
+    The same for any sharding, device, memory format and order of the parameters. A model counts what is in
+    its state_dict(), tied tensors once under their first name; so a model, its state dict and the file it is
+    saved to have one fingerprint.
+
+    Where DTensors are sharded, every rank of their mesh must call it: their sums are added up in one
+    all-reduce of 128 bytes. Otherwise nothing communicates.
+
+    Args:
+        target: a tensor of any shape; a module; a dict of tensors by name; the path of a .safetensors file,
+            of an index of several (.safetensors.index.json), or of a folder that holds either.
+        name: of the tensor, if its name is to count; only for a tensor.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
+            that are not equal; a file that is not what it should be (weights_file.WeightsError).
+        UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
+        TypeError: something else; a value of a dict that is not a tensor.
+
+    Source: docs/fingerprint.md.
+
+    >>> fingerprint(torch.zeros(2, 3))
+    'f4d8bc4e1f56784d81520f4c985e5c7d'
+    >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
+    False
+    """
+    if isinstance(target, Tensor):
+        return _of_named(name, target)
+    if name:
+        raise ValueError("name= is for one tensor: a model, a dict or a file has names of its own")
+    if isinstance(target, nn.Module | Mapping):
+        tensors = _tensors_of(target)
+        ranks = Ranks(list(tensors), list(tensors.values()))
+        heads = _headers(tensors)
+        return digests.of_all(heads, ranks.total(_sums(heads, tensors)))
+    stored = _stored(target)
+    heads = _headers(stored)
+    return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
+
+
+def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str]) -> dict[str, str]:
+    """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
+
+    Each is `fingerprint(tensor, name)`. The arguments and errors are those of fingerprint; of sharded models
+    one all-reduce adds up the sums of all tensors, 64 bytes each.
+
+    >>> model = nn.Linear(2, 2)
+    >>> fingerprints(model)["bias"] == fingerprint(model.bias, "bias")
+    True
+    """
+    if isinstance(target, nn.Module | Mapping):
+        tensors = _tensors_of(target)
+        names, heads = list(tensors), _headers(tensors)
+        rows = Ranks(names, list(tensors.values())).each(_sums(heads, tensors))
+    else:
+        stored = _stored(target)
+        names, heads = list(stored), _headers(stored)
+        rows = _sums_of_stored(heads, stored)
+    return {name: digests.of_one(head, row) for name, head, row in zip(names, heads, rows, strict=True)}
+
+
+class LaterFingerprint:
+    """The fingerprint of a model as it is now, computed when first asked for.
+
+    Args:
+        model: not kept alive.
+        watched: tensors of it; their values are not looked at before.
+
+    Attributes:
+        known: the fingerprint, None before it was asked for.
+    """
+
+    def __init__(self, model: nn.Module, watched: Sequence[Tensor]) -> None:
+        self.known: str | None = None
+        self._model = weakref.ref(model)
+        self._watched = [(weakref.ref(tensor), _version(tensor)) for tensor in watched]
+
+    def value(self) -> str:
+        """Raises RuntimeError where the model is gone, or a watched tensor has changed."""
+        if self.known is None:
+            model = self._model()
+            if model is None:
+                raise RuntimeError("the model is gone: ask for its fingerprint while it is there")
+            tensors = ((reference(), version) for reference, version in self._watched)
+            if any(tensor is None or _version(tensor) != version for tensor, version in tensors):
+                raise RuntimeError("the model has changed since: use convinit_ext.fingerprint(model)")
+            self.known = fingerprint(model)
+        return self.known
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _of_named(name: str, tensor: Tensor) -> str:
+    tensor = _checked(name, tensor)
+    tensors = {name: tensor}
+    heads = _headers(tensors)
+    return digests.of_one(heads[0], Ranks([name], [tensor]).total(_sums(heads, tensors)))
+
+
+def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By canonical name; one that has several names comes once, under its first."""
+    given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
+    found: dict[str, Tensor] = {}
+    seen: set[object] = set()
+    for key, tensor in given.items():
+        if key.rpartition(".")[2] == _EXTRA_STATE:
+            continue
+        name = walk.canonical(key)
+        checked = _checked(key, tensor)
+        view = walk.view(checked)
+        if view in seen:
+            continue
+        seen.add(view)
+        if name in found:
+            raise ValueError(_TWICE.format(name, key))
+        found[name] = checked
+    return found
+
+
+def _checked(name: str, tensor: object) -> Tensor:
+    """A tensor with values that can be read as they are."""
+    what = f"tensor {name!r}" if name else "the tensor"
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
+    if is_lazy(tensor):
+        raise ValueError(f"{what} has no shape yet; run its lazy module on an input first")
+    local = boxes.local_of(tensor)
+    if local.is_meta or isinstance(local, FakeTensor):
+        raise ValueError(f"{what} is on the meta device, or fake: it has no values to take a fingerprint of")
+    if is_traceable_wrapper_subclass(local) or local.is_nested or local.layout != torch.strided:
+        kind = type(local).__name__ if local.layout == torch.strided else str(local.layout)
+        raise UnsupportedTensorError(f"{what}: cannot read a {kind}; accepted is a plain dense tensor")
+    if local.is_quantized or local.device.type not in _DEVICES:
+        raise UnsupportedTensorError(
+            f"{what} is of {local.dtype} on {local.device}; accepted are dtypes of whole bytes on {_DEVICES}"
+        )
+    return tensor
+
+
+def _headers(tensors: Mapping[str, Tensor] | Mapping[str, StoredTensor]) -> list[bytes]:
+    return [digests.header(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+
+
+def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
+    """Of what this process holds: (n, 4)."""
+    rows: list[int] = []
+    pieces: list[tuple[Tensor, Box | None]] = []
+    for row, tensor in enumerate(tensors.values()):
+        if not boxes.is_dtensor(tensor):
+            pieces.append((tensor, None))
+        else:
+            pieces += [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
+        rows += [row] * (len(pieces) - len(rows))
+    found = digests.no_sums(len(tensors))
+    with torch.no_grad():
+        given = [piece.detach().resolve_conj().resolve_neg() for piece, _ in pieces]
+    np.add.at(found, rows, digests.sums_of([heads[row] for row in rows], given, [box for _, box in pieces]))
+    return found
+
+
+def _stored(target: object) -> dict[str, StoredTensor]:
+    if not isinstance(target, str | PathLike):
+        raise TypeError(
+            f"cannot take a fingerprint of a {type(target).__name__}; accepted are a tensor, a module, a "
+            "dict of tensors by name, and the path of a safetensors file, index or folder"
+        )
+    found: dict[str, StoredTensor] = {}
+    for key, stored in open_weights(target).tensors.items():
+        name = walk.canonical(key)
+        if name in found:
+            raise ValueError(_TWICE.format(name, key))
+        found[name] = stored
+    return found
+
+
+def _sums_of_stored(heads: Sequence[bytes], stored: Mapping[str, StoredTensor]) -> Sums:
+    """Block by block: (n, 4)."""
+    found = digests.no_sums(len(stored))
+    for row, (head, tensor) in enumerate(zip(heads, stored.values(), strict=True)):
+        for start, block in blocks(tensor):
+            found[row] += digests.sums_of([head], [block], [Box(start, (1,))])[0]
+    return found

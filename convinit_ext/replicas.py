@@ -1,0 +1,139 @@
+"""Sums over the ranks that share tensors: every element counts once, and replicas must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from convinit_ext.boxes import Sharding, sharding_of
+
+Words = NDArray[np.uint64]
+
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+def added_up(sums: Words) -> Words:
+    """Rows modulo 2^64."""
+    total: Words = sums.sum(axis=0, dtype=np.uint64)
+    return total
+
+
+class Ranks:
+    """The ranks over which the sums of some tensors have to be added up.
+
+    Args:
+        names: of the tensors.
+        tensors: DTensors, or tensors that each rank has whole.
+
+    Raises:
+        RuntimeError: meshes that do not lie in one another; a rank outside of a mesh.
+
+    Attributes:
+        shared: whether there is anything to add up: a DTensor of which other ranks hold other parts.
+    """
+
+    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        self._names = names
+        found = [_named(name, tensor) for name, tensor in zip(names, tensors, strict=True)]
+        self._rows = [row for row, each in enumerate(found) if each is not None and each.is_cut]
+        self._shardings = [each for each in found if each is not None and each.is_cut]
+        self.shared = bool(self._rows)
+        if self.shared:
+            self._largest = max(self._shardings, key=lambda each: len(each.ranks))
+            self._check_nested()
+
+    def total(self, sums: Words) -> Words:
+        """Of the rows of `sums`, one a tensor, (n, 4), all added up: (4,). Collective if `shared`.
+
+        Raises:
+            ValueError: replicas that are not equal; on all ranks.
+        """
+        if not self.shared:
+            return added_up(sums)
+        counted, balance = self._added(self._outgoing(sums).sum(axis=1, dtype=np.uint64))
+        if balance.any():
+            self.each(sums)  # which names those that differ
+            raise AssertionError("replicas differ together, and none of them does")
+        whole: Words = counted + added_up(np.delete(sums, self._rows, axis=0))
+        return whole
+
+    def each(self, sums: Words) -> Words:
+        """Of every tensor by itself: (n, 4). Collective if `shared`.
+
+        Raises:
+            ValueError: replicas that are not equal; on all ranks.
+        """
+        whole: Words = sums.copy()
+        if not self.shared:
+            return whole
+        counted, balance = self._added(self._outgoing(sums))
+        differ = [self._names[row] for row, each in zip(self._rows, balance, strict=True) if each.any()]
+        if differ:
+            raise ValueError(
+                f"replicas of {len(differ)} DTensor{'s' * (len(differ) > 1)} are not equal on all ranks: "
+                + ", ".join(differ)
+            )
+        whole[self._rows] = counted
+        return whole
+
+    def _outgoing(self, sums: Words) -> Words:
+        """What this rank adds, (2, rows, 4): to the sums, and to what is zero if replicas are equal.
+
+        Of equal replicas the first counts, times one less than their number; each other one counts -1.
+        """
+        lowest = min(self._largest.ranks)
+        counted, balance = [], []
+        for each in self._shardings:
+            copies = each.num_replicas * (len(self._largest.ranks) // len(each.ranks))
+            counts = each.first and lowest in each.ranks
+            counted.append(int(counts))
+            balance.append(copies - 1 if counts else 2**64 - 1)
+        factors = np.array([counted, balance], dtype=np.uint64)[:, :, None]
+        outgoing: Words = factors * sums[self._rows]
+        return outgoing
+
+    def _added(self, own: Words) -> Words:
+        """Over all ranks. In halves of 32 bits, of which no number of ranks makes too much for 64."""
+        halves = np.stack([own & _LOW, own >> _HALF]).astype(np.int64)
+        mesh = self._largest.mesh
+        device = (
+            torch.device("cpu")
+            if mesh.device_type == "cpu"
+            else torch.device(mesh.device_type, torch.get_device_module(mesh.device_type).current_device())
+        )
+        summed = torch.from_numpy(halves).to(device)
+        for group in _groups(self._largest):
+            dist.all_reduce(summed, group=group)
+        low, high = summed.cpu().numpy().astype(np.uint64)
+        total: Words = low + (high << _HALF)
+        return total
+
+    def _check_nested(self) -> None:
+        around = set(self._largest.ranks)
+        for row, each in zip(self._rows, self._shardings, strict=True):
+            if not around.issuperset(each.ranks):
+                raise RuntimeError(
+                    f"DTensor {self._names[row]!r} is on ranks {sorted(each.ranks)}, which are not among "
+                    f"{sorted(around)}, those of the largest mesh; take the parts of the model one by one"
+                )
+
+
+def _named(name: str, tensor: Tensor) -> Sharding | None:
+    try:
+        return sharding_of(tensor)
+    except RuntimeError as error:
+        raise RuntimeError(f"tensor {name!r}: {error}") from error
+
+
+def _groups(sharding: Sharding) -> list[Any]:
+    """Process groups whose sums, one after the other, are the mesh's: one, if one has exactly its ranks."""
+    if len(sharding.ranks) == dist.get_world_size():
+        return [None]
+    return [sharding.mesh.get_group(axis) for axis in range(sharding.mesh.ndim)]
