@@ -151,8 +151,9 @@ def fully_sharded(size: int) -> None:
     check("FSDP2 with CPU offload", Small, fsdp(mesh, offload_policy=offload), True, device="cpu")
     hybrid = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("replicate", "shard"))
     model = check("HSDP", Small, fsdp(hybrid), True)
-    forward_agrees(model)
     replicas_that_differ(model)
+    init_model_(model, SEED, fan="torch")
+    forward_agrees(model)
 
 
 def replicas_that_differ(model: nn.Module) -> None:
