@@ -1,7 +1,7 @@
 // Fills everything once under the sanitizers (`make sanitize`): each instruction set, distribution and dtype
 // over odd lengths, starts and strides, into memory that ends where the tensor ends. Checks values against
-// the portable path's, and that what lies between the elements of a tensor is left alone. Knows nothing of
-// torch.
+// the portable path's, and that what lies between the elements of a tensor is left alone. Then compares the
+// memory with what a fill writes, and takes its digest. Knows nothing of torch.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -12,6 +12,8 @@
 #include <vector>
 
 #include "core/prepare.h"
+#include "core/weights.h"
+#include "cpu/digest.h"
 #include "cpu/fill.h"
 #include "cpu/isa.h"
 
@@ -109,6 +111,45 @@ std::vector<char> expected_memory(const Case& c, const Distribution& distributio
   return memory;
 }
 
+// docs/fingerprint.md byte by byte: a byte's share of a sum is its word's, and the sums are linear.
+std::vector<uint64_t> expected_sums(const Case& c, int64_t size, const char* data) {
+  std::vector<uint64_t> sums(kSums);
+  for_each_element(c.dims, [&](int64_t place, int64_t index) {
+    for (int64_t byte = 0; byte < size; ++byte) {
+      const int64_t at = (c.start + index) * size + byte, column = at % kChunkBytes / 4;
+      const uint64_t value = static_cast<uint64_t>(static_cast<unsigned char>(data[place * size + byte]))
+                             << (at % 4 * 8);
+      const scalar::Factors factors = scalar::factors_of(kKey, at / kChunkBytes);
+      for (int a = 0; a < kSums; ++a) {
+        const scalar::Words words = scalar::table_block(static_cast<int>(column + a * kTableShift) / 4);
+        const uint32_t weights[] = {words.w0, words.w1, words.w2, words.w3};
+        sums[a] += factors.of[a] * weights[column % 4] * value;
+      }
+    }
+  });
+  return sums;
+}
+
+// After a fill: nothing differs, then one element does.
+void read_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
+  const int64_t size = item_size(task.dtype);
+  char* data = static_cast<char*>(task.data);
+  Difference found{};
+  compare(&task, 1, num_threads, run_on_std_threads, &found);
+  if (found.count != 0 || found.first != -1)
+    fail(c, task.distribution, task.dtype, "differs from what it was filled with");
+  const int64_t last = last_of(c.dims, &Dim::data_stride), index = last_of(c.dims, &Dim::index_stride);
+  data[last * size] ^= 1;
+  compare(&task, 1, num_threads, run_on_std_threads, &found);
+  if (found.count != 1 || found.first != c.start + index)
+    fail(c, task.distribution, task.dtype, "the last element differs, and was not found");
+  data[last * size] ^= 1;
+  std::vector<uint64_t> sums(kSums);
+  const DigestTask digest_task{data, strided(task), kKey};
+  digest(&digest_task, 1, num_threads, run_on_std_threads, sums.data());
+  if (sums != expected_sums(c, size, data)) fail(c, task.distribution, task.dtype, "wrong digest");
+}
+
 void fill_and_check(const Case& c, const Distribution& distribution, DType dtype, int64_t num_threads) {
   const std::vector<char> expected = expected_memory(c, distribution, dtype);
   // A block of its own, off the alignment of vectors, whose end is the tensor's: the sanitizer sees one byte
@@ -122,6 +163,8 @@ void fill_and_check(const Case& c, const Distribution& distribution, DType dtype
   if (std::string(last_isa()) != current_table().isa)
     fail(c, distribution, dtype, "another instruction set ran");
   if (std::memcmp(data, expected.data(), expected.size()) != 0) fail(c, distribution, dtype, "wrong values");
+  // The bytes of a digest are the same for every distribution; one is enough.
+  if (distribution.kind == Kind::kUniform) read_and_check(c, task, num_threads);
 }
 
 // All cases as one list of tensors: the split over threads crosses from one to the next.
