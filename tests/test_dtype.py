@@ -53,8 +53,8 @@ def compiled(folder: Path, source: str, *flags: str) -> ctypes.CDLL:
     if CXX is None:
         pytest.skip("no compiler")
     library = folder / f"{source}.so"
-    command = [CXX, "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}", *flags]
-    subprocess.run([*command, str(ROOT / "tests" / "native" / source), "-o", str(library)], check=True)
+    flags += "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"
+    subprocess.run([CXX, *flags, str(ROOT / "tests" / "native" / source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
@@ -91,17 +91,13 @@ def assert_equal_but_for_nans(ours: np.ndarray, theirs: np.ndarray, floats: np.n
 @pytest.mark.parametrize("offset", [0x00, 0x80, 0xFF])
 def test_the_core_rounds_as_pytorch(core: ctypes.CDLL, dtype: str, offset: int):
     floats = dense_sweep(offset)
-    assert_equal_but_for_nans(
-        rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype
-    )
+    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
 def test_the_core_rounds_as_pytorch_beside_every_boundary(core: ctypes.CDLL, dtype: str):
     floats = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
-    assert_equal_but_for_nans(
-        rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype
-    )
+    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
