@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/prepare.h"
 #include "cpu/fill.h"
 #include "cpu/isa.h"

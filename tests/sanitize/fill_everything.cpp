@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/prepare.h"
 #include "core/weights.h"
 #include "cpu/digest.h"
