@@ -147,6 +147,26 @@ def sharding(repeats: int) -> list[dict[str, object]]:
     return rows
 
 
+def float8(repeats: int) -> list[dict[str, object]]:
+    """Elements a second of the float8 types, which PyTorch cannot fill, against our own of bfloat16."""
+    rows: list[dict[str, object]] = []
+    wide = torch.empty(MATRIX, dtype=torch.bfloat16)
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        narrow = torch.empty(MATRIX, dtype=dtype)
+        name = str(dtype).removeprefix("torch.")
+        for function in (init.kaiming_uniform_, init.kaiming_normal_, init.trunc_normal_):
+            taken = in_turns(
+                {
+                    "bfloat16": lambda function=function: function(wide),
+                    "float8": lambda function=function, narrow=narrow: function(narrow),
+                },
+                repeats,
+            )
+            ratio = round(taken["bfloat16"] / taken["float8"], 2)
+            rows.append({"case": f"{function.__name__} bfloat16 to {name}", "ratio": ratio})
+    return rows
+
+
 def reset_parameters(model: nn.Module) -> None:
     """What PyTorch's users do to initialise again: every module's own reset_parameters."""
     for module in model.modules():
@@ -202,7 +222,7 @@ def main() -> None:
     for result in tensors(options.repeats):
         rows.append(result.row())
         print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
-    rows += thread_scaling(options.repeats) + sharding(options.repeats)
+    rows += thread_scaling(options.repeats) + sharding(options.repeats) + float8(options.repeats)
     if options.models:
         for name, build in MODELS.items():
             for result in whole_model(name, build, min(3, options.repeats)):

@@ -1,4 +1,4 @@
-"""What of the GPU benchmarks runs without a GPU: models, verdicts, and the table of a made-up record."""
+"""What of the benchmarks runs without a GPU and in no time: models, verdicts, tables of made-up records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
+import against_torch
 import gpu_against_torch as gpu
 import models
 import table
@@ -76,3 +77,17 @@ def test_a_record_of_a_gpu_becomes_its_own_table():
     assert "Goals missed: uniform float32: of_fill_bandwidth 0.943, not 0.95." in text
     assert text.index("between") < text.index("uniform float32") < text.index("after")
     assert table.with_table(text, record(1.06)) == text
+
+
+def test_ratios_of_our_own_speeds_stand_below_the_cpu_table(monkeypatch: pytest.MonkeyPatch):
+    def in_turns(runs, repeats):
+        written = {name: run().dtype.itemsize for name, run in runs.items()}
+        return {name: repeats * size for name, size in written.items()}
+
+    monkeypatch.setattr(against_torch, "MATRIX", (8, 8))
+    monkeypatch.setattr(against_torch, "in_turns", in_turns)
+    environment = dict.fromkeys(("processor", "threads", "instruction_set", "torch", "python"), "made up")
+    text = table.table({"command": "x", "environment": environment, "results": against_torch.float8(1)})
+    for function in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
+        for dtype in ("float8_e4m3fn", "float8_e5m2"):
+            assert f"\n{function} bfloat16 to {dtype}: 2.00x.\n" in text

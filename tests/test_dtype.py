@@ -14,10 +14,17 @@ import reference as ref
 import torch
 from filling import DTYPES, Backend, assert_same_bits, values
 
+from convinit_ext import _C
+
 ROOT = Path(__file__).parent.parent
 CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 FLOAT8 = ["float8_e4m3fn", "float8_e5m2"]
 SMALL_TYPES = ["float16", "bfloat16", *FLOAT8]
+# The vectors' own rounding, compiled alone.
+LANES_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"],
+}
 # Ties, and their neighbours on both sides.
 LOW_HALVES = [0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
 
@@ -42,21 +49,34 @@ def rounded_by_torch(floats: np.ndarray, dtype: str) -> np.ndarray:
     return bits
 
 
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compiled(folder: Path, source: str, *flags: str) -> ctypes.CDLL:
     if CXX is None:
         pytest.skip("no compiler")
-    library = tmp_path_factory.mktemp("native") / "round_floats.so"
-    source = ROOT / "tests" / "native" / "round_floats.cpp"
-    flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([CXX, *flags, str(source), "-o", str(library)], check=True)
+    library = folder / f"{source}.so"
+    flags += "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"
+    subprocess.run([CXX, *flags, str(ROOT / "tests" / "native" / source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
-def rounded_by_core(core: ctypes.CDLL, floats: np.ndarray, dtype: str) -> np.ndarray:
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compiled(tmp_path_factory.mktemp("core"), "round_floats.cpp")
+
+
+@pytest.fixture(scope="module", params=[isa for isa in LANES_FLAGS if isa in _C.available_isas()])
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The vectors of an instruction set."""
+    isa = request.param
+    names = f"-DCONVINIT_LANES={isa}", f'-DLANES_HEADER="cpu/lanes_{isa}.h"'
+    return compiled(tmp_path_factory.mktemp(isa), "round_vectors.cpp", *LANES_FLAGS[isa], *names)
+
+
+def rounded_by(library: ctypes.CDLL, floats: np.ndarray, dtype: str) -> np.ndarray:
     bits = np.empty(floats.shape, np.uint8 if dtype in FLOAT8 else np.int16)
     pointers = floats.ctypes.data, ctypes.c_int64(floats.size), bits.ctypes.data
-    getattr(core, f"round_{dtype}")(ctypes.c_void_p(pointers[0]), pointers[1], ctypes.c_void_p(pointers[2]))
+    getattr(library, f"round_{dtype}")(
+        ctypes.c_void_p(pointers[0]), pointers[1], ctypes.c_void_p(pointers[2])
+    )
     return bits
 
 
@@ -71,17 +91,31 @@ def assert_equal_but_for_nans(ours: np.ndarray, theirs: np.ndarray, floats: np.n
 @pytest.mark.parametrize("offset", [0x00, 0x80, 0xFF])
 def test_the_core_rounds_as_pytorch(core: ctypes.CDLL, dtype: str, offset: int):
     floats = dense_sweep(offset)
-    assert_equal_but_for_nans(
-        rounded_by_core(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype
-    )
+    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
 def test_the_core_rounds_as_pytorch_beside_every_boundary(core: ctypes.CDLL, dtype: str):
     floats = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
-    assert_equal_but_for_nans(
-        rounded_by_core(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype
-    )
+    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
+
+
+@pytest.mark.parametrize("dtype", SMALL_TYPES)
+def test_vectors_round_as_the_core(lanes: ctypes.CDLL, core: ctypes.CDLL, dtype: str):
+    boundaries = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
+    mixed = np.random.default_rng(0).permutation(boundaries)  # an element in another's place is seen
+    for floats in (mixed, dense_sweep(0x00), dense_sweep(0x80)):
+        ours, scalar = rounded_by(lanes, floats, dtype), rounded_by(core, floats, dtype)
+        assert_equal_but_for_nans(ours, scalar, floats, dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", FLOAT8)
+def test_vectors_round_every_float_as_the_core(lanes: ctypes.CDLL, core: ctypes.CDLL, dtype: str):
+    for offset in range(256):
+        floats = dense_sweep(offset)
+        ours, scalar = rounded_by(lanes, floats, dtype), rounded_by(core, floats, dtype)
+        assert_equal_but_for_nans(ours, scalar, floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", FLOAT8)

@@ -1,6 +1,8 @@
-// Small floats by hand: float32 rounded to nearest, ties to even, as 16 or 8 bits.
+// The types of elements: their sizes, and the small floats by hand: float32 rounded to nearest, ties to even,
+// as 16 or 8 bits.
 #pragma once
 
+#include "core/fill_task.h"
 #include "core/lanes.h"
 
 namespace convinit {
@@ -19,6 +21,23 @@ struct Float8E5M2 {
 };
 
 namespace CONVINIT_LANES {
+
+// In bytes.
+CONVINIT_HD int64_t item_size(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat32:
+      return 4;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      return 2;
+    case DType::kFloat8E4M3:
+    case DType::kFloat8E5M2:
+      break;
+  }
+  return 1;
+}
 
 constexpr int kFloatMantissa = 23;
 constexpr uint32_t kFloatInfinity = 0x7f800000u;

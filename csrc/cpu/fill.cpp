@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "core/dtype.h"
 #include "cpu/float_environment.h"
 #include "cpu/units.h"
 
@@ -24,7 +25,7 @@ void advise_huge_pages(const FillTask& task) {
   for (int32_t d = 0; d < task.num_dims; ++d) elements += (task.dims[d].size - 1) * task.dims[d].data_stride;
   const auto begin = reinterpret_cast<uintptr_t>(task.data);
   const auto first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-  const auto last = (begin + elements * item_size(task.dtype)) / kHugePage * kHugePage;
+  const auto last = (begin + elements * scalar::item_size(task.dtype)) / kHugePage * kHugePage;
   // Advice only: where the kernel has none of it, the fill is right all the same.
   if (last > first) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
@@ -67,22 +68,6 @@ void fill(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, const R
     for (int64_t unit = first; unit < last; ++unit)
       fill_unit(schedule.tiling(t), tasks[t], generate, unit, buffer);
   });
-}
-
-int64_t item_size(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return 8;
-    case DType::kFloat32:
-      return 4;
-    case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
-    case DType::kFloat8E4M3:
-    case DType::kFloat8E5M2:
-      break;
-  }
-  return 1;
 }
 
 const char* last_isa() { return latest_isa.load(); }

@@ -22,6 +22,4 @@ void compare(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, cons
 // Name of the instruction set that the latest fill used, empty before the first.
 const char* last_isa();
 
-int64_t item_size(DType dtype);
-
 }  // namespace convinit

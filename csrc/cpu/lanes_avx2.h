@@ -106,16 +106,23 @@ CONVINIT_HD void store(BFloat16* to, F32 even, F32 odd) {
   _mm256_storeu_si256((__m256i*)to, _mm256_permute4x64_epi64(packed, kOrder));
 }
 
-#include "cpu/float8.inl"
-
-template <class Float8>
-CONVINIT_HD void store_float8(Float8* to, F32 even, F32 odd) {
-  const __m256i order = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
-  const __m256i packed = _mm256_permutevar8x32_epi32((__m256i)packed_blocks<Float8>(even, odd), order);
-  _mm_storeu_si128((__m128i*)to, _mm256_castsi256_si128(packed));
+// For float8. Halves of a word are signed; packing takes 128 bits of a, then of b, in turn, and clamps.
+CONVINIT_HD U32 add_halves(U32 x, int low_weight, int high_weight) {
+  return (U32)_mm256_madd_epi16((__m256i)x, _mm256_set1_epi32(high_weight << 16 | low_weight));
 }
-CONVINIT_HD void store(Float8E4M3* to, F32 even, F32 odd) { store_float8(to, even, odd); }
-CONVINIT_HD void store(Float8E5M2* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+CONVINIT_HD U32 shift_halves(U32 x, int bits) { return (U32)_mm256_srli_epi16((__m256i)x, bits); }
+CONVINIT_HD U32 pack_words(U32 a, U32 b) { return (U32)_mm256_packs_epi32((__m256i)a, (__m256i)b); }
+CONVINIT_HD U32 pack_halves(U32 a, U32 b) { return (U32)_mm256_packs_epi16((__m256i)a, (__m256i)b); }
+// Each 128 bits hold the bytes of even elements, then those of odd ones, of every second block.
+CONVINIT_HD void store_bytes(void* to, U32 x) {
+  const __m256i in_turn =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i blocks = _mm256_shuffle_epi8((__m256i)x, in_turn);
+  _mm256_storeu_si256((__m256i*)to, _mm256_permutevar8x32_epi32(blocks, order));
+}
+
+#include "cpu/float8.inl"
 
 }  // namespace vector
 

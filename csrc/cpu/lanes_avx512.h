@@ -98,16 +98,23 @@ CONVINIT_HD void store(BFloat16* to, F32 even, F32 odd) {
   _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, packed));
 }
 
-#include "cpu/float8.inl"
-
-template <class Float8>
-CONVINIT_HD void store_float8(Float8* to, F32 even, F32 odd) {
-  const __m512i order = {0, 2, 4, 6, 1, 3, 5, 7};
-  const __m512i packed = _mm512_permutexvar_epi64(order, (__m512i)packed_blocks<Float8>(even, odd));
-  _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi64_epi32(packed));
+// For float8. Halves of a word are signed; packing takes 128 bits of a, then of b, in turn, and clamps.
+CONVINIT_HD U32 add_halves(U32 x, int low_weight, int high_weight) {
+  return (U32)_mm512_madd_epi16((__m512i)x, _mm512_set1_epi32(high_weight << 16 | low_weight));
 }
-CONVINIT_HD void store(Float8E4M3* to, F32 even, F32 odd) { store_float8(to, even, odd); }
-CONVINIT_HD void store(Float8E5M2* to, F32 even, F32 odd) { store_float8(to, even, odd); }
+CONVINIT_HD U32 shift_halves(U32 x, int bits) { return (U32)_mm512_srli_epi16((__m512i)x, bits); }
+CONVINIT_HD U32 pack_words(U32 a, U32 b) { return (U32)_mm512_packs_epi32((__m512i)a, (__m512i)b); }
+CONVINIT_HD U32 pack_halves(U32 a, U32 b) { return (U32)_mm512_packs_epi16((__m512i)a, (__m512i)b); }
+// Each 128 bits hold the bytes of even elements, then those of odd ones, of every fourth block.
+CONVINIT_HD void store_bytes(void* to, U32 x) {
+  const __m512i in_turn =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i blocks = _mm512_shuffle_epi8((__m512i)x, in_turn);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, blocks));
+}
+
+#include "cpu/float8.inl"
 
 }  // namespace vector
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/fill.h"
+#include "core/dtype.h"
 
 namespace convinit {
 namespace {
@@ -65,7 +65,7 @@ void gather_items(const Unit& unit, const void* memory, void* buffer) {
 }  // namespace
 
 Strided strided(const FillTask& task) {
-  return {task.start, task.dims, task.num_dims, item_size(task.dtype)};
+  return {task.start, task.dims, task.num_dims, scalar::item_size(task.dtype)};
 }
 
 Tiling make_tiling(const Strided& tensor) {

@@ -174,6 +174,13 @@ CONVINIT_HD void store(double* to, Twice<Vector> even, Twice<Vector> odd) {
   store(to, even.x, odd.x);
   store(to + 2 * sizeof(Vector) / sizeof(double), even.y, odd.y);
 }
+// Bytes take two pairs a vector.
+CONVINIT_HD void store(Float8E4M3* to, Twice<vector::F32> even, Twice<vector::F32> odd) {
+  store(to, even.x, odd.x, even.y, odd.y);
+}
+CONVINIT_HD void store(Float8E5M2* to, Twice<vector::F32> even, Twice<vector::F32> odd) {
+  store(to, even.x, odd.x, even.y, odd.y);
+}
 template <class Out>
 CONVINIT_HD void store(Out* to, const F32 (&even)[1], const F32 (&odd)[1]) {
   store(to, even[0], odd[0]);

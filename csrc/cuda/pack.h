@@ -24,22 +24,6 @@ struct Measure {
   int64_t whole_task_items = 1 << 21;  // 32 MiB: enough for a long visit of each block
 };
 
-static inline int64_t bytes_of(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return 8;
-    case DType::kFloat32:
-      return 4;
-    case DType::kFloat16:
-    case DType::kBFloat16:
-      return 2;
-    case DType::kFloat8E4M3:
-    case DType::kFloat8E5M2:
-      break;
-  }
-  return 1;
-}
-
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The constant as it is stored, as often as it fits.
@@ -150,7 +134,7 @@ static inline void set_segments(Packed* packed, std::vector<Dim> dims, int64_t p
 }
 
 static inline Packed pack_one(const FillTask& fill) {
-  const int64_t size = bytes_of(fill.dtype), per_vector = kVectorBytes / size;
+  const int64_t size = scalar::item_size(fill.dtype), per_vector = kVectorBytes / size;
   const std::vector<Dim> dims = index_dims(fill);
   const bool constant = fill.distribution.kind == Kind::kConstant;
   const int64_t place = static_cast<int64_t>(reinterpret_cast<uintptr_t>(fill.data) / size);
@@ -189,7 +173,7 @@ struct PackedList {
 
 // Units of about as many bytes each; a segment may be several vectors.
 static inline int64_t units_of(Task* task, bool whole, int64_t rounds) {
-  const int64_t vectors = std::max<int64_t>(1, task->segment * bytes_of(task->dtype) / kVectorBytes);
+  const int64_t vectors = std::max<int64_t>(1, task->segment * scalar::item_size(task->dtype) / kVectorBytes);
   const int64_t items = kUnitItems * std::max<int64_t>(1, rounds / vectors);
   task->unit_items = whole ? kWhole : static_cast<int32_t>(items);
   return std::max<int64_t>(1, ceil_div(task->num_items, whole ? kUnitItems : items));
@@ -206,7 +190,7 @@ static inline PackedList pack_list(const FillTask* fills, int64_t num_fills,
     list.digits.insert(list.digits.end(), packed.digits.begin(), packed.digits.end());
     list.tasks.push_back(packed.task);
     bytes += packed.task.num_items *
-             std::max<int64_t>(kVectorBytes, packed.task.segment * bytes_of(fills[t].dtype));
+             std::max<int64_t>(kVectorBytes, packed.task.segment * scalar::item_size(fills[t].dtype));
   }
   const int64_t rounds =
       std::clamp<int64_t>(bytes / (kVectorBytes * kUnitItems * measure.units_wanted), 1, measure.most_rounds);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/prepare.h"
 #include "cpu/fill.h"
 #include "cpu/isa.h"
@@ -94,7 +95,8 @@ class Tensor {
         dtype_(dtype),
         shift_(shift),
         key_{0x0123456789abcdef ^ number, ~number} {
-    const int64_t bytes = 2 * kMargin + shift * item_size(dtype) + extent(layout.dims) * item_size(dtype);
+    const int64_t bytes =
+        2 * kMargin + shift * scalar::item_size(dtype) + extent(layout.dims) * scalar::item_size(dtype);
     storage_.resize(static_cast<size_t>(bytes) / sizeof(Line) + 1);
     std::memset(storage_.data(), kUntouched, storage_.size() * sizeof(Line));
     expected_ = bytes_of(storage_);
@@ -104,7 +106,7 @@ class Tensor {
   }
 
   FillTask task() {
-    char* data = reinterpret_cast<char*>(storage_.data()) + kMargin + shift_ * item_size(dtype_);
+    char* data = reinterpret_cast<char*>(storage_.data()) + kMargin + shift_ * scalar::item_size(dtype_);
     return {data,   layout_.start, layout_.dims.data(), static_cast<int32_t>(layout_.dims.size()),
             dtype_, key_,          distribution_};
   }

@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/dtype.h"
 #include "core/prepare.h"
 #include "core/weights.h"
 #include "cpu/digest.h"
@@ -100,7 +101,7 @@ void for_each_element(const std::vector<Dim>& dims, Visit visit) {
 // What the tensor's memory must hold afterwards: elements by the portable path, one run over all their
 // indices.
 std::vector<char> expected_memory(const Case& c, const Distribution& distribution, DType dtype) {
-  const int64_t size = item_size(dtype), count = last_of(c.dims, &Dim::index_stride) + 1;
+  const int64_t size = scalar::item_size(dtype), count = last_of(c.dims, &Dim::index_stride) + 1;
   std::vector<char> values(count * size), memory((last_of(c.dims, &Dim::data_stride) + 1) * size, kUntouched);
   const auto generate =
       kPortableTable.functions[static_cast<int>(distribution.kind)][static_cast<int>(dtype)];
@@ -154,7 +155,7 @@ void fill_and_check(const Case& c, const Distribution& distribution, DType dtype
   const std::vector<char> expected = expected_memory(c, distribution, dtype);
   // A block of its own, off the alignment of vectors, whose end is the tensor's: the sanitizer sees one byte
   // too many.
-  const int64_t offset = item_size(dtype);
+  const int64_t offset = scalar::item_size(dtype);
   const std::unique_ptr<char[]> memory(new char[offset + expected.size()]);
   char* data = memory.get() + offset;
   std::memset(data, kUntouched, expected.size());
