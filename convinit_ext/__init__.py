@@ -12,6 +12,8 @@ from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
 from convinit_ext.shards import Shard
+from convinit_ext.verification import Verification
+from convinit_ext.verify import verify
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,7 @@ __all__ = [
     "Shard",
     "TruncatedNormal",
     "Uniform",
+    "Verification",
     "__version__",
     "canonical_name",
     "fingerprint",
@@ -32,4 +35,5 @@ __all__ = [
     "init_model_",
     "intercept",
     "plan_model",
+    "verify",
 ]

@@ -130,6 +130,33 @@ def buffer_rows(
     return tuple(rows)
 
 
+def known_rows(
+    nodes: Iterable[Node],
+    rules: Sequence[Rule],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    chooses: Callable[[Held], bool] | None = None,
+    key_of: Callable[[str], str] = str,
+) -> tuple[BufferRow, ...]:
+    """A row for every buffer, for a look at a model: whatever it is, nothing is refused.
+
+    `start` is what initialising leaves in it, None where that is not known: those that keep their values, and
+    the vectors of spectral_norm, which the power method has made of the weight. The arguments are those of
+    buffer_rows.
+    """
+    rules = [rule for rule in rules if rule.buffer is not None]
+    rows = []
+    for held in walk.buffers(nodes):
+        if chooses is not None and not chooses(held):
+            continue
+        start = _start(held, rules)
+        if start is not None and parametrized.is_settled(held):
+            start = None
+        wanted = dtype if dtype is not None and held.tensor.is_floating_point() else held.tensor.dtype
+        rows.append(BufferRow(held, key_of(walk.canonical(held.name)), start, wanted, device))
+    return tuple(rows)
+
+
 def _check_writable(held: Held) -> None:
     if is_dtensor(held.tensor):
         raise ValueError(f"buffer {held.path!r}: cannot fill a DTensor; assign its values")

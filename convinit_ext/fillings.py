@@ -80,7 +80,7 @@ class Fillings:
         if zero_row is not None and not 0 <= zero_row < target.tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {zero_row} to make zero")
         if isinstance(distribution, Uniform):
-            _check_range(distribution, dtype or target.tensor.dtype, target.name)
+            check_range(distribution, dtype or target.tensor.dtype, target.name)
         fans = None
         if target.tensor.ndim >= 2 and not isinstance(distribution, Constant):
             fans = target.fans(getattr(rule.init, "fan", None))
@@ -102,7 +102,7 @@ def _values(rule: Rule, target: Target) -> Values:
     return values
 
 
-def _check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
+def check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
     """The engine would raise it too, without a name."""
     low, high = distribution.low, distribution.high
     if max(-low, high, high - low) > _largest(dtype):

@@ -312,18 +312,18 @@ def _memory_for(row: Row) -> Tensor:
 
 def _fill(seed: int, rows: Sequence[Row], filled: Sequence[Tensor], progress: bool) -> None:
     if not progress:
-        _fill_once(seed, zip(rows, filled, strict=True))
+        fill_rows(seed, zip(rows, filled, strict=True))
         return
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     total = sum(row.num_bytes for row in rows)
     with tqdm(total=total, unit="B", unit_scale=True, desc="init_model_") as bar:
         for group, num_bytes in _groups(rows, filled, total // _PROGRESS_STEPS):
-            _fill_once(seed, group)
+            fill_rows(seed, group)
             bar.update(num_bytes)
 
 
-def _fill_once(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
+def fill_rows(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
     """One call into the engine: it balances threads over all the bytes, whatever tensors they belong to."""
     pieces = [(row.key, piece) for row, memory in filled for piece in row.pieces(memory)]
     boxes = [piece.box for _, piece in pieces]

@@ -114,24 +114,34 @@ def check_supported(tensors: Sequence[Tensor]) -> None:
     """Raise UnsupportedTensorError for the first tensor that cannot be filled: what it is, what can be."""
     for tensor in tensors:
         check_inference(tensor)
-        if is_traceable_wrapper_subclass(tensor):
-            raise UnsupportedTensorError(
-                f"cannot fill a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
-            )
-        if tensor.layout != torch.strided:
-            raise UnsupportedTensorError(
-                f"cannot fill a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
-            )
-        if tensor.is_nested:
-            raise UnsupportedTensorError("cannot fill a nested tensor; accepted is a dense tensor")
-        if tensor.dtype not in SUPPORTED_DTYPES:
-            raise UnsupportedTensorError(
-                f"cannot fill a tensor of dtype {tensor.dtype}; accepted are {_FLOAT_NAMES}"
-            )
-        if tensor.device.type not in _DEVICES:
-            raise UnsupportedTensorError(
-                f"cannot fill a tensor on {tensor.device}; {_accepted_devices(tensor)}"
-            )
+        check_readable(tensor)
+
+
+def check_readable(tensor: Tensor, do: str = "fill") -> None:
+    """Raise UnsupportedTensorError for a tensor whose elements the engine cannot reach, to write or to read.
+
+    Args:
+        tensor: whose dtype, layout and device are looked at.
+        do: the error's word for what is not possible.
+    """
+    if is_traceable_wrapper_subclass(tensor):
+        raise UnsupportedTensorError(
+            f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
+        )
+    if tensor.layout != torch.strided:
+        raise UnsupportedTensorError(
+            f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
+        )
+    if tensor.is_nested:
+        raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
+    check_dtype(tensor.dtype, do)
+    if tensor.device.type not in _DEVICES:
+        raise UnsupportedTensorError(f"cannot {do} a tensor on {tensor.device}; {_accepted_devices(tensor)}")
+
+
+def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
+    if dtype not in SUPPORTED_DTYPES:
+        raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
 
 
 def _accepted_devices(tensor: Tensor) -> str:

@@ -104,6 +104,14 @@ def plain_name(held: Held) -> str | None:
     return join(owner.removesuffix("parametrizations").removesuffix("."), weight)
 
 
+def is_settled(held: Held) -> bool:
+    """Whether settle() changes it: one of the two vectors of spectral_norm, by a rule or by what it draws."""
+    module, leaf = held.places[0]
+    if type(module).__name__ == "_SpectralNorm":
+        return leaf in _VECTORS
+    return leaf.endswith(_VECTORS) and _old_spectral(module, leaf[:-2]) is not None
+
+
 def settle(held: Held) -> None:
     """Makes the two drawn vectors of spectral_norm what PyTorch starts from, once everything is filled.
 

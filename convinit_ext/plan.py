@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, copies, ops, parametrized, walk
-from convinit_ext.buffers import BufferRow, buffer_rows
+from convinit_ext.buffers import BufferRow, buffer_rows, known_rows
 from convinit_ext.derived import Derived, check_sharding
 from convinit_ext.distributions import Distribution
 from convinit_ext.fill import check_writable, is_surely_writable
@@ -128,6 +128,7 @@ class _Wish:
     fan: Fan
     dtype: torch.dtype | None
     device: torch.device | None
+    reading: bool
 
 
 def make_plan(
@@ -140,25 +141,34 @@ def make_plan(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    reading: bool = False,
 ) -> Plan:
-    """Decide for every parameter what fills it. The arguments and errors are those of init_model_."""
+    """Decide for every parameter what fills it. The arguments and errors are those of init_model_.
+
+    Args:
+        reading: the plan is for a look at the model, which then need not be one that can be filled: it may
+            hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
+            their values, and meta ones that nobody can rebuild.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if fan not in FANS:
         raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")
     where = None if device is None else checked_device(device)
-    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where)
+    wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where, reading)
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
-    _check_sharded(nodes, wish)
+    if not reading:
+        _check_sharded(nodes, wish)
     held = walk.parameters(nodes)
     selection = Selection.of(model, only, skip, lambda each: _target(each, wish))
-    groups = _groups(held, selection)
+    groups = _groups(held, selection, reading)
     key_of = str if names is None else _key_names(held, nodes, names).__getitem__
     rows = _rows(groups, copies.Parameters(model, held), key_of, wish)
     device = wish.device or _device_of(rows)
     chosen = selection.buffer if selection else None
-    buffers = buffer_rows(nodes, wish.recipe.rules, wish.dtype, device, chosen, key_of)
+    rows_of = known_rows if reading else buffer_rows
+    buffers = rows_of(nodes, wish.recipe.rules, wish.dtype, device, chosen, key_of)
     if selection is not None:
         selection.check_used()
     return Plan(rows, buffers, checked_seed, wish.recipe.name)
@@ -169,13 +179,13 @@ def _device_of(rows: Sequence[Row]) -> torch.device:
     return next((row.device for row in rows if row.tensor.is_meta), torch.device("cpu"))
 
 
-def _groups(held: list[Held], selection: Selection | None) -> list[list[Held]]:
+def _groups(held: list[Held], selection: Selection | None, reading: bool) -> list[list[Held]]:
     """The parameters to fill, each with those tied to it; checked."""
     if selection is None:
-        _check_kinds(held)
+        _check_kinds(held, reading)
         return walk.tied(held)
     chosen = {id(each) for each in held if selection.parameter(each)}
-    _check_kinds([each for each in held if id(each) in chosen])
+    _check_kinds([each for each in held if id(each) in chosen], reading)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
     groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
@@ -200,18 +210,20 @@ def _rows(
         if filling.copy is not None:
             origin, filling = parameters.copied(origin, filling, filling_of)
         rows.append(_row(group, filling, key_of(origin.name), wish))
-    _check_derived([row for row in rows if row.derived is not None], groups, parameters)
+    _check_derived([row for row in rows if row.derived is not None], groups, parameters, wish.reading)
     return tuple(rows)
 
 
-def _check_derived(rows: list[Row], groups: list[list[Held]], parameters: copies.Parameters) -> None:
+def _check_derived(
+    rows: list[Row], groups: list[list[Held]], parameters: copies.Parameters, reading: bool
+) -> None:
     """Finds what each is made of, and that the values will be there and fit."""
     chosen = {id(group[0]) for group in groups} if rows else set()
     for row in rows:
         assert row.derived is not None
         row.source = source = parameters.source_of(row.name, row.derived)
         try:
-            if source is not None and source.tensor.is_meta and id(source) not in chosen:
+            if not reading and source is not None and source.tensor.is_meta and id(source) not in chosen:
                 raise ValueError(
                     f"it is made of {source.name!r}, which is on the meta device and stays there"
                 )
@@ -262,8 +274,8 @@ def _row(group: list[Held], filling: Filling, key: str, wish: _Wish) -> Row:
     )
 
 
-def _check_kinds(held: list[Held]) -> None:
-    """That every parameter is a plain floating-point tensor on a device that can be filled."""
+def _check_kinds(held: list[Held], reading: bool) -> None:
+    """That every parameter is a plain floating-point tensor on a device that can be filled, or read."""
     for each in held:
         tensor = each.tensor
         if is_surely_writable(tensor):
@@ -271,11 +283,15 @@ def _check_kinds(held: list[Held]) -> None:
         if boxes.is_dtensor(tensor):
             _check_placements(each)
             tensor = boxes.local_of(tensor)
+        do = "verify" if reading else "fill"
         if is_traceable_wrapper_subclass(tensor):
             raise UnsupportedTensorError(
-                f"parameter {each.path!r}: cannot fill a {type(tensor).__name__}; accepted is a plain tensor"
+                f"parameter {each.path!r}: cannot {do} a {type(tensor).__name__}; accepted is a plain tensor"
             )
         try:
+            if reading:
+                ops.check_readable(tensor, do)
+                continue
             ops.check_supported([tensor])
         except UnsupportedTensorError as error:
             raise UnsupportedTensorError(f"parameter {each.path!r}: {error}") from error

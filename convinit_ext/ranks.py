@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch.distributed as dist
+
+Result = TypeVar("Result")
 
 
 def check_same_seed(seed: int) -> None:
@@ -26,6 +31,37 @@ def check_same_seed(seed: int) -> None:
     }
     listed = "; ".join(f"{each} on rank{'s' * (len(who) > 1)} {_listed(who)}" for each, who in ranks.items())
     raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
+
+
+def gathered(work: Callable[[], Result]) -> list[Result]:
+    """What each process of the default process group made of its work, by rank, on every one of them.
+
+    Every process must call it; without a process group there is this one alone.
+
+    Raises:
+        RuntimeError: on every process, where the work of one raised; it says whose.
+        Exception: on the process itself what its work raised.
+
+    >>> gathered(lambda: 7)
+    [7]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [work()]
+    result: Result | None = None
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as raised:  # the others wait: they have to hear of it, whatever it is
+        error = raised
+    outcomes: list[tuple[Result, str | None]] = [None] * dist.get_world_size()  # type: ignore[list-item]
+    dist.all_gather_object(outcomes, (result, None if error is None else f"{type(error).__name__}: {error}"))
+    if error is not None:
+        raise error
+    failed = [(rank, said) for rank, (_, said) in enumerate(outcomes) if said is not None]
+    if failed:
+        who = _listed([rank for rank, _ in failed])
+        raise RuntimeError(f"failed on rank{'s' * (len(failed) > 1)} {who}: {failed[0][1]}")
+    return [outcome for outcome, _ in outcomes]
 
 
 def _listed(ranks: list[int]) -> str:

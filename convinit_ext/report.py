@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
 _TEXT_COLUMNS = 4  # these lead, and are aligned to the left; numbers to the right
+Row = TypeVar("Row")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
 
 
@@ -111,7 +112,7 @@ class Report:
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        return json.dumps(_finite(self.to_dict()), indent=indent)
+        return json.dumps(finite(self.to_dict()), indent=indent)
 
     def summary(self) -> str:
         """The totals in a line.
@@ -127,9 +128,11 @@ class Report:
         )
 
     def __str__(self) -> str:
-        lines = table(_COLUMNS, [_cells(name, row) for name, row in _grouped(self.rows)], _TEXT_COLUMNS)
+        rows = [(row.name, _alike(row), row) for row in self.rows]
+        cells = [_cells(name, group[0]) for name, group in grouped(rows)]
+        lines = table(_COLUMNS, cells, _TEXT_COLUMNS)
         known = [f"fingerprint {self.later.known}"] if self.later and self.later.known else []
-        return "\n".join([*_shortened(lines), "", self.summary(), *known])
+        return "\n".join([*shortened(lines, "report.rows"), "", self.summary(), *known])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
@@ -158,36 +161,42 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
-def _grouped(rows: Sequence[ReportRow]) -> list[tuple[str, ReportRow]]:
-    """As they are if they fit; else rows that differ only in the numbers in their names become one."""
+def grouped(rows: Sequence[tuple[str, object, Row]]) -> list[tuple[str, list[Row]]]:
+    """As they are if they fit; else rows that differ only in the numbers in their names become one.
+
+    Args:
+        rows: of each its name, what it must share with others to be shown as one with them, and itself.
+    """
     if len(rows) <= _MAX_LINES:
-        return [(row.name, row) for row in rows]
-    groups: dict[object, list[ReportRow]] = {}
-    for row in rows:
-        alike = (
-            _INDEX.sub("*", row.name),
-            row.shape,
-            row.dtype,
-            row.initialiser,
-            row.fan_in,
-            row.fan_out,
-            None if math.isnan(row.std) else row.std,  # a NaN is like no other
-        )
-        groups.setdefault(alike, []).append(row)
-    return [(_group_name(group), group[0]) for group in groups.values()]
+        return [(name, [row]) for name, _, row in rows]
+    groups: dict[object, list[tuple[str, Row]]] = {}
+    for name, alike, row in rows:
+        groups.setdefault((_INDEX.sub("*", name), alike), []).append((name, row))
+    return [
+        (_group_name([name for name, _ in group]), [row for _, row in group]) for group in groups.values()
+    ]
 
 
-def _group_name(group: Sequence[ReportRow]) -> str:
-    if len(group) == 1:
-        return group[0].name
-    parts = zip(*(row.name.split(".") for row in group), strict=True)
-    return ".".join(part[0] if len(set(part)) == 1 else "*" for part in parts) + f"  (x{len(group)})"
+def _alike(row: ReportRow) -> object:
+    std = None if math.isnan(row.std) else row.std  # a NaN is like no other
+    return row.shape, row.dtype, row.initialiser, row.fan_in, row.fan_out, std
+
+
+def _group_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    parts = zip(*(name.split(".") for name in names), strict=True)
+    return ".".join(part[0] if len(set(part)) == 1 else "*" for part in parts) + f"  (x{len(names)})"
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def _cells(name: str, row: ReportRow) -> tuple[str, ...]:
     return (
         name,
-        "x".join(map(str, row.shape)) or "scalar",
+        shape_text(row.shape),
         row.dtype,
         row.initialiser,
         "-" if row.fan_in is None else str(row.fan_in),
@@ -197,19 +206,20 @@ def _cells(name: str, row: ReportRow) -> tuple[str, ...]:
     )
 
 
-def _shortened(lines: list[str]) -> list[str]:
+def shortened(lines: list[str], where: str) -> list[str]:
+    """A table of at most 40 rows; a note in its middle says how many more there are, and `where`."""
     num_head = 2 + _MAX_LINES // 2  # the header, its rule, and half of the rows
     num_left_out = len(lines) - 2 - _MAX_LINES
     if num_left_out <= 1:
         return lines
-    note = f"... {num_left_out} more lines, all of them in report.rows ..."
+    note = f"... {num_left_out} more lines, all of them in {where} ..."
     return [*lines[:num_head], note, *lines[num_head + num_left_out :]]
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
     """JSON has no NaN."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,219 @@
+"""What a verification looks at: each row of a plan, and the tensor that should hold its values; and what is
+amiss before any value is looked at.
+
+The tensors are the model's own, or those of a state dict or a weights file by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext import boxes, ops, walk
+from convinit_ext.buffers import BufferRow
+from convinit_ext.distributions import Uniform
+from convinit_ext.fillings import check_range
+from convinit_ext.ops import UnsupportedTensorError
+from convinit_ext.plan import Plan, Row
+from convinit_ext.verification import Problem
+from convinit_ext.weights_file import StoredTensor
+
+Found: TypeAlias = Tensor | StoredTensor
+_EXTRA_STATE = "_extra_state"  # modules put anything there
+
+
+@dataclass(slots=True, eq=False)
+class Subject:
+    """A row of the plan, and a tensor that should hold its values.
+
+    Args:
+        name: canonical name of the tensor; not the row's where a tied parameter is there under another.
+        row: what the values should be.
+        found: the tensor.
+    """
+
+    name: str
+    row: Row | BufferRow
+    found: Found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.found.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.found.shape)
+
+
+class Subjects(NamedTuple):
+    """All of them, the problems, and the names of buffers whose start nobody knows."""
+
+    subjects: list[Subject]
+    problems: list[Problem]
+    unchecked: tuple[str, ...]
+
+
+def of_model(plan: Plan, dtype: torch.dtype | None) -> Subjects:
+    """The model's own tensors.
+
+    Raises:
+        ValueError: tensors on the meta device, all of them named.
+        UnsupportedTensorError, RuntimeError: one that cannot be read.
+    """
+    rows = _known(plan)
+    held = [(_name(row), row, row.tensor if isinstance(row, Row) else row.held.tensor) for row in rows]
+    return _checked([Subject(*each) for each in held], [], _unchecked(plan), dtype)
+
+
+def of_tensors(
+    plan: Plan, model: nn.Module, given: Mapping[str, Found], dtype: torch.dtype | None, everything: bool
+) -> Subjects:
+    """The tensors of a state dict or of a file, which is looked at under every name that a parameter has.
+
+    Args:
+        plan: of the model.
+        model: whose names count.
+        given: tensors by name.
+        dtype: what floating-point tensors must have, if anybody says.
+        everything: whether tensors that the model has not are a problem.
+
+    Raises:
+        TypeError: something that is no tensor.
+        ValueError: two tensors of one canonical name; tensors on the meta device.
+        UnsupportedTensorError, RuntimeError: one that cannot be read.
+    """
+    tensors = _by_canonical_name(given)
+    names = walk.every_name(model)
+    subjects, problems = [], []
+    for row in _known(plan):
+        there = [name for name in _names(row, names) if name in tensors]
+        subjects += [Subject(name, row, tensors[name]) for name in _distinct(there, tensors)]
+        if not there and _is_saved(row):
+            problems.append(Problem(_name(row), "missing", "the model has it, and it is not there"))
+    if everything:
+        known = {name for each in names.values() for name in each}
+        problems += [
+            Problem(name, "unexpected", "it is there, and the model has no such tensor")
+            for name in tensors
+            if name not in known
+        ]
+    return _checked(subjects, problems, _unchecked(plan), dtype)
+
+
+def _known(plan: Plan) -> Iterator[Row | BufferRow]:
+    yield from plan.rows
+    yield from (row for row in plan.buffers if row.start is not None)
+
+
+def _unchecked(plan: Plan) -> tuple[str, ...]:
+    return tuple(_name(row) for row in plan.buffers if row.start is None)
+
+
+def _name(row: Row | BufferRow) -> str:
+    return row.name if isinstance(row, Row) else walk.canonical(row.held.name)
+
+
+def _names(row: Row | BufferRow, names: Mapping[int, list[str]]) -> list[str]:
+    """Every name of a parameter and of those tied to it; the row's own first."""
+    held = row.held if isinstance(row, Row) else (row.held,)
+    return list(dict.fromkeys([_name(row), *(name for each in held for name in names[id(each.tensor)])]))
+
+
+def _is_saved(row: Row | BufferRow) -> bool:
+    """Whether state_dict() has it."""
+    if isinstance(row, Row):
+        return True
+    return any(leaf not in module._non_persistent_buffers_set for module, leaf in row.held.places)
+
+
+def _by_canonical_name(given: Mapping[str, Found]) -> dict[str, Found]:
+    tensors: dict[str, Found] = {}
+    for name, found in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names of a state dict are strings, and {name!r} is not")
+        if name.rpartition(".")[2] == _EXTRA_STATE:
+            continue
+        if not isinstance(found, Tensor | StoredTensor):
+            raise TypeError(f"{name!r} is a {type(found).__name__}, and not a tensor as a state dict has it")
+        canonical = walk.canonical(name)
+        if canonical in tensors:
+            raise ValueError(f"two tensors are named {canonical!r} once wrappers are removed")
+        tensors[canonical] = found
+    return tensors
+
+
+def _distinct(names: list[str], tensors: Mapping[str, Found]) -> Iterator[str]:
+    """Without names for the memory that an earlier one has."""
+    seen = set()
+    for name in names:
+        found = tensors[name]
+        if isinstance(found, Tensor) and walk.has_memory(found):
+            view = walk.view(found)
+            if view in seen:
+                continue
+            seen.add(view)
+        yield name
+
+
+def _checked(
+    subjects: list[Subject], problems: list[Problem], unchecked: tuple[str, ...], dtype: torch.dtype | None
+) -> Subjects:
+    """Those whose values can be compared; the others become problems or errors."""
+    _check_have_values(subjects)
+    sound = []
+    for subject in subjects:
+        problem = _problem(subject, dtype)
+        if problem is not None:
+            problems.append(problem)
+            continue
+        try:
+            _check(subject)
+        except (UnsupportedTensorError, RuntimeError) as error:
+            raise type(error)(f"tensor {subject.name!r}: {error}") from error
+        sound.append(subject)
+    return Subjects(sound, problems, unchecked)
+
+
+def _check_have_values(subjects: list[Subject]) -> None:
+    lost = [
+        subject.name for subject in subjects if isinstance(subject.found, Tensor) and subject.found.is_meta
+    ]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device have no values to verify:\n  "
+            + "\n  ".join(lost)
+            + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
+        )
+
+
+def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
+    row = subject.row
+    wanted = tuple(row.tensor.shape if isinstance(row, Row) else row.held.tensor.shape)
+    if subject.shape != wanted:
+        text = f"its shape is {list(subject.shape)}, and the model's {list(wanted)}"
+        return Problem(subject.name, "shape", text)
+    if dtype is not None and subject.dtype != row.dtype:
+        return Problem(subject.name, "dtype", f"it is {subject.dtype}, and not {row.dtype}")
+    return None
+
+
+def _check(subject: Subject) -> None:
+    """That the engine can read it, and make its values in its dtype."""
+    found = subject.found
+    if isinstance(found, Tensor):
+        if boxes.is_dtensor(found):
+            boxes.parts(found)
+        found = boxes.local_of(found)
+        if is_traceable_wrapper_subclass(found) or isinstance(subject.row, Row):
+            ops.check_readable(found, "verify")
+        if found.numel() and not found.untyped_storage().size():
+            raise RuntimeError("its storage holds no memory (it was resized to nothing)")
+    elif isinstance(subject.row, Row):
+        ops.check_dtype(found.dtype, "verify")
+    if isinstance(subject.row, Row) and isinstance(subject.row.distribution, Uniform):
+        check_range(subject.row.distribution, found.dtype, subject.name)
