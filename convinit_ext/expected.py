@@ -36,11 +36,10 @@ class Expected:
 
         Args:
             row: what they should be.
-            like: the shape, dtype and strides of the tensor that should hold them; a DTensor says which part;
-                one on the meta device stands for the CPU.
+            like: the tensor that should hold them, or one of its shape and dtype on the meta device.
 
         Returns:
-            A DTensor that is cut as `like`, or the whole.
+            The whole; or, where `like` is the model's own DTensor, one that is cut likewise.
         """
         if isinstance(row, BufferRow):
             if isinstance(row.start, Tensor):
@@ -49,7 +48,9 @@ class Expected:
             return dataclasses.replace(row, dtype=like.dtype).write_(memory, self.seed)
         if isinstance(row.derived, Preset):
             return row.derived.tensor
-        return self._written(row, torch.empty_like(like.detach(), device=_home(like)))
+        if like is row.tensor:  # then the plan knows that this process can make its part alone
+            return self._written(row, torch.empty_like(like.detach()))
+        return self._written(row, torch.empty(like.shape, dtype=like.dtype, device=_home(like)))
 
     def _written(self, row: Row, memory: Tensor) -> Tensor:
         """What init_model_ writes into memory of the row's shape."""
