@@ -1,6 +1,7 @@
 """Which elements of tensors differ, bit for bit, from what a fill would write, or from values that are given.
 
-It reads the tensors block by block; beside them there is one block of values at a time.
+On the CPU the engine compares where the tensors are. What it cannot compare is read block by block, and there
+is one block of values beside it.
 """
 
 from __future__ import annotations
@@ -53,19 +54,48 @@ def from_fills(
     keys: Tensor,
     distributions: Sequence[Encoded],
     boxes: Sequence[Box | None],
-    block_bytes: int = BLOCK_BYTES,
 ) -> list[Difference]:
     """What each tensor has otherwise than ops.fill_ with the same arguments would leave in it.
 
     Args:
         tensors, keys, distributions, boxes: as for ops.fill_.
-        block_bytes: of the values that are made at a time.
 
     >>> from convinit_ext import Constant
     >>> held = torch.tensor([[1.0, 1.0], [1.0, 1.5]])
     >>> from_fills([held], torch.zeros(1, 2, dtype=torch.int64), [Constant(1.0)], [None])
     [Difference(num_different=1, first=3)]
     """
+    on_cpu = [index for index, tensor in enumerate(tensors) if tensor.is_cpu]
+    elsewhere = [index for index, tensor in enumerate(tensors) if not tensor.is_cpu]
+    found: dict[int, Difference] = {}
+    for indices, compare in ((on_cpu, _by_engine), (elsewhere, by_blocks)):
+        if indices:
+            compared = compare(
+                [tensors[index] for index in indices],
+                keys[indices],
+                [distributions[index] for index in indices],
+                [boxes[index] for index in indices],
+            )
+            found |= zip(indices, compared, strict=True)
+    return [found[index] for index in range(len(tensors))]
+
+
+def _by_engine(
+    tensors: Sequence[Tensor], keys: Tensor, distributions: Sequence[Encoded], boxes: Sequence[Box | None]
+) -> list[Difference]:
+    plain = [tensor.resolve_neg() for tensor in tensors]
+    found = ops.differences(plain, keys, distributions, boxes if any(boxes) else None)
+    return [Difference(num_different, first) for num_different, first in found.tolist()]
+
+
+def by_blocks(
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    distributions: Sequence[Encoded],
+    boxes: Sequence[Box | None],
+    block_bytes: int = BLOCK_BYTES,
+) -> list[Difference]:
+    """`from_fills` wherever something can be filled: blocks of so many bytes are, and are compared there."""
     blocks = [
         _Block(owner, *each)
         for owner, (tensor, box) in enumerate(zip(tensors, boxes, strict=True))
