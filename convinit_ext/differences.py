@@ -141,6 +141,18 @@ def from_values(tensor: Tensor, expected: Tensor, box: Box, block_bytes: int = B
     return Difference.total(_in_logical(block, count, first) for block, (count, first) in found)
 
 
+def same_bits(tensor: Tensor, other: Tensor) -> bool:
+    """A quick answer for tensors of one dtype on one device; otherwise False.
+
+    >>> same_bits(torch.zeros(2), torch.zeros(2)), same_bits(torch.zeros(2), -torch.zeros(2))
+    (True, False)
+    """
+    if tensor.dtype != other.dtype or tensor.device != other.device or tensor.is_neg() or other.is_neg():
+        return False
+    bits = _BITS[tensor.itemsize]
+    return torch.equal(tensor.view(bits), other.view(bits))
+
+
 def whole(tensor: Tensor) -> Box:
     """The box of a tensor that is all of the logical one."""
     return Box(0, row_major(tensor.shape))

@@ -6,7 +6,7 @@ The tensors are the model's own, or those of a state dict or a weights file by t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -18,8 +18,9 @@ from convinit_ext import boxes, ops, walk
 from convinit_ext.buffers import BufferRow
 from convinit_ext.distributions import Uniform
 from convinit_ext.fillings import check_range
+from convinit_ext.initialisers import is_distribution
 from convinit_ext.ops import UnsupportedTensorError
-from convinit_ext.plan import Plan, Row
+from convinit_ext.plan import Piece, Plan, Row
 from convinit_ext.verification import Problem
 from convinit_ext.weights_file import StoredTensor
 
@@ -46,8 +47,29 @@ class Subject:
         return self.found.dtype
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.found.shape)
+    def num_elements(self) -> int:
+        """Those that this process holds."""
+        found = self.found
+        return boxes.local_of(found).numel() if isinstance(found, Tensor) else found.num_elements
+
+    @property
+    def num_bytes(self) -> int:
+        return self.num_elements * self.dtype.itemsize
+
+    def pieces(self) -> Iterable[Piece] | None:
+        """What the engine compares by itself; None where the tensor is in a file, or its values are made."""
+        row, found = self.row, self.found
+        if not isinstance(found, Tensor):
+            return None
+        if isinstance(row, Row):
+            return row.pieces(found) if row.derived is None else None
+        if (
+            not is_distribution(row.start)
+            or found.dtype not in ops.SUPPORTED_DTYPES
+            or boxes.is_dtensor(found)
+        ):
+            return None
+        return (Piece(found, row.start, None),)
 
 
 class Subjects(NamedTuple):
@@ -192,10 +214,10 @@ def _check_have_values(subjects: list[Subject]) -> None:
 
 
 def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
-    row = subject.row
-    wanted = tuple(row.tensor.shape if isinstance(row, Row) else row.held.tensor.shape)
-    if subject.shape != wanted:
-        text = f"its shape is {list(subject.shape)}, and the model's {list(wanted)}"
+    row, shape = subject.row, subject.found.shape
+    wanted = row.tensor.shape if isinstance(row, Row) else row.held.tensor.shape
+    if shape != wanted:
+        text = f"its shape is {list(shape)}, and the model's {list(wanted)}"
         return Problem(subject.name, "shape", text)
     if dtype is not None and subject.dtype != row.dtype:
         return Problem(subject.name, "dtype", f"it is {subject.dtype}, and not {row.dtype}")

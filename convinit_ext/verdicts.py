@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convinit_ext import boxes, differences, keys, ops
 from convinit_ext.boxes import is_dtensor
-from convinit_ext.differences import Difference, element, whole
+from convinit_ext.differences import element, same_bits, whole
 from convinit_ext.expected import Expected
 from convinit_ext.initialisers import ZEROS
 from convinit_ext.ops import Box
@@ -45,28 +45,20 @@ class Verdict(NamedTuple):
 EQUAL = Verdict()
 
 
-def is_drawn(subject: Subject) -> bool:
-    """Whether a tensor in memory should hold what the engine draws: many of them are one call."""
-    row = subject.row
-    return isinstance(subject.found, Tensor) and isinstance(row, Row) and row.derived is None
-
-
-def of_drawn(seed: int, subjects: Sequence[Subject]) -> list[Verdict]:
-    """All of them by one call into the engine."""
+def of_pieces(seed: int, tensors: Sequence[tuple[str, Iterable[Piece]]]) -> list[Verdict]:
+    """Of each tensor, given as the name that makes its key and its pieces: one call into the engine."""
     pieces: list[tuple[str, Piece]] = []
     counts = []
-    for subject in subjects:
-        row, found = subject.row, subject.found
-        assert isinstance(row, Row) and isinstance(found, Tensor)
+    for key, parts in tensors:
         before = len(pieces)
-        pieces += [(row.key, piece) for piece in row.pieces(found)]
+        pieces += [(key, piece) for piece in parts]
         counts.append(len(pieces) - before)
     verdicts = iter(_of_pieces(seed, pieces))
     return [Verdict.total(itertools.islice(verdicts, count)) for count in counts]
 
 
 def of_other(seed: int, subject: Subject, expected: Expected) -> Verdict:
-    """One that is in a file, or whose values the engine does not make by itself."""
+    """Of one that is in a file, or whose values the engine does not compare by itself."""
     row, found = subject.row, subject.found
     if isinstance(found, Tensor):
         return Verdict.total(_of_values(found, expected.values(row, found)))
@@ -124,7 +116,9 @@ def _of_values(found: Tensor, values: Tensor) -> Iterator[Verdict]:
 
 
 def _of_part(tensor: Tensor, values: Tensor, box: Box) -> Verdict:
-    found: Difference = differences.from_values(tensor, values, box)
+    if same_bits(tensor, values):
+        return EQUAL
+    found = differences.from_values(tensor, values, box)
     if not found.num_different:
         return EQUAL
     actual, expected = (element(each.detach(), box, found.first) for each in (tensor, values))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 
 import torch
@@ -19,7 +20,7 @@ from convinit_ext.initialisers import Fan, initialiser_text
 from convinit_ext.key_names import Names
 from convinit_ext.keys import Key
 from convinit_ext.ops import row_major
-from convinit_ext.plan import Plan, Row, make_plan
+from convinit_ext.plan import Piece, Plan, Row, make_plan
 from convinit_ext.recipe import Recipe
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
@@ -197,16 +198,18 @@ def _tensors_of(target: Mapping[str, Tensor] | str | PathLike[str]) -> Mapping[s
 def _verdicts(seed: int, looked_at: Sequence[Subject], expected: Expected, progress: bool) -> list[Verdict]:
     """In the order of the subjects."""
     found: dict[int, Verdict] = {}
-    total = sum(map(_num_bytes, looked_at))
-    drawn = [subject for subject in looked_at if verdicts.is_drawn(subject)]
+    drawn = [(subject, pieces) for subject in looked_at if (pieces := subject.pieces()) is not None]
+    total = sum(subject.num_bytes for subject in looked_at)
     with _bar(total if progress else None) as advance:
-        for group in _groups(drawn, total // _PROGRESS_STEPS if progress else total):
-            found |= zip(map(id, group), verdicts.of_drawn(seed, group), strict=True)
-            advance(sum(map(_num_bytes, group)))
+        for group, num_bytes in _groups(drawn, total // _PROGRESS_STEPS if progress else total):
+            by_key = [(subject.row.key, pieces) for subject, pieces in group]
+            whose = (id(subject) for subject, _ in group)
+            found |= zip(whose, verdicts.of_pieces(seed, by_key), strict=True)
+            advance(num_bytes)
         for subject in looked_at:
             if id(subject) not in found:
                 found[id(subject)] = verdicts.of_other(seed, subject, expected)
-                advance(_num_bytes(subject))
+                advance(subject.num_bytes)
     return [found[id(subject)] for subject in looked_at]
 
 
@@ -222,47 +225,44 @@ def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _groups(of: Sequence[Subject], num_bytes: int) -> Iterator[list[Subject]]:
-    """Neighbours of so many bytes or more together."""
-    group: list[Subject] = []
-    size = 0
-    for subject in of:
-        group.append(subject)
-        size += _num_bytes(subject)
-        if size >= num_bytes:
-            yield group
-            group, size = [], 0
+_Drawn = tuple[Subject, Iterable[Piece]]
+
+
+def _groups(drawn: Sequence[_Drawn], step: int) -> Iterator[tuple[list[_Drawn], int]]:
+    """Neighbours of `step` bytes or more together, and how many they are."""
+    group: list[_Drawn] = []
+    num_bytes = 0
+    for each in drawn:
+        group.append(each)
+        num_bytes += each[0].num_bytes
+        if num_bytes >= step:
+            yield group, num_bytes
+            group, num_bytes = [], 0
     if group:
-        yield group
-
-
-def _num_bytes(subject: Subject) -> int:
-    return _num_elements(subject) * subject.dtype.itemsize
-
-
-def _num_elements(subject: Subject) -> int:
-    """Those that this process holds."""
-    found = subject.found
-    return boxes.local_of(found).numel() if isinstance(found, Tensor) else found.num_elements
+        yield group, num_bytes
 
 
 def _share(subject: Subject, verdict: Verdict) -> Share:
-    found, shape = subject.found, subject.shape
-    part = None
+    found, shape, part = subject.found, tuple(subject.found.shape), None
     if isinstance(found, Tensor) and boxes.is_dtensor(found):
         part = tuple(each.ranges for each in boxes.parts(found))
     row = VerifiedRow(
         subject.name,
         shape,
-        str(subject.dtype).removeprefix("torch."),
+        _dtype_text(subject.dtype),
         _initialiser(subject.row),
-        _num_elements(subject),
+        subject.num_elements,
         verdict.num_different,
         None if verdict.first is None else _unravelled(verdict.first, shape),
         verdict.actual,
         verdict.expected,
     )
     return Share(row, part)
+
+
+@lru_cache(maxsize=64)
+def _dtype_text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _initialiser(row: Row | BufferRow) -> str:
