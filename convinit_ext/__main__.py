@@ -1,4 +1,4 @@
-"""The command line, `python -m convinit_ext run | info`: it parses and prints, and does nothing else."""
+"""The command line, `python -m convinit_ext run | verify | info`: it parses and prints, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,8 @@ from convinit_ext.plan import checked_device
 from convinit_ext.recipe_file import SUFFIXES
 from convinit_ext.recipes import RECIPES
 from convinit_ext.report import Report, size_text
+from convinit_ext.verify import verify
+from convinit_ext.weights_file import open_weights
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 _USAGE, _FAILURE = 2, 1  # exit statuses
@@ -44,16 +47,22 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        status: int | None = options.command(options)
     except (CommandError, ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
-        return _FAILURE
-    return 0
+        return int(options.failure)
+    except Exception:  # the user's code may raise anything; that it did is not the answer "something differs"
+        if options.failure == _FAILURE:
+            raise
+        traceback.print_exc()
+        return int(options.failure)
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser("python -m convinit_ext", description="Fill a model's weights, fast and reproducibly.")
-    commands = parser.add_subparsers(dest="name", required=True, metavar="{run,info}")
+    parser.set_defaults(failure=_FAILURE)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="{run,verify,info}")
     run = commands.add_parser("run", help="initialise a model, print the report, compare with torch.nn.init")
     run.set_defaults(command=_run)
     run.add_argument(
@@ -66,14 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         default="torch",
         help=f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours",
     )
-    for option, what in (("--only", "initialise nothing else"), ("--skip", "leave it as it is")):
-        run.add_argument(
-            option,
-            action="append",
-            type=_pattern,
-            metavar="PATTERN",
-            help=f"{what}: a glob on the names of parameters or modules, or re:EXPRESSION; may be repeated",
-        )
+    _add_selection(run, "initialise nothing else", "leave it as it is")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--dtype", choices=DTYPES, help="of the parameters (default: the model's own)")
     run.add_argument("--device", help="where they go, such as cuda (default: cpu)")
@@ -90,10 +92,57 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--repeats", type=_positive, default=3, help="of the comparison, which shows medians (default: 3)"
     )
+    _add_verify(commands)
     info = commands.add_parser("info", help="build, instruction set in use, threads, CUDA, contract version")
     info.set_defaults(command=_info)
     info.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> None:
+    for option, what in (("--only", only), ("--skip", skip)):
+        parser.add_argument(
+            option,
+            action="append",
+            type=_pattern,
+            metavar="PATTERN",
+            help=f"{what}: a glob on the names of parameters or modules, or re:EXPRESSION; may be repeated",
+        )
+
+
+def _add_verify(commands: Any) -> None:
+    text = "whether a weights file holds, to the bit, what a seed and a recipe say"
+    parser = commands.add_parser(
+        "verify",
+        help=text,
+        description=f"Say {text}: names what differs, and the first element of each. Nothing is written.",
+        epilog="Exit status: 0 all is equal, 1 something differs or is missing, 2 it could not be checked.",
+    )
+    parser.set_defaults(command=_verify, failure=_USAGE)
+    parser.add_argument(
+        "path", type=Path, metavar="PATH", help="a .safetensors file, an index, or a folder that holds either"
+    )
+    parser.add_argument(
+        "--model",
+        type=_spec,
+        required=True,
+        metavar="MODULE:CALLABLE",
+        help="makes the model, whose names and module types count and no value",
+    )
+    parser.add_argument("--seed", type=_seed, help="in [-2**63, 2**64) (default: what the file says, or 0)")
+    parser.add_argument("--recipe", type=_recipe, help="as for run (default: what the file says, or torch)")
+    _add_selection(parser, "look at nothing else", "leave it out")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="what the weights must have (default: what they have)"
+    )
+    parser.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
+    parser.add_argument(
+        "--construct",
+        choices=("meta", "cpu"),
+        default="meta",
+        help="where MODULE:CALLABLE runs (default: meta)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -150,6 +199,44 @@ def _initialised(
     )
     wait_for(device)
     return dataclasses.replace(report, seconds=time.perf_counter() - started)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    metadata = open_weights(options.path).metadata
+    seed, recipe = _said_by(metadata, options, functools.partial(print, file=sys.stderr))
+    found = verify(
+        options.path,
+        seed,
+        _imported(recipe, "recipe") if ":" in recipe else recipe,
+        getattr(torch, options.dtype) if options.dtype else None,
+        model=_built(_imported(options.model, "model"), options.construct == "meta", torch.device("cpu")),
+        only=options.only,
+        skip=options.skip,
+    )
+    print(found.to_json(indent=2) if options.json else found)
+    return 0 if found else _FAILURE
+
+
+def _said_by(
+    metadata: Mapping[str, str], options: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[int, str]:
+    """The seed and the recipe: as given, otherwise those that the file was saved with."""
+    try:
+        seed = _seed(metadata.get("seed", "0")) if options.seed is None else options.seed
+        recipe = _recipe(metadata.get("recipe", "torch")) if options.recipe is None else options.recipe
+    except argparse.ArgumentTypeError as error:
+        raise CommandError(
+            f"what {options.path} says is of no use, pass --seed and --recipe: {error}"
+        ) from error
+    for what, given, taken in (("seed", options.seed, seed), ("recipe", options.recipe, recipe)):
+        stored = metadata.get(what)
+        if stored is not None and given is None:
+            say(f"notice: {what} {taken}, as {options.path} says")
+        elif stored is not None and stored != str(given):
+            say(f"notice: {what} {given}, as given, though {options.path} says {stored}")
+    return seed, recipe
 
 
 def _info(options: argparse.Namespace) -> None:
