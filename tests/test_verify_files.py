@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import Normal, init_model_, verdicts, verify
+from convinit_ext.initialisers import ONES
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.weights_file import WeightsError
 
@@ -148,3 +149,38 @@ def test_a_tensor_is_never_whole_in_memory_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(verdicts, "blocks", functools.partial(verdicts.blocks, block_bytes=1 << 16))
     assert verify(Path(path), 1, model=model)
     assert len(sizes) == 8 and set(sizes) == {1 << 14}
+
+
+def llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+
+
+def resnet() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    return transformers.ResNetForImageClassification(config)
+
+
+def unet() -> nn.Module:
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "layers_per_block": 1}
+    blocks |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8}
+    return diffusers.UNet2DModel(sample_size=16, block_out_channels=(32, 32), **blocks)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("build", [llama, resnet, unet])
+def test_what_other_libraries_saved(tmp_path, build, dtype):
+    recipe = [Rule(ONES, name="*norm*.weight"), *TORCH]  # of transformers' own layers
+    model = build()
+    init_model_(model, 5, recipe, dtype=dtype)
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        same = build()
+    found = verify(tmp_path, 5, recipe, model=same)
+    assert found, found
+    assert set(found.unmoved) >= {name for name, _ in model.named_parameters()}
+    assert not verify(tmp_path, 6, recipe, model=same)
