@@ -7,7 +7,7 @@ The tensors are the model's own, or those of a state dict or a weights file by t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext import boxes, ops, walk
 from convinit_ext.buffers import BufferRow
 from convinit_ext.distributions import Uniform
+from convinit_ext.fill import is_surely_writable
 from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import is_distribution
 from convinit_ext.ops import UnsupportedTensorError
@@ -36,21 +37,23 @@ class Subject:
         name: canonical name of the tensor; not the row's where a tied parameter is there under another.
         row: what the values should be.
         found: the tensor.
+
+    Attributes:
+        num_elements: those that this process holds.
     """
 
     name: str
     row: Row | BufferRow
     found: Found
+    num_elements: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = self.found
+        self.num_elements = boxes.local_of(found).numel() if isinstance(found, Tensor) else found.num_elements
 
     @property
     def dtype(self) -> torch.dtype:
         return self.found.dtype
-
-    @property
-    def num_elements(self) -> int:
-        """Those that this process holds."""
-        found = self.found
-        return boxes.local_of(found).numel() if isinstance(found, Tensor) else found.num_elements
 
     @property
     def num_bytes(self) -> int:
@@ -226,16 +229,22 @@ def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
 
 def _check(subject: Subject) -> None:
     """That the engine can read it, and make its values in its dtype."""
-    found = subject.found
-    if isinstance(found, Tensor):
-        if boxes.is_dtensor(found):
-            boxes.parts(found)
-        found = boxes.local_of(found)
-        if is_traceable_wrapper_subclass(found) or isinstance(subject.row, Row):
-            ops.check_readable(found, "verify")
-        if found.numel() and not found.untyped_storage().size():
-            raise RuntimeError("its storage holds no memory (it was resized to nothing)")
-    elif isinstance(subject.row, Row):
-        ops.check_dtype(found.dtype, "verify")
-    if isinstance(subject.row, Row) and isinstance(subject.row.distribution, Uniform):
-        check_range(subject.row.distribution, found.dtype, subject.name)
+    row, found = subject.row, subject.found
+    drawn = isinstance(row, Row) or found.dtype.is_complex  # other buffers may be of any dtype
+    if not isinstance(found, Tensor):
+        if drawn:
+            ops.check_dtype(found.dtype, "verify")
+    elif not is_surely_writable(found):
+        _check_memory(found, drawn)
+    if isinstance(row, Row) and isinstance(row.distribution, Uniform) and found.dtype != row.tensor.dtype:
+        check_range(row.distribution, found.dtype, subject.name)
+
+
+def _check_memory(tensor: Tensor, drawn: bool) -> None:
+    if boxes.is_dtensor(tensor):
+        boxes.parts(tensor)  # raises where nobody knows them
+    tensor = boxes.local_of(tensor)
+    if drawn or is_traceable_wrapper_subclass(tensor) or tensor.layout is not torch.strided:
+        ops.check_readable(tensor, "verify")
+    if tensor.numel() and not tensor.untyped_storage().size():
+        raise RuntimeError("its storage holds no memory (it was resized to nothing)")

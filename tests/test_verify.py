@@ -385,6 +385,12 @@ def quantised() -> nn.Module:
     return model
 
 
+def complex_buffer() -> nn.Module:
+    model = nn.Module()
+    model.register_buffer("waves", torch.zeros(2, dtype=torch.complex128))
+    return model
+
+
 @pytest.mark.parametrize(
     ("call", "error", "said"),
     [
@@ -408,6 +414,11 @@ def quantised() -> nn.Module:
             lambda: verify({"weight": torch.ones(2, 2, device="meta")}, 0, model=nn.Linear(2, 2, bias=False)),
             ValueError,
             r"(?s)1 tensor on the meta device.*weight",
+        ),
+        (
+            lambda: verify(complex_buffer(), 0, [Rule(Preset(torch.zeros(2)), buffer="waves")]),
+            UnsupportedTensorError,
+            r"tensor 'waves': cannot verify a tensor of dtype torch\.complex128",
         ),
         (lambda: verify({"a": 3}, 0, model=nn.Linear(2, 2)), TypeError, "'a' is a int"),
         (lambda: verify({3: torch.ones(1)}, 0, model=nn.Linear(2, 2)), TypeError, "strings, and 3 is not"),
@@ -436,7 +447,7 @@ def quantised() -> nn.Module:
             r"'weight': torch\.float16 cannot hold",
         ),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_cannot_be_verified_is_named(call, error, said):
     with pytest.raises(error, match=said):
