@@ -83,8 +83,7 @@ def from_fills(
 def _by_engine(
     tensors: Sequence[Tensor], keys: Tensor, distributions: Sequence[Encoded], boxes: Sequence[Box | None]
 ) -> list[Difference]:
-    plain = [tensor.resolve_neg() for tensor in tensors]
-    found = ops.differences(plain, keys, distributions, boxes if any(boxes) else None)
+    found = ops.differences(tensors, keys, distributions, boxes if any(boxes) else None)
     return [Difference(num_different, first) for num_different, first in found.tolist()]
 
 

@@ -170,6 +170,15 @@ def test_the_row_of_zeros_is_part_of_what_is_expected():
 # What is not drawn
 
 
+def test_zeros_of_presets_have_a_sign():
+    model = nn.Linear(2, 2, bias=False)
+    recipe = [Rule(Preset(torch.zeros(2, 2)))]
+    init_model_(model, 0, recipe)
+    assert verify(model, 0, recipe)
+    model.weight.data[1, 0] = -0.0
+    assert verify(model, 0, recipe).rows[0].first_index == (1, 0)
+
+
 def derived() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the older form
@@ -202,6 +211,8 @@ def test_norms_presets_copies_and_identities_are_made_anew(dtype):
     init_model_(model, 5, recipe, dtype=dtype)
     assert verify(model, 5, recipe, dtype=dtype)
     assert verify(model.state_dict(), 5, recipe, model=build().to("meta"))
+    halves = {"only": "0.*.original0", "model": build().to("meta")}
+    assert len(verify(model.state_dict(), 5, recipe, **halves).rows) == 1
     # never of what the model holds now
     model[0].parametrizations.weight.original1.data.mul_(2)
     found = verify(model, 5, recipe)
@@ -216,6 +227,15 @@ def test_norms_presets_copies_and_identities_are_made_anew(dtype):
     assert verify(model, 5, recipe, only="0.*.original0").different == (
         "0.parametrizations.weight.original0",
     )
+
+
+def test_the_older_spectral_norms_vectors_are_not_looked_at():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(nn.utils.spectral_norm(nn.Linear(3, 3)))
+    init_model_(model, 2)
+    found = verify(model, 2)
+    assert found and found.unchecked == ("0.weight_u", "0.weight_v")
 
 
 def test_buffers_are_verified_where_their_start_is_known_and_named_where_not():
