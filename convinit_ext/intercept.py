@@ -23,9 +23,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import announce, init, ops
-from convinit_ext.boxes import is_dtensor
+from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
-from convinit_ext.fill import fill_, is_surely_writable
+from convinit_ext.fill import fill_, is_plain_memory, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, put_words
 from convinit_ext.ops import UnsupportedTensorError
@@ -174,11 +174,13 @@ class _Fills(TorchFunctionMode):
         if owned.is_dtensor:
             with torch.no_grad():
                 fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+        elif owned.is_scattered:
+            with torch.no_grad():
+                _fill_scattered(tensor, owned.named.tensor, distribution, self._words_of(owned))
         elif owned.box is None:
             _fill_whole(tensor, distribution, self._words_of(owned))
         else:
-            with torch.no_grad():
-                ops.fill_([tensor], self._words_of(owned), [distribution], [owned.box])
+            _fill_part(tensor, distribution, self._words_of(owned), owned.box)
         owned.count()
 
     def _words_of(self, owned: Owned) -> Tensor:
@@ -209,6 +211,8 @@ class _Fills(TorchFunctionMode):
         tensor: Tensor = args[0]
         *given, generator = args[1:]
         owned = self._owned(tensor, generator)
+        if owned is not None and not owned.is_dtensor and (owned.is_scattered or is_dtensor(tensor)):
+            owned = None  # no name says which matrix it is: a process knows its own part of it alone
         target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
         key = None if owned is None else Key(self._seed, owned.key_name(alone=True))
         if key is None and generator is None:
@@ -242,6 +246,42 @@ def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> No
     else:
         with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
             ops.fill_one_(tensor, words, kind, params)
+
+
+def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box) -> None:
+    """A part of a parameter, or of what this process has of a DTensor; past the dispatcher if it is small."""
+    memory = local_of(tensor)
+    kind, params = distribution.kind, distribution.params
+    if (
+        memory.numel() <= ops.SMALL
+        and is_plain_memory(memory)
+        and not (_dispatch_modes() or memory.is_neg())
+    ):
+        ops.fill_small_part_(memory, words.data_ptr(), kind, params, box)
+    else:
+        with torch.no_grad():
+            ops.fill_part_(memory, words, kind, params, box)
+    if memory is not tensor:
+        ops.increment_version(tensor)
+
+
+def _fill_scattered(tensor: Tensor, whole: Tensor, distribution: Distribution, words: Tensor) -> None:
+    """A part of a DTensor's local tensor that no box describes: the local tensor's values are made beside it,
+    and those of the part copied.
+    """
+    memory, local = local_of(tensor), local_of(whole)
+    beside = torch.empty_strided(local.shape, local.stride(), dtype=local.dtype, device=local.device)
+
+    def seen(view: Tensor) -> Tensor:
+        offset = int(view.storage_offset() - local.storage_offset())
+        return beside.as_strided(view.shape, view.stride(), offset)
+
+    for part in parts(whole):
+        box = part.box(whole.shape)
+        ops.fill_part_(seen(part.tensor), words, distribution.kind, distribution.params, box)
+    memory.copy_(seen(memory))
+    if memory is not tensor:
+        ops.increment_version(tensor)
 
 
 def _drawn_seed() -> int:
