@@ -27,7 +27,7 @@ from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_, is_plain_memory, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
-from convinit_ext.keys import INT64_MIN, Key, put_words
+from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.whose import Owned, Owners
 
@@ -117,8 +117,7 @@ class _Fills(TorchFunctionMode):
         self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         self._seed = _drawn_seed() if seed is None and model is not None else seed or 0
         self._owners = None if model is None else Owners(model, self._seed)
-        self._words = torch.empty(1, 2, dtype=torch.int64, device="cpu")  # of the next key
-        self._row = self._words.numpy()[0]
+        self._row = KeyRow(self._seed)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -186,17 +185,14 @@ class _Fills(TorchFunctionMode):
     def _words_of(self, owned: Owned) -> Tensor:
         """The key's words, good until the next call."""
         name = owned.key_name()
-        if name is owned.named.name:
-            return owned.named.words
-        put_words(self._row, self._seed, name)
-        return self._words
+        return owned.named.words if name is owned.named.name else self._row.of(name)
 
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
         if generator is None and self._generator is not None and is_surely_writable(tensor):
-            self._words.random_(INT64_MIN, None, generator=self._generator)
-            _fill_whole(tensor, distribution, self._words)
+            words = self._row.words.random_(INT64_MIN, None, generator=self._generator)
+            _fill_whole(tensor, distribution, words)
         else:
             with torch.no_grad():
                 fill_(tensor, distribution, generator or self._generator, None)
