@@ -248,11 +248,7 @@ def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: o
     """A part of a parameter, or of what this process has of a DTensor; past the dispatcher if it is small."""
     memory = local_of(tensor)
     kind, params = distribution.kind, distribution.params
-    if (
-        memory.numel() <= ops.SMALL
-        and is_plain_memory(memory)
-        and not (_dispatch_modes() or memory.is_neg())
-    ):
+    if memory.numel() <= ops.SMALL and is_plain_memory(memory) and not (_dispatch_modes() or memory.is_neg()):
         ops.fill_small_part_(memory, words.data_ptr(), kind, params, box)
     else:
         with torch.no_grad():

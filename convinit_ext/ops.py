@@ -256,9 +256,7 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     increment_version(tensor)
 
 
-def fill_small_part_(
-    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box
-) -> None:
+def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box) -> None:
     """`fill_part_` past PyTorch's dispatcher: as `fill_small_`, and the tensor may have any strides."""
     data = tensor.data_ptr()
     if not data:

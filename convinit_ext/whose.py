@@ -295,9 +295,7 @@ def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     ]
     if any(at >= size for at, size in zip(corner, whole.shape, strict=True)):
         return None
-    return Box(
-        place.start + _dot(start, place.strides), tuple(_dot(move, place.strides) for move in moves)
-    )
+    return Box(place.start + _dot(start, place.strides), tuple(_dot(move, place.strides) for move in moves))
 
 
 def _steps(distance: int, whole: Tensor) -> list[int]:
