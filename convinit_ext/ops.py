@@ -6,8 +6,7 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -61,8 +60,7 @@ class Encoded(Protocol):
         """Its parameters, padded with zeros."""
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """Which part of a larger logical tensor a tensor is.
 
     Local element ``j`` has the row-major linear index ``start + sum(j[d] * strides[d])`` in the logical one.
@@ -261,9 +259,9 @@ def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequen
     data = tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    dtype = SUPPORTED_DTYPES[tensor.dtype]
-    sizes, strides = tensor.shape, tensor.stride()
-    _fill_small_part(data, dtype, key_address, kind, *params, sizes, strides, box.start, box.strides)
+    p0, p1, p2, p3 = params
+    dtype, shape, strides = SUPPORTED_DTYPES[tensor.dtype], tensor.shape, tensor.stride()
+    _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
     increment_version(tensor)
 
 

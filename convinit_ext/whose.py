@@ -46,12 +46,13 @@ class Named:
 
     def is_held(self) -> bool:
         """Whether the tensor is still the model's, in this place."""
-        holder: nn.Module | None = self.model
+        holder = self.model
         *children, leaf = self.path
         for child in children:
-            holder = holder._modules.get(child)
-            if holder is None:
+            module = holder._modules.get(child)
+            if module is None:
                 return False
+            holder = module
         return holder._parameters.get(leaf) is self.tensor or holder._buffers.get(leaf) is self.tensor
 
     def part(self, view: Tensor, whole: Tensor) -> Owned | None:
@@ -68,7 +69,7 @@ class Named:
         if layout != self._layout:
             self._layout, self._known = layout, {}
         if place not in self._known:
-            self._known[place] = _part_of(self, view, whole)
+            self._known[place] = _part_of(self, view, whole, is_alike=place == layout)
         return self._known[place]
 
 
@@ -219,12 +220,10 @@ def _is_inside(view: Tensor, whole: Tensor) -> bool:
     return first <= start and end <= last
 
 
-def _part_of(named: Named, view: Tensor, whole: Tensor) -> Owned | None:
+def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned | None:
     is_dtensor = whole is not named.tensor
-    if _layout_of(view) == _layout_of(whole):
+    if is_alike:
         return Owned(named, (), None, is_dtensor=is_dtensor)
-    if is_dtensor and not whole.numel():  # owned all the same: the processes' generators stay in step
-        return Owned(named, (), None, is_dtensor=True)
     if not _is_inside(view, whole):
         return None
     if is_dtensor:
@@ -280,10 +279,9 @@ def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     if view.dtype != whole.dtype:
         return None
     offset = int(view.storage_offset() - whole.storage_offset())
-    steps = row_major(whole.shape)
-    place = place or Box(0, steps)
-    if whole.is_contiguous() and place.strides == steps:  # memory is in row-major order
-        return Box(place.start + offset, tuple(view.stride()))
+    begin, steps = place or Box(0, row_major(whole.shape))
+    if whole.is_contiguous() and (place is None or steps == row_major(whole.shape)):
+        return Box(begin + offset, view.stride())  # memory is in row-major order
     start = _steps(offset, whole)
     moves = [
         _steps(stride if size > 1 else 0, whole)
@@ -295,7 +293,7 @@ def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     ]
     if any(at >= size for at, size in zip(corner, whole.shape, strict=True)):
         return None
-    return Box(place.start + _dot(start, place.strides), tuple(_dot(move, place.strides) for move in moves))
+    return Box(begin + _dot(start, steps), tuple(_dot(move, steps) for move in moves))
 
 
 def _steps(distance: int, whole: Tensor) -> list[int]:
