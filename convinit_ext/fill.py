@@ -206,16 +206,12 @@ def _overlaps_itself(tensor: Tensor) -> bool:
 
 def is_surely_writable(tensor: Tensor) -> bool:
     """A quick yes for the tensors of most models: `check_writable` would raise nothing."""
-    return is_plain_memory(tensor) and tensor.is_contiguous()
-
-
-def is_plain_memory(tensor: Tensor) -> bool:
-    """A quick yes: `check_writable` would raise nothing, unless elements overlap."""
     return (
         type(tensor) in _PLAIN
         and tensor.dtype in SUPPORTED_DTYPES
         and tensor.layout is _STRIDED
         and tensor.is_cpu
+        and tensor.is_contiguous()
         and not (tensor.is_nested or tensor.is_inference() or is_compiling())
         and tensor.data_ptr() != 0
     )

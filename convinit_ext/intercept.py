@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from convinit_ext import announce, init, ops
 from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
-from convinit_ext.fill import fill_, is_plain_memory, is_surely_writable
+from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.ops import UnsupportedTensorError
@@ -231,13 +231,8 @@ def _asked(read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> None:
-    """A small plain tensor past the dispatcher, as fill.fill_ does."""
     kind, params = distribution.kind, distribution.params
-    if (
-        tensor.numel() <= ops.SMALL
-        and is_surely_writable(tensor)
-        and not (_dispatch_modes() or tensor.is_neg())
-    ):
+    if _is_quick(tensor) and tensor.is_contiguous():
         ops.fill_small_(tensor, words.data_ptr(), kind, params)
     else:
         with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
@@ -245,16 +240,28 @@ def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> No
 
 
 def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box) -> None:
-    """A part of a parameter, or of what this process has of a DTensor; past the dispatcher if it is small."""
+    """A part of a parameter, or of what this process has of a DTensor."""
     memory = local_of(tensor)
     kind, params = distribution.kind, distribution.params
-    if memory.numel() <= ops.SMALL and is_plain_memory(memory) and not (_dispatch_modes() or memory.is_neg()):
+    if _is_quick(memory):
         ops.fill_small_part_(memory, words.data_ptr(), kind, params, box)
     else:
         with torch.no_grad():
             ops.fill_part_(memory, words, kind, params, box)
     if memory is not tensor:
         ops.increment_version(tensor)
+
+
+def _is_quick(tensor: Tensor) -> bool:
+    """Whether one that is not left to PyTorch is small, and may be filled past the dispatcher: nobody
+    watches, and nothing about it would be refused but elements that overlap.
+    """
+    return (
+        tensor.numel() <= ops.SMALL
+        and type(tensor) in _PLAIN
+        and tensor.is_cpu
+        and not (tensor.is_nested or tensor.is_inference() or tensor.is_neg() or _dispatch_modes())
+    )
 
 
 def _fill_scattered(tensor: Tensor, whole: Tensor, distribution: Distribution, words: Tensor) -> None:
@@ -356,5 +363,6 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
     "kaiming_normal_": _read_kaiming("normal"),
     "kaiming_uniform_": _read_kaiming("uniform"),
 }
+_PLAIN = (Tensor, nn.Parameter)
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
 _DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

@@ -19,7 +19,7 @@ from convinit_ext.ops import Box, row_major
 
 Region: TypeAlias = tuple[object, ...]
 # How a tensor sees its storage: offset, shape, strides, dtype.
-Layout: TypeAlias = tuple[int, torch.Size, tuple[int, ...], torch.dtype]
+Layout: TypeAlias = tuple[int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype]
 
 
 @dataclass(slots=True, eq=False)
@@ -211,7 +211,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _layout_of(tensor: Tensor) -> Layout:
-    return int(tensor.storage_offset()), tensor.shape, tensor.stride(), tensor.dtype
+    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _is_inside(view: Tensor, whole: Tensor) -> bool:
@@ -279,9 +279,11 @@ def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     if view.dtype != whole.dtype:
         return None
     offset = int(view.storage_offset() - whole.storage_offset())
+    if place is None and whole.is_contiguous():  # memory is in row-major order
+        return Box(offset, view.stride())
     begin, steps = place or Box(0, row_major(whole.shape))
-    if whole.is_contiguous() and (place is None or steps == row_major(whole.shape)):
-        return Box(begin + offset, view.stride())  # memory is in row-major order
+    if whole.is_contiguous() and steps == row_major(whole.shape):  # so it is in whole rows of a larger one
+        return Box(begin + offset, view.stride())
     start = _steps(offset, whole)
     moves = [
         _steps(stride if size > 1 else 0, whole)
