@@ -260,7 +260,7 @@ def _is_quick(tensor: Tensor) -> bool:
         tensor.numel() <= ops.SMALL
         and type(tensor) in _PLAIN
         and tensor.is_cpu
-        and not (tensor.is_nested or tensor.is_inference() or tensor.is_neg() or _dispatch_modes())
+        and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
     )
 
 
@@ -293,6 +293,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.layout is not torch.strided
         or tensor.is_meta
         or tensor.numel() == 0
+        or tensor.is_neg()
         or isinstance(tensor, FakeTensor)
         or _are_functorch_transforms_active()
     )

@@ -224,6 +224,8 @@ def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned
     is_dtensor = whole is not named.tensor
     if is_alike:
         return Owned(named, (), None, is_dtensor=is_dtensor)
+    if is_dtensor and not whole.numel():  # owned all the same: the processes' generators stay in step
+        return Owned(named, (), None, is_dtensor=True)
     if not _is_inside(view, whole):
         return None
     if is_dtensor:

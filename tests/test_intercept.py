@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import orthogonal_ as captured_orthogonal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Key, announce, init, intercept
 from convinit_ext.whose import box_in
@@ -455,6 +456,21 @@ def test_a_slice_whose_elements_overlap_is_refused():
     assert_same_bits(layer.weight, before)
 
 
+def test_what_watches_pytorch_s_operations_sees_the_fills():
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket._qualified_op_name.removeprefix("convinit_ext::"))
+            return func(*args, **(kwargs or {}))
+
+    layer, seen = a_layer(), []
+    view = layer.weight.data[2:4]
+    with intercept(layer, seed=0), Watch():
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(view)
+    assert seen == ["fill_one_", "fill_part_"]
+    assert_is(view, "weight#1", start=16)
+
+
 def test_large_slices():
     model = nn.ParameterDict({"w": torch.empty(300, 400)})
     with intercept(model, seed=0):
@@ -560,6 +576,7 @@ def same_as_torch(function, *args):
         lambda: torch.nn.functional.dropout(torch.ones(20), 0.5),
         lambda: torch.normal(torch.zeros(20), 1.0),
         lambda: torch.empty(20, dtype=torch.complex64).normal_(),
+        lambda: torch.zeros(20, dtype=torch.complex64).conj().imag.normal_(),
     ],
 )
 def test_other_random_operations_and_tensors_are_left_alone(function):
