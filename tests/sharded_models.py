@@ -212,8 +212,13 @@ def replicas() -> None:
 def seeds_that_differ(size: int) -> None:
     model, same = nn.Linear(3, 3), nn.Linear(3, 3)
     same.load_state_dict(model.state_dict())
-    with pytest.raises(ValueError, match=rf"it is 0 on ranks 0, 1.*; 9 on rank {size - 1}$"):
+    with pytest.raises(ValueError, match=rf"it is 0 on ranks? 0.*; 9 on rank {size - 1}$"):
         init_model_(model, 9 if dist.get_rank() == size - 1 else 0, check_ranks=True)
+    for wrong, error in (("0", TypeError), (2**64, ValueError)):
+        mine = dist.get_rank() == 1
+        says = "^seed must be" if mine else r"it is 0 on ranks? 0.*; none \(seed must be .*\) on rank 1$"
+        with pytest.raises(error if mine else ValueError, match=says):
+            init_model_(model, wrong if mine else 0, check_ranks=True)
     assert_same_bits(model.weight, same.weight)
     init_model_(model, 5, check_ranks=True)
     say("seeds that differ are found")
