@@ -16,6 +16,7 @@ __all__ = [
     "convnextv2",
     "gpt2",
     "llama",
+    "mixtral",
     "resnet",
     "run_init_code",
     "timm_convnext",
@@ -48,6 +49,21 @@ def llama() -> nn.Module:
         num_key_value_heads=2,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def mixtral() -> nn.Module:
+    """The weights of all experts of a layer are one tensor, [experts, out, in]; so is its router's."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        vocab_size=59,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=6,
+    )
+    return transformers.MixtralForCausalLM(config)
 
 
 def vit() -> nn.Module:
