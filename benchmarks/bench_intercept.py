@@ -1,97 +1,86 @@
 """intercept: what a call costs more inside a block, and whole models' own init code inside and outside.
 
-`make bench`; `python benchmarks/bench_intercept.py` prints the overhead alone. ConvNeXt V2 Huge takes 3 GiB.
+    python benchmarks/bench_intercept.py --output benchmarks/results/intercept.json [--repeats 100] [--models]
+
+Calls are of 32 elements, their time that of this thread's processor. `--models` adds init code (needs
+diffusers and transformers, about 4 GiB of memory): all of it, and its fills alone, by a clock around the
+calls that a block takes. `make bench` times the calls one by one.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import json
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from models import convnextv2_huge
-from torch import nn
+from measure import environment, seconds
+from models import convnextv2_huge, resnet50, run_init_code, small_llama, unet2d
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from convinit_ext import init, intercept
+from convinit_ext import announce, intercept
 
-FUNCTIONS = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_normal_")
 CALLS = 200
-REPEATS = 100
-SIDES = ("convinit", "first fill", "later fill", "no model")
-
-
-def resnet50() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.ResNetModel(transformers.ResNetConfig())
-
-
-def llama_small() -> nn.Module:
-    """0.13 G parameters."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=32000,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def unet2d() -> nn.Module:
-    """diffusers' default UNet, 0.27 G parameters."""
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.UNet2DModel(sample_size=64)
-
-
-def huge_convnext() -> nn.Module:
-    pytest.importorskip("transformers")
-    return convnextv2_huge()
-
-
-BUILDS: dict[str, Callable[[], nn.Module]] = {
-    "resnet50": resnet50,
-    "llama": llama_small,
-    "unet2d": unet2d,
-    "convnextv2_huge": huge_convnext,
+FUNCTIONS: dict[str, Callable[[Tensor], object]] = {
+    "normal_": nn.init.normal_,
+    "uniform_": nn.init.uniform_,
+    "trunc_normal_": nn.init.trunc_normal_,
+    "kaiming_normal_": nn.init.kaiming_normal_,
+    "kaiming_uniform_": nn.init.kaiming_uniform_,
+    "xavier_normal_": nn.init.xavier_normal_,
+    "Tensor.normal_": torch.Tensor.normal_,
 }
+KINDS = ("parameter", "parameter again", "slice", "slice again", "columns again", "no model")
+SIDES = ("torch", "intercept")
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "ResNet-50": resnet50,
+    "Llama": small_llama,
+    "UNet2D": unet2d,
+    "ConvNeXtV2-Huge": convnextv2_huge,
+}
+BAR_MICROSECONDS, BAR_RATIO = 15, 5
 
 
-def run_init_code(model: nn.Module) -> None:
-    """The model's own; transformers remembers which modules it has done."""
-    for module in model.modules():
-        vars(module).pop("_is_hf_initialized", None)
-    if hasattr(model, "init_weights"):
-        model.init_weights()
-        return
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+def loop(name: str, kind: str, side: str) -> tuple[AbstractContextManager[None], Callable[[], None]]:
+    """CALLS fills of 4 x 8, and the block to run them in."""
+    model = nn.ParameterList([torch.empty(8, 16) for _ in range(CALLS)])
+    small = nn.ParameterList([torch.empty(4, 8) for _ in range(CALLS)])
+    is_method = name.startswith("Tensor.")  # which PyTorch allows on data only, or without gradients
+    whole = [weight.data if is_method else weight for weight in small]
+    slices = [weight.data.view(16, 8)[4:8] for weight in model]
+    tensors = {
+        "parameter": whole,
+        "slice": slices,
+        "slice again": slices[:1] * CALLS,
+        "columns again": [model[0].data[4:, 8:]] * CALLS,
+    }.get(kind, whole[:1] * CALLS)
+    function = FUNCTIONS[name]
+    block: AbstractContextManager[None] = contextlib.nullcontext()
+    if side == "intercept":
+        block = intercept(None if kind == "no model" else nn.ModuleList([model, small]), seed=0)
 
+    def run() -> None:
+        for tensor in tensors:
+            function(tensor)
 
-@pytest.mark.parametrize("side", ["torch", "intercept"])
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
-def test_init_code(benchmark, build: Callable[[], nn.Module], side: str) -> None:
-    model = build()
-    block = intercept(model, seed=0) if side == "intercept" else contextlib.nullcontext()
-
-    def initialise() -> None:
-        with block:
-            run_init_code(model)
-
-    benchmark.group = f"init code of {build.__name__}"
-    benchmark.pedantic(initialise, rounds=3, warmup_rounds=1)
+    return block, run
 
 
 @pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_call(benchmark, name: str, side: str) -> None:
-    benchmark.group = f"{CALLS} times {name} of 4x8"
-    block, run = loop(name, side)
+def test_call(benchmark, name: str, kind: str, side: str) -> None:
+    benchmark.group = f"{CALLS} times {name} of 4x8, {kind}"
+    block, run = loop(name, kind, side)
 
     def setup() -> None:  # each round is in a new entry, which counts anew
         block.__enter__()
@@ -102,23 +91,6 @@ def test_call(benchmark, name: str, side: str) -> None:
     benchmark.pedantic(run, setup=setup, teardown=teardown, rounds=50, warmup_rounds=1)
 
 
-def loop(name: str, side: str) -> tuple[AbstractContextManager[None], Callable[[], None]]:
-    """CALLS fills, and the block to run them in."""
-    model = nn.ParameterList([torch.empty(4, 8) for _ in range(CALLS)])
-    weights = list(model) if side == "first fill" else [model[0]] * CALLS
-    function = getattr(init if side == "convinit" else nn.init, name)
-    blocks: dict[str, AbstractContextManager[None]] = {
-        "convinit": contextlib.nullcontext(),
-        "no model": intercept(seed=0),
-    }
-
-    def run() -> None:
-        for weight in weights:
-            function(weight)
-
-    return blocks.get(side, intercept(model, seed=0)), run
-
-
 def processor_seconds(block: AbstractContextManager[None], run: Callable[[], None]) -> float:
     """Of this thread alone: other work on the machine does not count."""
     with block:
@@ -127,17 +99,137 @@ def processor_seconds(block: AbstractContextManager[None], run: Callable[[], Non
         return time.thread_time() - start
 
 
-def main() -> None:
+def calls(repeats: int) -> Iterator[dict[str, object]]:
+    """Microseconds of PyTorch's own call, and how many more it takes inside a block, by what it fills."""
     for name in FUNCTIONS:
-        loops = {side: loop(name, side) for side in SIDES}
-        taken: dict[str, list[float]] = {side: [] for side in SIDES}
-        for _ in range(REPEATS):
-            for side, (block, run) in loops.items():
-                taken[side].append(processor_seconds(block, run) / CALLS * 1e6)
-        medians = {side: statistics.median(times) for side, times in taken.items()}
-        base = medians.pop("convinit")
-        more = ", ".join(f"{side} {time - base:+.1f}" for side, time in medians.items())
-        print(f"{name:18} {base:.1f} us a call; inside a block: {more}")
+        for kind in KINDS:
+            taken: dict[str, list[float]] = {side: [] for side in SIDES}
+            loops = {side: loop(name, kind, side) for side in SIDES}
+            for _ in range(repeats):
+                for side, (block, run) in loops.items():
+                    taken[side].append(processor_seconds(block, run) / CALLS * 1e6)
+            plain, inside = (statistics.median(taken[side]) for side in SIDES)
+            yield {
+                "case": f"{name}, {kind}",
+                "torch_microseconds": round(plain, 1),
+                "more_microseconds": round(inside - plain, 1),
+            }
+
+
+class FillClock(TorchFunctionMode):
+    """Seconds inside the fills of a block: entered inside intercept, or alone for PyTorch's own."""
+
+    METHODS = (torch.Tensor.normal_, torch.Tensor.uniform_)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._is_running = False
+
+    def __enter__(self) -> FillClock:
+        announce.listen(self.answer)
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        announce.stop()
+
+    def timed(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What runs inside another fill is a part of that."""
+        if self._is_running:
+            return function(*args, **kwargs)
+        self._is_running = True
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self.seconds += time.perf_counter() - start
+            self._is_running = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.METHODS:
+            return self.timed(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Tensor:
+        return self.timed(self._below, name, args)
+
+    def _below(self, name: str, args: tuple[Any, ...]) -> Tensor:
+        """What the listener under this one answers, or PyTorch."""
+        others = announce._listeners.stack[:-1]
+        answered = others[-1](name, args) if others else None
+        return announce._originals[name](*args) if answered is None else answered
+
+
+def fill_seconds(model: nn.Module) -> float:
+    with FillClock() as clock:
+        run_init_code(model)
+    return clock.seconds
+
+
+def init_code(name: str, repeats: int) -> dict[str, object]:
+    """A warm model's own init code, all of it and its fills alone, PyTorch's and intercepted in turns."""
+    model = MODELS[name]()
+
+    def inside(run: Callable[[nn.Module], object]) -> None:
+        with intercept(model, seed=0):
+            fills.append(run(model))
+
+    fills: list[Any] = []
+    taken: dict[str, list[float]] = {
+        side: [] for side in ("torch", "convinit", "torch fills", "convinit fills")
+    }
+    for _ in range(repeats + 1):  # the first is to warm up
+        taken["torch"].append(seconds(lambda: run_init_code(model)))
+        taken["convinit"].append(seconds(lambda: inside(run_init_code)))
+        taken["torch fills"].append(fill_seconds(model))
+        inside(fill_seconds)
+        taken["convinit fills"].append(fills[-1])
+    medians = {side: statistics.median(times[1:]) for side, times in taken.items()}
+    return {
+        "case": f"init code of {name}",
+        "elements": sum(parameter.numel() for parameter in model.parameters()),
+        "torch_seconds": medians["torch"],
+        "convinit_seconds": medians["convinit"],
+        "ratio": round(medians["torch"] / medians["convinit"], 2),
+        "torch_fill_seconds": medians["torch fills"],
+        "convinit_fill_seconds": medians["convinit fills"],
+        "fill_ratio": round(medians["torch fills"] / medians["convinit fills"], 2),
+    }
+
+
+def judged(rows: list[dict[str, Any]]) -> list[dict[str, object]]:
+    """Each row against its bar."""
+    bars: list[dict[str, object]] = []
+    for row in rows:
+        measure, bar = (
+            ("fill_ratio", BAR_RATIO) if "fill_ratio" in row else ("more_microseconds", BAR_MICROSECONDS)
+        )
+        measured = row[measure]
+        met = measured >= bar if measure == "fill_ratio" else measured <= bar
+        bars.append({"case": row["case"], "measure": measure, "measured": measured, "bar": bar, "met": met})
+    return bars
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--repeats", type=int, default=100, help="of the calls")
+    parser.add_argument("--models", action="store_true", help="whole models too")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for row in calls(options.repeats):
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    for name in MODELS if options.models else ():
+        rows.append(init_code(name, 5))
+        print(json.dumps(rows[-1]), flush=True)
+    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record["bars"] = judged(rows)
+    if options.output:
+        options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

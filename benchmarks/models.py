@@ -38,6 +38,40 @@ def convnextv2_huge() -> nn.Module:
     return ConvNextV2Model(ConvNextV2Config(hidden_sizes=[352, 704, 1408, 2816], depths=[3, 3, 27, 3]))
 
 
+def resnet50() -> nn.Module:
+    """ResNet-50 (He et al. 2016): 23.5 M parameters. Needs transformers."""
+    from transformers import ResNetConfig, ResNetModel
+
+    return ResNetModel(ResNetConfig())
+
+
+def small_llama() -> nn.Module:
+    """Llama's layers at the width of GPT-2: 0.13 G parameters. Needs transformers."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 768, "intermediate_size": 2048}
+    return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=12, num_attention_heads=12))
+
+
+def unet2d() -> nn.Module:
+    """diffusers' default UNet2DModel: 0.27 G parameters. Needs diffusers."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(sample_size=64)
+
+
+def run_init_code(model: nn.Module) -> None:
+    """The model's own, as when it was built. transformers remembers which modules it has done."""
+    for module in model.modules():
+        vars(module).pop("_is_hf_initialized", None)
+    if hasattr(model, "init_weights"):
+        model.init_weights()
+        return
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+
 def bundled_unet() -> nn.Module:
     """The model of `python -m convinit_ext run`."""
     return UNet()

@@ -21,3 +21,18 @@ def fill_small(
     p3: float,
     /,
 ) -> None: ...
+def fill_small_part(
+    data: int,
+    dtype: int,
+    key: int,
+    kind: int,
+    p0: float,
+    p1: float,
+    p2: float,
+    p3: float,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    start: int,
+    index_strides: Sequence[int],
+    /,
+) -> None: ...

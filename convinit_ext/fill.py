@@ -25,6 +25,7 @@ from convinit_ext.ops import (
     check_inference,
     check_supported,
     fill_one_,
+    fill_part_,
     fill_small_,
     increment_version,
 )
@@ -89,13 +90,17 @@ def _fill_parts_(
         return
     if not _bounds_fit(distribution, local.dtype):
         fill_one_(local, _no_words(), distribution.kind, distribution.params)  # raises
-    words = _words(local, generator, key, drawn_anyway=True).expand(len(held), 2).contiguous()
-    fill_list_(
-        [part.tensor for part in held],
-        words,
-        [distribution] * len(held),
-        [part.box(shape) for part in held],
-    )
+    words = _words(local, generator, key, drawn_anyway=True)
+    if len(held) == 1:
+        box = held[0].box(shape)
+        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, box)
+    else:
+        fill_list_(
+            [part.tensor for part in held],
+            words.expand(len(held), 2).contiguous(),
+            [distribution] * len(held),
+            [part.box(shape) for part in held],
+        )
     if local is not tensor:
         increment_version(tensor)
 

@@ -23,11 +23,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import announce, init, ops
-from convinit_ext.boxes import is_dtensor
+from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
-from convinit_ext.keys import INT64_MIN, Key, put_words
+from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.whose import Owned, Owners
 
@@ -117,8 +117,7 @@ class _Fills(TorchFunctionMode):
         self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         self._seed = _drawn_seed() if seed is None and model is not None else seed or 0
         self._owners = None if model is None else Owners(model, self._seed)
-        self._words = torch.empty(1, 2, dtype=torch.int64, device="cpu")  # of the next key
-        self._row = self._words.numpy()[0]
+        self._row = KeyRow(self._seed)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -174,27 +173,26 @@ class _Fills(TorchFunctionMode):
         if owned.is_dtensor:
             with torch.no_grad():
                 fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+        elif owned.is_scattered:
+            with torch.no_grad():
+                _fill_scattered(tensor, owned.named.tensor, distribution, self._words_of(owned))
         elif owned.box is None:
             _fill_whole(tensor, distribution, self._words_of(owned))
         else:
-            with torch.no_grad():
-                ops.fill_([tensor], self._words_of(owned), [distribution], [owned.box])
+            _fill_part(tensor, distribution, self._words_of(owned), owned.box)
         owned.count()
 
     def _words_of(self, owned: Owned) -> Tensor:
         """The key's words, good until the next call."""
         name = owned.key_name()
-        if name is owned.named.name:
-            return owned.named.words
-        put_words(self._row, self._seed, name)
-        return self._words
+        return owned.named.words if name is owned.named.name else self._row.of(name)
 
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
         if generator is None and self._generator is not None and is_surely_writable(tensor):
-            self._words.random_(INT64_MIN, None, generator=self._generator)
-            _fill_whole(tensor, distribution, self._words)
+            words = self._row.words.random_(INT64_MIN, None, generator=self._generator)
+            _fill_whole(tensor, distribution, words)
         else:
             with torch.no_grad():
                 fill_(tensor, distribution, generator or self._generator, None)
@@ -209,6 +207,8 @@ class _Fills(TorchFunctionMode):
         tensor: Tensor = args[0]
         *given, generator = args[1:]
         owned = self._owned(tensor, generator)
+        if owned is not None and not owned.is_dtensor and (owned.is_scattered or is_dtensor(tensor)):
+            owned = None  # no name says which matrix it is: a process knows its own part of it alone
         target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
         key = None if owned is None else Key(self._seed, owned.key_name(alone=True))
         if key is None and generator is None:
@@ -231,17 +231,56 @@ def _asked(read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> None:
-    """A small plain tensor past the dispatcher, as fill.fill_ does."""
     kind, params = distribution.kind, distribution.params
-    if (
-        tensor.numel() <= ops.SMALL
-        and is_surely_writable(tensor)
-        and not (_dispatch_modes() or tensor.is_neg())
-    ):
+    if _is_quick(tensor) and tensor.is_contiguous():
         ops.fill_small_(tensor, words.data_ptr(), kind, params)
     else:
         with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
             ops.fill_one_(tensor, words, kind, params)
+
+
+def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box) -> None:
+    """A part of a parameter, or of what this process has of a DTensor."""
+    memory = local_of(tensor)
+    kind, params = distribution.kind, distribution.params
+    if _is_quick(memory):
+        ops.fill_small_part_(memory, words.data_ptr(), kind, params, box)
+    else:
+        with torch.no_grad():
+            ops.fill_part_(memory, words, kind, params, box)
+    if memory is not tensor:
+        ops.increment_version(tensor)
+
+
+def _is_quick(tensor: Tensor) -> bool:
+    """Whether one that is not left to PyTorch is small, and may be filled past the dispatcher: nobody
+    watches, and nothing about it would be refused but elements that overlap.
+    """
+    return (
+        tensor.numel() <= ops.SMALL
+        and type(tensor) in _PLAIN
+        and tensor.is_cpu
+        and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
+    )
+
+
+def _fill_scattered(tensor: Tensor, whole: Tensor, distribution: Distribution, words: Tensor) -> None:
+    """A part of a DTensor's local tensor that no box describes: the local tensor's values are made beside it,
+    and those of the part copied.
+    """
+    memory, local = local_of(tensor), local_of(whole)
+    beside = torch.empty_strided(local.shape, local.stride(), dtype=local.dtype, device=local.device)
+
+    def seen(view: Tensor) -> Tensor:
+        offset = int(view.storage_offset() - local.storage_offset())
+        return beside.as_strided(view.shape, view.stride(), offset)
+
+    for part in parts(whole):
+        box = part.box(whole.shape)
+        ops.fill_part_(seen(part.tensor), words, distribution.kind, distribution.params, box)
+    memory.copy_(seen(memory))
+    if memory is not tensor:
+        ops.increment_version(tensor)
 
 
 def _drawn_seed() -> int:
@@ -254,6 +293,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.layout is not torch.strided
         or tensor.is_meta
         or tensor.numel() == 0
+        or tensor.is_neg()
         or isinstance(tensor, FakeTensor)
         or _are_functorch_transforms_active()
     )
@@ -324,5 +364,6 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
     "kaiming_normal_": _read_kaiming("normal"),
     "kaiming_uniform_": _read_kaiming("uniform"),
 }
+_PLAIN = (Tensor, nn.Parameter)
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
 _DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

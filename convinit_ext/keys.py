@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import operator
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ CONTRACT_VERSION = 1
 _PERSON = b"convinit-v1"
 _PERSON_OF_GENERATOR = b"convinit-v1-gen"
 _UINT64_END = 1 << 64
+_TWO_WORDS = struct.Struct("<2q")
 INT64_MIN = -(1 << 63)
 _OFFSET_STEP = 4  # a CUDA generator's offset counts words; it must stay a multiple of a block of four
 _CPU = torch.device("cpu")
@@ -124,10 +125,30 @@ def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(words.astype(np.int64)).view(-1, 2)
 
 
-def put_words(row: np.ndarray[Any, np.dtype[np.int64]], seed: int, name: str) -> None:
-    """Write the words of one canonical name's key into an int64 array of two: no tensor is made for them."""
-    digest = hashlib.blake2b(_uint64_bytes(seed) + name.encode(), digest_size=16, person=_PERSON).digest()
-    row[:] = np.frombuffer(digest, dtype="<i8")
+class KeyRow:
+    """Keys of one seed, one after the other in the same place: nothing is allocated for the next one.
+
+    Args:
+        seed: as Key's.
+
+    Raises:
+        TypeError, ValueError: as Key, for the seed.
+
+    >>> torch.equal(KeyRow(7).of("a"), Key(7, "a").tensor())
+    True
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._begun = hashlib.blake2b(_uint64_bytes(_checked_seed(seed)), digest_size=16, person=_PERSON)
+        self.words = torch.empty(1, 2, dtype=torch.int64, device=_CPU)
+        self._row = self.words.numpy()[0]
+
+    def of(self, name: str) -> torch.Tensor:
+        """The words of a canonical name: int64 [1, 2], good until the next call."""
+        digest = self._begun.copy()
+        digest.update(name.encode())
+        self._row[0], self._row[1] = _TWO_WORDS.unpack(digest.digest())
+        return self.words
 
 
 def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None = None) -> torch.Tensor:

@@ -100,7 +100,7 @@ def init_model_(
     """
     started = time.perf_counter()
     if check_ranks:
-        check_same_seed(Key(seed, "seed").seed)
+        check_same_seed(seed)
     plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if not dry_run:
         run(plan, plan.seed, progress)

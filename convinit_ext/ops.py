@@ -6,8 +6,7 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -29,12 +28,14 @@ HAS_CUDA = _C.build_info()["cuda"] != "not built"
 _DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 
-# Neither needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
+# None needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
 _fill_op = torch.ops.convinit_ext.fill_.default
 _fill_one_op = torch.ops.convinit_ext.fill_one_.default
+_fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
 _fill_small = _C.fill_small
+_fill_small_part = _C.fill_small_part
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
 increment_version = torch.autograd.graph.increment_version
@@ -59,8 +60,7 @@ class Encoded(Protocol):
         """Its parameters, padded with zeros."""
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """Which part of a larger logical tensor a tensor is.
 
     Local element ``j`` has the row-major linear index ``start + sum(j[d] * strides[d])`` in the logical one.
@@ -87,6 +87,20 @@ def _fill_one_fake(
     check_supported([tensor])
 
 
+def _fill_part_fake(
+    tensor: Tensor,
+    key: Tensor,
+    kind: int,
+    p0: float,
+    p1: float,
+    p2: float,
+    p3: float,
+    start: int,
+    strides: Sequence[int],
+) -> None:
+    check_supported([tensor])
+
+
 def _digest_fake(
     tensors: Sequence[Tensor], keys: Tensor, box_starts: Sequence[int], box_strides: Sequence[int]
 ) -> Tensor:
@@ -106,6 +120,7 @@ def _compare_fake(
 
 torch.library.register_fake("convinit_ext::fill_", _fill_fake)
 torch.library.register_fake("convinit_ext::fill_one_", _fill_one_fake)
+torch.library.register_fake("convinit_ext::fill_part_", _fill_part_fake)
 torch.library.register_fake("convinit_ext::digest", _digest_fake)
 torch.library.register_fake("convinit_ext::compare", _compare_fake)
 
@@ -220,6 +235,22 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
     increment_version(tensor)
 
 
+def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], box: Box) -> None:
+    """`fill_one_` for a part of a logical tensor.
+
+    Args:
+        tensor, key, kind, params: as for `fill_one_`
+        box: which part the tensor is
+    """
+    check_inference(tensor)
+    try:
+        _fill_part_op(tensor, key, kind, *params, box.start, box.strides)
+    except RuntimeError:
+        check_supported([tensor])
+        raise
+    increment_version(tensor)
+
+
 def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float]) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
@@ -230,6 +261,17 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params)
+    increment_version(tensor)
+
+
+def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box) -> None:
+    """`fill_part_` past PyTorch's dispatcher: as `fill_small_`, and the tensor may have any strides."""
+    data = tensor.data_ptr()
+    if not data:
+        raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
+    p0, p1, p2, p3 = params
+    dtype, shape, strides = SUPPORTED_DTYPES[tensor.dtype], tensor.shape, tensor.stride()
+    _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
     increment_version(tensor)
 
 

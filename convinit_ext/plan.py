@@ -6,6 +6,7 @@ Making a plan checks everything that can be wrong with a model; it allocates not
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -26,11 +27,13 @@ from convinit_ext.key_names import Names, key_names
 from convinit_ext.keys import Key
 from convinit_ext.ops import Box, UnsupportedTensorError
 from convinit_ext.recipe import Recipe
-from convinit_ext.recipes import as_recipe
+from convinit_ext.recipes import RECIPES, as_recipe
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selection, Selectors
 from convinit_ext.spread import std_of
 from convinit_ext.walk import Held
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 
 
 @dataclass(slots=True, eq=False)
@@ -243,13 +246,24 @@ def _rules_for(held: list[Held], targets: list[Target], recipe: Recipe) -> list[
     rules = recipe.rules_for(targets)
     found = [rule for rule in rules if rule is not None]
     if len(found) < len(rules):
-        lost = [_described(each) for each, rule in zip(held, rules, strict=True) if rule is None]
+        lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
         raise ValueError(
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
-            + "\n  ".join(lost)
-            + "\nPut rules for them before it: recipe=[Rule(Constant(0.0), name=...), *TORCH]"
+            + "\n  ".join(map(_described, lost))
+            + f"\n{_advice(lost, recipe)}"
         )
     return found
+
+
+def _advice(lost: Sequence[Held], recipe: Recipe) -> str:
+    """Layers that repeat have one rule."""
+    names = dict.fromkeys(_NUMBER.sub("*", each.name) for each in lost)
+    rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+    rest = recipe.name.upper() if recipe.name in RECIPES else "the others"
+    return (
+        f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "
+        "code, where it has some, inside convinit_ext.intercept(model, seed)"
+    )
 
 
 def _described(held: Held) -> str:

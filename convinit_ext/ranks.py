@@ -7,23 +7,30 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from convinit_ext.keys import Key
+
 Result = TypeVar("Result")
 
 
 def check_same_seed(seed: int) -> None:
     """Compares the seeds of all processes of the default process group, if there is one.
 
-    Every process must call it. One small object of each goes to all.
+    Every process must call it, also with a seed that is none: it is judged after all have been heard, so that
+    nobody waits. One small object of each goes to all.
 
     Raises:
-        ValueError: on every process, where the seeds differ; it says who has which.
+        TypeError, ValueError: on a process whose seed is none, as Key.
+        ValueError: on every other, where a seed differs or is none; it says who has which.
 
     >>> check_same_seed(7)  # no process group: nobody to disagree with
     """
     if not (dist.is_available() and dist.is_initialized()):
         return
-    seeds: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(seeds, seed)
+    said, wrong = _judged(seed)
+    seeds: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(seeds, said)
+    if wrong is not None:
+        raise wrong
     if len(set(seeds)) == 1:
         return
     ranks = {
@@ -62,6 +69,18 @@ def gathered(work: Callable[[], Result]) -> list[Result]:
         who = _listed([rank for rank, _ in failed])
         raise RuntimeError(f"failed on rank{'s' * (len(failed) > 1)} {who}: {failed[0][1]}")
     return [outcome for outcome, _ in outcomes]
+
+
+def _judged(seed: int) -> tuple[str, Exception | None]:
+    """What to tell the others of a seed, and the error that it is here.
+
+    >>> _judged(3), _judged(2**64)[0]
+    (('3', None), 'none (seed must be in [-2**63, 2**64), but found 18446744073709551616)')
+    """
+    try:
+        return str(Key(seed, "seed").seed), None
+    except (TypeError, ValueError) as error:
+        return f"none ({error})", error
 
 
 def _listed(ranks: list[int]) -> str:

@@ -18,7 +18,6 @@ from convinit_ext.buffers import BufferRow
 from convinit_ext.expected import Expected
 from convinit_ext.initialisers import Fan, initialiser_text
 from convinit_ext.key_names import Names
-from convinit_ext.keys import Key
 from convinit_ext.ops import row_major
 from convinit_ext.plan import Piece, Plan, Row, make_plan
 from convinit_ext.recipe import Recipe
@@ -90,7 +89,7 @@ def verify(
     started = time.perf_counter()
     question = _Question(model, seed, recipe, dtype, fan, names)
     if check_ranks:
-        ranks.check_same_seed(Key(seed, "seed").seed)
+        ranks.check_same_seed(seed)
         looks = ranks.gathered(lambda: _look(target, question, only, skip, progress))
     else:
         looks = [_look(target, question, only, skip, progress)]

@@ -207,9 +207,13 @@ def _check_apart(held: Iterable[Held]) -> None:
 
 def span(tensor: Tensor) -> tuple[int, int]:
     """First byte and the byte after the last, from the start of the storage."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    start = int(tensor.storage_offset())
-    return start * tensor.element_size(), (start + last + 1) * tensor.element_size()
+    item, start, size = tensor.element_size(), int(tensor.storage_offset()), 1
+    if tensor.is_contiguous():
+        size = tensor.numel()
+    else:
+        for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            size += (length - 1) * stride
+    return start * item, (start + size) * item
 
 
 def join(prefix: str, segment: str) -> str:

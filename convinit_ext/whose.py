@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys, walk
-from convinit_ext.boxes import local_of
+from convinit_ext.boxes import local_of, parts
 from convinit_ext.ops import Box, row_major
 
 Region: TypeAlias = tuple[object, ...]
+# How a tensor sees its storage: offset, shape, strides, dtype.
+Layout: TypeAlias = tuple[int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype]
 
 
 @dataclass(slots=True, eq=False)
@@ -26,22 +28,49 @@ class Named:
 
     Args:
         name: its canonical name.
-        tensor: the parameter itself.
+        model: the outermost module.
         words: of its first fill, as the engine takes them, [1, 2].
-        place: a module that holds it, and as what.
+        tensor: the parameter itself.
+        path: the way to it from the model, attribute by attribute.
     """
 
     name: str
-    tensor: Tensor
+    model: nn.Module
     words: Tensor
-    place: walk.Place
+    tensor: Tensor
+    path: list[str]
     num_rounds: int = 0
     num_fills: dict[Region, int] = field(default_factory=dict)
+    _layout: Layout | None = None
+    _known: dict[Layout, Owned | None] = field(default_factory=dict)
 
     def is_held(self) -> bool:
-        """Whether the tensor is still the model's."""
-        module, leaf = self.place
-        return module._parameters.get(leaf) is self.tensor or module._buffers.get(leaf) is self.tensor
+        """Whether the tensor is still the model's, in this place."""
+        holder = self.model
+        *children, leaf = self.path
+        for child in children:
+            module = holder._modules.get(child)
+            if module is None:
+                return False
+            holder = module
+        return holder._parameters.get(leaf) is self.tensor or holder._buffers.get(leaf) is self.tensor
+
+    def part(self, view: Tensor, whole: Tensor) -> Owned | None:
+        """A view as a part of this one.
+
+        Args:
+            view: of the storage of `whole`.
+            whole: the memory of the named tensor as it is now.
+
+        Returns:
+            None where it is not inside.
+        """
+        layout, place = _layout_of(whole), _layout_of(view)
+        if layout != self._layout:
+            self._layout, self._known = layout, {}
+        if place not in self._known:
+            self._known[place] = _part_of(self, view, whole, is_alike=place == layout)
+        return self._known[place]
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +84,7 @@ class Owned:
             and where no box describes it.
         words_are_own: no box describes it.
         is_dtensor: the named one is a DTensor, and this it or its local tensor.
+        is_scattered: the named one is a DTensor, and no box describes this part of its local tensor.
     """
 
     named: Named
@@ -62,6 +92,7 @@ class Owned:
     box: Box | None
     words_are_own: bool = False
     is_dtensor: bool = False
+    is_scattered: bool = False
 
     def number(self) -> int:
         """How many fills of this part there were."""
@@ -111,8 +142,8 @@ class Owners:
     def owned(self, tensor: Tensor) -> Owned | None:
         """The tensor as a part of the model; None where it is none."""
         known = self._by_object.get(id(tensor))
-        if known is not None:
-            return known[1]
+        if known is not None and known.named.is_held():
+            return known
         owned = self._find(tensor)
         if owned is None and self._state() != self._last_state:
             self._read()
@@ -124,13 +155,10 @@ class Owners:
         storage = _storage(memory)
         for named in self._by_storage.get(storage, ()):
             owner = local_of(named.tensor)
-            if _storage(owner) != storage or not named.is_held():  # this memory is another's now
-                continue
-            is_dtensor = owner is not named.tensor
-            if _is_seen_alike(memory, owner):
-                return Owned(named, (), None, is_dtensor=is_dtensor)
-            if not is_dtensor and _is_inside(memory, owner):
-                return _part_of(named, memory, owner)
+            if _storage(owner) == storage and named.is_held():  # else this memory is another's now
+                owned = named.part(memory, owner)
+                if owned is not None:
+                    return owned
         return None
 
     def _read(self) -> None:
@@ -141,21 +169,21 @@ class Owners:
         names = [keys.canonical_name(held.name) for held in found]
         words = [] if not names else list(torch.split(keys.of_names(self._seed, names), 1))
         self._by_storage: dict[int, list[Named]] = {}
-        self._by_object: dict[int, tuple[Tensor, Owned]] = {}  # it is held, so that its id stays its own
+        self._by_object: dict[int, Owned] = {}  # which holds the tensor, so that its id stays its own
         for held, name, row in zip(found, names, words, strict=True):
             self._add(held, name, row)
         self._modules = [node.module for node in nodes]
         self._last_state = self._state()
 
     def _add(self, held: walk.Held, name: str, words: Tensor) -> None:
-        tensor, place = held.tensor, held.places[0]
-        owned = None if tensor.is_meta else self._find(tensor)  # tied: it has a name
-        if owned is None:
-            named = self._named.setdefault(name, Named(name, tensor, words, place))
-            named.tensor, named.place = tensor, place
-            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
-            owned = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
-        self._by_object[id(tensor)] = tensor, owned
+        tensor = held.tensor
+        if not tensor.is_meta and self._find(tensor) is not None:  # tied: it has a name
+            return
+        path = held.path.split(".")
+        named = self._named.setdefault(name, Named(name, self._model, words, tensor, path))
+        named.tensor, named.path = tensor, path
+        self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
+        self._by_object[id(tensor)] = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
 
     def _state(self) -> list[int]:
         """Other numbers once a module or tensor is added, replaced or moved. It is asked for every tensor
@@ -182,13 +210,8 @@ def _storage(tensor: Tensor) -> int:
     return address
 
 
-def _is_seen_alike(view: Tensor, whole: Tensor) -> bool:
-    return (
-        view.storage_offset() == whole.storage_offset()
-        and view.shape == whole.shape
-        and view.stride() == whole.stride()
-        and view.dtype == whole.dtype
-    )
+def _layout_of(tensor: Tensor) -> Layout:
+    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _is_inside(view: Tensor, whole: Tensor) -> bool:
@@ -197,21 +220,53 @@ def _is_inside(view: Tensor, whole: Tensor) -> bool:
     return first <= start and end <= last
 
 
-def _part_of(named: Named, view: Tensor, whole: Tensor) -> Owned:
+def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned | None:
+    is_dtensor = whole is not named.tensor
+    if is_alike:
+        return Owned(named, (), None, is_dtensor=is_dtensor)
+    if is_dtensor and not whole.numel():  # owned all the same: the processes' generators stay in step
+        return Owned(named, (), None, is_dtensor=True)
+    if not _is_inside(view, whole):
+        return None
+    if is_dtensor:
+        return _part_of_shard(named, view, whole)
     box = box_in(view, whole)
     if box is None:
-        place = view.storage_offset() - whole.storage_offset(), tuple(view.shape), view.stride()
-        return Owned(named, ("memory", view.dtype, *place), None, words_are_own=True)
+        return Owned(named, _memory_of(view, whole), None, words_are_own=True)
     is_all = view.numel() == whole.numel()
-    return Owned(named, () if is_all else (box.start, tuple(view.shape), box.strides), box)
+    return Owned(named, () if is_all else _region_of(view, box), box)
 
 
-def box_in(view: Tensor, whole: Tensor) -> Box | None:
+def _part_of_shard(named: Named, view: Tensor, local: Tensor) -> Owned | None:
+    """The same of what this process has of a DTensor. Other processes have other parts of it: a part by
+    itself would have the same key on all of them.
+    """
+    if view.dtype != local.dtype:
+        return None
+    is_all = view.numel() == local.numel()
+    held = parts(named.tensor)
+    box = box_in(view, local, held[0].box(named.tensor.shape)) if len(held) == 1 else None
+    if box is None:
+        return Owned(named, () if is_all else _memory_of(view, local), None, is_scattered=True)
+    return Owned(named, () if is_all else _region_of(view, box), box)
+
+
+def _region_of(view: Tensor, box: Box) -> Region:
+    return box.start, tuple(view.shape), box.strides
+
+
+def _memory_of(view: Tensor, whole: Tensor) -> Region:
+    offset = int(view.storage_offset() - whole.storage_offset())
+    return "memory", view.dtype, offset, tuple(view.shape), view.stride()
+
+
+def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     """Where a view's elements are in the row-major order of the tensor that it is a view of.
 
     Args:
         view: a view inside `whole`.
         whole: of any strides.
+        place: of `whole` in the row-major order of a larger tensor, which is then meant.
 
     Returns:
         The box, None where there is none: views of another dtype, and views with a dimension that runs over
@@ -220,12 +275,17 @@ def box_in(view: Tensor, whole: Tensor) -> Box | None:
     >>> weight = torch.empty(6, 4)
     >>> box_in(weight[2:4], weight)
     Box(start=8, strides=(4, 1))
+    >>> box_in(weight[2:4], weight, Box(24, (4, 1)))
+    Box(start=32, strides=(4, 1))
     """
     if view.dtype != whole.dtype:
         return None
     offset = int(view.storage_offset() - whole.storage_offset())
-    if whole.is_contiguous():  # memory is in row-major order
-        return Box(offset, tuple(view.stride()))
+    if place is None and whole.is_contiguous():  # memory is in row-major order
+        return Box(offset, view.stride())
+    begin, steps = place or Box(0, row_major(whole.shape))
+    if whole.is_contiguous() and steps == row_major(whole.shape):  # so it is in whole rows of a larger one
+        return Box(begin + offset, view.stride())
     start = _steps(offset, whole)
     moves = [
         _steps(stride if size > 1 else 0, whole)
@@ -235,10 +295,9 @@ def box_in(view: Tensor, whole: Tensor) -> Box | None:
         first + sum((size - 1) * move[dim] for size, move in zip(view.shape, moves, strict=True))
         for dim, first in enumerate(start)
     ]
-    if any(place >= size for place, size in zip(corner, whole.shape, strict=True)):
+    if any(at >= size for at, size in zip(corner, whole.shape, strict=True)):
         return None
-    steps = row_major(whole.shape)
-    return Box(_dot(start, steps), tuple(_dot(move, steps) for move in moves))
+    return Box(begin + _dot(start, steps), tuple(_dot(move, steps) for move in moves))
 
 
 def _steps(distance: int, whole: Tensor) -> list[int]:

@@ -30,21 +30,6 @@ std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& ind
   return merged(std::move(dims));
 }
 
-std::vector<Dim> merged(std::vector<Dim> dims) {
-  std::stable_sort(dims.begin(), dims.end(),
-                   [](const Dim& a, const Dim& b) { return a.index_stride > b.index_stride; });
-  std::vector<Dim> found;
-  for (const Dim& dim : dims) {
-    if (!found.empty() && found.back().data_stride == dim.data_stride * dim.size &&
-        found.back().index_stride == dim.index_stride * dim.size) {
-      found.back() = {found.back().size * dim.size, dim.data_stride, dim.index_stride};
-    } else {
-      found.push_back(dim);
-    }
-  }
-  return found;
-}
-
 const int64_t* keys_of(const Tensor& keys, size_t num_tensors) {
   check(keys.scalar_type() == ScalarType::Long && keys.is_cpu() && keys.is_contiguous() &&
             keys.numel() == static_cast<int64_t>(2 * num_tensors),

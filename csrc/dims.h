@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/fill_task.h"
+#include "layout.h"
 
 namespace convinit {
 
@@ -20,7 +20,6 @@ std::vector<int64_t> row_major(const Tensor& tensor);
 
 // In the order, and merged, as fill_task.h promises.
 std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& index_strides);
-std::vector<Dim> merged(std::vector<Dim> dims);
 
 // Two numbers for each tensor.
 const int64_t* keys_of(const Tensor& keys, size_t num_tensors);

@@ -132,10 +132,17 @@ void fill_one_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1
   if (!list.tasks.empty()) Upload(list).launch();
 }
 
+void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
+                    int64_t start, std::vector<int64_t> strides) {
+  DeviceTasks list{tensor.get_device_index(), tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides)};
+  if (!list.tasks.empty()) Upload(list).launch();
+}
+
 }  // namespace
 }  // namespace convinit
 
 STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CUDA, m) {
   m.impl("fill_", TORCH_BOX(&convinit::fill_cuda));
   m.impl("fill_one_", TORCH_BOX(&convinit::fill_one_cuda));
+  m.impl("fill_part_", TORCH_BOX(&convinit::fill_part_cuda));
 }

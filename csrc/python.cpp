@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "arguments.h"
 #include "core/philox.h"
@@ -15,6 +17,7 @@
 #include "cpu/float_environment.h"
 #include "cpu/isa.h"
 #include "cuda/fill.h"
+#include "layout.h"
 
 #ifndef CONVINIT_BUILT_WITH_TORCH
 #define CONVINIT_BUILT_WITH_TORCH "unknown"
@@ -43,23 +46,41 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-// A small contiguous tensor, without PyTorch's dispatcher, which takes several times as long as the fill. The
-// caller (convinit_ext/ops.py) has made sure that nothing would have come between.
-void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t kind, double p0, double p1,
-                double p2, double p3) {
+void fill_on_this_thread(uintptr_t data, int dtype, uintptr_t key, int64_t kind,
+                         const double (&params)[convinit::kParams], int64_t start,
+                         const convinit::Dim* dims, size_t num_dims) {
   const convinit::DefaultFloatEnvironment environment;
-  const double params[convinit::kParams] = {p0, p1, p2, p3};
   const auto* words = reinterpret_cast<const uint64_t*>(key);
-  const convinit::Dim dim{numel, 1, 1};
   const auto type = static_cast<convinit::DType>(dtype);
   const convinit::FillTask task{reinterpret_cast<void*>(data),
-                                0,
-                                &dim,
-                                1,
+                                start,
+                                dims,
+                                static_cast<int32_t>(num_dims),
                                 type,
                                 {words[0], words[1]},
                                 convinit::distribution_of(kind, params, type)};
   convinit::fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
+}
+
+// A small contiguous tensor, without PyTorch's dispatcher, which takes several times as long as the fill. The
+// caller (convinit_ext/ops.py) has made sure that nothing would have come between.
+void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t kind, double p0, double p1,
+                double p2, double p3) {
+  const convinit::Dim dim{numel, 1, 1};
+  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, 0, &dim, 1);
+}
+
+// The same for a part of a logical tensor, of any strides.
+void fill_small_part(uintptr_t data, int dtype, uintptr_t key, int64_t kind, double p0, double p1, double p2,
+                     double p3, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
+                     int64_t start, const std::vector<int64_t>& index_strides) {
+  std::vector<convinit::Dim> dims;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] != 1) dims.push_back({sizes[d], strides.at(d), index_strides.at(d)});
+  }
+  dims = convinit::merged(std::move(dims));
+  convinit::check_no_overlap(dims);
+  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, dims.data(), dims.size());
 }
 
 int64_t num_cuda_launches() {
@@ -95,6 +116,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, pybind11::arg("name"), "Use this instruction set from now on.");
   m.def("fill_small", &fill_small, "A contiguous tensor by its address; use convinit_ext.ops.fill_small_.");
+  m.def("fill_small_part", &fill_small_part, "Use convinit_ext.ops.fill_small_part_.");
   m.def("num_cuda_launches", &num_cuda_launches,
         "Kernels launched on GPUs so far, for tests and benchmarks.");
   m.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"), "Philox4x32-10: four words.");

@@ -36,33 +36,6 @@ DType dtype_of(const Tensor& tensor) {
   return DType::kFloat32;
 }
 
-// Whether two positions of the tensor are one place in memory. Dimensions whose strides do not nest are rare:
-// those are decided by marking every place.
-bool overlaps(std::vector<Dim> dims) {
-  std::sort(dims.begin(), dims.end(),
-            [](const Dim& a, const Dim& b) { return a.data_stride < b.data_stride; });
-  int64_t extent = 1, elements = 1;
-  bool nested = true;
-  for (const Dim& dim : dims) {
-    if (dim.data_stride == 0) return true;
-    nested = nested && dim.data_stride >= extent;
-    extent += (dim.size - 1) * dim.data_stride;
-    elements *= dim.size;
-  }
-  if (nested) return false;
-  std::vector<bool> taken(extent);
-  for (int64_t i = 0; i < elements; ++i) {
-    int64_t rest = i, place = 0;
-    for (const Dim& dim : dims) {
-      place += rest % dim.size * dim.data_stride;
-      rest /= dim.size;
-    }
-    if (taken[place]) return true;
-    taken[place] = true;
-  }
-  return false;
-}
-
 // Few devices, so a list of them is searched from end to end.
 Tasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, size_t capacity) {
   check(tensor.is_cpu() || tensor.is_cuda(), "fill_: unsupported device; accepted are CPU and CUDA");
@@ -82,10 +55,7 @@ void Tasks::add(const Tensor& tensor, const int64_t* key, int64_t kind, const do
   const Distribution distribution = distribution_of(kind, params, dtype);
   if (tensor.numel() == 0) return;
   std::vector<Dim> dims = make_dims(tensor, index_strides);
-  check(access == kRead || !overlaps(dims),
-        "unsupported operation: more than one element of the written-to tensor refers to a single memory "
-        "location. "
-        "Please clone() the tensor before performing the operation.");
+  if (access == kWrite) check_no_overlap(dims);
   void* data = access == kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
   check(data != nullptr, "fill_: the tensor's storage holds no memory (it was resized to nothing)");
   dims_.push_back(std::move(dims));  // moving a vector keeps its elements where they are
@@ -121,11 +91,19 @@ std::vector<DeviceTasks> tasks_of(const ListArguments& given) {
   return devices;
 }
 
-Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]) {
+Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
+               int64_t start, const std::vector<int64_t>& index_strides) {
+  check(start >= 0 && static_cast<int64_t>(index_strides.size()) == tensor.dim() &&
+            std::all_of(index_strides.begin(), index_strides.end(), [](int64_t x) { return x >= 0; }),
+        "fill_: a box has a start and one stride for each dimension, none of them negative");
   const DefaultFloatEnvironment environment;
   Tasks tasks(1);
-  tasks.add(tensor, keys_of(key, 1), kind, params, 0, row_major(tensor));
+  tasks.add(tensor, keys_of(key, 1), kind, params, start, index_strides);
   return tasks;
+}
+
+Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]) {
+  return tasks_of(tensor, key, kind, params, 0, row_major(tensor));
 }
 
 }  // namespace convinit

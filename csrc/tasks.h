@@ -62,7 +62,10 @@ struct DeviceTasks {
 // One list for each device among the tensors.
 std::vector<DeviceTasks> tasks_of(const ListArguments& arguments);
 
-// The same for one whole tensor: no lists to pass, which is most of a small fill's time.
+// The same for one tensor, a part of a logical one or the whole: no lists to pass, which is most of a small
+// fill's time.
+Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
+               int64_t start, const std::vector<int64_t>& index_strides);
 Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]);
 
 }  // namespace convinit

@@ -6,12 +6,14 @@ parameter: the gathered whole, and what this rank holds. Prints one line for eac
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.distributed as dist
 from filling import assert_same_bits
+from real_models import convnextv2, llama
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -210,28 +212,21 @@ def replicas() -> None:
 def seeds_that_differ(size: int) -> None:
     model, same = nn.Linear(3, 3), nn.Linear(3, 3)
     same.load_state_dict(model.state_dict())
-    with pytest.raises(ValueError, match=rf"it is 0 on ranks 0, 1.*; 9 on rank {size - 1}$"):
+    with pytest.raises(ValueError, match=rf"it is 0 on ranks? 0.*; 9 on rank {size - 1}$"):
         init_model_(model, 9 if dist.get_rank() == size - 1 else 0, check_ranks=True)
+    for wrong, error in (("0", TypeError), (2**64, ValueError)):
+        mine = dist.get_rank() == 1
+        says = "^seed must be" if mine else r"it is 0 on ranks? 0.*; none \(seed must be .*\) on rank 1$"
+        with pytest.raises(error if mine else ValueError, match=says):
+            init_model_(model, wrong if mine else 0, check_ranks=True)
     assert_same_bits(model.weight, same.weight)
     init_model_(model, 5, check_ranks=True)
     say("seeds that differ are found")
 
 
 def transformers_models(size: int) -> None:
-    try:
-        import transformers
-    except ImportError:
+    if importlib.util.find_spec("transformers") is None:
         return
-    llama = transformers.LlamaConfig(
-        vocab_size=151,
-        hidden_size=48,
-        intermediate_size=88,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        tie_word_embeddings=False,
-    )
-    convnext = transformers.ConvNextV2Config(hidden_sizes=[12, 20, 36, 52], depths=[1, 1, 2, 1])
     mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
 
     def every_layer(mesh: DeviceMesh, kinds: tuple[str, ...]) -> Cut:
@@ -253,10 +248,10 @@ def transformers_models(size: int) -> None:
         every_layer(mesh["dp"], ("LlamaDecoderLayer",))(model)
 
     def build_llama() -> nn.Module:
-        return transformers.LlamaModel(llama)
+        return llama().model
 
     def build_convnext() -> nn.Module:
-        return transformers.ConvNextV2Model(convnext)
+        return convnextv2().convnextv2
 
     flat = init_device_mesh("cpu", (size,))
     check("Llama, FSDP2", build_llama, every_layer(flat, ("LlamaDecoderLayer",)), False, RECIPE)

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import orthogonal_ as captured_orthogonal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Key, announce, init, intercept
 from convinit_ext.whose import box_in
@@ -387,6 +388,99 @@ def test_memory_that_has_another_name_now():
     assert_is(layer.parametrizations.weight.original1, "parametrizations.weight.original1")
 
 
+def test_a_parameter_that_was_replaced_has_no_name_any_more():
+    layer = a_layer()
+    old = layer.weight
+    with intercept(layer, seed=0):
+        layer.weight = nn.Parameter(torch.empty(6, 8))
+        nn.init.normal_(old)
+        nn.init.normal_(layer.weight)
+    assert_is(layer.weight, "weight")
+    assert_same_bits(old, init.normal_(torch.empty(6, 8), generator=generator_of(0)))
+
+
+def test_parameters_of_a_module_that_was_replaced_have_no_name_any_more():
+    model = nn.Sequential(nn.Sequential(nn.Linear(8, 6)))
+    old = model[0][0]
+    with intercept(model, seed=0):
+        model[0] = nn.Sequential(nn.Linear(8, 6))
+        nn.init.normal_(old.weight)
+        nn.init.normal_(old.weight[2:])
+        nn.init.normal_(model[0][0].weight)
+    assert_is(model[0][0].weight, "0.0.weight")
+    with pytest.raises(AssertionError):
+        assert_is(old.weight, "0.0.weight")
+
+
+def test_parameters_that_change_places_change_names():
+    model = nn.ModuleList([a_layer(), a_layer()])
+    first, second = model[0].weight, model[1].weight
+    with intercept(model, seed=0):
+        model[0].weight, model[1].weight = second, first
+        nn.init.normal_(first)
+        nn.init.normal_(second[2:])
+    assert_is(first, "1.weight")
+    assert_is(second[2:], "0.weight", start=16)
+
+
+def test_tied_parameters_that_part():
+    model = nn.ModuleList([a_layer(), a_layer()])
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    with intercept(model, seed=0):
+        nn.init.normal_(model[1].weight)
+        assert_is(model[0].weight, "0.weight")
+        model[1].weight.data = torch.empty(6, 8)
+        nn.init.normal_(model[1].weight)
+    assert_is(model[1].weight, "1.weight")
+    assert_is(model[0].weight, "0.weight")
+
+
+def test_slices_of_memory_that_is_seen_in_another_way_later():
+    model = nn.ParameterDict({"w": torch.empty(6, 4)})
+    weight = model["w"]
+    with intercept(model, seed=0):
+        weight.data[2:4].normal_()
+        assert_is(weight[2:4], "w", start=8)
+        weight.data = weight.data.t()
+        weight.data.t()[2:4].normal_()  # the same memory: now two columns of a weight of four rows
+    whole = torch.from_numpy(expected(torch.empty(4, 6), "w"))
+    assert_values(weight[:, 2:4], whole[:, 2:4].numpy())
+
+
+def test_a_slice_whose_elements_overlap_is_refused():
+    layer = a_layer()
+    before = layer.weight.detach().clone()
+    for size in (6, 60_000):
+        with intercept(layer, seed=0), pytest.raises(RuntimeError, match="single memory location"):
+            layer.weight.data[:1].expand(size, 8).normal_()
+    assert_same_bits(layer.weight, before)
+
+
+def test_what_watches_pytorch_s_operations_sees_the_fills():
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket._qualified_op_name.removeprefix("convinit_ext::"))
+            return func(*args, **(kwargs or {}))
+
+    layer, seen = a_layer(), []
+    view = layer.weight.data[2:4]
+    with intercept(layer, seed=0), Watch():
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(view)
+    assert seen == ["fill_one_", "fill_part_"]
+    assert_is(view, "weight#1", start=16)
+
+
+def test_large_slices():
+    model = nn.ParameterDict({"w": torch.empty(300, 400)})
+    with intercept(model, seed=0):
+        model["w"].data[10:200].uniform_()
+        model["w"].data[210:, ::2].uniform_()
+    whole = torch.from_numpy(expected(torch.empty(300, 400), "w", ("uniform", 0.0, 1.0)))
+    assert_same_bits(model["w"][10:200], whole[10:200])
+    assert_same_bits(model["w"][210:, ::2], whole[210:, ::2])
+
+
 def test_memory_that_was_a_parameters_is_not_confused_with_it():
     layer = nn.Linear(64, 64)
     with intercept(layer, seed=0):
@@ -482,6 +576,7 @@ def same_as_torch(function, *args):
         lambda: torch.nn.functional.dropout(torch.ones(20), 0.5),
         lambda: torch.normal(torch.zeros(20), 1.0),
         lambda: torch.empty(20, dtype=torch.complex64).normal_(),
+        lambda: torch.zeros(20, dtype=torch.complex64).conj().imag.normal_(),
     ],
 )
 def test_other_random_operations_and_tensors_are_left_alone(function):

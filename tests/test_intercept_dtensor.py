@@ -1,15 +1,22 @@
-"""intercept on DTensors: a parameter is found whatever its placements, and each rank has its part of it."""
+"""intercept on DTensors: a parameter is found whatever its placements, and each rank has its part of it.
+
+So have slices of it along dimensions that are not cut, and slices of the local tensor.
+"""
 
 from __future__ import annotations
 
+from math import prod
+
 import pytest
 import torch
+from filling import assert_same_bits
 from meshes import every_rank
 from torch import nn
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+from torch.distributed.tensor.placement_types import _StridedShard
 
-from convinit_ext import intercept
+from convinit_ext import Key, init, intercept
 
 NUM_RANKS = 4
 PLACEMENTS = [Shard(0), Shard(1), Replicate()]
@@ -75,3 +82,143 @@ def test_a_dtensor_of_no_model_follows_the_generator(placement):
             nn.init.uniform_(weight)
         part = distribute_tensor(alone, mesh, [placement], src_data_rank=None)
         assert torch.equal(weight.to_local(), part.to_local()), rank
+
+
+# Slices. SHAPE's rows are uneven for every mesh here, and on the last ranks of (8,) there are none.
+
+SHAPE = (7, 6, 4)
+CUTS = [
+    ((NUM_RANKS,), (Shard(0),)),
+    ((NUM_RANKS,), (Shard(1),)),
+    ((NUM_RANKS,), (Replicate(),)),
+    ((8,), (Shard(0),)),
+    ((8,), (Shard(1),)),
+    ((2, 2), (Shard(0), Shard(1))),
+    ((2, 2), (Replicate(), Shard(0))),
+    ((2, 2), (Shard(0), Shard(0))),
+    ((2, 2), (_StridedShard(0, split_factor=2), Shard(0))),
+    ((2, 2), (Shard(0), _StridedShard(0, split_factor=2))),
+    ((2, 2), (Shard(1), _StridedShard(1, split_factor=2))),
+]
+SLICES = {
+    "last": lambda w: w[:, :, 1:3],
+    "every other": lambda w: w[:, :, ::2],
+    "one": lambda w: w[:, :, 2],
+    "transposed": lambda w: w.transpose(0, 2)[1:],
+}
+LOCAL_SLICES = {
+    "rows": lambda w: w[1:],
+    "one row": lambda w: w[0],
+    "columns": lambda w: w[:, 1:],
+    "transposed": lambda w: w.transpose(0, 1)[:, :, 1:3],
+    "every other": lambda w: w[::2, :, 1::2],
+    "flat": lambda w: w.view(-1)[3:],
+    "diagonal": lambda w: w.diagonal(dim1=0, dim2=2),
+}
+
+
+def indices(mesh, placement) -> torch.Tensor:
+    """Where in the whole the elements of this rank are."""
+    numbers = torch.arange(prod(SHAPE)).reshape(SHAPE)
+    return distribute_tensor(numbers, mesh, placement, src_data_rank=None).to_local()
+
+
+def sharded(mesh, placement) -> nn.ParameterDict:
+    whole = torch.full(SHAPE, torch.nan)
+    parameter = nn.Parameter(distribute_tensor(whole, mesh, placement, src_data_rank=None))
+    return nn.ParameterDict({"w": parameter})
+
+
+def filled(name: str) -> torch.Tensor:
+    return init.normal_(torch.empty(SHAPE), key=Key(0, name)).flatten()
+
+
+def assert_filled(local, places, view, name="w") -> None:
+    """That the elements of a view of a local tensor are those of the named fill, and no others are."""
+    assert_same_bits(view(local), filled(name)[view(places)])
+    untouched = torch.ones(local.shape, dtype=torch.bool)
+    view(untouched).fill_(False)
+    assert local[untouched].isnan().all()
+
+
+@pytest.mark.parametrize(("mesh_shape", "placement"), CUTS, ids=str)
+@pytest.mark.parametrize("name", SLICES)
+def test_a_slice_of_a_dtensor_is_a_part_of_the_whole(name, mesh_shape, placement):
+    view = SLICES[name]
+    for mesh in every_rank(mesh_shape):
+        model, places = sharded(mesh, placement), indices(mesh, placement)
+        with intercept(model, seed=0), torch.no_grad():
+            nn.init.normal_(view(model["w"]))
+            after = torch.empty(3).normal_()
+        assert_filled(model["w"].to_local(), places, view)
+        assert_same_bits(after, init.normal_(torch.empty(3), generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize(("mesh_shape", "placement"), CUTS, ids=str)
+@pytest.mark.parametrize("name", LOCAL_SLICES)
+@pytest.mark.parametrize(
+    "local_of", [lambda w: w.to_local(), lambda w: w._local_tensor, lambda w: w.data.to_local()]
+)
+def test_a_slice_of_a_local_tensor_is_a_part_of_the_whole(name, mesh_shape, placement, local_of):
+    view = LOCAL_SLICES[name]
+    for mesh in every_rank(mesh_shape):
+        model, places = sharded(mesh, placement), indices(mesh, placement)
+        if not places.numel():
+            continue
+        with intercept(model, seed=0):
+            view(local_of(model["w"]).detach()).normal_()
+        assert_filled(model["w"].to_local(), places, view)
+
+
+def test_slices_of_a_local_tensor_are_those_that_one_process_fills():
+    alone = nn.Linear(6, 8, bias=False)
+    with intercept(alone, seed=0):
+        for rows in alone.weight.data.split(1):
+            nn.init.xavier_uniform_(rows)
+    for rank, mesh in enumerate(ranks()):
+        layer = distributed_layer(mesh, Shard(0))
+        with intercept(layer, seed=0):
+            for rows in layer.weight.to_local().detach().split(1):
+                nn.init.xavier_uniform_(rows)
+        assert_same_bits(layer.weight.to_local(), alone.weight[2 * rank : 2 * rank + 2])
+
+
+def test_slices_have_numbers():
+    for mesh in every_rank((NUM_RANKS,)):
+        model = sharded(mesh, [Shard(1)])
+        places, view = indices(mesh, [Shard(1)]), SLICES["last"]
+        with intercept(model, seed=0), torch.no_grad():
+            view(model["w"]).normal_()
+            view(model["w"]).normal_()
+            assert_filled(model["w"].to_local(), places, view, "w#1")
+            nn.init.normal_(model["w"])
+            assert_same_bits(model["w"].to_local(), filled("w#2")[places])
+            view(model["w"].to_local()).normal_()
+            assert_same_bits(view(model["w"].to_local()), filled("w#3")[view(places)])
+
+
+def test_a_filled_slice_of_a_dtensor_has_another_version():
+    for mesh in every_rank((2,)):
+        model = sharded(mesh, [Shard(0)])
+        with intercept(model, seed=0), torch.no_grad():
+            view = model["w"][:, :, 1:3]
+            before = view._version, model["w"]._version
+            assert view.normal_() is view
+            after = view._version, model["w"]._version
+        assert all(late > early for early, late in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    "function", [lambda w: nn.init.orthogonal_(w), lambda w: nn.init.sparse_(w[:, :, 0], 0.3)]
+)
+def test_matrices_of_slices(function):
+    """A DTensor's slice is no other matrix on each rank: what it is, the generator says."""
+    for mesh in every_rank((NUM_RANKS,)):
+        model = sharded(mesh, [Shard(0)])
+        with intercept(model, seed=0), torch.no_grad():
+            function(model["w"][:, :, 1:3])
+        whole = torch.full((7, 6, 2), torch.nan)
+        with intercept(seed=0):
+            function(whole)
+        wanted = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None).to_local()
+        assert_same_bits(model["w"].to_local()[:, :, 1:3], wanted)

@@ -5,6 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from filling import assert_same_bits
+from real_models import (
+    convnextv2,
+    gpt2,
+    llama,
+    resnet,
+    run_init_code,
+    timm_convnext,
+    timm_vit,
+    unet,
+    vit,
+)
 from torch import nn
 
 from convinit_ext import Key, intercept, ops
@@ -14,90 +25,9 @@ SMALLEST_P = 1e-4
 LARGE = 2000  # elements, for a comparison of distributions
 
 
-def resnet() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1])
-    return transformers.ResNetForImageClassification(config)
-
-
-def convnextv2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ConvNextV2Config(hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1])
-    return transformers.ConvNextV2ForImageClassification(config)
-
-
-def llama() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=200,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    return transformers.LlamaForCausalLM(config)
-
-
-def vit() -> nn.Module:
-    """Its weights are truncated normals."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-    )
-    return transformers.ViTForImageClassification(config)
-
-
-def gpt2() -> nn.Module:
-    """Some of its weights are filled twice."""
-    transformers = pytest.importorskip("transformers")
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=200, n_positions=64, n_embd=64, n_layer=2, n_head=4)
-    )
-
-
-def unet() -> nn.Module:
-    diffusers = pytest.importorskip("diffusers")
-    return diffusers.UNet2DModel(
-        sample_size=16,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        norm_num_groups=8,
-    )
-
-
-def timm_vit() -> nn.Module:
-    timm = pytest.importorskip("timm")
-    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, weight_init="jax")
-
-
-def timm_convnext() -> nn.Module:
-    timm = pytest.importorskip("timm")
-    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1))
-
-
 BUILDS = [resnet, convnextv2, llama, vit, gpt2, unet, timm_vit, timm_convnext]
 
 COMPUTED_FROM_FILLS = [timm_vit, timm_convnext]  # timm makes truncated normals from uniform values itself
-
-
-def run_init_code(model: nn.Module) -> None:
-    """The model's own, as when it was built. transformers remembers which modules it has done."""
-    for module in model.modules():
-        vars(module).pop("_is_hf_initialized", None)
-    if hasattr(model, "init_weights"):
-        model.init_weights()
-        return
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
 
 
 def emptied(model: nn.Module) -> nn.Module:

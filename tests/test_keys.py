@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convinit_ext import CONTRACT_VERSION, Key, canonical_name, keys
-from convinit_ext.keys import draw, stack
+from convinit_ext.keys import KeyRow, draw, stack
 
 given = pytest.importorskip("hypothesis").given
 st = pytest.importorskip("hypothesis.strategies")
@@ -129,6 +129,13 @@ def test_stacked_words_are_two_s_complement(pairs):
     assert stacked.shape == (len(listed), 2)
     assert stacked.dtype == torch.int64
     assert [tuple(row) for row in stacked.numpy().view(np.uint64).tolist()] == [key.words for key in listed]
+
+
+@given(SEEDS, st.lists(NAMES, max_size=4))
+def test_keys_one_after_the_other_in_one_place(seed, names):
+    row = KeyRow(seed)
+    for name in names:
+        assert torch.equal(row.of(name), Key(seed, name).tensor())
 
 
 def test_a_key_as_a_tensor():

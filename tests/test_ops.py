@@ -18,6 +18,7 @@ KEYS = key_tensor((1, 2))
 PARAMS = [0.0, 1.0, 0.0, 0.0]
 FILL = torch.ops.convinit_ext.fill_.default
 FILL_ONE = torch.ops.convinit_ext.fill_one_.default
+FILL_PART = torch.ops.convinit_ext.fill_part_.default
 
 
 def filled(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -35,6 +36,7 @@ def test_opcheck(requires_grad: bool) -> None:
     tensor = torch.empty(5, 7).requires_grad_(requires_grad)
     with torch.no_grad():
         torch.library.opcheck(FILL_ONE, (tensor, KEYS, 2, *PARAMS), test_utils=tests)
+        torch.library.opcheck(FILL_PART, (tensor, KEYS, 2, *PARAMS, 3, [20, 2]), test_utils=tests)
 
 
 def test_version_is_bumped_once_for_each_tensor() -> None:
@@ -144,12 +146,55 @@ def test_the_way_past_the_dispatcher_gives_the_same(kind: ops.Encoded, dtype: to
     assert short._version == usual._version == 1
 
 
+PARTS = {
+    "rows": (lambda w: w[2:], ops.Box(11, (77, 7, 1))),
+    "every other column": (lambda w: w[:, :, ::2], ops.Box(0, (140, 7, 3))),
+    "transposed": (lambda w: w.permute(2, 0, 1), ops.Box(2**40, (1, 40, 8))),
+    "one of a dimension": (lambda w: w[1:2, 3], ops.Box(5, (2**33, 4))),
+    "one element": (lambda w: w[0, 0, 0], ops.Box(3, ())),
+    "all": (lambda w: w, ops.Box(0, (35, 7, 1))),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
+@pytest.mark.parametrize(("view", "box"), PARTS.values(), ids=PARTS)
+def test_one_part_equals_the_list_s(view, box: ops.Box, dtype: torch.dtype) -> None:
+    distribution = TruncatedNormal(0.5)
+    expected, by_op, short = (torch.zeros(4, 5, 7, dtype=dtype) for _ in range(3))
+    kind, params = distribution.kind, distribution.params
+    ops.fill_([view(expected)], KEYS, [distribution], [box])
+    ops.fill_part_(view(by_op), KEYS, kind, params, box)
+    ops.fill_small_part_(view(short), KEYS.data_ptr(), kind, params, box)
+    assert_same_bits(by_op, expected)
+    assert_same_bits(short, expected)
+    assert by_op._version == short._version == 1
+
+
+def test_a_part_that_cannot_be_filled_is_refused() -> None:
+    tensor = torch.zeros(4, 4)
+    overlapping = tensor[:1].expand(4, 4)
+    for fill in (
+        lambda: ops.fill_part_(overlapping, KEYS, 2, PARAMS, ops.Box(0, (4, 1))),
+        lambda: ops.fill_small_part_(overlapping, KEYS.data_ptr(), 2, PARAMS, ops.Box(0, (4, 1))),
+    ):
+        with pytest.raises(RuntimeError, match="single memory location"):
+            fill()
+    for box in (ops.Box(0, (4,)), ops.Box(-1, (4, 1)), ops.Box(0, (4, -1))):
+        with pytest.raises(RuntimeError, match="a box has a start and one stride for each dimension"):
+            ops.fill_part_(tensor, KEYS, 2, PARAMS, box)
+    with pytest.raises(ops.UnsupportedTensorError, match="int64"):
+        ops.fill_part_(torch.zeros(4, dtype=torch.int64), KEYS, 2, PARAMS, ops.Box(0, (1,)))
+    assert not tensor.any()
+
+
 def test_a_tensor_without_memory_is_refused() -> None:
     tensor = torch.empty(100)
     tensor.untyped_storage().resize_(0)
     for fill in (
         lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS),
         lambda: ops.fill_small_(tensor, KEYS.data_ptr(), 2, PARAMS),
+        lambda: ops.fill_part_(tensor, KEYS, 2, PARAMS, ops.Box(0, (1,))),
+        lambda: ops.fill_small_part_(tensor, KEYS.data_ptr(), 2, PARAMS, ops.Box(0, (1,))),
         lambda: init.normal_(tensor),
     ):
         with pytest.raises(RuntimeError, match="holds no memory"):

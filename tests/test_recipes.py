@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 
 import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
 from convinit_ext.plan import make_plan, std_of
 from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
 
@@ -353,3 +354,24 @@ def test_std_of_a_truncated_normal_is_that_of_its_values(distribution):
     a, b = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
     assert std_of(distribution) == pytest.approx(stats.truncnorm.std(a, b) * distribution.std, rel=1e-9)
     assert std_of(Constant(3.0)) == 0.0
+
+
+def test_the_advice_for_parameters_without_a_rule_is_a_recipe_that_has_them():
+    class Expert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up_2 = nn.Parameter(torch.ones(3))
+
+    def layer() -> nn.Module:
+        return nn.ModuleDict({"experts": Expert(), "out": nn.Linear(4, 4)})
+
+    model = nn.ModuleList([layer() for _ in range(12)])
+    for name in ("torch", "he", "llama"):
+        with pytest.raises(ValueError, match="no rule for 12 parameters") as raised:
+            init_model_(model, recipe=name)
+        advice = re.search(r"recipe=(\[.*\]);", str(raised.value))[1]
+        assert advice == f"[Rule(Constant(0.0), name='*.experts.up_2'), *{name.upper()}]"
+        init_model_(model, recipe=eval(advice, vars(recipes) | {"Constant": Constant}))
+        assert not model[11]["experts"].up_2.any()
+    with pytest.raises(ValueError, match=r"up_2'\), \*the others\]; or run the model's own"):
+        init_model_(model, recipe=[Rule(Constant(0.0), name="*weight")])

@@ -1,4 +1,4 @@
-"""Whole models on meshes of processes, bit for bit those of one; sharded_models.py is what runs there."""
+"""Whole models on meshes of processes, bit for bit those of one; the scripts sharded_*.py run there."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ import pytest
 from processes import TESTS, run_script
 
 
+def cases(script: str, num_processes: int) -> list[str]:
+    printed = run_script(TESTS / script, num_processes)
+    return [line.removeprefix("held: ") for line in printed.splitlines() if line.startswith("held: ")]
+
+
 @pytest.mark.parametrize("num_processes", [4, 8])
 def test_models_on_meshes_of_processes(num_processes: int):
-    printed = run_script(TESTS / "sharded_models.py", num_processes)
-    held = [line.removeprefix("held: ") for line in printed.splitlines() if line.startswith("held: ")]
+    held = cases("sharded_models.py", num_processes)
     assert len(held) == (17 if importlib.util.find_spec("transformers") else 14), held
+
+
+def test_experts_on_a_mesh_of_processes():
+    held = cases("sharded_experts.py", 4)
+    assert len(held) == (12 if importlib.util.find_spec("transformers") else 10), held
