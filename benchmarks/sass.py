@@ -61,7 +61,7 @@ def compiled(folder: Path) -> tuple[Path, dict[str, int]]:
     cubin = folder / "fill.cubin"
     command = [*COMPILE, SOURCE, "-o", str(cubin)]
     log = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr
-    kernel = log[log.index("Compiling entry function", log.index("fill_kernel") - 200) :]
+    kernel = log[log.index("Compiling entry function", max(0, log.index("fill_kernel") - 200)) :]
     spills = re.search(
         r"(\d+) bytes spill stores, (\d+) bytes spill loads", kernel[kernel.index("fill_kernel") :]
     )

@@ -10,7 +10,7 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = kUnitItems;
-constexpr int kBlocksPerProcessor = 4;  // at least, which leaves 64 registers a thread
+constexpr int kBlocksPerProcessor = 3;  // at least, which leaves 80 registers a thread
 static_assert(kThreads <= kMostThreads, "shared memory has room for them");
 
 // The threads of a block.

@@ -55,15 +55,23 @@ CONVINIT_DEVICE VectorWeights weights_of(const Shared& shared, int64_t vector) {
   return weights;
 }
 
+CONVINIT_DEVICE uint64_t multiply_add(uint32_t a, uint32_t b, uint64_t to) {
+#if defined(__CUDA_ARCH__)
+  // One instruction. nvcc would make 64 bits of the weights before its loops, and then multiply those.
+  asm("mad.wide.u32 %0, %1, %2, %0;" : "+l"(to) : "r"(a), "r"(b));
+  return to;
+#else
+  return to + static_cast<uint64_t>(a) * b;
+#endif
+}
+
 CONVINIT_DEVICE void add_vector(const Words& words, const VectorWeights& weights,
                                 const scalar::Factors& factors, Sums* sums) {
   CONVINIT_UNROLL
   for (int a = 0; a < kSums; ++a) {
     uint64_t inner = 0;
     CONVINIT_UNROLL
-    for (int i = 0; i < kVectorWords; ++i) {
-      inner += static_cast<uint64_t>(words.of[i]) * weights.of[a][i];
-    }
+    for (int i = 0; i < kVectorWords; ++i) inner = multiply_add(words.of[i], weights.of[a][i], inner);
     sums->of[a] += factors.of[a] * inner;
   }
 }
@@ -188,7 +196,7 @@ CONVINIT_DEVICE void add_word(const Shared& shared, int64_t word, uint32_t value
   const uint32_t* weights = shared.table + word % kChunkWords;
   CONVINIT_UNROLL
   for (int a = 0; a < kSums; ++a) {
-    inner->sums.of[a] += static_cast<uint64_t>(value) * weights[a * kTableShift];
+    inner->sums.of[a] = multiply_add(value, weights[a * kTableShift], inner->sums.of[a]);
   }
 }
 

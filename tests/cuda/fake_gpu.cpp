@@ -157,7 +157,7 @@ namespace cuda {
 int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) { return largest_image(tasks, num_tasks); }
 
 int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image) {
-  const PackedList list = pack_list(tasks, num_tasks);
+  const PackedList<Task> list = pack_list(tasks, num_tasks);
   if (reinterpret_cast<uintptr_t>(image) % 16 != 0) note("the image is not aligned");
   if (image_size(list) > image_bytes(tasks, num_tasks)) note("the image is larger than foretold");
   write_image(list, image);
