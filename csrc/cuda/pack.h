@@ -153,7 +153,7 @@ static inline int64_t units_of(Task* task, bool whole, int64_t rounds) {
 }
 
 static inline PackedList<Task> pack_list(const FillTask* fills, int64_t num_fills,
-                                   const Measure& measure = Measure()) {
+                                         const Measure& measure = Measure()) {
   PackedList<Task> list;
   int64_t bytes = 0;
   for (int64_t t = 0; t < num_fills; ++t) {

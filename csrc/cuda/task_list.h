@@ -41,8 +41,8 @@ struct Task : Elements {
   };
 };
 
-// In place of unit_items: a task so large that every thread block takes an equal part of it, at one visit. Its
-// units are this long, so that there are at least as many as blocks.
+// In place of unit_items: a task so large that every thread block takes an equal part of it, at one visit.
+// Its units are this long, so that there are at least as many as blocks.
 constexpr int32_t kWhole = 0;
 
 struct Header {

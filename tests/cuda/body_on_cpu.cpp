@@ -102,7 +102,8 @@ void fill_and_check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::
     tensor.clear();
     tasks.push_back(tensor.task());
   }
-  const cuda::PackedList<cuda::Task> list = cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
+  const cuda::PackedList<cuda::Task> list =
+      cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
   const int64_t bytes = cuda::image_size(list);
   std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t));
   cuda::write_image(list, image.data());

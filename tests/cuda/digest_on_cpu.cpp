@@ -29,12 +29,14 @@ std::vector<Layout> make_layouts_to_read() {
   return layouts;
 }
 
-// A tensor alone in its memory, `shift` elements or, where that is no whole number, bytes after a multiple of
-// 16: only a run may lie anywhere.
+// A tensor alone in its memory, `shift_bytes` after a multiple of 16.
 class Tensor {
  public:
   Tensor(const Layout& layout, int64_t item_size, int64_t shift_bytes, uint64_t number)
-      : layout_(layout), key_{0x0123456789abcdef ^ number, ~number}, item_size_(item_size), shift_(shift_bytes) {
+      : layout_(layout),
+        key_{0x0123456789abcdef ^ number, ~number},
+        item_size_(item_size),
+        shift_(shift_bytes) {
     bytes_.resize(static_cast<size_t>(shift_ + extent(layout.dims) * item_size));
     uint64_t state = number;
     for (unsigned char& byte : bytes_) {
@@ -50,7 +52,8 @@ class Tensor {
   }
 
   cuda::DigestInput input(int64_t row) const {
-    return {data(), layout_.start, layout_.dims.data(), num_dims(), static_cast<int32_t>(item_size_), key_, row};
+    return {data(), layout_.start, layout_.dims.data(), num_dims(), static_cast<int32_t>(item_size_), key_,
+            row};
   }
 
   void complain() const {
@@ -77,7 +80,8 @@ void check(const std::vector<Tensor>& tensors, const std::vector<uint64_t>& expe
   const auto num_inputs = static_cast<int64_t>(inputs.size());
   const auto list = cuda::pack_digest_list(inputs.data(), num_inputs, measure);
   const int64_t bytes = cuda::image_size(list);
-  if (bytes > cuda::largest_digest_image(inputs.data(), num_inputs)) std::printf("a larger image than told\n");
+  if (bytes > cuda::largest_digest_image(inputs.data(), num_inputs))
+    std::printf("a larger image than told\n");
   std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t)), sums(expected.size());
   cuda::write_image(list, image.data());
   digest_on_grid(image.data(), grid.blocks, grid.threads, sums.data());
@@ -92,10 +96,12 @@ std::vector<Tensor> make_tensors() {
   std::vector<Tensor> tensors;
   uint64_t number = 0;
   for (const Layout& layout : make_layouts_to_read()) {
-    const bool anywhere = layout.dims.size() == 1 && layout.dims[0].data_stride == 1;
+    const bool anywhere =
+        layout.dims.size() == 1 && layout.dims[0].data_stride == 1 && layout.dims[0].index_stride == 1;
     for (int64_t item_size : {1, 2, 4, 8}) {
       for (int turn = 0; turn < 3; ++turn) {
         const auto shift = static_cast<int64_t>(++number % 17);
+        // Only a run may lie at any byte.
         tensors.emplace_back(layout, item_size, anywhere ? shift : shift / item_size * item_size, number);
       }
     }
