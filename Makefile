@@ -22,12 +22,12 @@ PIP := $(VENV)/bin/python -m pip install --quiet --quiet
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress,safetensors]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
-CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.cu)
+CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
 SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
 	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
 SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
-SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu
+SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/digest_on_cpu
 CUDA_ARCHITECTURES := 80 90 120
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
 
@@ -66,16 +66,17 @@ format: $(VENV)/lint-tools
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
 
-# The CPU kernels, and the GPU kernel's body on the CPU, alone, without torch, under AddressSanitizer and
+# The CPU kernels, and the GPU kernels' bodies on the CPU, alone, without torch, under AddressSanitizer and
 # UndefinedBehaviorSanitizer.
 sanitize: $(SANITIZED_TESTS:%=build/sanitize/%)
 	build/sanitize/tests/sanitize/fill_everything
 	build/sanitize/tests/cuda/body_on_cpu
+	build/sanitize/tests/cuda/digest_on_cpu
 
 $(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 	$(SANITIZE) $^ -o $@
 
-$(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp $(CXX_SOURCES)
+$(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp $(CXX_SOURCES) $(wildcard tests/*/*.h)
 	@mkdir -p $(@D)
 	$(SANITIZE) -c $< -o $@
 
@@ -87,7 +88,9 @@ check-cuda: $(VENV)/torch-$(TORCH)
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
 		-c csrc/ops_cuda.cpp -o build/ops_cuda.o
 	@if command -v nvcc >/dev/null; then set -x; \
-		$(NVCC) -Werror all-warnings -c csrc/cuda/fill.cu -o build/fill.o && \
+		for kernels in fill digest launch; do \
+			$(NVCC) -Werror all-warnings -c csrc/cuda/$$kernels.cu -o build/$$kernels.o || exit 1; \
+		done && \
 		$(NVCC) -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
 	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
 

@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_against_torch.py --output benchmarks/results/gpu.json [--repeats 7] [--no-models]
 
-Every case runs the alternatives in turns and takes medians; a speed is their ratio. `fill_` (a constant, as
+Every case runs the alternatives in turns and takes medians; a speed is their ratio. Digests are held against
+`sum` of the same tensors. `fill_` (a constant, as
 PyTorch writes it) is the ceiling that memory sets. cuRAND's Philox, through CuPy, and Triton's generator are
 there where they are installed. The models are the layers alone of what they are named after (models.py).
 benchmarks/table.py puts the file into README.md.
@@ -37,6 +38,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "ResNet-50": (resnet50_layers, torch.float32),
     "Llama 7B": (llama_7b_layers, torch.bfloat16),
 }
+DIGESTED = (torch.float32, torch.bfloat16)
 # case, what is measured, and what it has to reach
 BARS: tuple[tuple[str, str, float], ...] = (
     ("uniform float32", "of_fill_bandwidth", 0.95),
@@ -47,6 +49,8 @@ BARS: tuple[tuple[str, str, float], ...] = (
     ("normal bfloat16", "of_fill_bandwidth", 0.50),
     ("normal bfloat16", "ratio", 1.5),
     ("truncated normal float32", "ratio", 20.0),
+    ("digest float32", "of_sum_speed", 0.5),
+    ("digest bfloat16", "of_sum_speed", 0.5),
     ("SDXL UNet bfloat16", "ratio", 10.0),
     ("SDXL UNet bfloat16", "launches", 2),
 )
@@ -106,6 +110,36 @@ def row_of(case: str, size: int, dtype: torch.dtype, taken: dict[str, float | No
     row["ratio"] = None if theirs is None else round(theirs / ours, 2)
     row["of_fill_bandwidth"] = None if ceiling is None else round(ceiling / ours, 3)
     return row
+
+
+def digests(repeats: int) -> Iterator[dict[str, object]]:
+    """Against the sum of the same tensors, which reads them too. Neither waits for its result."""
+    key = keys.of_names(0, ["weight"])
+    for dtype in DIGESTED:
+        rotating = buffers(JUDGED, dtype)
+        for tensor in rotating:
+            init.normal_(tensor)
+        runs: dict[str, Fill] = {
+            "sum": lambda tensor: tensor.sum(),
+            "digest": lambda tensor: torch.ops.convinit_ext.digest([tensor], key, [], []),
+        }
+        yield digest_row(dtype, in_turns(runs, rotating, repeats))
+        del rotating
+        torch.cuda.empty_cache()
+
+
+def digest_row(dtype: torch.dtype, taken: dict[str, float | None]) -> dict[str, object]:
+    ours, theirs = taken["digest"], taken["sum"]
+    assert ours is not None and theirs is not None
+    return {
+        "case": f"digest {dtype_name(dtype)}",
+        "elements": JUDGED,
+        "bytes": JUDGED * dtype.itemsize,
+        "sum_seconds": theirs,
+        "digest_seconds": ours,
+        "bytes_per_second": round(JUDGED * dtype.itemsize / ours),
+        "of_sum_speed": round(theirs / ours, 3),
+    }
 
 
 def models(repeats: int) -> Iterator[dict[str, object]]:
@@ -206,6 +240,9 @@ def main() -> None:
             f"{row['ratio']!s:>7}x torch",
             flush=True,
         )
+    for row in digests(options.repeats):
+        rows.append(row)
+        print(f"{row['case']:30} {row['elements']:>11} {row['of_sum_speed']:>6} of sum's speed", flush=True)
     write(options.output, rows)  # in case what follows fails
     for row in () if options.no_models else models(options.repeats):
         rows.append(row)

@@ -1,11 +1,12 @@
-"""Counts the GPU kernel's instructions: SASS instructions an element in the main loops, for sm_90.
+"""Counts the GPU kernels' instructions: SASS instructions an element in the main loops, for sm_90.
 
     python benchmarks/sass.py [--output benchmarks/results/sass_sm90.json]
 
-Compiles csrc/cuda/fill.cu with nvcc and disassembles it with nvdisasm or cuobjdump (CUDA's, those of the
-packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs no GPU. A main loop is an
-innermost loop with a store of 16 bytes; what it makes is told by its instructions. All of them count, those
-that call the slow paths of square root and division included. Exits with 1 where a loop is over its budget.
+Compiles csrc/cuda/fill.cu and digest.cu with nvcc and disassembles them with nvdisasm or cuobjdump (CUDA's,
+those of the packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs no GPU. A main loop
+is an innermost loop with a store of 16 bytes, or for digests a load; what a fill makes is told by its
+instructions. All of them count, those that call the slow paths of square root and division included. Exits
+with 1 where a loop is over its budget.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = "sm_90"
 COMPILE = ["nvcc", "-std=c++17", "--fmad=false", f"-arch={ARCHITECTURE}", "-Icsrc", "-Xptxas", "-v", "-cubin"]
-SOURCE = "csrc/cuda/fill.cu"
+KERNELS = ("fill", "digest")
 BUDGETS = {
     "uniform float32": 18,
     "uniform float16": 19,
@@ -32,9 +33,11 @@ BUDGETS = {
     "normal float32": 45,
     "normal float16": 46,
     "normal bfloat16": 46,
+    "digest of words": 16,
 }
 VECTOR_BYTES = 16
 WIDE_STORE = re.compile(r"\bSTG?\.E(\.\w+)*\.128\b")
+WIDE_LOAD = re.compile(r"\bLDG\.E(\.\w+)*\.128\b")
 LABEL = re.compile(r"^(\.L_x_\d+):")
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]+)\*/\s+(.*?)\s*;")
 BRANCH = re.compile(r"\bBRA\b.*?(?:`\((\.L_x_\d+)\)|0x([0-9a-f]+))")
@@ -56,16 +59,18 @@ def find_disassembler() -> list[str]:
     sys.exit("neither nvdisasm nor cuobjdump was found: pip install nvidia-cuda-nvdisasm")
 
 
-def compiled(folder: Path) -> tuple[Path, dict[str, int]]:
-    """The cubin, and what ptxas says of the fill kernel."""
-    cubin = folder / "fill.cubin"
-    command = [*COMPILE, SOURCE, "-o", str(cubin)]
+def source(kernel: str) -> str:
+    return f"csrc/cuda/{kernel}.cu"
+
+
+def compiled(kernel: str, folder: Path) -> tuple[Path, dict[str, int]]:
+    """The cubin, and what ptxas says of the kernel."""
+    cubin = folder / f"{kernel}.cubin"
+    command = [*COMPILE, source(kernel), "-o", str(cubin)]
     log = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stderr
-    kernel = log[log.index("Compiling entry function", log.index("fill_kernel") - 200) :]
-    spills = re.search(
-        r"(\d+) bytes spill stores, (\d+) bytes spill loads", kernel[kernel.index("fill_kernel") :]
-    )
-    registers = re.search(r"Used (\d+) registers", kernel[kernel.index("fill_kernel") :])
+    own = log[log.index("Function properties", log.index(f"{kernel}_kernel")) :]
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", own)
+    registers = re.search(r"Used (\d+) registers", own)
     assert spills is not None
     assert registers is not None
     numbers = {"registers": registers[1], "spill_store_bytes": spills[1], "spill_load_bytes": spills[2]}
@@ -87,14 +92,14 @@ def functions(listing: str) -> list[list[tuple[str, str]]]:
     return found
 
 
-def main_loops(function: list[tuple[str, str]]) -> list[list[str]]:
-    """Innermost loops that store vectors."""
+def main_loops(function: list[tuple[str, str]], access: re.Pattern[str]) -> list[list[str]]:
+    """Innermost loops that store, or load, vectors."""
     places = {place: number for number, (place, _) in enumerate(function)}
     spans = []
     for end, (_, text) in enumerate(function):
         branch = BRANCH.search(text)
         start = places.get((branch[1] or branch[2].lstrip("0")), end + 1) if branch else end + 1
-        if start <= end and any(WIDE_STORE.search(each) for _, each in function[start : end + 1]):
+        if start <= end and any(access.search(each) for _, each in function[start : end + 1]):
             spans.append((start, end))
     innermost = [
         (start, end)
@@ -117,48 +122,68 @@ def describe(loop: list[str]) -> tuple[str, int] | None:
     return f"{kind} {dtype}", elements
 
 
-def measure() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        cubin, kernel = compiled(Path(folder))
-        disassembler = find_disassembler()
-        listing = subprocess.run(
-            [*disassembler, str(cubin)], check=True, capture_output=True, text=True
-        ).stdout
+def row_of(name: str, loop: list[str], elements: int) -> dict[str, Any]:
+    return {
+        "instructions": len(loop),
+        "elements": elements,
+        "instructions_per_element": len(loop) / elements,
+        "budget": BUDGETS.get(name),
+        "local_memory_accesses": sum("LDL" in text or "STL" in text for text in loop),
+    }
+
+
+def fill_rows(listing: str) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for function in functions(listing):
-        for loop in main_loops(function):
+        for loop in main_loops(function, WIDE_STORE):
             made = describe(loop)
             if made is not None:
                 name, elements = made
                 if name in rows and rows[name]["instructions"] <= len(loop):
                     continue  # the longer one is that for other layouts
-                rows[name] = {
-                    "instructions": len(loop),
-                    "elements": elements,
-                    "instructions_per_element": len(loop) / elements,
-                    "budget": BUDGETS.get(name),
-                    "local_memory_accesses": sum("LDL" in text or "STL" in text for text in loop),
-                }
+                rows[name] = row_of(name, loop, elements)
+    return rows
+
+
+def digest_rows(listing: str) -> dict[str, dict[str, Any]]:
+    """The loop over tensors whose words can be loaded four at a time."""
+    rows = {}
+    for function in functions(listing):
+        for loop in main_loops(function, WIDE_LOAD):
+            words = 4 * sum(bool(WIDE_LOAD.search(text)) for text in loop)
+            rows["digest of words"] = row_of("digest of words", loop, words)
+    return rows
+
+
+def measure() -> dict[str, Any]:
+    disassembler = find_disassembler()
+    kernels, listings = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kernel in KERNELS:
+            cubin, kernels[kernel] = compiled(kernel, Path(folder))
+            command = [*disassembler, str(cubin)]
+            listings[kernel] = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    rows = fill_rows(listings["fill"]) | digest_rows(listings["digest"])
     version = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
     return {
         "architecture": ARCHITECTURE,
         "nvcc": re.findall(r"release .*", version)[0],
-        "command": " ".join([*COMPILE, SOURCE]),
+        "commands": [" ".join([*COMPILE, source(kernel)]) for kernel in KERNELS],
         "disassembler": Path(disassembler[0]).name,
-        "kernel": kernel,
+        "kernels": kernels,
         "loops": dict(sorted(rows.items())),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="SASS instructions an element in the GPU kernel's main loops."
+        description="SASS instructions an element in the GPU kernels' main loops."
     )
     parser.add_argument("--output", type=Path, help="write the counts as JSON")
     options = parser.parse_args()
     result = measure()
     loops = result["loops"]
-    print(f"nvcc {result['nvcc']}, {ARCHITECTURE}, {result['kernel']}")
+    print(f"nvcc {result['nvcc']}, {ARCHITECTURE}, {result['kernels']}")
     for name, row in loops.items():
         budget = f", budget {row['budget']}" if row["budget"] else ""
         print(f"{name:32}{row['instructions_per_element']:8.2f} instructions an element{budget}")

@@ -59,7 +59,9 @@ def gpu_table(record: dict) -> str:
         [
             "| fill | elements | torch.nn.init | convinit_ext | ratio | GB/s | of fill_ | cuRAND | Triton |",
             "|---|---|---|---|---|---|---|---|---|",
-            *(fill_line(row) for row in rows if "bytes" in row),
+            *(fill_line(row) for row in rows if "of_fill_bandwidth" in row),
+            "",
+            *(digest_line(row) for row in rows if "of_sum_speed" in row),
             "",
             "| model, warm | tensors | torch.nn.init | convinit_ext | ratio | on host | graph | launches |",
             "|---|---|---|---|---|---|---|---|",
@@ -81,6 +83,12 @@ def fill_line(row: dict) -> str:
     speed = f"{row['bytes_per_second'] / 1e9:.0f}"
     cells = (row["case"], size, theirs, ours, ratio, speed, ceiling, curand, triton)
     return f"| {' | '.join(cells)} |"
+
+
+def digest_line(row: dict) -> str:
+    size = f"2^{row['elements'].bit_length() - 1}"
+    speed = f"{row['bytes_per_second'] / 1e9:.0f} GB/s, {row['of_sum_speed']:.2f} of the speed of `sum`"
+    return f"- {row['case']}, {size} elements: {speed}"
 
 
 def model_line(row: dict) -> str:

@@ -26,6 +26,7 @@ SUPPORTED_DTYPES = {
 }
 HAS_CUDA = _C.build_info()["cuda"] != "not built"
 _DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
+_WITH_VALUES = tuple(device for device in _DEVICES if device != "meta")
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 
 # None needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
@@ -42,7 +43,7 @@ increment_version = torch.autograd.graph.increment_version
 
 
 class UnsupportedTensorError(NotImplementedError, TypeError):
-    """A tensor of a dtype, layout or device that cannot be filled.
+    """A tensor of a dtype, layout or device that cannot be filled, or digested.
 
     Both a TypeError and the NotImplementedError that PyTorch raises for it.
     """
@@ -104,7 +105,7 @@ def _fill_part_fake(
 def _digest_fake(
     tensors: Sequence[Tensor], keys: Tensor, box_starts: Sequence[int], box_strides: Sequence[int]
 ) -> Tensor:
-    return keys.new_empty(len(tensors), NUM_SUMS)
+    return (tensors[0] if tensors else keys).new_empty((len(tensors), NUM_SUMS), dtype=torch.int64)
 
 
 def _compare_fake(
@@ -139,24 +140,34 @@ def check_readable(tensor: Tensor, do: str = "fill") -> None:
         tensor: whose dtype, layout and device are looked at.
         do: the error's word for what is not possible.
     """
-    if is_traceable_wrapper_subclass(tensor):
-        raise UnsupportedTensorError(
-            f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
-        )
-    if tensor.layout != torch.strided:
-        raise UnsupportedTensorError(
-            f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
-        )
-    if tensor.is_nested:
-        raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
+    _check_dense(tensor, do)
     check_dtype(tensor.dtype, do)
-    if tensor.device.type not in _DEVICES:
-        raise UnsupportedTensorError(f"cannot {do} a tensor on {tensor.device}; {_accepted_devices(tensor)}")
+    _check_device(tensor, do, _DEVICES)
 
 
 def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
     if dtype not in SUPPORTED_DTYPES:
         raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
+
+
+def _check_dense(tensor: Tensor, verb: str) -> None:
+    if is_traceable_wrapper_subclass(tensor):
+        raise UnsupportedTensorError(
+            f"cannot {verb} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
+        )
+    if tensor.layout != torch.strided:
+        raise UnsupportedTensorError(
+            f"cannot {verb} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
+        )
+    if tensor.is_nested:
+        raise UnsupportedTensorError(f"cannot {verb} a nested tensor; accepted is a dense tensor")
+
+
+def _check_device(tensor: Tensor, verb: str, accepted: Sequence[str]) -> None:
+    if tensor.device.type not in accepted:
+        raise UnsupportedTensorError(
+            f"cannot {verb} a tensor on {tensor.device}; {_accepted_devices(tensor)}"
+        )
 
 
 def _accepted_devices(tensor: Tensor) -> str:
@@ -279,15 +290,52 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     """The four sums of docs/fingerprint.md, section 4, of every tensor, in one call. Nothing is copied.
 
     Args:
-        tensors: dense CPU tensors of any dtype whose elements are whole bytes, of any strides
+        tensors: dense tensors of any dtype whose elements are whole bytes, of any strides, on the CPU and on
+            any CUDA devices
         keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
         boxes: for each tensor its part of a logical tensor, None where it is the whole of it
 
     Returns:
         int64 CPU tensor of shape (len(tensors), 4), to be read as unsigned numbers
+
+    Raises:
+        UnsupportedTensorError: for a layout or device that cannot be digested, such as a meta tensor's
+
+    CUDA tensors are read on their device's current stream, all of a device by one launch, and the GPUs work
+    side by side; then the call waits for their sums.
     """
+    given = list(tensors)
+    for tensor in given:
+        _check_device(tensor, "digest", _WITH_VALUES)
+    try:
+        return _digest_by_device(given, keys, boxes)
+    except RuntimeError:
+        for tensor in given:
+            _check_dense(tensor, "digest")
+        raise
+
+
+def _digest_by_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
+    rows: dict[torch.device, list[int]] = {}
+    for row, tensor in enumerate(tensors):
+        rows.setdefault(tensor.device, []).append(row)
+    if len(rows) <= 1:
+        return _digest_on_one_device(tensors, keys, boxes).cpu()
+    parts: list[tuple[list[int], Tensor]] = []
+    for device in sorted(rows, key=lambda device: device.type == "cpu"):  # beside which the GPUs work
+        own = rows[device]
+        own_boxes = None if boxes is None else [boxes[row] for row in own]
+        sums = _digest_on_one_device([tensors[row] for row in own], keys[own], own_boxes)
+        parts.append((own, sums))
+    found = keys.new_empty(len(tensors), NUM_SUMS)
+    for own, sums in parts:
+        found[own] = sums.cpu()
+    return found
+
+
+def _digest_on_one_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    sums: Tensor = _digest_op(list(tensors), keys, starts, strides)
+    sums: Tensor = _digest_op(tensors, keys, starts, strides)
     return sums
 
 

@@ -30,6 +30,16 @@ std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& ind
   return merged(std::move(dims));
 }
 
+Items items_of(const Tensor& tensor, int64_t start, const std::vector<int64_t>& index_strides) {
+  const auto size = static_cast<int64_t>(tensor.element_size());
+  std::vector<Dim> dims = make_dims(tensor, index_strides);
+  if (size <= 8) return {std::move(dims), start, size};
+  const int64_t per_element = size / 8;
+  for (Dim& dim : dims) dim = {dim.size, dim.data_stride * per_element, dim.index_stride * per_element};
+  dims.push_back({per_element, 1, 1});
+  return {merged(std::move(dims)), start * per_element, 8};
+}
+
 const int64_t* keys_of(const Tensor& keys, size_t num_tensors) {
   check(keys.scalar_type() == ScalarType::Long && keys.is_cpu() && keys.is_contiguous() &&
             keys.numel() == static_cast<int64_t>(2 * num_tensors),

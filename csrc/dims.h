@@ -21,6 +21,15 @@ std::vector<int64_t> row_major(const Tensor& tensor);
 // In the order, and merged, as fill_task.h promises.
 std::vector<Dim> make_dims(const Tensor& tensor, const std::vector<int64_t>& index_strides);
 
+// Any element of up to eight bytes is one item, a larger one several of eight.
+struct Items {
+  std::vector<Dim> dims;
+  int64_t start;
+  int64_t size;
+};
+
+Items items_of(const Tensor& tensor, int64_t start, const std::vector<int64_t>& index_strides);
+
 // Two numbers for each tensor.
 const int64_t* keys_of(const Tensor& keys, size_t num_tensors);
 

@@ -1,5 +1,6 @@
 // CUDA's registration of the ops: device guard, stream, memory for the task list, launch errors. Against
-// torch's stable ABI and csrc/cuda/fill.h, and no CUDA header, so that it compiles beside any torch.
+// torch's stable ABI, csrc/cuda/fill.h and digest.h, and no CUDA header, so that it compiles beside any
+// torch.
 #include "torch_abi.h"
 
 #define USE_CUDA  // shim.h declares aoti_torch_get_current_cuda_stream only then
@@ -13,8 +14,10 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "cuda/digest.h"
 #include "cuda/fill.h"
 #include "tasks.h"
 
@@ -26,40 +29,77 @@ using torch::headeronly::ScalarType;
 using torch::stable::Device;
 using torch::stable::accelerator::DeviceGuard;
 
-void check_cuda(const char* error) {
-  check(error == nullptr, "fill_: CUDA could not launch the fill: ", error ? error : "");
+// What a launch does, for messages.
+struct Deed {
+  const char* op;
+  const char* verb;
+};
+constexpr Deed kFill{"fill_", "fill"}, kDigest{"digest", "digest"};
+
+void check_cuda(const Deed& deed, const char* error) {
+  check(error == nullptr, deed.op, ": CUDA could not launch the ", deed.verb, ": ", error ? error : "");
 }
 
 // torch's own errors cross the stable ABI as a source line of its headers; the reason is in its log.
 template <class Call>
-auto by_torch(const char* what, Call call) {
+auto by_torch(const Deed& deed, const std::string& what, Call call) {
   try {
     return call();
   } catch (const std::exception&) {
-    throw std::runtime_error(std::string("fill_: ") + what);
+    throw std::runtime_error(std::string(deed.op) + ": " + what);
   }
 }
 
-cuda::Stream current_stream(int32_t device) {
-  return by_torch("PyTorch has no current stream for the tensor's CUDA device", [&] {
+cuda::Stream current_stream(const Deed& deed, int32_t device) {
+  return by_torch(deed, "PyTorch has no current stream for the tensor's CUDA device", [&] {
     cuda::Stream stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     return stream;
   });
 }
 
-Tensor empty_on_device(int64_t num_bytes, int32_t device) {
-  return by_torch("out of memory on the GPU, for the list of what to fill", [&] {
+Tensor empty_on_device(const Deed& deed, int64_t num_bytes, int32_t device) {
+  const auto what = std::string("out of memory on the GPU, for the list of what to ") + deed.verb;
+  return by_torch(deed, what, [&] {
     return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt,
                                 Device(DeviceType::CUDA, device));
   });
 }
 
-Tensor empty_pinned(int64_t num_bytes) {
-  return by_torch("out of page-locked memory, for the list of what to fill", [&] {
+Tensor empty_pinned(const Deed& deed, int64_t num_bytes) {
+  const auto what = std::string("out of page-locked memory, for the list of what to ") + deed.verb;
+  return by_torch(deed, what, [&] {
     return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt, Device(DeviceType::CPU), true);
   });
 }
+
+// A list of fills, on its way to the device.
+struct Fills {
+  const Tasks* tasks;
+
+  static constexpr const Deed& kDeed = kFill;
+  int64_t image_bytes() const { return cuda::image_bytes(tasks->data(), tasks->size()); }
+  int64_t pack(void* image) const { return cuda::pack(tasks->data(), tasks->size(), image); }
+  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
+                     cuda::Stream stream) const {
+    return cuda::launch(image, num_bytes, device_image, stream);
+  }
+};
+
+// A list of tensors to digest, likewise.
+struct Digests {
+  std::vector<cuda::DigestInput> inputs;
+  cuda::SumRows rows;
+
+  static constexpr const Deed& kDeed = kDigest;
+  int64_t size() const { return static_cast<int64_t>(inputs.size()); }
+  int64_t image_bytes() const { return cuda::digest_image_bytes(inputs.data(), size()); }
+  int64_t pack(void* image) const { return cuda::pack_digest(inputs.data(), size(), image); }
+  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
+                     cuda::Stream stream) const {
+    return cuda::launch_digest(image, num_bytes, device_image, rows, stream);
+  }
+};
 
 // One device's task list on its way there. Constructing it takes all the memory that the launch needs, so
 // that nothing has been written anywhere when there is too little.
@@ -68,37 +108,39 @@ Tensor empty_pinned(int64_t num_bytes) {
 // stream has passed the copy; device memory belongs to its caching allocator, which gives it out again to
 // work that comes later on the stream. A graph's replay finds that device memory in the graph's own pool, and
 // uploads the list again: by value, since host memory would be gone by then.
+template <class List>
 class Upload {
  public:
-  explicit Upload(const DeviceTasks& list) : device_(list.device), stream_(current_stream(list.device)) {
+  Upload(int32_t device, List list)
+      : device_(device), list_(std::move(list)), stream_(current_stream(List::kDeed, device)) {
     const DeviceGuard guard(device_);
-    const FillTask* tasks = list.tasks.data();
-    const int64_t room = cuda::image_bytes(tasks, list.tasks.size());
+    const int64_t room = list_.image_bytes();
     if (room > cuda::kParameterBytes) {
-      on_device_ = empty_on_device(room, device_);
-      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(room);
+      on_device_ = empty_on_device(List::kDeed, room, device_);
+      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(List::kDeed, room);
     }
     if (!pinned_.defined()) unpinned_.resize(room / sizeof(std::max_align_t) + 1);
-    num_bytes_ = cuda::pack(tasks, list.tasks.size(), image());
+    num_bytes_ = list_.pack(image());
   }
 
   void launch() {
     const DeviceGuard guard(device_);
-    if (!on_device_.defined()) return check_cuda(cuda::launch_by_value(image(), num_bytes_, stream_));
-    void* const device_image = on_device_.mutable_data_ptr();
+    void* const device_image = on_device_.defined() ? on_device_.mutable_data_ptr() : nullptr;
     if (pinned_.defined()) {
-      by_torch("PyTorch could not copy the list of what to fill to the GPU",
+      by_torch(List::kDeed,
+               std::string("PyTorch could not copy the list of what to ") + List::kDeed.verb + " to the GPU",
                [&] { return torch::stable::copy_(on_device_, pinned_, /*non_blocking=*/true); });
-    } else {
-      check_cuda(cuda::upload_by_value(image(), num_bytes_, device_image, stream_));
+    } else if (on_device_.defined()) {
+      check_cuda(List::kDeed, cuda::upload_by_value(image(), num_bytes_, device_image, stream_));
     }
-    check_cuda(cuda::launch(image(), num_bytes_, device_image, stream_));
+    check_cuda(List::kDeed, list_.launch(image(), num_bytes_, device_image, stream_));
   }
 
  private:
   void* image() { return pinned_.defined() ? pinned_.mutable_data_ptr() : unpinned_.data(); }
 
   int32_t device_;
+  List list_;
   cuda::Stream stream_;
   int64_t num_bytes_ = 0;
   std::vector<std::max_align_t> unpinned_;
@@ -108,12 +150,12 @@ class Upload {
 
 // The GPUs work side by side, and beside the CPU.
 void run(const std::vector<DeviceTasks>& lists) {
-  std::vector<Upload> uploads;
+  std::vector<Upload<Fills>> uploads;
   uploads.reserve(lists.size());
   for (const DeviceTasks& list : lists) {
-    if (list.device != kCpu && !list.tasks.empty()) uploads.emplace_back(list);
+    if (list.device != kCpu && !list.tasks.empty()) uploads.emplace_back(list.device, Fills{&list.tasks});
   }
-  for (Upload& upload : uploads) upload.launch();
+  for (Upload<Fills>& upload : uploads) upload.launch();
   for (const DeviceTasks& list : lists) {
     if (list.device == kCpu) list.tasks.run_on_cpu();
   }
@@ -128,14 +170,65 @@ void fill_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> ki
 }
 
 void fill_one_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3) {
-  DeviceTasks list{tensor.get_device_index(), tasks_of(tensor, key, kind, {p0, p1, p2, p3})};
-  if (!list.tasks.empty()) Upload(list).launch();
+  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3});
+  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
+}
+
+// All on one device, which is that of the sums: convinit_ext/ops.py sorts them.
+int32_t device_of(const std::vector<Tensor>& tensors) {
+  check(!tensors.empty(), "digest: no tensors, so no CUDA device");
+  for (const Tensor& tensor : tensors) {
+    check(tensor.is_cuda() && tensor.get_device_index() == tensors[0].get_device_index(),
+          "digest: the tensors of one call are on one CUDA device");
+  }
+  return tensors[0].get_device_index();
+}
+
+const void* memory_of(const Tensor& tensor) {
+  const void* data = tensor.const_data_ptr();
+  check(data != nullptr, "digest: the tensor's storage holds no memory (it was resized to nothing)");
+  return data;
+}
+
+Tensor empty_sums(int64_t num_rows, int32_t device) {
+  return by_torch(kDigest, "out of memory on the GPU, for the sums", [&] {
+    return torch::stable::empty({num_rows, kSums}, ScalarType::Long, std::nullopt,
+                                Device(DeviceType::CUDA, device));
+  });
+}
+
+Tensor digest_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> box_starts,
+                   std::vector<int64_t> box_strides) {
+  const int64_t* key = keys_of(keys, tensors.size());
+  BoxReader boxes(box_starts, box_strides, tensors);
+  const int32_t device = device_of(tensors);
+  std::vector<Items> items;
+  items.reserve(tensors.size());  // the inputs point into it
+  Digests list;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const std::vector<int64_t> strides = boxes.next_strides(tensors[t]);
+    if (tensors[t].numel() == 0) continue;
+    items.push_back(items_of(tensors[t], boxes.start(t), strides));
+    const Items& own = items.back();
+    list.inputs.push_back({memory_of(tensors[t]),
+                           own.start,
+                           own.dims.data(),
+                           static_cast<int32_t>(own.dims.size()),
+                           static_cast<int32_t>(own.size),
+                           {static_cast<uint64_t>(key[2 * t]), static_cast<uint64_t>(key[2 * t + 1])},
+                           static_cast<int64_t>(t)});
+  }
+  const auto num_rows = static_cast<int64_t>(tensors.size());
+  Tensor sums = empty_sums(num_rows, device);
+  list.rows = {static_cast<uint64_t*>(sums.mutable_data_ptr()), num_rows};
+  Upload<Digests>(device, std::move(list)).launch();
+  return sums;
 }
 
 void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
                     int64_t start, std::vector<int64_t> strides) {
-  DeviceTasks list{tensor.get_device_index(), tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides)};
-  if (!list.tasks.empty()) Upload(list).launch();
+  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides);
+  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
 }
 
 }  // namespace
@@ -145,4 +238,5 @@ STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CUDA, m) {
   m.impl("fill_", TORCH_BOX(&convinit::fill_cuda));
   m.impl("fill_one_", TORCH_BOX(&convinit::fill_one_cuda));
   m.impl("fill_part_", TORCH_BOX(&convinit::fill_part_cuda));
+  m.impl("digest", TORCH_BOX(&convinit::digest_cuda));
 }

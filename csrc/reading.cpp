@@ -29,23 +29,6 @@ const void* memory_of(const Tensor& tensor) {
   return data;
 }
 
-// Any element of up to eight bytes is one item, a larger one several of eight.
-struct Items {
-  std::vector<Dim> dims;
-  int64_t start;
-  int64_t size;
-};
-
-Items items_of(const Tensor& tensor, int64_t start, const std::vector<int64_t>& index_strides) {
-  const auto size = static_cast<int64_t>(tensor.element_size());
-  std::vector<Dim> dims = make_dims(tensor, index_strides);
-  if (size <= 8) return {std::move(dims), start, size};
-  const int64_t per_element = size / 8;
-  for (Dim& dim : dims) dim = {dim.size, dim.data_stride * per_element, dim.index_stride * per_element};
-  dims.push_back({per_element, 1, 1});
-  return {merged(std::move(dims)), start * per_element, 8};
-}
-
 }  // namespace
 
 Tensor digest_on_cpu(const std::vector<Tensor>& tensors, const Tensor& keys,

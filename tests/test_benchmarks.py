@@ -52,6 +52,7 @@ def record(seconds: float) -> dict:
         gpu.row_of("uniform bfloat16", 2**20, torch.bfloat16, taken),
         gpu.row_of("uniform float8_e5m2", 2**20, torch.float8_e5m2, taken | {"torch": None}),
     ]
+    rows.append(gpu.digest_row(torch.bfloat16, {"sum": 0.3, "digest": 0.4}))
     model = {"case": "SDXL UNet bfloat16", "tensors": 1680, "elements": 5, "ratio": 12.5, "launches": 1}
     model |= {"torch_kernels": 1680, "torch_seconds": 0.5, "convinit_seconds": 0.04}
     rows.append(model | {"convinit_host_seconds": 0.03, "replay_seconds": 0.002})
@@ -64,6 +65,7 @@ def test_bars_are_judged(seconds, met):
     verdicts = {(each["case"], each["measure"]): each["met"] for each in record(seconds)["bars"]}
     assert verdicts["uniform float32", "of_fill_bandwidth"] is met
     assert verdicts["uniform bfloat16", "ratio"] is None  # measured, but not at the size that counts
+    assert verdicts["digest bfloat16", "of_sum_speed"] is True
     assert verdicts["SDXL UNet bfloat16", "ratio"] is True
     assert verdicts["SDXL UNet bfloat16", "launches"] is True
 
@@ -73,6 +75,7 @@ def test_a_record_of_a_gpu_becomes_its_own_table():
     text = table.with_table(both, record(1.06))
     assert "| uniform float32 | 2^28 | 4 s | 1.06 s | **3.8x** | 1 | 0.94 | - | 2 s |" in text
     assert "| uniform float8_e5m2 | 2^20 | - | 1.06 s | - | 0 | 0.94 | - | 2 s |" in text
+    assert "- digest bfloat16, 2^28 elements: 1 GB/s, 0.75 of the speed of `sum`" in text
     assert "| SDXL UNet bfloat16 | 1680 | 500 ms | 40 ms | **12.5x** | 30 ms | 2 ms | 1 for 1680 |" in text
     assert "Goals missed: uniform float32: of_fill_bandwidth 0.943, not 0.95." in text
     assert text.index("between") < text.index("uniform float32") < text.index("after")

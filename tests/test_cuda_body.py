@@ -1,4 +1,4 @@
-"""The GPU kernel's body, compiled for the CPU: tests/cuda/body_on_cpu.cpp compares it with the CPU engine."""
+"""The GPU kernels' bodies, compiled for the CPU: programs in tests/cuda compare them with the CPU engine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-pthread", f"-I{CSRC}"]
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> list[str]:
+    """Object files of csrc/cpu."""
+    folder = tmp_path_factory.mktemp("engine")
+    sources = [str(source) for source in sorted((CSRC / "cpu").glob("*.cpp"))]
+    subprocess.run([CXX, *FLAGS, "-c", *sources], cwd=folder, check=True)
+    return [str(path) for path in folder.glob("*.o")]
+
+
 @pytest.mark.skipif(CXX is None, reason="no compiler")
-def test_every_thread_of_several_grids_writes_what_the_cpu_writes(tmp_path: Path):
-    sources = [*sorted((CSRC / "cpu").glob("*.cpp")), ROOT / "tests" / "cuda" / "body_on_cpu.cpp"]
-    program = tmp_path / "body_on_cpu"
-    subprocess.run([CXX, *FLAGS, *map(str, sources), "-o", str(program)], check=True)
-    result = subprocess.run([str(program)], capture_output=True, text=True)
+@pytest.mark.parametrize("program", ["body_on_cpu", "digest_on_cpu"])
+def test_every_thread_of_several_grids_does_what_the_cpu_does(tmp_path: Path, engine, program: str):
+    source, path = ROOT / "tests" / "cuda" / f"{program}.cpp", tmp_path / program
+    subprocess.run([CXX, *FLAGS, str(source), *engine, "-o", str(path)], check=True)
+    result = subprocess.run([str(path)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "no error" in result.stdout

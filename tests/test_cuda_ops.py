@@ -1,15 +1,19 @@
 """The CUDA ops without a GPU: tests/cuda/fake_gpu.cpp stands in for the devices; the kernel's body runs here.
 
-Which device, stream and memory a list goes to, in what order, and what remains after an error.
+Which device, stream and memory a list goes to, in what order, and what remains after an error. The sums of
+digests are held against the contract in numpy.
 """
 
 from __future__ import annotations
 
 import ctypes
+import struct
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import reference_fingerprint
 import torch
 from filling import DTYPES, assert_same_bits, key_tensor
 from test_layers import CSRC, CXX
@@ -26,12 +30,12 @@ HERE = Path(__file__).parent
 TORCH = Path(torch.__file__).parent
 ON_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 MANY = 50  # tensors: more than a kernel parameter describes
-BY_VALUE = "launch by value on {0}, stream of {0}"
+BY_VALUE = "launch fill by value on {0}, stream of {0}"
 FROM_MEMORY = [
     "device memory on {0}",
     "pinned memory on {0}",
     "aten::copy_",
-    "launch from memory on {0}, stream of {0}",
+    "launch fill from memory on {0}, stream of {0}",
 ]
 
 
@@ -66,11 +70,19 @@ class Gpus:
         self.library.fake_put(storage.data_ptr(), storage.nbytes(), device)
         return tensor
 
+    def put_empty(self, device: int) -> None:
+        """Tensors without elements, which have no address."""
+        self.library.fake_put(0, 1, device)
+
     def fill_(self, tensors, keys, kinds, boxes=None) -> None:
         starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
         params = [value for kind in kinds for value in kind.params]
         kinds = [kind.kind for kind in kinds]
         ops._fill_op.redispatch(ON_CUDA, tensors, keys, kinds, params, starts, strides)
+
+    def digest(self, tensors, keys, boxes=None) -> torch.Tensor:
+        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
+        return ops._digest_op.redispatch(ON_CUDA, tensors, keys, starts, strides)
 
     def log(self) -> list[str]:
         return self.library.fake_log().decode().splitlines()
@@ -219,3 +231,148 @@ def test_a_launch_that_fails_says_why(gpus):
         gpus.library.fake_launches_fail()
         with pytest.raises(RuntimeError, match="CUDA could not launch the fill: this GPU only pretends"):
             gpus.fill_(*given)
+
+
+# Digests
+
+BYTES = (torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
+DIGEST_FROM_MEMORY = [*FROM_MEMORY[:3], FROM_MEMORY[3].replace("fill", "digest")]
+DIGEST_BY_VALUE = BY_VALUE.replace("fill", "digest")
+RESULT = FROM_MEMORY[0]
+
+
+def bytes_of(shape, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    size = torch.Size(shape).numel() * dtype.itemsize
+    return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator).view(dtype).view(shape)
+
+
+def digest_keys(heads: list[bytes]) -> torch.Tensor:
+    digests = (reference_fingerprint.blake(b"convinit-fp1-key", head) for head in heads)
+    return key_tensor(*(struct.unpack("<QQ", digest) for digest in digests))
+
+
+def assert_digests(found: torch.Tensor, heads: list[bytes], tensors) -> None:
+    assert found.dtype == torch.int64 and found.shape == (len(tensors), 4)
+    for row, head, tensor in zip(found.numpy().view(np.uint64).tolist(), heads, tensors, strict=True):
+        assert row == reference_fingerprint.sums(head, reference_fingerprint.words(tensor)), head
+
+
+def digested(number: int, devices: tuple[int, ...], gpus: Gpus):
+    """Heads and tensors on devices in turn, of every size of element."""
+    shapes = ((1500,), (7, 33), (), (0, 3), (2, 3, 5))
+    tensors = [bytes_of(shapes[each % 5], BYTES[each // 5 % 5]) for each in range(number)]
+    for each, tensor in enumerate(tensors):
+        gpus.put(tensor, devices[each % len(devices)])
+    gpus.put_empty(devices[0])
+    return [b"%d" % each for each in range(number)], tensors
+
+
+@pytest.mark.parametrize("dtype", BYTES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_digests_of_layouts(gpus, layout, dtype):
+    shape, view = LAYOUTS[layout]
+    gpus.put_empty(1)
+    tensor = view(gpus.put(bytes_of(shape, dtype), 1))
+    assert_digests(gpus.digest([tensor], digest_keys([b"w"])), [b"w"], [tensor])
+    assert gpus.log() == [RESULT.format(1), DIGEST_BY_VALUE.format(1)]
+    assert gpus.library.fake_current_device() == 0
+
+
+@pytest.mark.parametrize(("number", "how"), [(15, [DIGEST_BY_VALUE]), (3 * MANY, DIGEST_FROM_MEMORY)])
+def test_digests_of_lists(gpus, number, how):
+    heads, tensors = digested(number, (2,), gpus)
+    assert_digests(gpus.digest(tensors, digest_keys(heads)), heads, tensors)
+    assert gpus.log() == [line.format(2) for line in (RESULT, *how)]
+
+
+def test_digests_under_capture(gpus):
+    heads, tensors = digested(3 * MANY, (0,), gpus)
+    gpus.library.fake_capture()
+    assert_digests(gpus.digest(tensors, digest_keys(heads)), heads, tensors)
+    memory, _, _, launch = (line.format(0) for line in DIGEST_FROM_MEMORY)
+    assert gpus.log() == [RESULT.format(0), memory, "upload by value, stream of 0", launch]
+
+
+@pytest.mark.parametrize("dtype", BYTES, ids=str)
+def test_digests_of_parts_add_up(gpus, dtype):
+    """Rows cut inside words, columns, and every third column."""
+    whole = gpus.put(bytes_of((41, 67), dtype), 0)
+    rows = [(whole[:5], ops.Box(0, (67, 1))), (whole[5:], ops.Box(5 * 67, (67, 1)))]
+    columns = [(whole[:, :9], ops.Box(0, (67, 1))), (whole[:, 9:], ops.Box(9, (67, 1)))]
+    thirds = [(whole[:, first::3], ops.Box(first, (67, 3))) for first in range(3)]
+    for parts in (rows, columns, thirds):
+        tensors, boxes = (list(each) for each in zip(*parts, strict=True))
+        found = gpus.digest(tensors, digest_keys([b"w"] * len(parts)), boxes)
+        assert_digests(found.sum(dim=0, keepdim=True), [b"w"], [whole])
+
+
+def test_a_tensor_whose_elements_are_one_place_is_digested(gpus):
+    tensor = gpus.put(bytes_of((3, 1), torch.int64), 0).expand(3, 700)
+    assert_digests(gpus.digest([tensor], digest_keys([b"w"])), [b"w"], [tensor])
+
+
+def test_digests_of_nothing_are_zeros(gpus):
+    gpus.put_empty(0)
+    tensors = [torch.zeros(0, 3)] * 3
+    assert not gpus.digest(tensors, digest_keys([b"w"] * 3)).any()
+
+
+@pytest.mark.parametrize("devices", [(1, 2), (1, -1)], ids=["two GPUs", "GPU and CPU"])
+def test_a_digest_of_tensors_on_several_devices_is_refused(gpus, devices):
+    heads, tensors = digested(4, devices, gpus)
+    with pytest.raises(RuntimeError, match="digest: the tensors of one call are on one CUDA device"):
+        gpus.digest(tensors, digest_keys(heads))
+    assert gpus.log() == []
+
+
+def test_a_digest_that_fails_says_why(gpus):
+    heads, tensors = digested(3 * MANY, (1,), gpus)
+    gpus.library.fake_launches_fail()
+    with pytest.raises(
+        RuntimeError, match="digest: CUDA could not launch the digest: this GPU only pretends"
+    ):
+        gpus.digest(tensors, digest_keys(heads))
+    gpus.library.fake_no_memory_on(1)
+    with pytest.raises(RuntimeError, match="digest: out of memory on the GPU, for the sums"):
+        gpus.digest(tensors, digest_keys(heads))
+
+
+def test_a_tensor_without_memory_is_not_digested(gpus):
+    heads, tensors = digested(1, (1,), gpus)
+    hollow = torch.zeros(5)
+    hollow.untyped_storage().resize_(0)
+    gpus.put_empty(1)
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        gpus.digest([*tensors, hollow], digest_keys([*heads, b"w"]))
+    assert gpus.log() == []
+    assert gpus.library.fake_current_device() == 0
+
+
+class Placed:
+    """A tensor that says it is on another device."""
+
+    def __init__(self, tensor: torch.Tensor, device: str) -> None:
+        self.tensor, self.device = tensor, torch.device(device)
+
+
+def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
+    calls: list[set[str]] = []
+    inner = ops._digest_on_one_device
+
+    def on_one_device(placed, keys, boxes):
+        calls.append({str(each.device) for each in placed})
+        return inner([each.tensor for each in placed], keys, boxes)
+
+    devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
+    tensors, keys, _ = arguments(12)
+    boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
+    tensors = [tensor + number for number, tensor in enumerate(tensors)]
+    placed = [Placed(tensor, devices[number % 4]) for number, tensor in enumerate(tensors)]
+    for given in (None, boxes):
+        expected = ops.digest(tensors, keys, given)
+        with monkeypatch.context() as patch:
+            patch.setattr(ops, "_WITH_VALUES", ("cpu", "cuda"))
+            patch.setattr(ops, "_digest_on_one_device", on_one_device)
+            assert torch.equal(ops.digest(placed, keys, given), expected)
+    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2

@@ -26,6 +26,15 @@
 #define CONVINIT_HD_CALLED CONVINIT_HD
 #endif
 
+// For threads that wait for each other: on a GPU only, where there is one, else on the host.
+#if defined(__CUDACC__) || defined(__HIPCC__)
+#define CONVINIT_DEVICE static __device__ __forceinline__
+#define CONVINIT_DEVICE_CALLED static __device__ __noinline__
+#else
+#define CONVINIT_DEVICE CONVINIT_HD
+#define CONVINIT_DEVICE_CALLED CONVINIT_HD
+#endif
+
 // Tells nvcc that a pointer is one to the device's main memory: stores through it are cheaper then.
 #if defined(__CUDA_ARCH__)
 #define CONVINIT_ASSUME_GLOBAL(pointer) __builtin_assume(__isGlobal(pointer))

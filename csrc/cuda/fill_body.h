@@ -15,11 +15,6 @@ struct Share {
   uint32_t step;
 };
 
-// A thread among those of its block.
-struct Thread {
-  uint32_t number, num_threads;
-};
-
 // A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have one schedule, and
 // keeps up one number, which gives the block and the address.
 template <class Source>
@@ -170,24 +165,9 @@ CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& sha
   }
 }
 
-// The task that a unit belongs to: the first whose units end after it.
-CONVINIT_HD int32_t task_of(const TaskList& list, int64_t unit) {
-  int32_t first = 0, last = list.header->num_tasks - 1;
-  CONVINIT_NO_UNROLL
-  while (first < last) {
-    const int32_t middle = (first + last) / 2;
-    if (list.unit_ends[middle] > unit) {
-      last = middle;
-    } else {
-      first = middle + 1;
-    }
-  }
-  return first;
-}
-
 // Everything that a thread of block number `block` writes.
 CONVINIT_HD void fill_body(const void* image, uint32_t block, uint32_t num_blocks, const Thread& thread) {
-  const TaskList list = open_image(image);
+  const TaskList<Task> list = open_image<Task>(image);
   const uint32_t num_threads = thread.num_threads;
   CONVINIT_NO_UNROLL
   for (int64_t unit = block; unit < list.header->num_units;) {

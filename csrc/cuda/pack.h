@@ -9,13 +9,10 @@
 #include "core/distribution.h"
 #include "core/dtype.h"
 #include "cuda/convert.h"
-#include "cuda/task_list.h"
+#include "cuda/pack_list.h"
 
 namespace convinit {
 namespace cuda {
-
-constexpr int64_t kLongestSegment = 16;  // elements that a thread makes one after the other
-constexpr int64_t kUnitItems = 256;      // of the smallest unit: one for each thread of a block
 
 // How work is measured out; a test has other numbers, to see it all with little work.
 struct Measure {
@@ -23,8 +20,6 @@ struct Measure {
   int64_t units_wanted = 4096;         // so that a GPU's blocks finish nearly together
   int64_t whole_task_items = 1 << 21;  // 32 MiB: enough for a long visit of each block
 };
-
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The constant as it is stored, as often as it fits.
 template <class Out, class Real>
@@ -102,37 +97,6 @@ static inline void set_run(Task* task, int64_t per_vector) {
   task->num_items = (task->size - head) / per_vector;
 }
 
-// Neighbours in memory are for neighbouring threads: rows that lie together are cut into vectors, other rows
-// as long as a thread goes on.
-static inline void set_segments(Packed* packed, std::vector<Dim> dims, int64_t per_vector) {
-  const auto nearer = [](const Dim& a, const Dim& b) { return a.data_stride < b.data_stride; };
-  const auto aligned = [&](const Dim& dim) { return dim.index_stride % per_vector == 0; };
-  Task* task = &packed->task;
-  const Dim row = dims.back();
-  dims.pop_back();
-  std::sort(dims.begin(), dims.end(), nearer);
-  int64_t segment = 1, align = 1, before = 0;
-  if (row.index_stride == 1 && (dims.empty() || row.data_stride <= dims[0].data_stride)) {
-    align = segment = per_vector;
-    const bool all_aligned = task->start % align == 0 && std::all_of(dims.begin(), dims.end(), aligned);
-    before = all_aligned ? 0 : align - 1;  // at most, from the multiple of align before a row to the row
-  } else if (row.index_stride == 1) {
-    segment = std::min(kLongestSegment, row.size);
-  }
-  const Dim digit = {ceil_div(before + row.size, segment), segment * row.data_stride,
-                     segment * row.index_stride};
-  const auto place = std::lower_bound(dims.begin(), dims.end(), digit, nearer);
-  task->segment_digit = static_cast<int32_t>(place - dims.begin());
-  dims.insert(place, digit);
-  task->shape = Shape::kSegments;
-  task->segment = static_cast<int32_t>(segment);
-  task->align = static_cast<int32_t>(align);
-  task->num_digits = static_cast<int32_t>(dims.size());
-  task->num_items = 1;
-  for (const Dim& dim : dims) task->num_items *= dim.size;
-  packed->digits = std::move(dims);
-}
-
 static inline Packed pack_one(const FillTask& fill) {
   const int64_t size = scalar::item_size(fill.dtype), per_vector = kVectorBytes / size;
   const std::vector<Dim> dims = index_dims(fill);
@@ -159,17 +123,10 @@ static inline Packed pack_one(const FillTask& fill) {
   if (dense && (place - task->start) % per_vector == 0 && vectors_are_exact(fill)) {
     set_run(task, per_vector);
   } else {
-    set_segments(&packed, dims, per_vector);
+    packed.digits = set_segments(task, dims, per_vector);
   }
   return packed;
 }
-
-// Everything packed, as it is written.
-struct PackedList {
-  std::vector<Task> tasks;
-  std::vector<int64_t> unit_ends;
-  std::vector<Dim> digits;
-};
 
 // Units of about as many bytes each; a segment may be several vectors.
 static inline int64_t units_of(Task* task, bool whole, int64_t rounds) {
@@ -179,16 +136,13 @@ static inline int64_t units_of(Task* task, bool whole, int64_t rounds) {
   return std::max<int64_t>(1, ceil_div(task->num_items, whole ? kUnitItems : items));
 }
 
-static inline PackedList pack_list(const FillTask* fills, int64_t num_fills,
-                                   const Measure& measure = Measure()) {
-  PackedList list;
+static inline PackedList<Task> pack_list(const FillTask* fills, int64_t num_fills,
+                                         const Measure& measure = Measure()) {
+  PackedList<Task> list;
   int64_t bytes = 0;
   for (int64_t t = 0; t < num_fills; ++t) {
     Packed packed = pack_one(fills[t]);
-    packed.task.first_digit = static_cast<int32_t>(list.digits.size());
-    packed.task.segment_digit += packed.task.first_digit;
-    list.digits.insert(list.digits.end(), packed.digits.begin(), packed.digits.end());
-    list.tasks.push_back(packed.task);
+    list.add(packed.task, packed.digits);
     bytes += packed.task.num_items *
              std::max<int64_t>(kVectorBytes, packed.task.segment * scalar::item_size(fills[t].dtype));
   }
@@ -202,33 +156,11 @@ static inline PackedList pack_list(const FillTask* fills, int64_t num_fills,
   return list;
 }
 
-template <class Item>
-static char* append(char* to, const Item* items, size_t count) {
-  if (count > 0) std::memcpy(to, items, count * sizeof(Item));
-  return to + count * sizeof(Item);
-}
-
-static inline void write_image(const PackedList& list, void* image) {
-  const Header header{list.unit_ends.empty() ? 0 : list.unit_ends.back(),
-                      static_cast<int32_t>(list.tasks.size()), static_cast<int32_t>(list.digits.size())};
-  char* to = append(static_cast<char*>(image), &header, 1);
-  to = append(to, list.unit_ends.data(), list.unit_ends.size());
-  to = append(to, list.tasks.data(), list.tasks.size());
-  append(to, list.digits.data(), list.digits.size());
-}
-
-static inline int64_t image_size(const PackedList& list) {
-  return static_cast<int64_t>(sizeof(Header) + list.unit_ends.size() * sizeof(int64_t) +
-                              list.tasks.size() * sizeof(Task) + list.digits.size() * sizeof(Dim));
-}
-
-// What image_size is at most, without packing: no task has more digits than dimensions, or than one.
+// What image_size is at most, without packing.
 static inline int64_t largest_image(const FillTask* fills, int64_t num_fills) {
   int64_t num_digits = 0;
-  for (int64_t t = 0; t < num_fills; ++t) num_digits += std::max(1, fills[t].num_dims);
-  return static_cast<int64_t>(sizeof(Header)) +
-         num_fills * static_cast<int64_t>(sizeof(int64_t) + sizeof(Task)) +
-         num_digits * static_cast<int64_t>(sizeof(Dim));
+  for (int64_t t = 0; t < num_fills; ++t) num_digits += most_digits(fills[t].num_dims);
+  return image_size<Task>(num_fills, num_digits);
 }
 
 }  // namespace cuda

@@ -27,7 +27,7 @@ CONVINIT_HD int64_t take_digit(uint64_t* number, int64_t size) {
 }
 
 // A segment that would begin before its row, or go on after it, is cut; nothing may be left.
-CONVINIT_HD Segment segment_of(const Task& task, const Dim* digits, int64_t item) {
+CONVINIT_HD Segment segment_of(const Elements& task, const Dim* digits, int64_t item) {
   uint64_t number = static_cast<uint64_t>(item);
   int64_t place = 0, index = task.start, position = 0;
   CONVINIT_NO_UNROLL

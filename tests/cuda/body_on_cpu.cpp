@@ -15,6 +15,7 @@
 #include "cpu/isa.h"
 #include "cuda/fill_body.h"
 #include "cuda/pack.h"
+#include "layouts.h"
 
 namespace {
 
@@ -22,52 +23,6 @@ using namespace convinit;  // NOLINT: this is a test of that namespace
 
 constexpr char kUntouched = 0x5a;
 constexpr int64_t kMargin = 64;  // bytes before and after a tensor
-constexpr int64_t kBorders[] = {int64_t{1} << 32, int64_t{1} << 33, int64_t{1} << 34};
-
-struct Layout {
-  const char* name;
-  int64_t start;
-  std::vector<Dim> dims;  // as FillTask wants them
-};
-
-struct Grid {
-  uint32_t blocks, threads;
-};
-constexpr Grid kGrids[] = {{1, 1}, {1, 32}, {3, 64}, {7, 256}, {300, 32}};
-
-std::vector<Layout> make_layouts() {
-  std::vector<Layout> layouts;
-  for (int64_t length : {1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 129}) {
-    for (int64_t start : {0, 1, 2, 3, 5, 8, 63}) layouts.push_back({"run", start, {{length, 1, 1}}});
-  }
-  for (int64_t border : kBorders) {
-    layouts.push_back({"run across a border", border - 77, {{200, 1, 1}}});
-    layouts.push_back({"rows across a border", border - 80, {{7, 48, 40}, {32, 1, 1}}});
-    layouts.push_back({"columns across a border", border - 81, {{7, 1, 40}, {37, 7, 1}}});
-  }
-  layouts.push_back({"scalar", 3, {}});
-  layouts.push_back({"several units", 1, {{40011, 1, 1}}});
-  layouts.push_back({"every third place", 0, {{1001, 3, 1}}});
-  layouts.push_back({"every third index", 5, {{1001, 1, 3}}});
-  layouts.push_back({"every fifth of both", 5, {{333, 5, 5}}});
-  layouts.push_back({"transposed", 0, {{67, 1, 131}, {131, 67, 1}}});
-  layouts.push_back({"transposed, several units", 0, {{515, 1, 201}, {201, 515, 1}}});
-  layouts.push_back({"channels last", 0, {{5, 7 * 33, 33 * 7}, {33, 1, 7}, {7, 33, 1}}});
-  layouts.push_back({"channels last, long rows", 0, {{5, 49 * 33, 33 * 49}, {33, 1, 49}, {49, 33, 1}}});
-  layouts.push_back({"channels last, thin", 0, {{3, 9 * 2, 18}, {2, 1, 9}, {9, 2, 1}}});
-  layouts.push_back({"columns of a wider matrix", 0, {{50, 40, 13}, {13, 1, 1}}});
-  layouts.push_back({"aligned columns of it", 16, {{50, 64, 48}, {48, 1, 1}}});
-  layouts.push_back({"part of a larger logical tensor", 1234, {{11, 29, 97}, {29, 1, 1}}});
-  layouts.push_back({"aligned part of it", 1232, {{11, 32, 96}, {32, 1, 1}}});
-  layouts.push_back({"every second column of it", 6, {{11, 29, 97}, {29, 1, 2}}});
-  layouts.push_back({"the same index again", 6, {{11, 29, 97}, {29, 1, 0}}});
-  layouts.push_back({"short steps in memory", 6, {{11, 1, 97}, {5, 11, 13}, {3, 55, 1}}});
-  std::vector<Dim> many;
-  for (int64_t d = 0; d < 10; ++d) many.push_back({2, int64_t{3} << d, int64_t{2} << (10 - d)});
-  layouts.push_back({"ten dimensions", 9, many});
-  return layouts;
-}
-
 std::vector<Distribution> make_distributions() {
   std::vector<Distribution> distributions = {prepare_constant(0.1),          prepare_uniform(-0.25, 0.75),
                                              prepare_uniform(-3e-39, 5e-39), prepare_uniform(0, 1e-30),
@@ -78,12 +33,6 @@ std::vector<Distribution> make_distributions() {
                                  {0, 1, 1e12, INFINITY}};
   for (const auto& params : truncated) distributions.push_back(prepare(Kind::kTruncatedNormal, params));
   return distributions;
-}
-
-int64_t extent(const std::vector<Dim>& dims) {
-  int64_t last = 0;
-  for (const Dim& dim : dims) last += (dim.size - 1) * dim.data_stride;
-  return last + 1;
 }
 
 // A tensor, its margins, and what all of it must hold at the end.
@@ -155,7 +104,8 @@ void fill_and_check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::
     tensor.clear();
     tasks.push_back(tensor.task());
   }
-  const cuda::PackedList list = cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
+  const cuda::PackedList<cuda::Task> list =
+      cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
   const int64_t bytes = cuda::image_size(list);
   std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t));
   cuda::write_image(list, image.data());

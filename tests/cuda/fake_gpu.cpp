@@ -16,10 +16,13 @@
 #include <string>
 #include <vector>
 
+#include "block_on_cpu.h"
 #include "cpu/fill.h"
+#include "cuda/digest.h"
 #include "cuda/fill.h"
 #include "cuda/fill_body.h"
 #include "cuda/pack.h"
+#include "cuda/pack_digest.h"
 
 namespace {
 
@@ -61,8 +64,9 @@ int32_t device_of_stream(convinit::cuda::Stream stream) {
   return static_cast<int32_t>(reinterpret_cast<intptr_t>(stream)) - 100;
 }
 
+constexpr uint32_t kBlocks = 3, kThreads = convinit::cuda::kUnitItems;
+
 void run_body(const void* image) {
-  constexpr uint32_t kBlocks = 3, kThreads = convinit::cuda::kUnitItems;
   for (uint32_t block = 0; block < kBlocks; ++block) {
     for (uint32_t thread = 0; thread < kThreads; ++thread) {
       convinit::cuda::fill_body(image, block, kBlocks, {thread, kThreads});
@@ -70,11 +74,28 @@ void run_body(const void* image) {
   }
 }
 
-const char* launched(const char* how, const void* image, convinit::cuda::Stream stream) {
-  note("launch ", how, " on ", state.current_device, ", stream of ", device_of_stream(stream));
-  if (state.launches_fail) return "this GPU only pretends";
-  run_body(image);
-  return nullptr;
+// Where the kernel finds its list; null where the launch fails.
+const void* launched(const char* what, const void* image, int64_t num_bytes, const void* device_image,
+                     convinit::cuda::Stream stream) {
+  note("launch ", what, device_image == nullptr ? " by value on " : " from memory on ", state.current_device,
+       ", stream of ", device_of_stream(stream));
+  if (device_image == nullptr && num_bytes > convinit::cuda::kParameterBytes)
+    note("too large for a parameter");
+  if (device_image != nullptr && std::memcmp(image, device_image, static_cast<size_t>(num_bytes)) != 0) {
+    note("the upload is not the list");
+  }
+  if (state.launches_fail) return nullptr;
+  return device_image != nullptr ? device_image : image;
+}
+
+constexpr const char* kFailure = "this GPU only pretends";
+
+template <class List>
+int64_t write(const List& list, int64_t room, void* image) {
+  if (reinterpret_cast<uintptr_t>(image) % 16 != 0) note("the image is not aligned");
+  if (image_size(list) > room) note("the image is larger than foretold");
+  write_image(list, image);
+  return image_size(list);
 }
 
 }  // namespace
@@ -157,22 +178,31 @@ namespace cuda {
 int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) { return largest_image(tasks, num_tasks); }
 
 int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image) {
-  const PackedList list = pack_list(tasks, num_tasks);
-  if (reinterpret_cast<uintptr_t>(image) % 16 != 0) note("the image is not aligned");
-  if (image_size(list) > image_bytes(tasks, num_tasks)) note("the image is larger than foretold");
-  write_image(list, image);
-  return image_size(list);
-}
-
-const char* launch_by_value(const void* image, int64_t num_bytes, Stream stream) {
-  if (num_bytes > kParameterBytes) note("too large for a parameter");
-  return launched("by value", image, stream);
+  return write(pack_list(tasks, num_tasks), image_bytes(tasks, num_tasks), image);
 }
 
 const char* launch(const void* image, int64_t num_bytes, const void* device_image, Stream stream) {
-  if (std::memcmp(image, device_image, static_cast<size_t>(num_bytes)) != 0)
-    note("the upload is not the list");
-  return launched("from memory", device_image, stream);
+  const void* list = launched("fill", image, num_bytes, device_image, stream);
+  if (list == nullptr) return kFailure;
+  run_body(list);
+  return nullptr;
+}
+
+int64_t digest_image_bytes(const DigestInput* inputs, int64_t num_inputs) {
+  return largest_digest_image(inputs, num_inputs);
+}
+
+int64_t pack_digest(const DigestInput* inputs, int64_t num_inputs, void* image) {
+  return write(pack_digest_list(inputs, num_inputs), digest_image_bytes(inputs, num_inputs), image);
+}
+
+const char* launch_digest(const void* image, int64_t num_bytes, const void* device_image, const SumRows& rows,
+                          Stream stream) {
+  const void* list = launched("digest", image, num_bytes, device_image, stream);
+  if (list == nullptr) return kFailure;
+  std::memset(rows.sums, 0, static_cast<size_t>(rows.num_rows) * kSums * sizeof(uint64_t));
+  digest_on_grid(list, kBlocks, kThreads, rows.sums);
+  return nullptr;
 }
 
 const char* upload_by_value(const void* image, int64_t num_bytes, void* device_image, Stream stream) {
