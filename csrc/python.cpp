@@ -47,8 +47,8 @@ std::vector<std::string> available_isas() {
 }
 
 void fill_on_this_thread(uintptr_t data, int dtype, uintptr_t key, int64_t kind,
-                         const double (&params)[convinit::kParams], int64_t start,
-                         const convinit::Dim* dims, size_t num_dims) {
+                         const double (&params)[convinit::kParams], int64_t start, const convinit::Dim* dims,
+                         size_t num_dims) {
   const convinit::DefaultFloatEnvironment environment;
   const auto* words = reinterpret_cast<const uint64_t*>(key);
   const auto type = static_cast<convinit::DType>(dtype);

@@ -1,7 +1,7 @@
 """Is this the model of seed 42? One number says it, on eight processes and on one.
 
-    torchrun --nproc-per-node 8 examples/one_fingerprint.py
-    python examples/one_fingerprint.py
+torchrun --nproc-per-node 8 examples/one_fingerprint.py
+python examples/one_fingerprint.py
 """
 
 import os
