@@ -90,7 +90,10 @@ def check_settles(held: Held) -> None:
         return
     weight = held.node.parents[-1]._parameters.get("original")
     if weight is not None and is_dtensor(weight):
-        raise ValueError(f"buffer {held.path!r}: its weight is a DTensor, and spectral_norm needs the whole")
+        raise ValueError(
+            f"buffer {held.path!r}: its weight is a DTensor, and spectral_norm needs the whole; initialise "
+            "the model before it is sharded"
+        )
 
 
 def plain_name(held: Held) -> str | None:

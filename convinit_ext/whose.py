@@ -18,6 +18,7 @@ from convinit_ext.boxes import local_of, parts
 from convinit_ext.ops import Box, row_major
 
 Region: TypeAlias = tuple[object, ...]
+_MOST_KNOWN = 1024  # views of a parameter: some code fills a table row by row
 # How a tensor sees its storage: offset, shape, strides, dtype.
 Layout: TypeAlias = tuple[int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype]
 
@@ -69,6 +70,8 @@ class Named:
         if layout != self._layout:
             self._layout, self._known = layout, {}
         if place not in self._known:
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
             self._known[place] = _part_of(self, view, whole, is_alike=place == layout)
         return self._known[place]
 

@@ -121,6 +121,15 @@ def test_one_tensor(gpus, dtype):
     assert gpus.library.fake_current_device() == 0
 
 
+def test_a_part_of_one_tensor(gpus):
+    memory, drawn, box = gpus.put(torch.zeros(9, 7), 1), kind("normal"), ops.Box(2**33, (3, 40))
+    tensor, key = memory[2:, ::2], key_tensor((3, 4))
+    ops._fill_part_op.redispatch(ON_CUDA, tensor, key, drawn.kind, *drawn.params, *box)
+    assert_filled([tensor], key, [drawn], [box])
+    assert not (memory[:2].any() or memory[:, 1::2].any())
+    assert gpus.log() == [BY_VALUE.format(1)]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(gpus, layout):
     shape, view = LAYOUTS[layout]

@@ -471,6 +471,14 @@ def test_what_watches_pytorch_s_operations_sees_the_fills():
     assert_is(view, "weight#1", start=16)
 
 
+def test_a_table_filled_row_by_row():
+    table = nn.Embedding(3000, 2)
+    with intercept(table, seed=0):
+        for row in table.weight.data:
+            row.uniform_()
+    assert_is(table.weight, "weight", ("uniform", 0.0, 1.0))
+
+
 def test_large_slices():
     model = nn.ParameterDict({"w": torch.empty(300, 400)})
     with intercept(model, seed=0):
