@@ -145,29 +145,27 @@ def check_readable(tensor: Tensor, do: str = "fill") -> None:
     _check_device(tensor, do, _DEVICES)
 
 
-def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
-    if dtype not in SUPPORTED_DTYPES:
-        raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
-
-
-def _check_dense(tensor: Tensor, verb: str) -> None:
+def _check_dense(tensor: Tensor, do: str) -> None:
     if is_traceable_wrapper_subclass(tensor):
         raise UnsupportedTensorError(
-            f"cannot {verb} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
+            f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
         )
     if tensor.layout != torch.strided:
         raise UnsupportedTensorError(
-            f"cannot {verb} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
+            f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
         )
     if tensor.is_nested:
-        raise UnsupportedTensorError(f"cannot {verb} a nested tensor; accepted is a dense tensor")
+        raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
 
 
-def _check_device(tensor: Tensor, verb: str, accepted: Sequence[str]) -> None:
+def _check_device(tensor: Tensor, do: str, accepted: Sequence[str]) -> None:
     if tensor.device.type not in accepted:
-        raise UnsupportedTensorError(
-            f"cannot {verb} a tensor on {tensor.device}; {_accepted_devices(tensor)}"
-        )
+        raise UnsupportedTensorError(f"cannot {do} a tensor on {tensor.device}; {_accepted_devices(tensor)}")
+
+
+def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
+    if dtype not in SUPPORTED_DTYPES:
+        raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
 
 
 def _accepted_devices(tensor: Tensor) -> str:

@@ -174,6 +174,12 @@ void fill_one_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1
   if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
 }
 
+void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
+                    int64_t start, std::vector<int64_t> strides) {
+  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides);
+  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
+}
+
 // All on one device, which is that of the sums: convinit_ext/ops.py sorts them.
 int32_t device_of(const std::vector<Tensor>& tensors) {
   check(!tensors.empty(), "digest: no tensors, so no CUDA device");
@@ -223,12 +229,6 @@ Tensor digest_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t
   list.rows = {static_cast<uint64_t*>(sums.mutable_data_ptr()), num_rows};
   Upload<Digests>(device, std::move(list)).launch();
   return sums;
-}
-
-void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
-                    int64_t start, std::vector<int64_t> strides) {
-  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides);
-  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
 }
 
 }  // namespace
