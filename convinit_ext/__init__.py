@@ -11,6 +11,7 @@ from convinit_ext.fingerprint import fingerprint, fingerprints
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
+from convinit_ext.saving import save_model
 from convinit_ext.shards import Shard
 
 __version__ = "0.1.0"
@@ -32,4 +33,5 @@ __all__ = [
     "init_model_",
     "intercept",
     "plan_model",
+    "save_model",
 ]

@@ -140,8 +140,12 @@ def make_plan(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    persistent: bool = False,
 ) -> Plan:
-    """Decide for every parameter what fills it. The arguments and errors are those of init_model_."""
+    """Decide for every parameter what fills it. The arguments and errors are those of init_model_.
+
+    With `persistent`, buffers that a state dict has not are left out.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if fan not in FANS:
@@ -157,7 +161,10 @@ def make_plan(
     key_of = str if names is None else _key_names(held, nodes, names).__getitem__
     rows = _rows(groups, copies.Parameters(model, held), key_of, wish)
     device = wish.device or _device_of(rows)
-    chosen = selection.buffer if selection else None
+
+    def chosen(buffer: Held) -> bool:
+        return (selection is None or selection.buffer(buffer)) and (buffer.persistent or not persistent)
+
     buffers = buffer_rows(nodes, wish.recipe.rules, wish.dtype, device, chosen, key_of)
     if selection is not None:
         selection.check_used()

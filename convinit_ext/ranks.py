@@ -2,7 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many there are: (0, 1) without a process group.
+
+    >>> place()
+    (0, 1)
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, which must all call it, in the order of their ranks.
+
+    >>> gathered("mine")
+    ['mine']
+    """
+    num_ranks = place()[1]
+    values = [value] * num_ranks
+    if num_ranks > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], T]) -> T:
+    """What the work gives this process. All processes must call it, and an error of one is an error on all.
+
+    Raises:
+        RuntimeError: on every process; it says on which ranks what was raised.
+        Exception: without other processes, what the work raises.
+
+    >>> together(lambda: 7)
+    7
+    """
+    if place()[1] == 1:
+        return work()
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as raised:
+        error = raised
+    texts = gathered(None if error is None else f"{type(error).__name__}: {error}")
+    failed = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None]
+    if failed:
+        raise RuntimeError("; ".join(failed)) from error
+    return result
 
 
 def check_same_seed(seed: int) -> None:
@@ -15,10 +68,7 @@ def check_same_seed(seed: int) -> None:
 
     >>> check_same_seed(7)  # no process group: nobody to disagree with
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    seeds: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(seeds, seed)
+    seeds = gathered(seed)
     if len(set(seeds)) == 1:
         return
     ranks = {
