@@ -50,11 +50,13 @@ class Destination:
         }
         others = self._others(done)
         self._check_others(others, overwrite)
-        stale = [name for name in others if self._is_weights(name)]
+        stale = sorted(filter(self._is_weights, others), key=lambda each: not each.endswith(".json"))
         self._check_space(done, stale)
         self.folder.mkdir(exist_ok=True)
-        for name in sorted(stale, key=lambda each: not each.endswith(".json")):  # first what makes it whole
-            (self.folder / name).unlink()
+        if self.index is not None and len(done) < len(self.files):
+            stale.insert(0, self.index[0])  # even if it is right: without it nothing looks whole
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
         sync_folder(self.folder)
         self._write_texts(self.configs)
         return done

@@ -91,10 +91,10 @@ class SaveReport:
     def summary(self) -> str:
         """The totals in a line."""
         num_written = len(self.files) - len(self.skipped)
+        skipped = f"; {len(self.skipped)} skipped, there already" if self.skipped else ""
         return (
-            f"{self.folder}: {num_written} file{'s' * (num_written != 1)}, {size_text(self.num_bytes)} written "
-            f"in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s)"
-            + (f"; {len(self.skipped)} skipped, there already" if self.skipped else "")
+            f"{self.folder}: {num_written} file{'s' * (num_written != 1)}, {size_text(self.num_bytes)} "
+            f"written in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s){skipped}"
         )
 
     def __str__(self) -> str:
