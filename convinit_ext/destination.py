@@ -86,7 +86,7 @@ class Destination:
         if others and not overwrite:
             raise WeightsError(
                 f"{self.folder} holds something else than these files of this model and seed: "
-                f"{_listed(others)}; overwrite=True replaces weights and config"
+                f"{_listed(others)}; overwrite=True (--overwrite) replaces weights and config"
             )
         targets = {*self.configs, *(file.name for file in self.files)}
         folders = [name for name in others if (self.folder / name).is_dir()]

@@ -172,8 +172,8 @@ def save_model(
         SavedFile(each.name, each.num_bytes, each.name in done, owners.get(each.name, 0))
         for each in destination.files
     ]
-    rows = report_of(plan, plan.seed, 0.0)
-    return SaveReport(destination.folder, tuple(files), rows, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return SaveReport(destination.folder, tuple(files), report_of(plan, plan.seed, seconds), seconds)
 
 
 def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int) -> Destination:
