@@ -11,6 +11,7 @@ from convinit_ext.fingerprint import fingerprint, fingerprints
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
+from convinit_ext.saving import save_model
 from convinit_ext.shards import Shard
 from convinit_ext.verification import Verification
 from convinit_ext.verify import verify
@@ -35,5 +36,6 @@ __all__ = [
     "init_model_",
     "intercept",
     "plan_model",
+    "save_model",
     "verify",
 ]

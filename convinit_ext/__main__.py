@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import functools
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 import convinit_ext
-from convinit_ext import _C, bundled_model, patterns
+from convinit_ext import _C, bundled_model, ops, patterns
 from convinit_ext.compare import compare, construct, wait_for
 from convinit_ext.keys import Key
 from convinit_ext.model import available_memory, init_model_
@@ -28,10 +29,12 @@ from convinit_ext.plan import checked_device
 from convinit_ext.recipe_file import SUFFIXES
 from convinit_ext.recipes import RECIPES
 from convinit_ext.report import Report, size_text
+from convinit_ext.saving import save_model
+from convinit_ext.shard_files import parsed_size
 from convinit_ext.verify import verify
 from convinit_ext.weights_file import open_weights
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
+DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 _USAGE, _FAILURE = 2, 1  # exit statuses
 
 
@@ -86,7 +89,20 @@ def _parser() -> argparse.ArgumentParser:
         help="where MODULE:CALLABLE runs: without memory, or with, on --device "
         "(default: meta; cpu with --only and --skip)",
     )
-    run.add_argument("--save", type=Path, metavar="FILE.safetensors", help="write the initialised weights")
+    run.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR|FILE.safetensors",
+        help="write the initialised weights to disk, block by block: no memory is filled, and there is no "
+        "comparison. The same command finishes a run that was interrupted",
+    )
+    run.add_argument(
+        "--max-shard-size",
+        type=_size,
+        default="5GB",
+        help="of each file in DIR, such as 500MB or 2GiB (default: 5GB)",
+    )
+    run.add_argument("--overwrite", action="store_true", help="replace other weights that DIR or FILE holds")
     run.add_argument("--json", action="store_true", help="print JSON")
     run.add_argument("--no-compare", action="store_true", help="leave torch.nn.init out")
     run.add_argument(
@@ -148,8 +164,8 @@ def _add_verify(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.save:
-        _check_save(options.save, options.dry_run)
+    if options.save and options.dry_run:
+        raise CommandError("--dry-run makes no weights that --save could write")
     recipe = _imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
     dtype = getattr(torch, options.dtype) if options.dtype else None
     device = checked_device(options.device)
@@ -158,15 +174,15 @@ def _run(options: argparse.Namespace) -> None:
     say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
     say(_environment_line())
     model = _built(build, on_meta, device)
+    if options.save:
+        _save(model, options, recipe, dtype)
+        return
     report = _initialised(model, options, recipe, device, dtype)
     result: dict[str, object] = {"environment": _environment(), "report": report.to_dict()}
     if not options.json:
         print(f"\n{report}")
-    if options.save:
-        _save(model, options.save, options.seed, report.recipe)
-        say(f"saved {options.save}")
     del model
-    if not (options.no_compare or options.dry_run or options.only or options.skip):
+    if _compares(options, dtype):
         comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta, device)
         result["comparison"] = comparison.to_dict()
         if not options.json:
@@ -175,6 +191,15 @@ def _run(options: argparse.Namespace) -> None:
             )
     if options.json:
         print(json.dumps(result, indent=2))
+
+
+def _compares(options: argparse.Namespace, dtype: torch.dtype | None) -> bool:
+    if options.no_compare or options.dry_run or options.only or options.skip:
+        return False
+    if dtype is not None and dtype.itemsize == 1:
+        print("notice: PyTorch fills no float8, so the comparison is left out", file=sys.stderr)
+        return False
+    return True
 
 
 def _initialised(
@@ -319,27 +344,24 @@ def _constructs_on_meta(options: argparse.Namespace) -> bool:
     return options.construct == "meta" or (options.construct is None and not partly)
 
 
-def _check_save(path: Path, dry_run: bool) -> None:
-    """Before the work, not after it."""
-    if dry_run:
-        raise CommandError("--dry-run makes no weights that --save could write")
-    try:
-        importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise CommandError("--save needs the package safetensors: pip install safetensors") from error
-    if not path.absolute().parent.is_dir():
-        raise CommandError(f"--save {path}: there is no folder {str(path.parent)!r}")
-
-
-def _save(model: nn.Module, path: Path, seed: int, recipe: str) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_model
-
-    metadata = {"seed": str(seed), "recipe": recipe, "contract": str(convinit_ext.CONTRACT_VERSION)}
-    try:
-        save_model(model, str(path), metadata=metadata)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CommandError(f"cannot write {path}: {error}") from error
+def _save(model: nn.Module, options: argparse.Namespace, recipe: Any, dtype: torch.dtype | None) -> None:
+    saved = save_model(
+        model,
+        options.save,
+        options.seed,
+        recipe,
+        dtype,
+        max_shard_size=options.max_shard_size,
+        only=options.only,
+        skip=options.skip,
+        overwrite=options.overwrite,
+        progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
+    )
+    if options.json:
+        facts = {"environment": _environment(), "report": saved.plan.to_dict(), "saved": saved.to_dict()}
+        print(json.dumps(facts, indent=2))
+    else:
+        print(f"\n{saved.plan}\n\n{saved}")
 
 
 def _spec(text: str) -> str:
@@ -372,6 +394,13 @@ def _seed(text: str) -> int:
         return Key(int(text, 0), "seed").seed
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed: {error}") from error
+
+
+def _size(text: str) -> int:
+    try:
+        return parsed_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:

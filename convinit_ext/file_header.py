@@ -76,9 +76,9 @@ DTYPES = {
         ("U64", "uint64"),
     )
 }
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 _MAX_HEAD_BYTES = 100_000_000  # what the format's library reads
-_PAIRED = "F4"  # two elements to a byte, and PyTorch counts the bytes
+PAIRED = "F4"  # two elements to a byte, and PyTorch counts the bytes
 _FOREIGN = (
     (b"PK\x03\x04", "it is a zip archive, such as torch.save writes"),
     (b"\x80", "it is a pickle, such as torch.save used to write"),
@@ -104,7 +104,7 @@ def read_head(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
         raise WeightsError(f"{path}: {error.strerror}") from error
     head = parsed_object(path, text)
     metadata = _checked_metadata(path, head.pop("__metadata__", None))
-    start = _LENGTH_BYTES + len(text)
+    start = LENGTH_BYTES + len(text)
     tensors = [_stored(path, name, entry, start) for name, entry in head.items()]
     tensors.sort(key=lambda each: (each.begin, each.end))
     _check_contiguous(path, tensors, start, size)
@@ -112,9 +112,9 @@ def read_head(path: Path) -> tuple[list[StoredTensor], dict[str, str]]:
 
 
 def _head_text(path: Path, file: BinaryIO, size: int) -> bytes:
-    length_bytes = file.read(_LENGTH_BYTES)
+    length_bytes = file.read(LENGTH_BYTES)
     length = int.from_bytes(length_bytes, "little")
-    if size < _LENGTH_BYTES or not 2 <= length <= min(size - _LENGTH_BYTES, _MAX_HEAD_BYTES):
+    if size < LENGTH_BYTES or not 2 <= length <= min(size - LENGTH_BYTES, _MAX_HEAD_BYTES):
         raise WeightsError(f"{path} is not a whole safetensors file: {_looks_like(length_bytes, file, size)}")
     return file.read(length)
 
@@ -174,7 +174,7 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
         )
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise WeightsError(f"{where}: its data_offsets must be two numbers, not {offsets!r}")
-    if dtype == _PAIRED:
+    if dtype == PAIRED:
         if not shape or shape[-1] % 2:
             raise WeightsError(f"{where}: {dtype} needs an even last dimension, and its shape is {shape}")
         shape = [*shape[:-1], shape[-1] // 2]

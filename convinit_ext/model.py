@@ -104,7 +104,7 @@ def init_model_(
     plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if not dry_run:
         run(plan, plan.seed, progress)
-    report = _report(plan, plan.seed, time.perf_counter() - started, dry_run)
+    report = report_of(plan, plan.seed, time.perf_counter() - started, dry_run)
     return report if dry_run else dataclasses.replace(report, later=_later(model, plan.rows))
 
 
@@ -144,7 +144,7 @@ class ModelPlan:
         self._model = model
         self._plan = plan
         self._remember()
-        self.report = _report(plan, plan.seed, 0.0, dry=True)
+        self.report = report_of(plan, plan.seed, 0.0, dry=True)
 
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
         """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
@@ -390,7 +390,8 @@ def _place_buffer(row: BufferRow, buffer: Tensor | None, seed: int) -> None:
                 setattr(module, name, buffer)
 
 
-def _report(plan: Plan, seed: int, seconds: float, dry: bool = False) -> Report:
+def report_of(plan: Plan, seed: int, seconds: float, dry: bool = False) -> Report:
+    """What a plan does to each parameter."""
     names = {dtype: str(dtype).removeprefix("torch.") for dtype in {row.dtype for row in plan.rows}}
     rows = tuple(
         ReportRow(

@@ -5,6 +5,7 @@ weight_norm and spectral_norm (both forms of each), orthogonal, and any parametr
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.initialisers import Fan, Target
-from convinit_ext.walk import Held, join
+from convinit_ext.walk import Held, Node, join
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
 _POWER_ITERATIONS = 15  # as in torch.nn.utils.parametrizations
@@ -132,6 +133,34 @@ def settle(held: Held) -> None:
         weight: Any = held.node.parents[-1]._parameters["original"]
         if not (weight.is_meta or found._u.is_meta):  # where only some of them were chosen
             found._power_method(found._reshape_weight_to_matrix(weight), _POWER_ITERATIONS)
+
+
+def settled(held: Held, buffers: dict[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:
+    """What `settle` makes of copies of a module's buffers, which it changes; the model stays as it is.
+
+    Args:
+        held: the second of the two vectors.
+        buffers: the copies, by name.
+        weight: what the parametrized weight will be, if that is there.
+    """
+    module, leaf = held.places[0]
+    alike, owner = copy.copy(module), nn.Module()
+    alike._buffers = {**buffers}
+    owner._parameters["original"] = None if weight is None else nn.Parameter(weight, requires_grad=False)
+    node = Node(alike, held.node.path, held.node.canonical, (owner,))
+    settle(Held(buffers[leaf], held.path, held.name, node, [(alike, leaf)]))
+    return {name: tensor for name, tensor in alike._buffers.items() if tensor is not None}
+
+
+def vectors_of(held: Held) -> tuple[str, str] | None:
+    """The names of both vectors of spectral_norm in their module, if this buffer is one of them."""
+    module, leaf = held.places[0]
+    if type(module).__name__ == "_SpectralNorm":
+        return ("_u", "_v") if leaf in _VECTORS else None
+    prefix = leaf[:-2]
+    if leaf.endswith(_VECTORS) and _old_spectral(module, prefix) is not None:
+        return f"{prefix}_u", f"{prefix}_v"
+    return None
 
 
 def _normalise(vector: Tensor | None, eps: float) -> None:

@@ -145,6 +145,7 @@ def make_plan(
     skip: Selectors = None,
     names: Names | None = None,
     reading: bool = False,
+    persistent: bool = False,
 ) -> Plan:
     """Decide for every parameter what fills it. The arguments and errors are those of init_model_.
 
@@ -152,6 +153,7 @@ def make_plan(
         reading: the plan is for a look at the model, which then need not be one that can be filled: it may
             hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
             their values, and meta ones that nobody can rebuild.
+        persistent: leave out buffers that a state dict has not.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
@@ -169,7 +171,10 @@ def make_plan(
     key_of = str if names is None else _key_names(held, nodes, names).__getitem__
     rows = _rows(groups, copies.Parameters(model, held), key_of, wish)
     device = wish.device or _device_of(rows)
-    chosen = selection.buffer if selection else None
+
+    def chosen(buffer: Held) -> bool:
+        return (selection is None or selection.buffer(buffer)) and (buffer.persistent or not persistent)
+
     rows_of = known_rows if reading else buffer_rows
     buffers = rows_of(nodes, wish.recipe.rules, wish.dtype, device, chosen, key_of)
     if selection is not None:

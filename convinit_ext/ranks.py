@@ -9,7 +9,55 @@ import torch.distributed as dist
 
 from convinit_ext.keys import Key
 
-Result = TypeVar("Result")
+T = TypeVar("T")
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, and how many there are: (0, 1) without a process group.
+
+    >>> place()
+    (0, 1)
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all processes, which must all call it, in the order of their ranks.
+
+    >>> gathered("mine")
+    ['mine']
+    """
+    num_ranks = place()[1]
+    values = [value] * num_ranks
+    if num_ranks > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def together(work: Callable[[], T]) -> T:
+    """What the work gives this process. All processes must call it, and an error of one is an error on all.
+
+    Raises:
+        RuntimeError: on every process; it says on which ranks what was raised.
+        Exception: without other processes, what the work raises.
+
+    >>> together(lambda: 7)
+    7
+    """
+    if place()[1] == 1:
+        return work()
+    error: Exception | None = None
+    try:
+        result = work()
+    except Exception as raised:
+        error = raised
+    texts = gathered(None if error is None else f"{type(error).__name__}: {error}")
+    failed = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None]
+    if failed:
+        raise RuntimeError("; ".join(failed)) from error
+    return result
 
 
 def check_same_seed(seed: int) -> None:
@@ -24,11 +72,8 @@ def check_same_seed(seed: int) -> None:
 
     >>> check_same_seed(7)  # no process group: nobody to disagree with
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return
     said, wrong = _judged(seed)
-    seeds: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(seeds, said)
+    seeds = gathered(said)
     if wrong is not None:
         raise wrong
     if len(set(seeds)) == 1:
@@ -38,37 +83,6 @@ def check_same_seed(seed: int) -> None:
     }
     listed = "; ".join(f"{each} on rank{'s' * (len(who) > 1)} {_listed(who)}" for each, who in ranks.items())
     raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
-
-
-def gathered(work: Callable[[], Result]) -> list[Result]:
-    """What each process of the default process group made of its work, by rank, on every one of them.
-
-    Every process must call it; without a process group there is this one alone.
-
-    Raises:
-        RuntimeError: on every process, where the work of one raised; it says whose.
-        Exception: on the process itself what its work raised.
-
-    >>> gathered(lambda: 7)
-    [7]
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return [work()]
-    result: Result | None = None
-    error: Exception | None = None
-    try:
-        result = work()
-    except Exception as raised:  # the others wait: they have to hear of it, whatever it is
-        error = raised
-    outcomes: list[tuple[Result, str | None]] = [None] * dist.get_world_size()  # type: ignore[list-item]
-    dist.all_gather_object(outcomes, (result, None if error is None else f"{type(error).__name__}: {error}"))
-    if error is not None:
-        raise error
-    failed = [(rank, said) for rank, (_, said) in enumerate(outcomes) if said is not None]
-    if failed:
-        who = _listed([rank for rank, _ in failed])
-        raise RuntimeError(f"failed on rank{'s' * (len(failed) > 1)} {who}: {failed[0][1]}")
-    return [outcome for outcome, _ in outcomes]
 
 
 def _judged(seed: int) -> tuple[str, Exception | None]:

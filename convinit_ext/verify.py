@@ -90,7 +90,7 @@ def verify(
     question = _Question(model, seed, recipe, dtype, fan, names)
     if check_ranks:
         ranks.check_same_seed(seed)
-        looks = ranks.gathered(lambda: _look(target, question, only, skip, progress))
+        looks = ranks.gathered(ranks.together(lambda: _look(target, question, only, skip, progress)))
     else:
         looks = [_look(target, question, only, skip, progress)]
     return Verification(

@@ -44,6 +44,11 @@ class Held:
     node: Node
     places: list[Place] = field(default_factory=list)
 
+    @property
+    def persistent(self) -> bool:
+        """Of a buffer: whether a state dict has it."""
+        return any(leaf not in module._non_persistent_buffers_set for module, leaf in self.places)
+
 
 def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
     """Every module, in the order of named_modules(); `module` of DDP or DataParallel adds no segment.

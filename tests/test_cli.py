@@ -146,6 +146,7 @@ def test_info_says_what_is_in_use(capsys):
         (["run", "--seed", "many"], "'many' is not a seed"),
         (["run", "--seed", str(2**64)], "seed must be in"),
         (["run", "--dtype", "int8"], "'int8'"),
+        (["run", "--max-shard-size", "5 XB"], "'5 XB' is no size; accepted are"),
         (["run", "--threads", "0"], "'0' is not a positive"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -169,7 +170,7 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
         (["--model", "builtins:dict"], "returned a dict"),
         (["--model", f"{__name__}:uncovered_model"], "scale [3] of Module"),
         (["--model", SMALL, "--device", "toaster"], "'toaster'"),
-        (["--model", SMALL, "--save", "/"], "cannot write /"),
+        (["--model", SMALL, "--save", "/"], "/ holds something else"),
         (["--model", SMALL, "--recipe", "/no/such/soup.toml"], "No such file"),
         (["--model", SMALL, "--only", "3.*"], "only chooses nothing by '3.*'"),
         (["--model", SMALL, "--dry-run", "--save", "out.safetensors"], "no weights that --save could write"),
@@ -177,16 +178,42 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
     ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
 )
 def test_what_fails_is_named_and_status_1(capsys, arguments, said):
-    if "--save" in arguments:
-        pytest.importorskip("safetensors")
     assert __main__.main(["run", "--no-compare", *arguments]) == 1
     assert said in capsys.readouterr().err
 
 
-def test_missing_safetensors_says_what_to_install(capsys, monkeypatch):
+def test_saving_to_a_folder_again_and_over_another(capsys, tmp_path):
+    command = ["run", "--model", SMALL, "--save", str(tmp_path / "out"), "--max-shard-size", "500"]
+    assert __main__.main(command) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "0.weight" in out and "cold" not in out
+    assert "2 files, 2.02 kB written in" in out
+    assert __main__.main([*command, "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out)["saved"]
+    assert (saved["num_bytes"], len(saved["skipped"]), len(saved["files"])) == (0, 2, 2)
+    assert __main__.main([*command, "--seed", "1"]) == 1
+    assert "model-00001-of-00002.safetensors" in capsys.readouterr().err
+    assert __main__.main([*command, "--seed", "1", "--overwrite"]) == 0
+
+
+def test_saving_fills_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("convinit_ext.model.run", None)
+    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out")]) == 0
+
+
+def test_saving_needs_no_other_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    assert __main__.main(["run", "--no-compare", "--model", SMALL, "--save", "out.safetensors"]) == 1
-    assert "pip install safetensors" in capsys.readouterr().err
+    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_filled_and_saved_without_a_comparison(capsys, tmp_path, dtype):
+    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype]) == 0
+    out, err = capsys.readouterr()
+    assert dtype in out and "cold" not in out
+    assert err == "notice: PyTorch fills no float8, so the comparison is left out\n"
+    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype, "--save", str(tmp_path / "out")]) == 0
 
 
 def test_python_dash_m_runs_it():

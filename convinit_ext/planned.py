@@ -1,0 +1,196 @@
+"""The tensors of a model's state dict, each with what it holds: as planned, or as it is in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext import parametrized, walk
+from convinit_ext.boxes import is_dtensor
+from convinit_ext.buffers import BufferRow
+from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
+from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset
+from convinit_ext.distributions import Constant
+from convinit_ext.file_header import DTYPES
+from convinit_ext.plan import Plan, Row
+from convinit_ext.walk import Held
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A tensor to save.
+
+    Args:
+        name: canonical name of the state dict.
+        dtype: of the values.
+        shape: of the logical tensor.
+        content: its values.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    content: Content
+
+    @property
+    def num_bytes(self) -> int:
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+def entries(model: nn.Module, plan: Plan) -> list[Entry]:
+    """What the model's state dict would hold once the plan has run; a tied tensor once, under its first name.
+
+    Raises:
+        ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
+            name once wrappers are removed.
+        TypeError: something in the state dict that a file of tensors cannot hold.
+    """
+    planned = _Planned(plan)
+    paths = {id(each.tensor): each for each in _all_held(model)}
+    found: dict[str, Entry] = {}
+    seen: set[object] = set()
+    lost = []
+    for key, value in model.state_dict(keep_vars=True).items():
+        tensor = _checked(key, value, planned)
+        identity = planned.identity(tensor)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        if tensor.is_meta and tensor.numel() and not planned.fills(tensor):
+            lost.append(f"{key} {list(tensor.shape)}")
+            continue
+        held = paths.get(id(tensor))
+        name = held.name if held is not None and held.path == key else key
+        name = walk.canonical(name)
+        if name in found:
+            raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
+        found[name] = planned.entry(name, tensor)
+    if lost:
+        raise ValueError(
+            f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:\n  "
+            + "\n  ".join(lost)
+            + "\nChoose them too, or build the model where they have values"
+        )
+    return list(found.values())
+
+
+def _all_held(model: nn.Module) -> list[Held]:
+    nodes = list(walk.modules(model))
+    return [*walk.parameters(nodes), *walk.buffers(nodes)]
+
+
+def _checked(key: str, value: Any, planned: _Planned) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{key!r} of the state dict is a {type(value).__name__}; a file holds tensors alone")
+    if planned.fills(value):
+        return value
+    if is_dtensor(value):
+        raise TypeError(f"{key!r} is a DTensor that nothing fills, and no process has the whole of it")
+    if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
+        kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
+        raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")
+    if value.dtype not in DTYPES.values():
+        raise TypeError(f"{key!r} is of {value.dtype}; a file holds {', '.join(DTYPES)}")
+    return value
+
+
+class _Planned:
+    """What a plan makes of each tensor."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._seed = plan.seed
+        self._rows = {id(held.tensor): row for row in plan.rows for held in row.held}
+        self._buffers = {id(row.held.tensor): row for row in plan.buffers}
+        self._places = {(id(module), leaf): row for row in plan.buffers for module, leaf in row.held.places}
+
+    def fills(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._rows or id(tensor) in self._buffers
+
+    def identity(self, tensor: Tensor) -> object:
+        """Equal for tensors that are tied."""
+        row = self._rows.get(id(tensor))
+        if row is not None or tensor.is_meta or not tensor.numel():
+            return id(row or tensor)
+        return (
+            *walk.span(tensor),
+            tensor.untyped_storage()._cdata,
+            tensor.shape,
+            tensor.stride(),
+            tensor.dtype,
+        )
+
+    def entry(self, name: str, tensor: Tensor) -> Entry:
+        row, buffer = self._rows.get(id(tensor)), self._buffers.get(id(tensor))
+        if row is not None:
+            dtype, content = row.dtype, self._of_row(row)
+        elif buffer is not None:
+            dtype, content = buffer.dtype, self._of_buffer(buffer)
+        else:
+            dtype, content = tensor.dtype, Given(tensor, tensor.dtype)
+        return Entry(name, dtype, tuple(tensor.shape), content)
+
+    def _of_row(self, row: Row) -> Content:
+        derived = row.derived
+        if derived is None:
+            width = row.tensor.numel() // row.tensor.shape[0] if row.zero_row is not None else 0
+            first = (row.zero_row or 0) * width
+            return Drawn(self._seed, row.key, row.distribution, range(first, first + width))
+        if isinstance(derived, Preset):
+            return Given(derived.tensor, row.dtype)
+        if isinstance(derived, MinusIdentity):
+            return MinusOnes(*row.tensor.shape[-2:])
+        assert row.source is not None
+        return self._norm(derived, row.source.tensor)
+
+    def _norm(self, derived: NormOf, tensor: Tensor) -> Content:
+        source = self.entry(derived.name, tensor)
+        if derived.dim == 0:
+            return NormOfRows(source.content, source.shape, source.dtype)
+        return Computed(
+            lambda: f"norm except {derived.dim} of {source.shape} {source.content.text()}",
+            lambda: torch.norm_except_dim(whole(source.content, source.shape, source.dtype), 2, derived.dim),
+        )
+
+    def _of_buffer(self, row: BufferRow) -> Content:
+        start = row.start
+        if start is None:
+            return Given(row.held.tensor, row.dtype)
+        vectors = self._vectors(row)
+        if vectors:
+            return self._settled(row, vectors)
+        if isinstance(start, Tensor):
+            return Given(start, row.dtype)
+        if isinstance(start, Constant):
+            return Same(start.value)
+        if isinstance(start, Orthogonal):
+            return Computed(lambda: f"{start!r} {row.key!r} {self._seed}", lambda: row.new(self._seed))
+        return Drawn(self._seed, row.key, start)
+
+    def _vectors(self, row: BufferRow) -> list[BufferRow]:
+        """Both vectors of spectral_norm where the second one starts anew: only then they settle."""
+        names = parametrized.vectors_of(row.held)
+        module = row.held.places[0][0]
+        found = [self._places.get((id(module), name)) for name in names or ()]
+        return [each for each in found if each is not None] if found and found[-1] is not None else []
+
+    def _settled(self, row: BufferRow, vectors: list[BufferRow]) -> Content:
+        last = vectors[-1].held
+        module, leaf = row.held.places[0]
+        weight = last.node.parents[-1]._parameters.get("original") if last.node.parents else None
+        source = None if weight is None else self.entry("original", weight)
+
+        def compute() -> Tensor:
+            buffers = {name: tensor.clone() for name, tensor in module._buffers.items() if tensor is not None}
+            new = {each.held.places[0][1]: each.new(self._seed) for each in vectors}
+            made = None if source is None else whole(source.content, source.shape, source.dtype)
+            return parametrized.settled(last, buffers | new, made)[leaf]
+
+        def text() -> str:
+            starts = " ".join(f"{each.start!r} {each.key!r} {self._seed}" for each in vectors)
+            return f"settled {starts} {'' if source is None else source.content.text()}"
+
+        return Computed(text, compute)

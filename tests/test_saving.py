@@ -1,0 +1,520 @@
+"""save_model writes what init_model_ and the safetensors library would; what is in the way is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from convinit_ext import Normal, Uniform, contents, destination, file_writer, init_model_, save_model
+from convinit_ext.derived import CopyFrom, NormOf, Preset
+from convinit_ext.recipes import TORCH, Rule
+from convinit_ext.shard_files import parsed_size
+from convinit_ext.weights_file import WeightsError, open_weights
+
+
+class Odd(nn.Module):
+    """Buffers of many kinds, some of which no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.register_buffer("steps", torch.arange(5), persistent=False)
+        self.register_buffer("lost", torch.rand(3), persistent=False)  # nobody can rebuild it
+        self.scalar = nn.Parameter(torch.tensor(1.0))
+        self.empty = nn.Parameter(torch.empty(0, 3))
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Embedding(11, 7, padding_idx=3), nn.Linear(7, 11, bias=False), nn.LSTM(7, 5))
+    model[1].weight = model[0].weight
+    return model
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(9, 6)),
+        parametrizations.weight_norm(nn.Conv1d(3, 5, 2), dim=1),
+        parametrizations.weight_norm(nn.Linear(4, 3), dim=None),
+        weight_norm(nn.Linear(9, 6)),
+    )
+
+
+def spectral() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)),
+        spectral_norm(nn.Linear(9, 6)),
+        parametrizations.orthogonal(nn.Linear(6, 6)),
+        parametrizations.orthogonal(nn.Linear(5, 8), use_trivialization=False),
+    )
+
+
+ANY = [*TORCH, Rule(Normal())]
+MODELS = {
+    "layers": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)),
+    "odd": Odd,
+    "tied": tied,
+    "normed": normed,
+    "spectral": spectral,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_old_norms(recwarn):
+    """PyTorch calls its older norms deprecated."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
+
+
+@pytest.fixture(params=[1 << 25, 48], ids=["one block", "many blocks"])
+def block_bytes(request, monkeypatch):
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(contents, "_SCRATCH_BYTES", request.param)
+
+
+def assert_file_is(path, tensors):
+    """Bit for bit what the library writes, but for the order of the metadata."""
+    written = path.read_bytes()
+    metadata = open_weights(path).metadata
+    expected = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    length = 8 + int.from_bytes(written[:8], "little")
+    assert written[:8] == expected[:8]
+    assert json.loads(written[8:length]) == json.loads(expected[8:length])
+    assert list(json.loads(written[8:length])) == list(json.loads(expected[8:length]))
+    assert written[length:] == expected[length:]
+
+
+def filled(build, **arguments):
+    model = build()
+    init_model_(model, **arguments)
+    return unique(model)
+
+
+def unique(model):
+    """The state dict without tied names."""
+    found, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
+def on_meta(build):
+    if build is spectral:  # PyTorch looks at its values
+        return build().to("meta")
+    with torch.device("meta"):
+        return build()
+
+
+@pytest.mark.usefixtures("block_bytes")
+@pytest.mark.parametrize(
+    "dtype", [None, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str
+)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_the_file_is_what_filling_and_saving_gives(tmp_path, build, dtype):
+    if dtype == torch.float8_e4m3fn and build in (normed, spectral):
+        with pytest.raises((RuntimeError, NotImplementedError)):  # PyTorch's own
+            filled(build, recipe=ANY, dtype=dtype)
+        return
+    model = on_meta(build)
+    report = save_model(model, tmp_path / "a.safetensors", seed=7, recipe=ANY, dtype=dtype)
+    assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert_file_is(tmp_path / "a.safetensors", filled(build, seed=7, recipe=ANY, dtype=dtype))
+    assert report.num_bytes == (tmp_path / "a.safetensors").stat().st_size
+
+
+def test_values_are_those_of_the_contract(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 1600)
+    rules = [Rule(Uniform(-0.5, 2.0), parameter="weight"), *TORCH]
+    save_model(on_meta(lambda: nn.Linear(31, 57)), tmp_path / "a.safetensors", seed=-3, recipe=rules)
+    expected = reference.reference(
+        (57, 31), *reference.layer_key(-3, "weight"), ("uniform", -0.5, 2.0), "float32"
+    )
+    np.testing.assert_array_equal(load_file(tmp_path / "a.safetensors")["weight"].numpy(), expected)
+
+
+def rule_model() -> nn.Module:
+    return nn.Sequential(*(nn.Linear(6, 6) for _ in range(5)))
+
+
+PRESET = torch.linspace(-3, 3, 36, dtype=torch.float64).view(6, 6)
+RULES = {
+    "preset": [Rule(Preset(PRESET), name="1.weight")],
+    "strided preset": [Rule(Preset(PRESET.t()), name="1.weight")],
+    "expanded preset": [Rule(Preset(PRESET[0].expand(6, 6)), name="1.weight")],
+    "copy": [Rule(CopyFrom("0.weight"), name="4.weight")],
+    "norm of a preset": [
+        Rule(Preset(PRESET), name="1.weight"),
+        Rule(lambda target: NormOf("1.weight", 0), name="norm"),
+    ],
+}
+
+
+@pytest.mark.usefixtures("block_bytes")
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_rules_of_every_kind(tmp_path, rules):
+    def build():
+        model = rule_model()
+        model.norm = nn.Parameter(torch.ones(6, 1))
+        return model
+
+    recipe = [*rules, Rule(Normal(), name="norm"), *TORCH]
+    for dtype in (None, torch.bfloat16):
+        path = tmp_path / f"{dtype}.safetensors"
+        save_model(on_meta(build), path, recipe=recipe, dtype=dtype)
+        assert_file_is(path, filled(build, recipe=recipe, dtype=dtype))
+
+
+@pytest.mark.usefixtures("block_bytes")
+def test_what_is_not_chosen_is_copied_from_memory(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last))
+    model.extra = nn.Parameter(torch.randn(7, 5).t(), requires_grad=False)
+    model.register_buffer("mask", torch.rand(9) > 0.5)
+    model.register_buffer("counts", torch.arange(12).view(3, 4).t())
+    model.register_buffer("phases", torch.randn(3, dtype=torch.complex64).conj())
+    before = {name: (tensor, tensor.clone(), tensor._version) for name, tensor in model.state_dict().items()}
+    save_model(model, tmp_path / "a.safetensors", only="0", seed=3, names={"0": "elsewhere"})
+    for tensor, values, version in before.values():
+        assert tensor.equal(values) and tensor._version == version
+    init_model_(model, 3, only="0", names={"0": "elsewhere"})
+    assert_file_is(tmp_path / "a.safetensors", {k: v.resolve_conj() for k, v in unique(model).items()})
+
+
+def test_every_dtype_in_the_order_of_the_library(tmp_path):
+    from convinit_ext.file_header import DTYPES
+
+    model = nn.Module()
+    for code, dtype in DTYPES.items():
+        bits = torch.randint(0, 2, (16,), dtype=torch.uint8)
+        model.register_buffer(code.lower(), bits.bool() if code == "BOOL" else bits.view(dtype))
+    save_model(model, tmp_path / "a.safetensors")
+    assert_file_is(tmp_path / "a.safetensors", model.state_dict())
+
+
+def test_names_are_canonical(tmp_path):
+    model = nn.Sequential(torch.compile(nn.Linear(3, 2)))
+    save_model(nn.DataParallel(model), tmp_path / "a.safetensors")
+    assert list(open_weights(tmp_path / "a.safetensors").tensors) == ["0.bias", "0.weight"]
+    strange = nn.Module()
+    strange.register_parameter("a/\\é b", nn.Parameter(torch.ones(2)))
+    save_model(strange, tmp_path / "b", recipe=[Rule(Normal(), name="*")])
+    assert [each.name for each in (tmp_path / "b").iterdir()] == ["model.safetensors"]
+    assert list(load_file(tmp_path / "b" / "model.safetensors")) == ["a/\\é b"]
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(
+        ValueError, match=r"nothing fills 2 tensors on the meta device:\n  1.weight \[4, 6\]\n"
+    ):
+        save_model(on_meta(lambda: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))), path, only="0")
+
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    with pytest.raises(TypeError, match="'_extra_state' of the state dict is a dict"):
+        save_model(Extra(2, 2), path)
+    sparse = nn.Linear(2, 2)
+    sparse.register_buffer("mask", torch.eye(3).to_sparse())
+    with pytest.raises(TypeError, match=r"'mask' is a torch.sparse_coo tensor"):
+        save_model(sparse, path)
+    wide = nn.Linear(2, 2)
+    wide.register_buffer("phases", torch.zeros(3, dtype=torch.complex128))
+    with pytest.raises(TypeError, match=r"'phases' is of torch.complex128; a file holds BOOL"):
+        save_model(wide, path)
+    assert not list(tmp_path.iterdir())
+
+
+SIZES = {
+    "5GB": 5 * 10**9,
+    " 500 mb ": 5 * 10**8,
+    "2GiB": 2 << 30,
+    "1.5KB": 1500,
+    "12": 12,
+    7: 7,
+    "1TB": 10**12,
+}
+
+
+def test_sizes():
+    from huggingface_hub.serialization._base import parse_size_to_int
+
+    for text, size in SIZES.items():
+        assert parsed_size(text) == size
+        if str(text).strip().upper().endswith("B") and "iB" not in str(text):
+            assert parse_size_to_int(text) == size
+    for wrong in ("", "GB", "-1GB", "5 GX", "five", 0, -1, "0GB", "1e3", "0.1"):
+        with pytest.raises(ValueError, match="is no size"):
+            parsed_size(wrong)
+    for wrong in (1.5, True, None):
+        with pytest.raises(TypeError, match="max_shard_size"):
+            parsed_size(wrong)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 150, 168, 400, 1000, 10**6])
+def test_files_are_split_as_huggingface_hub_splits_them(tmp_path, max_bytes):
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    model = rule_model()
+    split = split_torch_state_dict_into_shards(
+        model.state_dict(), filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
+    )
+    report = save_model(model, tmp_path, max_shard_size=max_bytes)
+    assert [file.name for file in report.files] == list(split.filename_to_tensors)
+    for name, tensors in split.filename_to_tensors.items():
+        assert open_weights(tmp_path / name).tensors.keys() == set(tensors)
+    if split.is_sharded:
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        assert index == {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    opened = open_weights(tmp_path)
+    assert opened.metadata.keys() == {"format", "seed", "recipe", "contract", "plan"}
+    assert (opened.metadata["format"], opened.metadata["contract"]) == ("pt", "1")
+
+
+class Stop(BaseException):
+    pass
+
+
+def snapshot(folder):
+    return {each.name: (each.read_bytes(), each.stat().st_mtime_ns) for each in Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), Stop()], ids=["full", "stop"]
+)
+@pytest.mark.parametrize("num_calls", range(6))
+def test_an_interrupted_run_leaves_whole_files_and_is_finished_by_the_next(
+    tmp_path, monkeypatch, num_calls, error
+):
+    """Five files: it stops while the first, the second, ..., or the index is written."""
+    folder = tmp_path / "out"
+    write, calls = file_writer._write, iter(range(100))
+
+    def failing(descriptor, block):
+        if next(calls) == num_calls:
+            os.write(descriptor, block[:3])
+            raise error
+        return write(descriptor, block)
+
+    monkeypatch.setattr(file_writer, "_write", failing)
+    with pytest.raises(type(error)) as raised:
+        save_model(on_meta(rule_model), folder, max_shard_size=200)
+    name = (
+        f"model-0000{num_calls + 1}-of-00005.safetensors" if num_calls < 5 else "model.safetensors.index.json"
+    )
+    if isinstance(error, OSError):
+        assert str(folder / name) in str(raised.value) and "No space left" in str(raised.value)
+    left = snapshot(folder)
+    assert sorted(left) == [f"model-0000{index + 1}-of-00005.safetensors" for index in range(num_calls)]
+    monkeypatch.setattr(file_writer, "_write", write)
+    report = save_model(on_meta(rule_model), folder, max_shard_size=200)
+    assert report.skipped == tuple(sorted(left))
+    assert snapshot(folder).items() >= left.items()  # not even touched
+    assert_same_values(folder, filled(rule_model))
+    again = save_model(on_meta(rule_model), folder, max_shard_size=200)
+    assert len(again.skipped) == 5 and again.num_bytes == 0
+    assert "5 skipped" in again.summary() and "skipped" in str(again)
+
+
+def assert_same_values(folder, tensors):
+    weights = open_weights(folder)
+    assert weights.tensors.keys() == tensors.keys()
+    for path in weights.paths:
+        for name, tensor in load_file(path).items():
+            assert tensor.equal(tensors[name])
+
+
+def test_leftovers_are_replaced(tmp_path):
+    (tmp_path / ".model.safetensors.partial").write_bytes(b"x" * 10_000)
+    save_model(rule_model(), tmp_path)
+    assert_same_values(tmp_path, filled(rule_model))
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+IN_THE_WAY = [
+    "README.md",
+    "model.safetensors",
+    "model-00001-of-00002.safetensors",
+    "model.safetensors.index.json",
+    "other.safetensors",
+    ".model-00001-of-00009.safetensors.partial",
+]
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_a_folder_that_holds_something_else(tmp_path, name):
+    (tmp_path / name).write_bytes(b"precious")
+    before = snapshot(tmp_path)
+    with pytest.raises(
+        WeightsError, match=f"{re.escape(str(tmp_path))} holds something else.*: {name}; overwrite"
+    ):
+        save_model(rule_model(), tmp_path, max_shard_size=200)
+    assert snapshot(tmp_path) == before
+    save_model(rule_model(), tmp_path, max_shard_size=200, overwrite=True)
+    assert_same_values(tmp_path, filled(rule_model))
+    assert (tmp_path / name).exists() == (
+        name in ("README.md", "other.safetensors", "model.safetensors.index.json")
+    )
+    assert ((tmp_path / name).exists() and (tmp_path / name).read_bytes() == b"precious") == (
+        name in ("README.md", "other.safetensors")
+    )
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"recipe": "he"}, {"dtype": torch.float16}, {"names": {"0": "x"}}], ids=str
+)
+@pytest.mark.parametrize("max_bytes", [200, 10**6])
+def test_files_of_another_run(tmp_path, changed, max_bytes):
+    save_model(rule_model(), tmp_path, max_shard_size=max_bytes)
+    before = snapshot(tmp_path)
+    with pytest.raises(WeightsError, match="holds something else"):
+        save_model(rule_model(), tmp_path, max_shard_size=max_bytes, **changed)
+    assert snapshot(tmp_path) == before
+    report = save_model(rule_model(), tmp_path, max_shard_size=max_bytes, overwrite=True, **changed)
+    assert not report.skipped
+    assert_same_values(tmp_path, filled(rule_model, **changed))
+
+
+def test_values_in_memory_tell_runs_apart(tmp_path):
+    model = rule_model()
+    save_model(model, tmp_path / "a.safetensors", only="0")
+    assert save_model(model, tmp_path / "a.safetensors", only="0").skipped
+    with torch.no_grad():
+        model[1].weight[3, 2] += 1
+    with pytest.raises(WeightsError, match=r"holds something else.*: a.safetensors"):
+        save_model(model, tmp_path / "a.safetensors", only="0")
+    save_model(model, tmp_path / "a.safetensors", only="0", overwrite=True)
+    assert load_file(tmp_path / "a.safetensors")["1.weight"].equal(model[1].weight)
+
+
+def test_a_damaged_file_is_not_taken_for_a_whole_one(tmp_path):
+    save_model(rule_model(), tmp_path, max_shard_size=200)
+    os.truncate(tmp_path / "model-00002-of-00005.safetensors", 300)
+    with pytest.raises(WeightsError, match="model-00002-of-00005"):
+        save_model(rule_model(), tmp_path, max_shard_size=200)
+    (tmp_path / "model-00002-of-00005.safetensors").unlink()
+    assert len(save_model(rule_model(), tmp_path, max_shard_size=200).skipped) == 4
+
+
+def test_interrupted_overwriting_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    save_model(rule_model(), tmp_path, max_shard_size=200)
+
+    def stop(descriptor, block):
+        raise Stop
+
+    monkeypatch.setattr(file_writer, "_write", stop)
+    with pytest.raises(Stop):
+        save_model(rule_model(), tmp_path, seed=1, max_shard_size=200, overwrite=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
+    (tmp_path / "other.txt").write_text("stays")
+    path = tmp_path / "a.safetensors"
+    save_model(rule_model(), path)
+    before = path.read_bytes()
+
+    def stop(descriptor, block):
+        raise Stop
+
+    monkeypatch.setattr(file_writer, "_write", stop)
+    with pytest.raises(Stop):
+        save_model(rule_model(), path, seed=1, overwrite=True)
+    assert path.read_bytes() == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "other.txt"]
+
+
+def test_places_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
+        save_model(rule_model(), tmp_path / "a" / "b")
+    with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
+        save_model(rule_model(), tmp_path / "a" / "b.safetensors")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsError, match="file is a file, and a folder is needed"):
+        save_model(rule_model(), tmp_path / "file")
+    (tmp_path / "c.safetensors").mkdir()
+    with pytest.raises(WeightsError, match=r"c.safetensors must be a file, and is a folder"):
+        save_model(rule_model(), tmp_path / "c.safetensors", overwrite=True)
+
+
+def test_disk_space_is_checked_first(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(destination.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"\d kB are to be written, and 1.00 kB are free") as raised:
+        save_model(rule_model(), tmp_path / "out")
+    assert raised.value.errno == errno.ENOSPC
+    assert not (tmp_path / "out").exists()
+    usage.free = 10**6
+    save_model(rule_model(), tmp_path / "out", max_shard_size=200)
+    (tmp_path / "out" / "model-00002-of-00005.safetensors").unlink()
+    usage.free = 1000  # enough for what is missing
+    assert len(save_model(rule_model(), tmp_path / "out", max_shard_size=200).skipped) == 4
+
+
+LIMITED = """
+import resource, sys, torch
+from convinit_ext import save_model
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+save_model(torch.nn.Linear(200, 200), sys.argv[1])
+"""
+
+
+def test_a_system_that_refuses_to_write_more(tmp_path):
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    assert f"File too large: '{tmp_path / 'model.safetensors'}'" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_process_does_not_write_the_same_file(tmp_path):
+    inner = []
+
+    def make(block, begin):
+        block.zero_()
+        with pytest.raises(BlockingIOError, match=r"another process.*a.bin'"):
+            file_writer.write_bytes(tmp_path / "a.bin", b"other")
+        inner.append(begin)
+
+    file_writer.write_file(tmp_path / "a.bin", 5, make)
+    assert inner == [0]
+    assert snapshot(tmp_path)["a.bin"][0] == b"\0" * 5
+
+
+def test_progress_counts_every_byte(tmp_path, monkeypatch):
+    import tqdm.auto
+
+    bars = []
+
+    class Bar(tqdm.auto.tqdm):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 64)
+    report = save_model(rule_model(), tmp_path, max_shard_size=200, progress=True)
+    (bar,) = bars
+    assert bar.n == bar.total == report.num_bytes > 0
+
+
+def test_the_report(tmp_path):
+    report = save_model(rule_model(), tmp_path, max_shard_size=200)
+    assert json.loads(json.dumps(report.to_dict()))["num_bytes"] == report.num_bytes
+    assert report.num_bytes == sum(each.stat().st_size for each in tmp_path.glob("*.safetensors"))
+    assert report.bytes_per_second > 0
+    assert "model-00005-of-00005.safetensors" in str(report)
+    assert [row.name for row in report.plan.rows] == list(rule_model().state_dict())
