@@ -19,6 +19,7 @@ from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
 from convinit_ext.keys import Key
 from convinit_ext.plan import Plan, Row, make_plan
+from convinit_ext.planned import entries, fingerprint_of
 from convinit_ext.ranks import check_same_seed
 from convinit_ext.recipe import Recipe
 from convinit_ext.report import Report, ReportRow, size_text
@@ -174,6 +175,27 @@ class ModelPlan:
         seconds = time.perf_counter() - started
         later = _later(self._model, self._plan.rows)
         return Report(self.report.rows, seconds, checked, self._plan.recipe, later=later)
+
+    def fingerprint(self, seed: int | None = None) -> str:
+        """What convinit_ext.fingerprint(model) is after a run: generated block by block; nothing is changed.
+
+        A model on the meta device stays there. Where DTensors are sharded, each process generates all of it,
+        without communication.
+
+        Args:
+            seed: another than the plan's.
+
+        Raises:
+            ValueError, TypeError: a seed as init_model_ refuses it; tensors that nothing fills, or of a kind
+                that no file holds.
+
+        >>> plan = plan_model(nn.Linear(8, 4), seed=7)
+        >>> plan.fingerprint() == plan.run().fingerprint
+        True
+        """
+        checked = self._plan.seed if seed is None else Key(seed, "seed").seed
+        with torch.no_grad():
+            return fingerprint_of(entries(self._model, dataclasses.replace(self._plan, seed=checked)))
 
     def _remember(self) -> None:
         plan = self._plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import parametrized, walk
+from convinit_ext import digests, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
+from convinit_ext.ops import Box
 from convinit_ext.plan import Plan, Row
 from convinit_ext.walk import Held
+
+_BLOCK_BYTES = 1 << 25  # of what is generated at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +80,22 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
             + "\nChoose them too, or build the model where they have values"
         )
     return list(found.values())
+
+
+def fingerprint_of(found: Iterable[Entry]) -> str:
+    """What docs/fingerprint.md makes of the tensors, which are generated block by block."""
+    heads, total = [], digests.no_sums()
+    scratch = torch.empty(_BLOCK_BYTES, dtype=torch.uint8, device="cpu")
+    for each in found:
+        head = digests.header(each.name, each.dtype, each.shape)
+        heads.append(head)
+        memory = scratch.view(each.dtype)
+        num_elements = each.num_bytes // each.dtype.itemsize
+        for start in range(0, num_elements, len(memory)):
+            block = memory[: num_elements - start]
+            each.content.write_(block, start)
+            total += digests.sums_of([head], [block], [Box(start, (1,))])[0]
+    return digests.of_all(heads, total)
 
 
 def _all_held(model: nn.Module) -> list[Held]:

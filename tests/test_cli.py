@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import Constant, __main__, bundled_model, init_model_
+from convinit_ext import Constant, __main__, bundled_model, init_model_, run_command
 from convinit_ext.recipes import TORCH, Rule
 
 MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
@@ -54,7 +54,7 @@ def test_run_prints_the_report_and_the_comparison(capsys, recipe):
 
 
 def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, monkeypatch):
-    monkeypatch.setattr(__main__, "available_memory", lambda: 4 * 10**7)
+    monkeypatch.setattr(run_command, "available_memory", lambda: 4 * 10**7)
     assert __main__.main(["run", "--repeats", "1"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("notice: 40.00 MB of memory are available")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 from processes import TESTS, run_script
 
@@ -23,6 +25,20 @@ def test_fsdp_and_tp():
     printed = run_script(EXAMPLES / "fsdp_and_tp.py", 4)
     assert "2,104,320 elements, of which this process holds 526,848" in printed
     assert "the same weights as in one process: True" in printed
+
+
+def test_one_fingerprint_on_any_number_of_processes():
+    printed = [run_script(EXAMPLES / "one_fingerprint.py", size).splitlines() for size in (None, 8)]
+    assert printed[0] == printed[1]
+    assert len(set(printed[0][0].split() + printed[0][1].split()[-1:])) == 2
+
+
+def test_pinned_init(monkeypatch: pytest.MonkeyPatch):
+    folder = EXAMPLES / "pinned_init"
+    monkeypatch.syspath_prepend(str(folder))
+    tests = importlib.import_module("test_pinned")
+    tests.test_initialisation_is_the_pinned_one()
+    assert f"--expect {tests.PINNED}" in (folder / "workflow.yml").read_text()
 
 
 def test_digits_start_with_the_same_loss_on_any_number_of_processes():

@@ -103,7 +103,7 @@ def test_what_the_file_says_is_taken_where_nothing_else_is_said(capsys, tmp_path
     ("metadata", "said"),
     [
         ({"seed": "many"}, "'many' is not a seed"),
-        ({"recipe": "custom"}, "there is no recipe 'custom'"),
+        ({"recipe": "custom"}, "says recipe 'custom', which is none of ours"),
         ({"contract": "99"}, "99"),
         ({"contract": "one"}, "one"),
     ],
