@@ -303,6 +303,7 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     side by side; then the call waits for their sums.
     """
     given = list(tensors)
+    _check_number(boxes, given)
     for tensor in given:
         _check_device(tensor, "digest", _WITH_VALUES)
     try:
@@ -323,7 +324,9 @@ def _digest_by_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box |
     for device in sorted(rows, key=lambda device: device.type == "cpu"):  # beside which the GPUs work
         own = rows[device]
         own_boxes = None if boxes is None else [boxes[row] for row in own]
-        sums = _digest_on_one_device([tensors[row] for row in own], keys[own], own_boxes)
+        sums = _digest_on_one_device(
+            [tensors[row] for row in own], keys.view(len(tensors), 2)[own], own_boxes
+        )
         parts.append((own, sums))
     found = keys.new_empty(len(tensors), NUM_SUMS)
     for own, sums in parts:
@@ -363,8 +366,7 @@ def differences(
 
 
 def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:
-    if len(boxes) != len(tensors):
-        raise ValueError(f"{len(boxes)} boxes for {len(tensors)} tensors")
+    _check_number(boxes, tensors)
     starts: list[int] = []
     strides: list[int] = []
     for tensor, box in zip(tensors, boxes, strict=True):
@@ -376,6 +378,11 @@ def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tup
         starts.append(given.start)
         strides.extend(given.strides)
     return starts, strides
+
+
+def _check_number(boxes: Sequence[Box | None] | None, tensors: Sequence[Tensor]) -> None:
+    if boxes is not None and len(boxes) != len(tensors):
+        raise ValueError(f"{len(boxes)} boxes for {len(tensors)} tensors")
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:

@@ -363,6 +363,7 @@ class Placed:
 
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
+        self.layout, self.is_nested = torch.strided, False
 
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
@@ -384,4 +385,8 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
             patch.setattr(ops, "_WITH_VALUES", ("cpu", "cuda"))
             patch.setattr(ops, "_digest_on_one_device", on_one_device)
             assert torch.equal(ops.digest(placed, keys, given), expected)
+            with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
+                ops.digest(placed, keys, boxes[:3])
+            with pytest.raises(RuntimeError, match="invalid"):
+                ops.digest(placed, keys[:5], given)
     assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
