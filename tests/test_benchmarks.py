@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import against_torch
+import bench_intercept
 import gpu_against_torch as gpu
 import models
 import table
 
-from convinit_ext import init_model_
+from convinit_ext import init_model_, intercept
 
 
 @pytest.mark.parametrize(
@@ -94,3 +96,24 @@ def test_ratios_of_our_own_speeds_stand_below_the_cpu_table(monkeypatch: pytest.
     for function in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
         for dtype in ("float8_e4m3fn", "float8_e5m2"):
             assert f"\n{function} bfloat16 to {dtype}: 2.00x.\n" in text
+
+
+def test_the_clock_of_fills_changes_none():
+    layers = [torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 4)) for _ in "1234"]
+    for layer, is_intercepted in zip(layers, (True, True, False, False), strict=True):
+        torch.manual_seed(0)
+        block = intercept(layer, seed=0) if is_intercepted else contextlib.nullcontext()
+        clock = bench_intercept.FillClock() if layer in layers[::2] else contextlib.nullcontext()
+        with block, clock:
+            models.run_init_code(layer)
+            layer[0].bias.data.normal_()
+        assert getattr(clock, "seconds", 1.0) > 0
+    for timed, plain in (layers[:2], layers[2:]):
+        for one, other in zip(timed.parameters(), plain.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("microseconds", "ratio", "met"), [(15.0, 5.0, True), (15.1, 4.9, False)])
+def test_bars_of_intercept_are_judged(microseconds, ratio, met):
+    rows = [{"case": "a", "more_microseconds": microseconds}, {"case": "b", "fill_ratio": ratio}]
+    assert [each["met"] for each in bench_intercept.judged(rows)] == [met, met]
