@@ -128,8 +128,8 @@ def _looks_like(start: bytes, file: BinaryIO, size: int) -> str:
     return next(known, f"it starts with {start!r}, a head of {length} bytes, and has {size} bytes")
 
 
-def parsed_object(path: Path, text: bytes) -> dict[str, Any]:
-    """A JSON object whose names are all different.
+def parsed_object(path: Path, text: bytes, what: str = "its head") -> dict[str, Any]:
+    """A JSON object whose names are all different; `what` calls it in an error.
 
     Raises:
         WeightsError: the text is anything else.
@@ -137,7 +137,7 @@ def parsed_object(path: Path, text: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors
-        raise WeightsError(f"{path}: its head is no JSON that can be read: {error}") from error
+        raise WeightsError(f"{path}: {what} is no JSON that can be read: {error}") from error
     if not isinstance(parsed, dict):
         raise WeightsError(f"{path}: its JSON must be an object, not {type(parsed).__name__}")
     return parsed
@@ -187,7 +187,7 @@ def _stored(path: Path, name: str, entry: object, start: int) -> StoredTensor:
 
 
 def _are_sizes(values: object) -> bool:
-    return isinstance(values, list) and all(type(each) is int and each >= 0 for each in values)
+    return isinstance(values, list) and all(type(each) is int and 0 <= each < 2**63 for each in values)
 
 
 def _check_contiguous(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:

@@ -21,6 +21,7 @@ __all__ = ["StoredTensor", "Weights", "WeightsError", "blocks", "check_contract"
 
 FILE_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
+_INDEX = re.compile(r"\.safetensors\.index(\.[^.]+)?\.json$")  # a variant, such as fp16, has its name in it
 _BASE_NAMES = ("model", "diffusion_pytorch_model")  # of transformers, and of diffusers
 _SHARD = re.compile(r"-\d{5,}-of-\d{5,}\.safetensors$")
 _RUN_KEYS = ("contract", "seed", "recipe", "plan")  # of one run, whose files all say the same
@@ -53,14 +54,12 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
             files or names one elsewhere, a folder with no weights or with more than one set.
     """
     path = Path(path)
-    if path.is_dir():
-        path = _found_in(path)
-    if not path.exists():
-        raise WeightsError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise WeightsError(f"{path}: must be a file or a folder")
-    if path.name.endswith(INDEX_SUFFIX):
-        return _open_index(path)
+    try:
+        path = _found(path)
+        if _INDEX.search(path.name):
+            return _open_index(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror}") from error
     tensors, metadata = read_head(path)
     return Weights({each.name: each for each in tensors}, metadata, (path,))
 
@@ -118,10 +117,20 @@ def _announce(descriptor: int, stored: StoredTensor) -> None:
         os.posix_fadvise(descriptor, stored.begin, stored.num_bytes, os.POSIX_FADV_SEQUENTIAL)
 
 
+def _found(path: Path) -> Path:
+    if path.is_dir():
+        return _found_in(path)
+    if not path.exists():
+        raise WeightsError(f"{path}: there is no such file")
+    if not path.is_file():
+        raise WeightsError(f"{path}: must be a file or a folder")
+    return path
+
+
 def _found_in(folder: Path) -> Path:
     """The folder's one index or file of weights: of the usual name, or else the only one."""
     names = sorted(each.name for each in folder.iterdir() if not each.name.startswith("."))
-    found = [name for name in names if name.endswith((FILE_SUFFIX, INDEX_SUFFIX))]
+    found = [name for name in names if name.endswith(FILE_SUFFIX) or _INDEX.search(name)]
     whole = [name for name in found if not _SHARD.search(name)]
     usual = [
         name for name in whole if name.removesuffix(".index.json").removesuffix(FILE_SUFFIX) in _BASE_NAMES
@@ -139,10 +148,7 @@ def _found_in(folder: Path) -> Path:
 
 
 def _open_index(path: Path) -> Weights:
-    try:
-        content = parsed_object(path, path.read_bytes())
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror}") from error
+    content = parsed_object(path, path.read_bytes(), "it")
     where = _checked_map(path, content.get("weight_map"))
     files = {name: read_head(path.parent / name) for name in dict.fromkeys(where.values())}
     tensors: dict[str, StoredTensor] = {}
@@ -156,8 +162,9 @@ def _open_index(path: Path) -> Weights:
     if missing:
         raise WeightsError(f"{path} says that {where[missing[0]]} holds {_listed(missing)}, and it does not")
     paths = tuple(path.parent / name for name in files)
-    _check_total(path, content.get("metadata"), tensors, paths)
-    return Weights(tensors, _shared(path, {name: metadata for name, (_, metadata) in files.items()}), paths)
+    shared = _shared(path, {name: metadata for name, (_, metadata) in files.items()})
+    _check_total(path, content.get("metadata"), tensors, exact="plan" in shared)
+    return Weights(tensors, shared, paths)
 
 
 def _checked_map(path: Path, where: object) -> dict[str, str]:
@@ -179,10 +186,12 @@ def _leaves_folder(file: str) -> bool:
     return file in ("", ".", "..") or any(each in file for each in "/\\\0:")
 
 
-def _check_total(
-    path: Path, metadata: object, tensors: Mapping[str, StoredTensor], paths: tuple[Path, ...]
-) -> None:
-    """`total_size`, if any. Some write the files' sizes, and transformers once took a bool for a bit."""
+def _check_total(path: Path, metadata: object, tensors: Mapping[str, StoredTensor], exact: bool) -> None:
+    """`total_size`, if any. save_model's is exact.
+
+    Others write the files' sizes, or count all the memory that a tensor is a slice of: more is no sign of an
+    error. And transformers once took a bool for a bit.
+    """
     if metadata is not None and not isinstance(metadata, dict):
         raise WeightsError(f"{path}: its metadata must be an object, not {metadata!r}")
     total = (metadata or {}).get("total_size")
@@ -190,8 +199,8 @@ def _check_total(
         return
     size = sum(each.num_bytes for each in tensors.values())
     bits = sum(each.num_bytes for each in tensors.values() if each.dtype == torch.bool)
-    accepted = (size, size - bits + bits / 8, sum(each.stat().st_size for each in paths))
-    if total not in accepted:
+    is_more = type(total) in (int, float) and total > size and not exact
+    if not (is_more or total in (size, size - bits + bits / 8)):
         raise WeightsError(f"{path}: its total_size is {total!r}, and its tensors take {size} bytes")
 
 

@@ -189,8 +189,39 @@ def test_an_index(tmp_path):
 def test_total_size_as_it_is_found_in_the_wild(tmp_path):
     num_bytes = 12 + 16 + 8
     on_disk = sum((sharded(tmp_path).parent / each).stat().st_size for each in set(FILES.values()))
-    for total in (num_bytes, float(num_bytes), num_bytes - 8 + 1, on_disk):
+    of_a_larger_storage = 4 * num_bytes
+    for total in (num_bytes, float(num_bytes), num_bytes - 8 + 1, on_disk, of_a_larger_storage):
         open_weights(with_total(tmp_path, {"total_size": total, "total_parameters": 15}))
+
+
+def test_total_size_of_our_own_files_is_exact(tmp_path):
+    said = {"plan": "0"}
+    assert open_weights(sharded(tmp_path, metadata=(said, said))).metadata == said
+    for total in (35, 37):
+        index = tmp_path / "model.safetensors.index.json"
+        index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": FILES}))
+        with pytest.raises(WeightsError, match=f"its total_size is {total}, and its tensors take 36 bytes"):
+            open_weights(index)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.fp16.json", "unet.safetensors.index.bf16.json"])
+def test_an_index_of_a_variant(tmp_path, name):
+    assert sorted(open_weights(sharded(tmp_path, index=name)).tensors) == sorted(TENSORS)
+    assert sorted(open_weights(tmp_path).tensors) == sorted(TENSORS)
+
+
+def test_names_that_are_too_long(tmp_path):
+    with pytest.raises(WeightsError, match="too long"):
+        open_weights(tmp_path / ("x" * 5000))
+    with pytest.raises(WeightsError, match="too long"):
+        open_weights(sharded(tmp_path, FILES | {"a": "x" * 300}))
+
+
+def test_sizes_that_no_tensor_has(tmp_path):
+    head = json.dumps({"a": {"dtype": "F32", "shape": [2**70, 0], "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+    with pytest.raises(WeightsError, match="tensor 'a': its shape must be"):
+        open_weights(tmp_path / "x.safetensors")
 
 
 def with_total(folder, metadata):
