@@ -94,6 +94,7 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in found.items()}
     ratio = medians["saving"] / min(medians["dd"], medians["fill"])
     result = {
+        "command": " ".join(["python", *sys.argv]),
         "environment": environment(),
         "bytes": NUM_BYTES,
         "bytes_per_second": found,
@@ -102,7 +103,7 @@ def main() -> None:
         "memory": memory,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps({name: result[name] for name in (*result,)[2:]}, indent=2))
+    print(json.dumps({name: result[name] for name in (*result,)[3:]}, indent=2))
 
 
 if __name__ == "__main__":
