@@ -133,7 +133,7 @@ std::vector<uint64_t> expected_sums(const Case& c, int64_t size, const char* dat
 
 // After a fill: nothing differs, then one element does.
 void read_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
-  const int64_t size = item_size(task.dtype);
+  const int64_t size = scalar::item_size(task.dtype);
   char* data = static_cast<char*>(task.data);
   Difference found{};
   compare(&task, 1, num_threads, run_on_std_threads, &found);
