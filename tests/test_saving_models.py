@@ -147,14 +147,14 @@ def test_many_processes_share_the_files(num_processes):
 
 
 MEASURED = """
-import re, resource, sys, torch
+import re, sys, torch
 from convinit_ext import save_model
 from torch import nn
 with torch.device("meta"):
     model = nn.Embedding(2**19, 1024, padding_idx=5)
 report = save_model(model, sys.argv[1], dtype=torch.bfloat16, max_shard_size="500MB")
-print(report.num_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+# not getrusage's maximum, which counts the process that started this one
+print(report.num_bytes, int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
 """
 
 
@@ -167,9 +167,9 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             text=True,
             check=True,
         ).stdout
-        saved, *peaks = map(int, printed.split())
+        saved, peak = map(int, printed.split())
         assert saved > 2**30
-        assert max(peaks) < 0.75 * 2**30, printed
+        assert peak < 0.75 * 2**30, printed
     finally:
         for each in (tmp_path / "out").glob("*"):
             each.unlink()
