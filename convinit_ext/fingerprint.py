@@ -21,6 +21,7 @@ from convinit_ext.replicas import Ranks, added_up
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 
 _DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
+_PLAIN = (Tensor, nn.Parameter)
 _EXTRA_STATE = "_extra_state"  # what modules keep in a state dict beside tensors
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
@@ -155,6 +156,8 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _checked(name: str, tensor: object) -> Tensor:
     """A tensor with values that can be read as they are."""
+    if isinstance(tensor, Tensor) and type(tensor) in _PLAIN and _is_plain_memory(tensor):
+        return tensor
     what = f"tensor {name!r}" if name else "the tensor"
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
@@ -173,6 +176,11 @@ def _checked(name: str, tensor: object) -> Tensor:
     return tensor
 
 
+def _is_plain_memory(tensor: Tensor) -> bool:
+    """Most tensors are no more than this."""
+    return tensor.is_cpu and tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
+
+
 def _headers(tensors: Mapping[str, Tensor] | Mapping[str, StoredTensor]) -> list[bytes]:
     return [digests.header(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
 
@@ -189,9 +197,15 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
         rows += [row] * (len(pieces) - len(rows))
     found = digests.no_sums(len(tensors))
     with torch.no_grad():
-        given = [piece.detach().resolve_conj().resolve_neg() for piece, _ in pieces]
-    np.add.at(found, rows, digests.sums_of([heads[row] for row in rows], given, [box for _, box in pieces]))
+        given = [_as_stored(piece) for piece, _ in pieces]
+        part = digests.sums_of([heads[row] for row in rows], given, [box for _, box in pieces])
+    np.add.at(found, rows, part)
     return found
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """The memory of a conjugate or negative view is not what it says."""
+    return tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
 
 
 def _stored(target: object) -> dict[str, StoredTensor]:
