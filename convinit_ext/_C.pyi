@@ -19,6 +19,7 @@ def fill_small(
     p1: float,
     p2: float,
     p3: float,
+    start: int,
     /,
 ) -> None: ...
 def fill_small_part(

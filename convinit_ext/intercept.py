@@ -135,11 +135,14 @@ class _Fills(TorchFunctionMode):
         self, read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         asked = _asked(read, args, kwargs)
-        if asked is None or _is_left_to_torch(asked[0]):
+        if asked is None:
             return None
-        if asked[0].requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
+        tensor, distribution, generator = asked
+        if _is_left_to_torch(tensor):
             return None
-        return asked[0] if self._fill(*asked) else None
+        if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
+            return None
+        return tensor if self._fill(tensor, distribution, generator) else None
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """A function of torch.nn.init with all its arguments; None if PyTorch is to do it."""
@@ -147,7 +150,7 @@ class _Fills(TorchFunctionMode):
             tensor: Tensor = args[0]
             if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
                 return None
-            if getattr(tensor, "_is_hf_initialized", False):  # as transformers' own functions
+            if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
                 return tensor
             if name in _DIAGONAL_FUNCTIONS:  # nothing is drawn: PyTorch's are right but for DTensors
                 function: Callable[..., Tensor] = getattr(init, name)

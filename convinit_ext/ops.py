@@ -260,26 +260,34 @@ def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], 
     increment_version(tensor)
 
 
-def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float]) -> None:
+def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
     Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and
     only where no mode, transform or compiler watches; the caller knows. One thread, and the GIL is held.
+
+    Args:
+        tensor, key_address, kind, params: as for `fill_one_`, the key by its words' address
+        start: index of its first element in the logical tensor that it is a run of
     """
     data = tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params)
+    _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params, start)
     increment_version(tensor)
 
 
 def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box) -> None:
     """`fill_part_` past PyTorch's dispatcher: as `fill_small_`, and the tensor may have any strides."""
+    shape, strides = tensor.shape, tensor.stride()
+    if strides == box.strides and tensor.is_contiguous():  # a run of the logical tensor's elements
+        fill_small_(tensor, key_address, kind, params, box.start)
+        return
     data = tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     p0, p1, p2, p3 = params
-    dtype, shape, strides = SUPPORTED_DTYPES[tensor.dtype], tensor.shape, tensor.stride()
+    dtype = SUPPORTED_DTYPES[tensor.dtype]
     _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
     increment_version(tensor)
 

@@ -6,7 +6,7 @@ It reads names, types and memory layouts, and changes nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -212,13 +212,17 @@ def _check_apart(held: Iterable[Held]) -> None:
 
 def span(tensor: Tensor) -> tuple[int, int]:
     """First byte and the byte after the last, from the start of the storage."""
-    item, start, size = tensor.element_size(), int(tensor.storage_offset()), 1
-    if tensor.is_contiguous():
-        size = tensor.numel()
-    else:
-        for length, stride in zip(tensor.shape, tensor.stride(), strict=True):
-            size += (length - 1) * stride
+    item, start = tensor.element_size(), int(tensor.storage_offset())
+    size = tensor.numel() if tensor.is_contiguous() else extent(tensor.shape, tensor.stride())
     return start * item, (start + size) * item
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last in memory, of a tensor that is not empty."""
+    size = 1
+    for length, stride in zip(shape, strides, strict=True):
+        size += (length - 1) * stride
+    return size
 
 
 def join(prefix: str, segment: str) -> str:

@@ -66,6 +66,8 @@ class Named:
         Returns:
             None where it is not inside.
         """
+        if whole is self.tensor and whole.is_contiguous() and view.dtype is whole.dtype:  # as most are
+            return _part_in_order(self, view, whole)
         layout, place = _layout_of(whole), _layout_of(view)
         if layout != self._layout:
             self._layout, self._known = layout, {}
@@ -121,7 +123,7 @@ class Owned:
         """
         name, number = self.named.name, self.number()
         if self.region and (alone or self.words_are_own):
-            name += "[" + ",".join(map(str, self.region)) + "]"
+            name += "[" + ",".join(map(_text, self.region)) + "]"
         return f"{name}#{number}" if number else name
 
 
@@ -218,8 +220,6 @@ def _layout_of(tensor: Tensor) -> Layout:
 
 
 def _is_inside(view: Tensor, whole: Tensor) -> bool:
-    if view.dtype == whole.dtype and view.is_contiguous() and whole.is_contiguous():  # as most are
-        return 0 <= view.storage_offset() - whole.storage_offset() <= whole.numel() - view.numel()
     start, end = walk.span(view)
     first, last = walk.span(whole)
     return first <= start and end <= last
@@ -242,6 +242,18 @@ def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned
     return Owned(named, () if is_all else _region_of(view, box), box)
 
 
+def _part_in_order(named: Named, view: Tensor, whole: Tensor) -> Owned | None:
+    """Memory is in the order of the index: a view's strides are its steps there."""
+    start = int(view.storage_offset() - whole.storage_offset())
+    size, strides, is_run = view.numel(), view.stride(), view.is_contiguous()
+    end = start + (size if is_run else walk.extent(view.shape, strides))
+    if start < 0 or end > whole.numel():
+        return None
+    if size < whole.numel():
+        return Owned(named, (start, view.shape, strides), Box(start, strides))
+    return Owned(named, (), None if is_run else Box(start, strides))
+
+
 def _part_of_shard(named: Named, view: Tensor, local: Tensor) -> Owned | None:
     """The same of what this process has of a DTensor. Other processes have other parts of it: a part by
     itself would have the same key on all of them.
@@ -257,12 +269,16 @@ def _part_of_shard(named: Named, view: Tensor, local: Tensor) -> Owned | None:
 
 
 def _region_of(view: Tensor, box: Box) -> Region:
-    return box.start, tuple(view.shape), box.strides
+    return box.start, view.shape, box.strides
+
+
+def _text(part: object) -> str:
+    return str(tuple(part)) if isinstance(part, tuple) else str(part)
 
 
 def _memory_of(view: Tensor, whole: Tensor) -> Region:
     offset = int(view.storage_offset() - whole.storage_offset())
-    return "memory", view.dtype, offset, tuple(view.shape), view.stride()
+    return "memory", view.dtype, offset, view.shape, view.stride()
 
 
 def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
@@ -286,8 +302,6 @@ def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
     if view.dtype != whole.dtype:
         return None
     offset = int(view.storage_offset() - whole.storage_offset())
-    if place is None and whole.is_contiguous():  # memory is in row-major order
-        return Box(offset, view.stride())
     begin, steps = place or Box(0, row_major(whole.shape))
     if whole.is_contiguous() and steps == row_major(whole.shape):  # so it is in whole rows of a larger one
         return Box(begin + offset, view.stride())

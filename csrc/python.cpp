@@ -62,12 +62,13 @@ void fill_on_this_thread(uintptr_t data, int dtype, uintptr_t key, int64_t kind,
   convinit::fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
 }
 
-// A small contiguous tensor, without PyTorch's dispatcher, which takes several times as long as the fill. The
-// caller (convinit_ext/ops.py) has made sure that nothing would have come between.
+// A small contiguous tensor, from element `start` of a logical one, without PyTorch's dispatcher, which takes
+// several times as long as the fill. The caller (convinit_ext/ops.py) has made sure that nothing would have
+// come between.
 void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t kind, double p0, double p1,
-                double p2, double p3) {
+                double p2, double p3, int64_t start) {
   const convinit::Dim dim{numel, 1, 1};
-  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, 0, &dim, 1);
+  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, &dim, 1);
 }
 
 // The same for a part of a logical tensor, of any strides.

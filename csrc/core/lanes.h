@@ -83,7 +83,6 @@ using Word = U32;
 struct Product {
   Word low, high;
 };
-CONVINIT_HD Word word(uint32_t x) { return x; }
 CONVINIT_HD Product multiply_wide(Word x, uint32_t m) {
 #if defined(__CUDA_ARCH__)
   return {x * m, __umulhi(x, m)};
@@ -96,7 +95,15 @@ CONVINIT_HD Word low_word(Product product) { return product.low; }
 CONVINIT_HD Word high_word(Product product) { return product.high; }
 CONVINIT_HD Word xor3(Word a, Word b, Word c) { return a ^ b ^ c; }
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
-CONVINIT_HD U64 splat(uint64_t x) { return x; }
+// A word, and two words to a 64-bit lane, that are the same in every lane.
+using SameWord = uint32_t;
+using SamePair = uint64_t;
+CONVINIT_HD SameWord same_word(uint32_t x) { return x; }
+CONVINIT_HD SamePair same_pair(uint32_t low, uint32_t high) {
+  return low | static_cast<uint64_t>(high) << 32;
+}
+CONVINIT_HD Word word(SameWord x) { return x; }
+CONVINIT_HD U64 pair(SamePair x) { return x; }
 // Two words as one 64-bit lane; and the high words of two products.
 CONVINIT_HD U64 join(Word low, Word high) { return low | static_cast<U64>(high) << 32; }
 CONVINIT_HD U64 join_high(Product low, Product high) { return join(low.high, high.high); }

@@ -23,37 +23,43 @@ struct Words {
 // Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what
 // is left of rounds one and two, where three of the four counter words are the same for 2^32 blocks in a row.
 struct Schedule {
-  uint32_t key0[kRounds];
-  uint32_t key1[kRounds];
-  uint32_t round1_xor2;  // what round one xors into word 2
-  uint32_t round2_xor0;  // likewise round two, words 0 and 2, and its word 3
-  uint32_t round2_xor2;
-  uint32_t round2_word3;
+  SameWord key0[kRounds];
+  SameWord key1[kRounds];
+  SamePair last_keys;    // both keys of the last round, two to a lane
+  SameWord round1_xor2;  // what round one xors into word 2
+  SameWord round2_xor0;  // likewise round two, words 0 and 2, and its word 3
+  SameWord round2_xor2;
+  SameWord round2_word3;
 };
 
 CONVINIT_HD uint32_t low_half(uint64_t x) { return static_cast<uint32_t>(x); }
 CONVINIT_HD uint32_t high_half(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
 
 CONVINIT_HD Schedule make_schedule(const Key& key, uint32_t block_high) {
-  Schedule schedule;
-  uint32_t key0 = low_half(key.key), key1 = high_half(key.key);
-  for (int round = 0; round < kRounds; ++round) {
-    schedule.key0[round] = key0;
-    schedule.key1[round] = key1;
-    key0 += kWeyl0;
-    key1 += kWeyl1;
+  uint32_t key0[kRounds], key1[kRounds];
+  key0[0] = low_half(key.key);
+  key1[0] = high_half(key.key);
+  for (int round = 1; round < kRounds; ++round) {
+    key0[round] = key0[round - 1] + kWeyl0;
+    key1[round] = key1[round - 1] + kWeyl1;
   }
   const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * low_half(key.stream);
-  const uint32_t word0 = high_half(product1) ^ block_high ^ schedule.key0[0];
+  const uint32_t word0 = high_half(product1) ^ block_high ^ key0[0];
   const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * word0;
-  schedule.round1_xor2 = high_half(key.stream) ^ schedule.key1[0];
-  schedule.round2_xor0 = low_half(product1) ^ schedule.key0[1];
-  schedule.round2_xor2 = high_half(product0) ^ schedule.key1[1];
-  schedule.round2_word3 = low_half(product0);
+  Schedule schedule;
+  for (int round = 0; round < kRounds; ++round) {
+    schedule.key0[round] = same_word(key0[round]);
+    schedule.key1[round] = same_word(key1[round]);
+  }
+  schedule.last_keys = same_pair(key0[kRounds - 1], key1[kRounds - 1]);
+  schedule.round1_xor2 = same_word(high_half(key.stream) ^ key1[0]);
+  schedule.round2_xor0 = same_word(low_half(product1) ^ key0[1]);
+  schedule.round2_xor2 = same_word(high_half(product0) ^ key1[1]);
+  schedule.round2_word3 = same_word(low_half(product0));
   return schedule;
 }
 
-CONVINIT_HD Words philox_round(const Words& in, uint32_t key0, uint32_t key1) {
+CONVINIT_HD Words philox_round(const Words& in, SameWord key0, SameWord key1) {
   const Product product0 = multiply_wide(in.w0, kMultiplier0);
   const Product product1 = multiply_wide(in.w2, kMultiplier1);
   return {xor3(high_word(product1), in.w1, word(key0)), low_word(product1),
@@ -90,8 +96,7 @@ CONVINIT_HD WordPairs philox_pairs(const Schedule& schedule, Word block_low) {
   const Words in = before_last_round(schedule, block_low);
   const Product product0 = multiply_wide(in.w0, kMultiplier0);
   const Product product1 = multiply_wide(in.w2, kMultiplier1);
-  const uint64_t keys = schedule.key0[kRounds - 1] | static_cast<uint64_t>(schedule.key1[kRounds - 1]) << 32;
-  return {xor3(join_high(product1, product0), join(in.w1, in.w3), splat(keys)),
+  return {xor3(join_high(product1, product0), join(in.w1, in.w3), pair(schedule.last_keys)),
           join(low_word(product1), low_word(product0))};
 }
 

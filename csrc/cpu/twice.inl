@@ -55,7 +55,6 @@ CONVINIT_HD Lanes<Vector> everywhere(Vector x) {
 }
 CONVINIT_HD F32 splat(float x) { return everywhere(vector::splat(x)); }
 CONVINIT_HD F64 splat(double x) { return everywhere(vector::splat(x)); }
-CONVINIT_HD U64 splat(uint64_t x) { return everywhere(vector::splat(x)); }
 
 // Operators on two of a kind, and on one and a number for every lane.
 #define CONVINIT_TWICE_OPERATOR(op)                                         \
@@ -137,7 +136,15 @@ CONVINIT_TWICE_FUNCTION(unsigned53_to_double)
 
 using Word = U64;
 using Product = U64;
-CONVINIT_HD Word word(uint32_t x) { return splat(static_cast<uint64_t>(x)); }
+using SameWord = vector::U64;
+using SamePair = vector::U64;
+CONVINIT_HD SameWord same_word(uint32_t x) { return vector::splat(static_cast<uint64_t>(x)); }
+CONVINIT_HD SamePair same_pair(uint32_t low, uint32_t high) {
+  return vector::splat(low | static_cast<uint64_t>(high) << 32);
+}
+CONVINIT_HD Word word(SameWord x) { return everywhere(x); }
+CONVINIT_HD U64 pair(SamePair x) { return everywhere(x); }
+CONVINIT_HD Word word(uint32_t x) { return word(same_word(x)); }
 CONVINIT_HD Word low_word(U64 product) { return product; }
 CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
 template <class Vector>
