@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -29,9 +30,17 @@ def header(name: str, dtype: torch.dtype, shape: Sequence[int]) -> bytes:
     >>> len(header("fc.weight", torch.float32, (8, 4)))
     56
     """
-    texts = (name.encode(), str(dtype).removeprefix("torch.").encode())
-    sizes = struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
-    return b"".join(struct.pack("<Q", len(text)) + text for text in texts) + sizes
+    return _text(name) + _dtype(dtype) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+@lru_cache(maxsize=64)
+def _dtype(dtype: torch.dtype) -> bytes:
+    return _text(str(dtype).removeprefix("torch."))
 
 
 def no_sums(num_rows: int | None = None) -> Sums:

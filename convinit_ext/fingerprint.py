@@ -138,16 +138,14 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By canonical name; one that has several names comes once, under its first."""
     given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
     found: dict[str, Tensor] = {}
-    seen: set[object] = set()
+    distinct = walk.Distinct()
     for key, tensor in given.items():
         if key.rpartition(".")[2] == _EXTRA_STATE:
             continue
         name = walk.canonical(key)
         checked = _checked(key, tensor)
-        view = walk.view(checked)
-        if view in seen:
+        if not distinct.is_new(checked):
             continue
-        seen.add(view)
         if name in found:
             raise ValueError(_TWICE.format(name, key))
         found[name] = checked

@@ -273,7 +273,9 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     data = tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    _fill_small(data, tensor.numel(), SUPPORTED_DTYPES[tensor.dtype], key_address, kind, *params, start)
+    p0, p1, p2, p3 = params
+    dtype = SUPPORTED_DTYPES[tensor.dtype]
+    _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, start)
     increment_version(tensor)
 
 
@@ -312,10 +314,12 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     """
     given = list(tensors)
     _check_number(boxes, given)
-    for tensor in given:
-        _check_device(tensor, "digest", _WITH_VALUES)
+    is_on_cpu = all(tensor.is_cpu for tensor in given)
+    if not is_on_cpu:
+        for tensor in given:
+            _check_device(tensor, "digest", _WITH_VALUES)
     try:
-        return _digest_by_device(given, keys, boxes)
+        return (_digest_on_one_device if is_on_cpu else _digest_by_device)(given, keys, boxes)
     except RuntimeError:
         for tensor in given:
             _check_dense(tensor, "digest")
@@ -326,7 +330,7 @@ def _digest_by_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box |
     rows: dict[torch.device, list[int]] = {}
     for row, tensor in enumerate(tensors):
         rows.setdefault(tensor.device, []).append(row)
-    if len(rows) <= 1:
+    if len(rows) == 1:
         return _digest_on_one_device(tensors, keys, boxes).cpu()
     parts: list[tuple[list[int], Tensor]] = []
     for device in sorted(rows, key=lambda device: device.type == "cpu"):  # beside which the GPUs work

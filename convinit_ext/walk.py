@@ -199,6 +199,25 @@ def view(tensor: Tensor) -> object:
     return _storage(tensor), local.storage_offset(), local.shape, local.stride(), local.dtype
 
 
+class Distinct:
+    """Tells whether a tensor is the same memory, seen the same way, as one that was asked about before.
+
+    >>> distinct, weight = Distinct(), torch.zeros(2)
+    >>> distinct.is_new(weight), distinct.is_new(weight.detach()), distinct.is_new(weight[:1])
+    (True, False, True)
+    """
+
+    def __init__(self) -> None:
+        self._by_storage: dict[int, list[Tensor]] = {}
+
+    def is_new(self, tensor: Tensor) -> bool:
+        others = self._by_storage.setdefault(_storage(tensor), [])
+        if others and view(tensor) in map(view, others):  # few tensors share their memory
+            return False
+        others.append(tensor)
+        return True
+
+
 def _check_apart(held: Iterable[Held]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
     ordered = sorted((*span(local_of(each.tensor)), each.path) for each in held)

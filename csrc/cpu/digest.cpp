@@ -2,7 +2,6 @@
 #include "cpu/digest.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <mutex>
 
@@ -12,21 +11,25 @@
 namespace convinit {
 namespace {
 
-using Table = std::array<uint32_t, kTableWords>;
+// The weights twice, see WeighFunction.
+struct alignas(64) Table {
+  uint32_t words[kNextWeights + kTableWords];
+};
+static_assert(kNextWeights >= kTableWords && kNextWeights % 16 == 0,
+              "both times from a line of the cache on");
 
-const Table& table() {
+const uint32_t* table() {
   static const Table made = [] {
-    Table words{};
+    Table table{};
     for (int block = 0; block < kTableWords / 4; ++block) {
       const scalar::Words four = scalar::table_block(block);
-      words[4 * block] = four.w0;
-      words[4 * block + 1] = four.w1;
-      words[4 * block + 2] = four.w2;
-      words[4 * block + 3] = four.w3;
+      const uint32_t words[] = {four.w0, four.w1, four.w2, four.w3};
+      std::copy_n(words, 4, table.words + 4 * block);
     }
-    return words;
+    std::copy_n(table.words + 1, kTableWords - 1, table.words + kNextWeights);
+    return table;
   }();
-  return made;
+  return made.words;
 }
 
 // The four sums of a part of one tensor.
@@ -56,7 +59,7 @@ class Digest {
   // Bytes of a chunk, from byte `offset` of it on. Words of which they are a part only are filled up with
   // zeros: their other bytes belong to other elements, and the sums are linear.
   void weigh_bytes(int64_t offset, int64_t length, const char* data, uint64_t* sums) const {
-    const uint32_t* weights = table().data() + offset / 4;
+    const uint32_t* weights = table() + offset / 4;
     if (offset % 4 == 0 && length % 4 == 0) return weigh_(weights, data, length / 4, sums);
     char padded[kChunkBytes + 8];
     const int64_t before = offset % 4, num_words = (before + length + 3) / 4;

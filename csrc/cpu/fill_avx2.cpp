@@ -11,8 +11,8 @@
 
 #if defined(__GNUC__) && !defined(__clang__)
 // Four chains side by side want more than 16 registers: GCC lays them out better before it gives out
-// registers.
-#pragma GCC optimize("schedule-insns", "sched-pressure")
+// registers. A digest's weights, which come again from turn to turn, would take them all.
+#pragma GCC optimize("schedule-insns", "sched-pressure", "no-predictive-commoning")
 #endif
 
 #define CONVINIT_LANES avx2

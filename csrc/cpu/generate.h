@@ -11,7 +11,9 @@ using GenerateFunction = void (*)(const Distribution& distribution, const Key& k
                                   int64_t count, void* out);
 
 // Adds the products of 32-bit words, which may lie anywhere, and weights to four sums: docs/fingerprint.md,
-// section 4. `weights` is where the first word's weight for the first sum is in the table.
+// section 4. `weights` is where the first word's weight for the first sum is in the table; `kNextWeights`
+// words further on is the next word's, for loads as well aligned.
+constexpr int64_t kNextWeights = 1088;
 using WeighFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums);
 
 struct GenerateTable {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/dtype.h"
+#include "cpu/transpose.h"
 
 namespace convinit {
 namespace {
@@ -52,14 +53,20 @@ void copy(const Item* from, int64_t from_row, int64_t from_column, Item* to, int
 
 template <class Item>
 void scatter_items(const Unit& unit, const void* buffer, void* memory) {
-  copy(static_cast<const Item*>(buffer), unit.columns, 1, static_cast<Item*>(memory) + unit.data,
-       unit.row.data_stride, unit.column.data_stride, unit);
+  const auto* from = static_cast<const Item*>(buffer);
+  Item* to = static_cast<Item*>(memory) + unit.data;
+  if (unit.row.data_stride == 1)
+    return copy_transposed<false>(from, unit.columns, to, unit.column.data_stride, unit.rows, unit.columns);
+  copy(from, unit.columns, 1, to, unit.row.data_stride, unit.column.data_stride, unit);
 }
 
 template <class Item>
 void gather_items(const Unit& unit, const void* memory, void* buffer) {
-  copy(static_cast<const Item*>(memory) + unit.data, unit.row.data_stride, unit.column.data_stride,
-       static_cast<Item*>(buffer), unit.columns, 1, unit);
+  const Item* from = static_cast<const Item*>(memory) + unit.data;
+  Item* to = static_cast<Item*>(buffer);
+  if (unit.row.data_stride == 1)
+    return copy_transposed<true>(from, unit.column.data_stride, to, unit.columns, unit.columns, unit.rows);
+  copy(from, unit.row.data_stride, unit.column.data_stride, to, unit.columns, 1, unit);
 }
 
 }  // namespace
@@ -98,10 +105,11 @@ Tiling make_tiling(const Strided& tensor) {
 Unit locate(const Tiling& tiling, int64_t number) {
   const Strided& tensor = tiling.tensor;
   const Dim& column = column_dim(tensor);
-  const int64_t first_column = number % tiling.column_tiles * tiling.tile_columns;
-  number /= tiling.column_tiles;
+  // Rows first: where they are neighbours in memory, the next tile is likely to be in pages just looked up.
   const int64_t first_row = number % tiling.row_tiles * tiling.tile_rows;
   number /= tiling.row_tiles;
+  const int64_t first_column = number % tiling.column_tiles * tiling.tile_columns;
+  number /= tiling.column_tiles;
   Unit found{first_column * column.data_stride,
              tensor.start + first_column * column.index_stride,
              1,
