@@ -108,7 +108,8 @@ class LaterFingerprint:
     def __init__(self, model: nn.Module, watched: Sequence[Tensor]) -> None:
         self.known: str | None = None
         self._model = weakref.ref(model)
-        self._watched = [(weakref.ref(tensor), _version(tensor)) for tensor in watched]
+        self._watched = list(map(weakref.ref, watched))
+        self._versions = _versions(watched)
 
     def value(self) -> str:
         """Raises RuntimeError where the model is gone, or a watched tensor has changed."""
@@ -116,15 +117,15 @@ class LaterFingerprint:
             model = self._model()
             if model is None:
                 raise RuntimeError("the model is gone: ask for its fingerprint while it is there")
-            tensors = ((reference(), version) for reference, version in self._watched)
-            if any(tensor is None or _version(tensor) != version for tensor, version in tensors):
+            watched = [tensor for reference in self._watched if (tensor := reference()) is not None]
+            if len(watched) < len(self._watched) or _versions(watched) != self._versions:
                 raise RuntimeError("the model has changed since: use convinit_ext.fingerprint(model)")
             self.known = fingerprint(model)
         return self.known
 
 
-def _version(tensor: Tensor) -> int | None:
-    return None if tensor.is_inference() else tensor._version
+def _versions(tensors: Sequence[Tensor]) -> list[int | None]:
+    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _of_named(name: str, tensor: Tensor) -> str:

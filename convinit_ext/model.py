@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ from convinit_ext.selection import Selectors
 
 if TYPE_CHECKING:
     from convinit_ext.buffers import BufferRow
-    from convinit_ext.distributions import Distribution
     from convinit_ext.walk import Held
 
 _MEMORY_FACTS = Path("/proc/meminfo")  # Linux; elsewhere memory is not checked
@@ -161,7 +160,7 @@ class ModelPlan:
         """
         started = time.perf_counter()
         checked = self._plan.seed if seed is None else Key(seed, "seed").seed
-        changed = [seen.path for seen in self._seen if seen.has_changed()]
+        changed = self._seen.changed()
         if changed:
             raise RuntimeError(
                 f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
@@ -199,8 +198,8 @@ class ModelPlan:
 
     def _remember(self) -> None:
         plan = self._plan
-        held = (*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers))
-        self._seen = [_Seen.of(each) for each in held]
+        held = [*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers)]
+        self._seen = _Seen(held)
         self._whole = None if plan.buffers else _Whole.of(plan.rows)
 
     def __str__(self) -> str:
@@ -211,38 +210,54 @@ def _later(model: nn.Module, rows: Sequence[Row]) -> LaterFingerprint:
     return LaterFingerprint(model, [row.tensor for row in rows])
 
 
-class _Seen(NamedTuple):
-    """What must still hold of a tensor when its plan runs: where it is held, and what it is."""
+class _Seen:
+    """What must still hold of tensors when their plan runs: where they are held, and what they are. A plan is
+    run again within microseconds for each tensor, and so are these questions.
+    """
 
-    path: str
-    tensor: Tensor
-    holders: list[tuple[Mapping[str, Tensor | None], str]]
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-    @staticmethod
-    def of(held: Held) -> _Seen:
-        tensor = held.tensor
-        holders: list[tuple[Mapping[str, Tensor | None], str]] = [
+    def __init__(self, held: Sequence[Held]) -> None:
+        places = [(each, module, leaf) for each in held for module, leaf in each.places]
+        self._held = [each for each, _, _ in places]
+        self._tensors = [each.tensor for each in self._held]
+        self._places = [
             (module._parameters if leaf in module._parameters else module._buffers, leaf)
-            for module, leaf in held.places
+            for _, module, leaf in places
         ]
-        return _Seen(held.path, tensor, holders, tensor.shape, tensor.dtype, tensor.device)
+        self._facts = self._now()
 
-    def has_changed(self) -> bool:
-        tensor = self.tensor
-        if tensor.shape != self.shape or tensor.dtype != self.dtype or tensor.device != self.device:
-            return True
-        return any(holder.get(leaf) is not tensor for holder, leaf in self.holders)
+    def changed(self) -> list[str]:
+        """The paths of those that are no longer there, or of another shape, dtype or device."""
+        now = self._now()
+        if now == self._facts:
+            return []
+        return list(
+            dict.fromkeys(
+                held.path
+                for held, fact, before in zip(
+                    self._held, zip(*now, strict=True), zip(*self._facts, strict=True), strict=True
+                )
+                if fact != before
+            )
+        )
+
+    def _now(self) -> tuple[list[int], list[torch.Size], list[torch.dtype], list[torch.device]]:
+        tensors = self._tensors
+        return (
+            [id(holder.get(leaf)) for holder, leaf in self._places],
+            [tensor.shape for tensor in tensors],
+            [tensor.dtype for tensor in tensors],
+            [tensor.device for tensor in tensors],
+        )
 
 
-class _Whole(NamedTuple):
+class _Whole:
     """The one call that a plan comes down to where all it does is to fill parameters that have memory."""
 
-    tensors: list[Tensor]
-    names: list[str]
-    distributions: list[Distribution]
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._tensors = [row.tensor for row in rows]
+        self._names = [row.key for row in rows]
+        self._kinds, self._params = ops.encoded([row.distribution for row in rows])
+        self._seed: int | None = None
 
     @staticmethod
     def of(rows: Sequence[Row]) -> _Whole | None:
@@ -250,12 +265,12 @@ class _Whole(NamedTuple):
             row.fresh or row.derived or row.zero_row is not None or is_dtensor(row.tensor) for row in rows
         ):
             return None
-        return _Whole(
-            [row.tensor for row in rows], [row.key for row in rows], [row.distribution for row in rows]
-        )
+        return _Whole(rows)
 
     def fill(self, seed: int) -> None:
-        ops.fill_(self.tensors, keys.of_names(seed, self.names), self.distributions)
+        if seed != self._seed:
+            self._keys, self._seed = keys.of_names(seed, self._names), seed
+        ops.fill_encoded_(self._tensors, self._keys, self._kinds, self._params)
 
 
 def run(plan: Plan, seed: int, progress: bool = False) -> None:

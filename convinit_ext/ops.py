@@ -207,23 +207,40 @@ def fill_(
     All checks come before the first write. CUDA tensors are filled on their device's current stream, all of
     a device by one launch, and nothing waits for it.
     """
-    kinds = [distribution.kind for distribution in distributions]
-    params = [value for distribution in distributions for value in distribution.params]
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    given = list(tensors)
-    for tensor in given:
-        check_inference(tensor)
-    num_meta = sum(tensor.is_meta for tensor in given)
-    if 0 < num_meta < len(given):
+    fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
+
+
+def encoded(distributions: Sequence[Encoded]) -> tuple[list[int], list[float]]:
+    """Their kinds, and the four parameters of each, one after the other."""
+    kinds = [distribution.kind for distribution in distributions]
+    return kinds, [value for distribution in distributions for value in distribution.params]
+
+
+def fill_encoded_(
+    tensors: list[Tensor],
+    keys: Tensor,
+    kinds: list[int],
+    params: list[float],
+    starts: Sequence[int] = (),
+    strides: Sequence[int] = (),
+) -> None:
+    """`fill_` with the distributions as `encoded` gives them, and boxes as the op takes them."""
+    if not (is_compiling() or torch.is_inference_mode_enabled()):  # a compiler knows no is_inference
+        for tensor in tensors:
+            if tensor.is_inference():
+                check_inference(tensor)
+    num_meta = sum(tensor.is_meta for tensor in tensors)
+    if 0 < num_meta < len(tensors):
         raise RuntimeError(
-            f"{num_meta} of {len(given)} tensors are on the meta device; accepted are all or none"
+            f"{num_meta} of {len(tensors)} tensors are on the meta device; accepted are all or none"
         )
     try:
-        _fill_op(given, keys, kinds, params, starts, strides)
+        _fill_op(tensors, keys, kinds, params, starts, strides)
     except RuntimeError:
-        check_supported(given)
+        check_supported(tensors)
         raise
-    increment_version(given)
+    increment_version(tensors)
 
 
 def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -> None:
@@ -370,10 +387,8 @@ def differences(
         int64 CPU tensor of shape (len(tensors), 2): how many elements differ, and the row-major index in the
         logical tensor of the first that does, -1 where there is none
     """
-    kinds = [distribution.kind for distribution in distributions]
-    params = [value for distribution in distributions for value in distribution.params]
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    found: Tensor = _compare_op(list(tensors), keys, kinds, params, starts, strides)
+    found: Tensor = _compare_op(list(tensors), keys, *encoded(distributions), starts, strides)
     return found
 
 
