@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TypeAlias
@@ -18,6 +17,7 @@ from convinit_ext import boxes, digests, walk
 from convinit_ext.digests import Sums
 from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
+from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 
 _DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
@@ -95,37 +95,24 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
 
 
 class LaterFingerprint:
-    """The fingerprint of a model as it is now, computed when first asked for.
+    """The fingerprint of a model as it was, computed when first asked for.
 
     Args:
-        model: not kept alive.
-        watched: tensors of it; their values are not looked at before.
+        moment: the model then.
 
     Attributes:
         known: the fingerprint, None before it was asked for.
     """
 
-    def __init__(self, model: nn.Module, watched: Sequence[Tensor]) -> None:
+    def __init__(self, moment: Moment) -> None:
         self.known: str | None = None
-        self._model = weakref.ref(model)
-        self._watched = list(map(weakref.ref, watched))
-        self._versions = _versions(watched)
+        self._moment = moment
 
     def value(self) -> str:
-        """Raises RuntimeError where the model is gone, or a watched tensor has changed."""
+        """Raises RuntimeError where the model is gone, or has changed."""
         if self.known is None:
-            model = self._model()
-            if model is None:
-                raise RuntimeError("the model is gone: ask for its fingerprint while it is there")
-            watched = [tensor for reference in self._watched if (tensor := reference()) is not None]
-            if len(watched) < len(self._watched) or _versions(watched) != self._versions:
-                raise RuntimeError("the model has changed since: use convinit_ext.fingerprint(model)")
-            self.known = fingerprint(model)
+            self.known = fingerprint(self._moment.model())
         return self.known
-
-
-def _versions(tensors: Sequence[Tensor]) -> list[int | None]:
-    return [None if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 def _of_named(name: str, tensor: Tensor) -> str:

@@ -25,6 +25,7 @@ from convinit_ext.recipe import Recipe
 from convinit_ext.report import Report, ReportRow, size_text
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
+from convinit_ext.watched import Watched
 
 if TYPE_CHECKING:
     from convinit_ext.buffers import BufferRow
@@ -105,7 +106,7 @@ def init_model_(
     if not dry_run:
         run(plan, plan.seed, progress)
     report = report_of(plan, plan.seed, time.perf_counter() - started, dry_run)
-    return report if dry_run else dataclasses.replace(report, later=_later(model, plan.rows))
+    return report if dry_run else dataclasses.replace(report, later=LaterFingerprint(Watched(model).moment()))
 
 
 def plan_model(
@@ -172,7 +173,7 @@ class ModelPlan:
             run(self._plan, checked, progress)
             self._remember()
         seconds = time.perf_counter() - started
-        later = _later(self._model, self._plan.rows)
+        later = LaterFingerprint(self._watched.moment())
         return Report(self.report.rows, seconds, checked, self._plan.recipe, later=later)
 
     def fingerprint(self, seed: int | None = None) -> str:
@@ -200,14 +201,11 @@ class ModelPlan:
         plan = self._plan
         held = [*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers)]
         self._seen = _Seen(held)
+        self._watched = Watched(self._model)
         self._whole = None if plan.buffers else _Whole.of(plan.rows)
 
     def __str__(self) -> str:
         return str(self.report)
-
-
-def _later(model: nn.Module, rows: Sequence[Row]) -> LaterFingerprint:
-    return LaterFingerprint(model, [row.tensor for row in rows])
 
 
 class _Seen:

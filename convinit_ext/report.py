@@ -79,7 +79,8 @@ class Report:
         Where DTensors are sharded, every rank has to ask.
 
         Raises:
-            RuntimeError: the model is gone, or what was filled has changed since.
+            RuntimeError: the model is gone, or has changed since: it has other tensors, or one was written. A
+                change in place through `.data` leaves no trace, and is not noticed.
             As convinit_ext.fingerprint.
         """
         return None if self.later is None else self.later.value()

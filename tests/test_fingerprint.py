@@ -291,15 +291,54 @@ def test_report(model: Model):
     assert plan.run().fingerprint == fingerprint(model) != report.fingerprint
 
 
-def test_a_report_of_a_model_that_changed(model: Model):
-    report = init_model_(model, seed=6)
-    with torch.no_grad():
-        model.conv.weight.add_(1)
+def with_statistics() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+
+
+def loaded_anew(model: nn.Module) -> None:
+    model.load_state_dict({name: value.clone() for name, value in model.state_dict().items()}, assign=True)
+
+
+CHANGES: dict[str, Callable[[nn.Sequential], object]] = {
+    "a parameter written": lambda model: model[0].weight.detach().add_(1),
+    "a buffer written": lambda model: model(torch.randn(8, 4)),
+    "another dtype": lambda model: model.to(torch.bfloat16),
+    "another dtype and back": lambda model: model.to(torch.bfloat16).float(),
+    "other memory": lambda model: setattr(model[0].weight, "data", torch.ones(3, 4)),
+    "another parameter": lambda model: setattr(model[0], "weight", nn.Parameter(torch.ones(3, 4))),
+    "another module": lambda model: model.__setitem__(0, nn.Linear(4, 3)),
+    "one module more": lambda model: model.append(nn.Linear(2, 2)),
+    "one module less": lambda model: model.pop(1),
+    "another name": lambda model: model.add_module("last", model.pop(1)),
+    "a state dict assigned": loaded_anew,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("run", [init_model_, lambda model, seed: plan_model(model, seed).run()])
+def test_a_report_of_a_model_that_changed(run, change):
+    model = with_statistics()
+    kept = [*model, *model.state_dict(keep_vars=True).values()]  # what is replaced lives on
+    report = run(model, seed=6)
+    change(model)
     with pytest.raises(RuntimeError, match="changed since"):
         _ = report.fingerprint
-    gone = Model()
-    report = init_model_(gone, seed=6)
-    del gone
+    assert kept
+
+
+def test_what_no_fingerprint_depends_on_may_change():
+    model = with_statistics()
+    model.register_buffer("scratch", torch.zeros(2), persistent=False)
+    report = init_model_(model, seed=6)
+    model.scratch.add_(1)
+    model.eval()(torch.randn(8, 4)).sum().backward()
+    assert report.fingerprint == fingerprint(model)
+
+
+def test_a_report_of_a_model_that_is_gone():
+    model = Model()
+    report = init_model_(model, seed=6)
+    del model
     with pytest.raises(RuntimeError, match="the model is gone"):
         _ = report.fingerprint
 
