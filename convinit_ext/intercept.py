@@ -29,7 +29,8 @@ from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.ops import UnsupportedTensorError
-from convinit_ext.whose import Owned, Owners
+from convinit_ext.regions import Owned
+from convinit_ext.whose import Owners
 
 _Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
 

@@ -1,130 +1,20 @@
 """Whose memory a tensor is: which parameter or buffer of a model, and which part of it.
 
-Found by storage, so that `.data`, views and slices are found too. What a part's key is called is said here.
+Found by storage, so that `.data`, views and slices are found too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+import operator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys, walk
-from convinit_ext.boxes import local_of, parts
-from convinit_ext.ops import Box, row_major
-
-Region: TypeAlias = tuple[object, ...]
-_MOST_KNOWN = 1024  # views of a parameter: some code fills a table row by row
-# How a tensor sees its storage: offset, shape, strides, dtype.
-Layout: TypeAlias = tuple[int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype]
-
-
-@dataclass(slots=True, eq=False)
-class Named:
-    """A parameter or buffer, its name, and how often it was filled: all of it, and each region since then.
-
-    Args:
-        name: its canonical name.
-        model: the outermost module.
-        words: of its first fill, as the engine takes them, [1, 2].
-        tensor: the parameter itself.
-        path: the way to it from the model, attribute by attribute.
-    """
-
-    name: str
-    model: nn.Module
-    words: Tensor
-    tensor: Tensor
-    path: list[str]
-    num_rounds: int = 0
-    num_fills: dict[Region, int] = field(default_factory=dict)
-    _layout: Layout | None = None
-    _known: dict[Layout, Owned | None] = field(default_factory=dict)
-
-    def is_held(self) -> bool:
-        """Whether the tensor is still the model's, in this place."""
-        holder = self.model
-        *children, leaf = self.path
-        for child in children:
-            module = holder._modules.get(child)
-            if module is None:
-                return False
-            holder = module
-        return holder._parameters.get(leaf) is self.tensor or holder._buffers.get(leaf) is self.tensor
-
-    def part(self, view: Tensor, whole: Tensor) -> Owned | None:
-        """A view as a part of this one.
-
-        Args:
-            view: of the storage of `whole`.
-            whole: the memory of the named tensor as it is now.
-
-        Returns:
-            None where it is not inside.
-        """
-        if whole is self.tensor and whole.is_contiguous() and view.dtype is whole.dtype:  # as most are
-            return _part_in_order(self, view, whole)
-        layout, place = _layout_of(whole), _layout_of(view)
-        if layout != self._layout:
-            self._layout, self._known = layout, {}
-        if place not in self._known:
-            if len(self._known) == _MOST_KNOWN:
-                self._known.clear()
-            self._known[place] = _part_of(self, view, whole, is_alike=place == layout)
-        return self._known[place]
-
-
-@dataclass(slots=True, eq=False)
-class Owned:
-    """A tensor as a part of a named one.
-
-    Args:
-        named: what it is a part of.
-        region: which part; empty where it is all of it, seen in any way.
-        box: its place in the row-major order of the named one; None where it is seen as the named one is,
-            and where no box describes it.
-        words_are_own: no box describes it.
-        is_dtensor: the named one is a DTensor, and this it or its local tensor.
-        is_scattered: the named one is a DTensor, and no box describes this part of its local tensor.
-    """
-
-    named: Named
-    region: Region
-    box: Box | None
-    words_are_own: bool = False
-    is_dtensor: bool = False
-    is_scattered: bool = False
-
-    def number(self) -> int:
-        """How many fills of this part there were."""
-        named = self.named
-        if self.region:
-            return named.num_rounds + named.num_fills.get(self.region, 0)
-        return named.num_rounds + max(named.num_fills.values(), default=0)
-
-    def count(self) -> None:
-        """One more fill of this part."""
-        named = self.named
-        if self.region:
-            named.num_fills[self.region] = named.num_fills.get(self.region, 0) + 1
-        else:
-            named.num_rounds = self.number() + 1
-            named.num_fills.clear()
-
-    def key_name(self, alone: bool = False) -> str:
-        """The name of the next fill's key.
-
-        Args:
-            alone: the values are of this part by itself: no box of the whole's values.
-        """
-        name, number = self.named.name, self.number()
-        if self.region and (alone or self.words_are_own):
-            name += "[" + ",".join(map(_text, self.region)) + "]"
-        return f"{name}#{number}" if number else name
+from convinit_ext.boxes import local_of
+from convinit_ext.regions import Named, Owned
 
 
 class Owners:
@@ -142,6 +32,7 @@ class Owners:
         self._model = model
         self._seed = seed
         self._named: dict[str, Named] = {}
+        self._num_users_of_one = _num_users_of_one()
         self._read()
 
     def owned(self, tensor: Tensor) -> Owned | None:
@@ -150,7 +41,7 @@ class Owners:
         if known is not None and known.named.is_held():
             return known
         owned = self._find(tensor)
-        if owned is None and self._state() != self._last_state:
+        if owned is None and self._has_changed(tensor):
             self._read()
             owned = self._find(tensor)
         return owned
@@ -177,8 +68,10 @@ class Owners:
         self._by_object: dict[int, Owned] = {}  # which holds the tensor, so that its id stays its own
         for held, name, row in zip(found, names, words, strict=True):
             self._add(held, name, row)
-        self._modules = [node.module for node in nodes]
-        self._last_state = self._state()
+        self._tensors = [held for node in nodes for held in (node.module._parameters, node.module._buffers)]
+        self._held = [*self._tensors, *(node.module._modules for node in nodes)]
+        self._last_members, self._last_storages = self._members(), self._storages()
+        self._ids = set(map(id, self._last_members))
 
     def _add(self, held: walk.Held, name: str, words: Tensor) -> None:
         tensor = held.tensor
@@ -190,20 +83,27 @@ class Owners:
         self._by_storage.setdefault(_storage(local_of(tensor)), []).append(named)
         self._by_object[id(tensor)] = Owned(named, (), None, is_dtensor=local_of(tensor) is not tensor)
 
-    def _state(self) -> list[int]:
-        """Other numbers once a module or tensor is added, replaced or moved. It is asked for every tensor
-        that is not the model's, so it has to be quick.
+    def _has_changed(self, tensor: Tensor) -> bool:
+        """Whether a tensor that is not known may be the model's all the same. It is asked for every tensor
+        that is not, so it has to be quick: only memory that others share can be that of another tensor.
         """
-        modules = self._modules
-        children = [id(child) for module in modules for child in module._modules.values()]
-        tensors = [
-            tensor
-            for module in modules
-            for held in (module._parameters, module._buffers)
-            for tensor in held.values()
-            if tensor is not None
-        ]
-        return children + [id(tensor) for tensor in tensors] + [_storage(tensor) for tensor in tensors]
+        members = self._members()
+        if len(members) != len(self._last_members) or not all(map(operator.is_, members, self._last_members)):
+            return True
+        is_apart = id(tensor) not in self._ids and not self._is_shared(local_of(tensor))
+        return not is_apart and self._storages() != self._last_storages
+
+    def _is_shared(self, tensor: Tensor) -> bool:
+        """Whether other tensors see the same memory; True where PyTorch does not tell."""
+        return _num_users is None or _num_users(_storage(tensor)) > self._num_users_of_one
+
+    def _members(self) -> list[object]:
+        """Others once a module or tensor is added, replaced or removed."""
+        return [each for held in self._held for each in held.values()]
+
+    def _storages(self) -> list[int]:
+        """Other numbers once a tensor has other memory."""
+        return [_storage(tensor) for held in self._tensors for tensor in held.values() if tensor is not None]
 
 
 def _is_float(buffer: Tensor) -> bool:
@@ -215,118 +115,12 @@ def _storage(tensor: Tensor) -> int:
     return address
 
 
-def _layout_of(tensor: Tensor) -> Layout:
-    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
+_num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
 
-def _is_inside(view: Tensor, whole: Tensor) -> bool:
-    start, end = walk.span(view)
-    first, last = walk.span(whole)
-    return first <= start and end <= last
-
-
-def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned | None:
-    is_dtensor = whole is not named.tensor
-    if is_alike:
-        return Owned(named, (), None, is_dtensor=is_dtensor)
-    if is_dtensor and not whole.numel():  # owned all the same: the processes' generators stay in step
-        return Owned(named, (), None, is_dtensor=True)
-    if not _is_inside(view, whole):
-        return None
-    if is_dtensor:
-        return _part_of_shard(named, view, whole)
-    box = box_in(view, whole)
-    if box is None:
-        return Owned(named, _memory_of(view, whole), None, words_are_own=True)
-    is_all = view.numel() == whole.numel()
-    return Owned(named, () if is_all else _region_of(view, box), box)
-
-
-def _part_in_order(named: Named, view: Tensor, whole: Tensor) -> Owned | None:
-    """Memory is in the order of the index: a view's strides are its steps there."""
-    start = int(view.storage_offset() - whole.storage_offset())
-    size, strides, is_run = view.numel(), view.stride(), view.is_contiguous()
-    end = start + (size if is_run else walk.extent(view.shape, strides))
-    if start < 0 or end > whole.numel():
-        return None
-    if size < whole.numel():
-        return Owned(named, (start, view.shape, strides), Box(start, strides))
-    return Owned(named, (), None if is_run else Box(start, strides))
-
-
-def _part_of_shard(named: Named, view: Tensor, local: Tensor) -> Owned | None:
-    """The same of what this process has of a DTensor. Other processes have other parts of it: a part by
-    itself would have the same key on all of them.
-    """
-    if view.dtype != local.dtype:
-        return None
-    is_all = view.numel() == local.numel()
-    held = parts(named.tensor)
-    box = box_in(view, local, held[0].box(named.tensor.shape)) if len(held) == 1 else None
-    if box is None:
-        return Owned(named, () if is_all else _memory_of(view, local), None, is_scattered=True)
-    return Owned(named, () if is_all else _region_of(view, box), box)
-
-
-def _region_of(view: Tensor, box: Box) -> Region:
-    return box.start, view.shape, box.strides
-
-
-def _text(part: object) -> str:
-    return str(tuple(part)) if isinstance(part, tuple) else str(part)
-
-
-def _memory_of(view: Tensor, whole: Tensor) -> Region:
-    offset = int(view.storage_offset() - whole.storage_offset())
-    return "memory", view.dtype, offset, view.shape, view.stride()
-
-
-def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
-    """Where a view's elements are in the row-major order of the tensor that it is a view of.
-
-    Args:
-        view: a view inside `whole`.
-        whole: of any strides.
-        place: of `whole` in the row-major order of a larger tensor, which is then meant.
-
-    Returns:
-        The box, None where there is none: views of another dtype, and views with a dimension that runs over
-        several of a `whole` that is not contiguous.
-
-    >>> weight = torch.empty(6, 4)
-    >>> box_in(weight[2:4], weight)
-    Box(start=8, strides=(4, 1))
-    >>> box_in(weight[2:4], weight, Box(24, (4, 1)))
-    Box(start=32, strides=(4, 1))
-    """
-    if view.dtype != whole.dtype:
-        return None
-    offset = int(view.storage_offset() - whole.storage_offset())
-    begin, steps = place or Box(0, row_major(whole.shape))
-    if whole.is_contiguous() and steps == row_major(whole.shape):  # so it is in whole rows of a larger one
-        return Box(begin + offset, view.stride())
-    start = _steps(offset, whole)
-    moves = [
-        _steps(stride if size > 1 else 0, whole)
-        for size, stride in zip(view.shape, view.stride(), strict=True)
-    ]
-    corner = [
-        first + sum((size - 1) * move[dim] for size, move in zip(view.shape, moves, strict=True))
-        for dim, first in enumerate(start)
-    ]
-    if any(at >= size for at, size in zip(corner, whole.shape, strict=True)):
-        return None
-    return Box(begin + _dot(start, steps), tuple(_dot(move, steps) for move in moves))
-
-
-def _steps(distance: int, whole: Tensor) -> list[int]:
-    """How far to go along each dimension to move so far in memory; too far where that cannot be."""
-    steps = [0] * whole.dim()
-    for dim in sorted(range(whole.dim()), key=whole.stride, reverse=True):
-        if whole.shape[dim] > 1 and whole.stride(dim) > 0:
-            steps[dim], distance = divmod(distance, whole.stride(dim))
-    return [*whole.shape] if distance else steps
-
-
-def _dot(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(a * b for a, b in zip(left, right, strict=True))
+def _num_users_of_one() -> int:
+    """A tensor's memory may have the Python object that stands for it as one more user."""
+    if _num_users is None:
+        return 0
+    alone = torch.empty(1, device="cpu")
+    return _num_users(_storage(alone))

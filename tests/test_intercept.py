@@ -20,7 +20,7 @@ from torch.nn.init import trunc_normal_ as captured_trunc_normal_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Key, announce, init, intercept
-from convinit_ext.whose import box_in
+from convinit_ext.regions import box_in
 
 captured_method = torch.Tensor.normal_
 UNIT = ("normal", 0.0, 1.0)
@@ -433,6 +433,30 @@ def test_tied_parameters_that_part():
         nn.init.normal_(model[1].weight)
     assert_is(model[1].weight, "1.weight")
     assert_is(model[0].weight, "0.weight")
+
+
+def test_tensors_that_a_model_gets_past_its_attributes():
+    model = nn.BatchNorm1d(4, device="meta")
+    model.register_buffer("noise", torch.empty(4, device="meta"))
+    other, added = torch.empty(4), nn.Linear(3, 4)
+    with intercept(model, seed=0):
+        other.normal_()  # nothing of the model has memory yet
+        model.to_empty(device="cpu")  # which writes into the module's dicts
+        model.noise.normal_()
+        model.weight.data.normal_()
+        other.normal_()
+        model._modules["added"] = added
+        added.weight.data[1:].normal_()
+        other.normal_()
+        model._buffers["other"] = other
+        other.normal_()
+    for tensor, name in [
+        (model.noise, "noise"),
+        (model.weight, "weight"),
+        (added.weight[1:], "added.weight"),
+        (other, "other"),
+    ]:
+        assert_is(tensor, name, start=3 if name == "added.weight" else 0)
 
 
 def test_slices_of_memory_that_is_seen_in_another_way_later():
