@@ -237,8 +237,8 @@ def _check_derived(
                 )
             check_sharding(row.derived, row.tensor, None if source is None else source.tensor)
             row.derived.check(row.tensor, None if source is None else source.tensor)
-        except ValueError as error:
-            raise ValueError(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
 
 
 def _key_names(held: list[Held], nodes: list[walk.Node], names: Names) -> dict[str, str]:
