@@ -135,13 +135,7 @@ class _Planned:
         row = self._rows.get(id(tensor))
         if row is not None or tensor.is_meta or not tensor.numel():
             return id(row or tensor)
-        return (
-            *walk.span(tensor),
-            tensor.untyped_storage()._cdata,
-            tensor.shape,
-            tensor.stride(),
-            tensor.dtype,
-        )
+        return walk.view(tensor)
 
     def entry(self, name: str, tensor: Tensor) -> Entry:
         row, buffer = self._rows.get(id(tensor)), self._buffers.get(id(tensor))

@@ -194,9 +194,10 @@ def _storage(tensor: Tensor) -> int:
 
 
 def view(tensor: Tensor) -> object:
-    """Equal for tensors that are the same memory seen the same way."""
+    """Equal for tensors that are the same memory seen the same way; a conjugate view is another one."""
     local = local_of(tensor)
-    return _storage(tensor), local.storage_offset(), local.shape, local.stride(), local.dtype
+    place = _storage(tensor), local.storage_offset(), local.shape, local.stride()
+    return place, local.dtype, local.is_conj(), local.is_neg()
 
 
 class Distinct:

@@ -18,7 +18,17 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from convinit_ext import Normal, Uniform, contents, destination, file_writer, init_model_, save_model
+from convinit_ext import (
+    Normal,
+    Uniform,
+    contents,
+    destination,
+    file_writer,
+    fingerprint,
+    init_model_,
+    plan_model,
+    save_model,
+)
 from convinit_ext.derived import CopyFrom, NormOf, Preset
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.shard_files import parsed_size
@@ -145,6 +155,27 @@ def test_values_are_those_of_the_contract(tmp_path, monkeypatch):
         (57, 31), *reference.layer_key(-3, "weight"), ("uniform", -0.5, 2.0), "float32"
     )
     np.testing.assert_array_equal(load_file(tmp_path / "a.safetensors")["weight"].numpy(), expected)
+
+
+def with_views() -> nn.Module:
+    """Buffers that share their memory and differ in what they say."""
+    model = nn.Linear(2, 2)
+    waves = torch.tensor([[1 + 2j, 3 - 1j], [0.5j, -4 + 1j]])
+    views = {"waves": waves, "conj": waves.conj(), "same": waves.detach().conj()}
+    for name, view in (views | {"imag": waves.imag, "minus_imag": waves.conj().imag}).items():
+        model.register_buffer(name, view)
+    return model
+
+
+def test_a_conjugate_view_is_another_tensor(tmp_path):
+    model = with_views()
+    save_model(model, tmp_path / "a.safetensors")
+    init_model_(model)
+    stored = load_file(tmp_path / "a.safetensors")
+    assert set(stored) == {"weight", "bias", "waves", "conj", "imag", "minus_imag"}  # "same" is "conj"
+    for name, values in stored.items():
+        assert torch.equal(values, model.state_dict()[name]), name
+    assert fingerprint(model) == fingerprint(tmp_path / "a.safetensors") == plan_model(model).fingerprint()
 
 
 def rule_model() -> nn.Module:
