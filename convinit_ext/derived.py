@@ -91,6 +91,8 @@ class Preset:
 class NormOf:
     """The norm of another parameter over all dimensions but one, as weight normalisation starts from it.
 
+    It is taken in float32 at least and then rounded: narrower models are the rounding of float32 ones.
+
     Args:
         name: canonical full name of the other parameter.
         dim: the dimension that stays; -1 is none.
@@ -113,10 +115,16 @@ class NormOf:
         assert source is not None
         memory, source = local_of(memory), local_of(source)
         if memory.numel():
-            memory.copy_(torch.norm_except_dim(source.detach(), 2, self.dim))
+            exact = source.detach().to(norm_dtype(source.dtype))
+            memory.copy_(torch.norm_except_dim(exact, 2, self.dim))
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"
+
+
+def norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the values that the norm of a parameter of this dtype is made of."""
+    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from convinit_ext import digests, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
-from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset
+from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm_dtype
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
 from convinit_ext.ops import Box
@@ -162,11 +162,12 @@ class _Planned:
 
     def _norm(self, derived: NormOf, tensor: Tensor) -> Content:
         source = self.entry(derived.name, tensor)
+        dtype = norm_dtype(source.dtype)
         if derived.dim == 0:
-            return NormOfRows(source.content, source.shape, source.dtype)
+            return NormOfRows(source.content, source.shape, dtype)
         return Computed(
             lambda: f"norm except {derived.dim} of {source.shape} {source.content.text()}",
-            lambda: torch.norm_except_dim(whole(source.content, source.shape, source.dtype), 2, derived.dim),
+            lambda: torch.norm_except_dim(whole(source.content, source.shape, dtype), 2, derived.dim),
         )
 
     def _of_buffer(self, row: BufferRow) -> Content:
