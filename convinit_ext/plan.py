@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import boxes, copies, ops, parametrized, walk
+from convinit_ext import boxes, copies, flat_shards, ops, parametrized, walk
 from convinit_ext.buffers import BufferRow, buffer_rows, known_rows
 from convinit_ext.derived import Derived, check_sharding
 from convinit_ext.distributions import Distribution
@@ -163,6 +163,7 @@ def make_plan(
     wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where, reading)
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
+    flat_shards.check_whole(nodes, None if reading else wish.dtype)
     if not reading:
         _check_sharded(nodes, wish)
     held = walk.parameters(nodes)
