@@ -1,5 +1,5 @@
-"""FullyShardedDataParallel, the older FSDP: its ranks keep pieces of one flat parameter, which are no parts of
-tensors that anybody here could fill. Whether a model shows such pieces is read off its own records.
+"""FullyShardedDataParallel, the older FSDP: its ranks keep pieces of one flat parameter, which are no parts
+of tensors that anybody here could fill. Whether a model shows such pieces is read off its own records.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def check_whole(nodes: Sequence[Node], dtype: torch.dtype | None = None) -> None
         return
     known: set[int] = set()
     for node in nodes:
-        handle: Any = getattr(node.module, "_handle", None) if _is_wrapper(node.module.__class__) else None
+        module: Any = node.module
+        handle: Any = getattr(module, "_handle", None) if _is_wrapper(module.__class__) else None
         if handle is None:  # no wrapper, or one without parameters of its own
             continue
         about = f"module {node.path!r} is a FullyShardedDataParallel"

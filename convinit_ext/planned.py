@@ -48,6 +48,8 @@ class Entry:
 def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     """What the model's state dict would hold once the plan has run; a tied tensor once, under its first name.
 
+    What modules keep there beside tensors (get_extra_state) is left out: no file of tensors can hold it.
+
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
             name once wrappers are removed.
@@ -59,6 +61,8 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     seen: set[object] = set()
     lost = []
     for key, value in model.state_dict(keep_vars=True).items():
+        if walk.is_extra_state(key):
+            continue
         tensor = _checked(key, value, planned)
         identity = planned.identity(tensor)
         if identity in seen:

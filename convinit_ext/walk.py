@@ -161,6 +161,11 @@ def canonical(name: str) -> str:
         return name
 
 
+def is_extra_state(key: str) -> bool:
+    """Whether a state dict's key is what modules keep there beside tensors, by get_extra_state()."""
+    return key.rpartition(".")[2] == "_extra_state"
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
     local = local_of(tensor)

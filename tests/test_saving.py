@@ -247,6 +247,18 @@ def test_names_are_canonical(tmp_path):
     assert list(load_file(tmp_path / "b" / "model.safetensors")) == ["a/\\é b"]
 
 
+def test_extra_state_is_left_out(tmp_path):
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    model = nn.Sequential(Extra(2, 2))
+    plan = plan_model(model)
+    save_model(model, tmp_path / "a.safetensors")
+    assert set(load_file(tmp_path / "a.safetensors")) == {"0.weight", "0.bias"}
+    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors") == plan.run().fingerprint
+
+
 def test_what_cannot_be_saved_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(
@@ -254,12 +266,10 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     ):
         save_model(on_meta(lambda: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))), path, only="0")
 
-    class Extra(nn.Linear):
-        def get_extra_state(self):
-            return {"a": 1}
-
-    with pytest.raises(TypeError, match="'_extra_state' of the state dict is a dict"):
-        save_model(Extra(2, 2), path)
+    strange = nn.Linear(2, 2)
+    strange.register_state_dict_post_hook(lambda module, state, prefix, _: state.update(scale={"a": 1}))
+    with pytest.raises(TypeError, match="'scale' of the state dict is a dict"):
+        save_model(strange, path)
     sparse = nn.Linear(2, 2)
     sparse.register_buffer("mask", torch.eye(3).to_sparse())
     with pytest.raises(TypeError, match=r"'mask' is a torch.sparse_coo tensor"):
