@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import keys, offered, ops, parametrized, walk
 from convinit_ext.boxes import is_dtensor
-from convinit_ext.derived import Orthogonal, Preset
+from convinit_ext.derived import Orthogonal, Preset, check_converts, check_given
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.fill import check_places
 from convinit_ext.initialisers import Target, is_distribution
@@ -114,7 +114,9 @@ def buffer_rows(
             lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         if start is not None:
-            parametrized.check_settles(held)
+            parametrized.check_settles(held, wanted)
+            if rules:
+                _check_fits(held, start, wanted)
         if start is not None and not (tensor.is_meta or wanted != tensor.dtype):
             _check_writable(held)
         if start is not None or tensor.is_meta or wanted != tensor.dtype:
@@ -168,6 +170,30 @@ def _check_writable(held: Held) -> None:
         raise RuntimeError(f"buffer {held.path!r}: {error}") from error
 
 
+def _check_fits(held: Held, start: Start, dtype: torch.dtype) -> None:
+    """That a buffer can be given what a rule says, as PyTorch and the engine find out by two elements.
+
+    Raises:
+        TypeError: a buffer that is not dense, or complex values for a real one.
+        ValueError: values that its dtype cannot hold.
+    """
+    tensor, about = held.tensor, f"buffer {held.path!r}"
+    if tensor.is_quantized or tensor.layout is not torch.strided:
+        kind = f"quantised tensor ({tensor.dtype})" if tensor.is_quantized else f"{tensor.layout} tensor"
+        raise TypeError(f"{about}: no rule can fill a {kind}; accepted is a dense tensor")
+    if isinstance(start, Tensor) and start.is_complex() and not dtype.is_complex:
+        raise TypeError(f"{about}: the rule's values are complex, and accepted are real ones")
+    try:
+        if isinstance(start, Tensor):
+            check_converts(start.dtype, dtype)
+        elif not isinstance(start, Orthogonal):
+            elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
+            BufferRow(held, "", start, dtype, elements.device).write_(elements, 0)
+    except RuntimeError as error:  # NotImplementedError too
+        said = f"values of {start.dtype}" if isinstance(start, Tensor) else str(start)
+        raise ValueError(f"{about}: {dtype} cannot hold {said}, which its rule says: {error}") from error
+
+
 def _start(held: Held, rules: Sequence[Rule]) -> Start | None:
     """What a rule says, otherwise what torch.nn does."""
     module, leaf = held.places[0]
@@ -191,13 +217,24 @@ def _said(rule: Rule, target: Target) -> Start:
         raise ValueError(f"{about}: {error}") from error
     values = values.tensor if isinstance(values, Preset) else values
     if isinstance(values, Tensor):
-        if values.is_meta:
-            raise ValueError(f"{about}: a tensor on the meta device, which has no values")
-        if values.shape != target.tensor.shape:
-            raise ValueError(f"{about}: has shape {list(values.shape)}, not {list(target.tensor.shape)}")
-        return values.detach()
+        return _checked(values, target.tensor, about)
     if not is_distribution(values):
         raise TypeError(f"{about}: must be a distribution or a tensor, not {values!r}")
     if not isinstance(values, Constant) and target.tensor.dtype not in ops.SUPPORTED_DTYPES:
         raise TypeError(f"{about}: cannot draw values of {target.tensor.dtype}")
     return values
+
+
+def _checked(values: Tensor, buffer: Tensor, about: str) -> Tensor:
+    """The tensor that a rule gives for a buffer."""
+    if values.is_meta:
+        raise ValueError(f"{about}: a tensor on the meta device, which has no values")
+    try:
+        check_given(values, buffer)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{about}: {error}") from error
+    if values.layout is not torch.strided:
+        raise TypeError(f"{about}: a {values.layout} tensor; accepted is a dense one")
+    if values.shape != buffer.shape:
+        raise ValueError(f"{about}: has shape {list(values.shape)}, not {list(buffer.shape)}")
+    return values.detach()

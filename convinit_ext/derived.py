@@ -12,6 +12,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext.boxes import copy_whole_, is_dtensor, local_of, share_rows
 
@@ -69,6 +72,11 @@ class Preset:
             raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
     def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        check_given(self.tensor, tensor)
+        try:
+            check_converts(self.tensor.dtype, tensor.dtype)
+        except RuntimeError as error:
+            raise TypeError(f"values of {self.tensor.dtype} cannot be copied: {error}") from error
         if self.tensor.shape != tensor.shape:
             raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
 
@@ -82,6 +90,8 @@ class Preset:
 @dataclass(frozen=True, slots=True)
 class NormOf:
     """The norm of another parameter over all dimensions but one, as weight normalisation starts from it.
+
+    It is taken in float32 at least and then rounded: narrower models are the rounding of float32 ones.
 
     Args:
         name: canonical full name of the other parameter.
@@ -105,10 +115,16 @@ class NormOf:
         assert source is not None
         memory, source = local_of(memory), local_of(source)
         if memory.numel():
-            memory.copy_(torch.norm_except_dim(source.detach(), 2, self.dim))
+            exact = source.detach().to(norm_dtype(source.dtype))
+            memory.copy_(torch.norm_except_dim(exact, 2, self.dim))
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"
+
+
+def norm_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the values that the norm of a parameter of this dtype is made of."""
+    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +150,30 @@ class Orthogonal:
 
 
 Derived: TypeAlias = Preset | NormOf | MinusIdentity
+
+
+def check_given(values: Tensor, target: Tensor) -> None:
+    """That a tensor has values which can be copied.
+
+    Raises:
+        TypeError: a quantised or nested one.
+        ValueError: a fake one where `target` is none, or one whose memory was freed.
+    """
+    if values.is_quantized or values.is_nested:
+        kind = "quantised" if values.is_quantized else "nested"
+        raise TypeError(f"a {kind} tensor cannot be copied; accepted is a dense tensor")
+    if isinstance(values, FakeTensor):
+        if not (isinstance(target, FakeTensor) or _dispatch_modes()):
+            raise ValueError("a fake tensor has no values; accepted is one with memory")
+    elif is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
+        return
+    elif values.numel() and not values.untyped_storage().size():
+        raise ValueError("the tensor's storage holds no memory (it was resized to nothing)")
+
+
+def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:
+    """Raises RuntimeError where PyTorch does not convert values of the one dtype to the other."""
+    torch.empty(1, dtype=dtype, device="cpu").copy_(torch.empty(1, dtype=given, device="cpu"))
 
 
 def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> None:

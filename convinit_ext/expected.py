@@ -12,7 +12,7 @@ from torch import Tensor
 
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
-from convinit_ext.derived import Preset
+from convinit_ext.derived import Preset, norm_dtype
 from convinit_ext.model import fill_rows
 from convinit_ext.plan import Row
 
@@ -63,7 +63,7 @@ class Expected:
 
     def _source(self, name: str, memory: Tensor) -> Tensor:
         row = self.row_of(name)
-        dtype = self.dtypes.get(name, row.tensor.dtype)
+        dtype = norm_dtype(self.dtypes.get(name, row.tensor.dtype))
         if is_dtensor(row.tensor) != is_dtensor(memory):
             return self._written(row, torch.empty(row.tensor.shape, dtype=dtype, device=memory.device))
         return self._written(row, torch.empty_like(row.tensor.detach(), dtype=dtype, device=memory.device))

@@ -22,7 +22,6 @@ from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 
 _DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
 _PLAIN = (Tensor, nn.Parameter)
-_EXTRA_STATE = "_extra_state"  # what modules keep in a state dict beside tensors
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
@@ -128,7 +127,7 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     distinct = walk.Distinct()
     for key, tensor in given.items():
-        if key.rpartition(".")[2] == _EXTRA_STATE:
+        if walk.is_extra_state(key):
             continue
         name = walk.canonical(key)
         checked = _checked(key, tensor)

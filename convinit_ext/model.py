@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convinit_ext import keys, ops, parametrized
 from convinit_ext.boxes import is_dtensor
+from convinit_ext.derived import norm_dtype
 from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
@@ -84,8 +85,9 @@ def init_model_(
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
             nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
-            shape; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one on
-            another rank; an unknown recipe, fan or dtype.
+            shape; values that a buffer cannot hold; FullyShardedDataParallel's pieces of parameters; a
+            pattern that chooses nothing; a seed out of range, or (check_ranks) another one on another rank;
+            an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -278,7 +280,7 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
         filled = [_memory_for(row) for row in plan.rows]
         buffers = [row.new(seed) if row.fresh else None for row in plan.buffers]
         _fill(seed, plan.rows, filled, progress)
-        _derive(plan.rows, filled)
+        _derive(seed, plan.rows, filled)
         for row, memory in zip(plan.rows, filled, strict=True):
             if row.fresh:
                 _place(row, memory)
@@ -289,16 +291,37 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                 parametrized.settle(buffer_row.held)
 
 
-def _derive(rows: Sequence[Row], filled: Sequence[Tensor]) -> None:
+def _derive(seed: int, rows: Sequence[Row], filled: Sequence[Tensor]) -> None:
     """Writes presets, then norms of other parameters, which may be presets."""
     derived = [(row, memory) for row, memory in zip(rows, filled, strict=True) if row.derived is not None]
     if not derived:
         return
-    memories = {id(row.held[0]): memory for row, memory in zip(rows, filled, strict=True)}
+    chosen = {id(row.held[0]): (row, memory) for row, memory in zip(rows, filled, strict=True)}
     for row, memory in sorted(derived, key=lambda each: each[0].source is not None):
         assert row.derived is not None
-        source = None if row.source is None else memories.get(id(row.source), row.source.tensor)
-        row.derived.write_(memory, source)
+        row.derived.write_(memory, _source_of(row, seed, chosen))
+
+
+def _source_of(row: Row, seed: int, chosen: Mapping[int, tuple[Row, Tensor]]) -> Tensor | None:
+    """What the parameter that a row is made of becomes, not yet rounded where its dtype is narrow.
+
+    Args:
+        row: with a source or without.
+        seed: of the model.
+        chosen: the rows that are filled and their memory, by the id of what they hold.
+    """
+    if row.source is None:
+        return None
+    source, memory = chosen.get(id(row.source), (None, row.source.tensor))
+    dtype = norm_dtype(memory.dtype)
+    if source is None or dtype == memory.dtype:
+        return memory
+    exact = torch.empty_like(memory.detach(), dtype=dtype)
+    if source.derived is None:
+        fill_rows(seed, [(source, exact)])
+    else:
+        source.derived.write_(exact, _source_of(source, seed, chosen))
+    return exact
 
 
 def check_memory(num_bytes: int) -> None:

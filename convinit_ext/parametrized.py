@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -85,8 +86,22 @@ def drawn_start(held: Held) -> Distribution | Orthogonal | None:
     return Normal() if leaf.endswith(_VECTORS) and _old_spectral(module, leaf[:-2]) else None
 
 
-def check_settles(held: Held) -> None:
-    """Raises ValueError where spectral_norm's power method would need the whole of a sharded weight."""
+def check_settles(held: Held, dtype: torch.dtype) -> None:
+    """That settle() will be able to do its part.
+
+    Args:
+        held: a buffer that starts anew.
+        dtype: of its values then.
+
+    Raises:
+        ValueError: PyTorch has no norm of this dtype; a sharded weight, and the newer spectral_norm, which
+            needs the whole.
+    """
+    if dtype.itemsize == 1 and is_settled(held):
+        raise ValueError(
+            f"buffer {held.path!r}: PyTorch has no norm of {dtype}, and spectral_norm starts from one; "
+            "accepted are wider dtypes"
+        )
     if type(held.places[0][0]).__name__ != "_SpectralNorm":
         return
     weight = held.node.parents[-1]._parameters.get("original")

@@ -5,9 +5,10 @@ Making a plan checks everything that can be wrong with a model; it allocates not
 
 from __future__ import annotations
 
+import glob
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import boxes, copies, ops, parametrized, walk
+from convinit_ext import boxes, copies, flat_shards, ops, parametrized, patterns, walk
 from convinit_ext.buffers import BufferRow, buffer_rows, known_rows
 from convinit_ext.derived import Derived, check_sharding
 from convinit_ext.distributions import Distribution
@@ -163,6 +164,7 @@ def make_plan(
     wish = _Wish(seed, as_recipe(recipe), fan, _checked_dtype(dtype), where, reading)
     checked_seed = Key(seed, "seed").seed  # a model without parameters checks its seed too
     nodes = list(walk.modules(model))
+    flat_shards.check_whole(nodes, None if reading else wish.dtype)
     if not reading:
         _check_sharded(nodes, wish)
     held = walk.parameters(nodes)
@@ -237,8 +239,8 @@ def _check_derived(
                 )
             check_sharding(row.derived, row.tensor, None if source is None else source.tensor)
             row.derived.check(row.tensor, None if source is None else source.tensor)
-        except ValueError as error:
-            raise ValueError(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
 
 
 def _key_names(held: list[Held], nodes: list[walk.Node], names: Names) -> dict[str, str]:
@@ -255,20 +257,32 @@ def _rules_for(held: list[Held], targets: list[Target], recipe: Recipe) -> list[
         raise ValueError(
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
             + "\n  ".join(map(_described, lost))
-            + f"\n{_advice(lost, recipe)}"
+            + f"\n{_advice(lost, held, recipe)}"
         )
     return found
 
 
-def _advice(lost: Sequence[Held], recipe: Recipe) -> str:
-    """Layers that repeat have one rule."""
-    names = dict.fromkeys(_NUMBER.sub("*", each.name) for each in lost)
+def _advice(lost: Sequence[Held], held: Sequence[Held], recipe: Recipe) -> str:
+    others = {each.name for each in held} - {each.name for each in lost}
+    names = _patterns([each.name for each in lost], others)
     rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
     rest = recipe.name.upper() if recipe.name in RECIPES else "the others"
     return (
         f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "
         "code, where it has some, inside convinit_ext.intercept(model, seed)"
     )
+
+
+def _patterns(names: Sequence[str], others: Collection[str]) -> Iterator[str]:
+    """Patterns that fit these names and none of the others. Layers that repeat have one."""
+    repeating: dict[str, list[str]] = {}
+    for name in names:
+        repeating.setdefault(_NUMBER.sub("*", name), []).append(name)
+    for pattern, group in repeating.items():
+        if len(group) > 1 and not any(patterns.matches(pattern, other) for other in others):
+            yield pattern
+        else:
+            yield from map(glob.escape, group)
 
 
 def _described(held: Held) -> str:

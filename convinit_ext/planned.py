@@ -14,7 +14,7 @@ from convinit_ext import digests, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
-from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset
+from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm_dtype
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
 from convinit_ext.ops import Box
@@ -48,6 +48,8 @@ class Entry:
 def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     """What the model's state dict would hold once the plan has run; a tied tensor once, under its first name.
 
+    What modules keep there beside tensors (get_extra_state) is left out: no file of tensors can hold it.
+
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
             name once wrappers are removed.
@@ -59,6 +61,8 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     seen: set[object] = set()
     lost = []
     for key, value in model.state_dict(keep_vars=True).items():
+        if walk.is_extra_state(key):
+            continue
         tensor = _checked(key, value, planned)
         identity = planned.identity(tensor)
         if identity in seen:
@@ -135,13 +139,7 @@ class _Planned:
         row = self._rows.get(id(tensor))
         if row is not None or tensor.is_meta or not tensor.numel():
             return id(row or tensor)
-        return (
-            *walk.span(tensor),
-            tensor.untyped_storage()._cdata,
-            tensor.shape,
-            tensor.stride(),
-            tensor.dtype,
-        )
+        return walk.view(tensor)
 
     def entry(self, name: str, tensor: Tensor) -> Entry:
         row, buffer = self._rows.get(id(tensor)), self._buffers.get(id(tensor))
@@ -168,11 +166,12 @@ class _Planned:
 
     def _norm(self, derived: NormOf, tensor: Tensor) -> Content:
         source = self.entry(derived.name, tensor)
+        dtype = norm_dtype(source.dtype)
         if derived.dim == 0:
-            return NormOfRows(source.content, source.shape, source.dtype)
+            return NormOfRows(source.content, source.shape, dtype)
         return Computed(
             lambda: f"norm except {derived.dim} of {source.shape} {source.content.text()}",
-            lambda: torch.norm_except_dim(whole(source.content, source.shape, source.dtype), 2, derived.dim),
+            lambda: torch.norm_except_dim(whole(source.content, source.shape, dtype), 2, derived.dim),
         )
 
     def _of_buffer(self, row: BufferRow) -> Content:

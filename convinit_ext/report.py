@@ -47,9 +47,20 @@ class ReportRow(NamedTuple):
 class Later(Protocol):
     """A text that is computed when first asked for."""
 
-    known: str | None
+    @property
+    def known(self) -> str | None: ...
 
     def value(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Such a text that is there already."""
+
+    known: str
+
+    def value(self) -> str:
+        return self.known
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,8 @@ class Report:
     def fingerprint(self) -> str | None:
         """Of the whole model as it was filled, computed when first asked for; None of a dry run.
 
-        Where DTensors are sharded, every rank has to ask.
+        Where DTensors are sharded, every rank has to ask. A copy or a pickle of the report has it if it was
+        asked for before, and otherwise None.
 
         Raises:
             RuntimeError: the model is gone, or has changed since: it has other tensors, or one was written. A
@@ -84,6 +96,12 @@ class Report:
             As convinit_ext.fingerprint.
         """
         return None if self.later is None else self.later.value()
+
+    def __reduce__(self) -> tuple[type[Report], tuple[object, ...]]:
+        """A model that a fingerprint could be taken of does not go with it."""
+        known = None if self.later is None else self.later.known
+        later = None if known is None else Known(known)
+        return type(self), (self.rows, self.seconds, self.seed, self.recipe, self.dry, later)
 
     @property
     def num_elements(self) -> int:

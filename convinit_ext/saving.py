@@ -23,7 +23,8 @@ from convinit_ext.model_config import base_name, config_files
 from convinit_ext.plan import Plan, make_plan
 from convinit_ext.planned import Entry, entries
 from convinit_ext.ranks import gathered, place, together
-from convinit_ext.recipe import Recipe
+from convinit_ext.recipe import RECIPES, Recipe
+from convinit_ext.recipes import as_recipe
 from convinit_ext.report import Report, size_text
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
@@ -156,8 +157,9 @@ def save_model(
 
     def prepare() -> tuple[Plan, Destination]:
         size = parsed_size(max_shard_size)
-        plan = make_plan(model, seed, recipe, None, dtype, fan, only, skip, names, persistent=True)
-        return plan, _destination(model, plan, Path(path), size)
+        rules = as_recipe(recipe)
+        plan = make_plan(model, seed, rules, None, dtype, fan, only, skip, names, persistent=True)
+        return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 
     with torch.no_grad():
         plan, destination = together(prepare)
@@ -176,13 +178,20 @@ def save_model(
     return SaveReport(destination.folder, tuple(files), report_of(plan, plan.seed, seconds), seconds)
 
 
-def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int) -> Destination:
+def _recipe_name(given: object, recipe: Recipe) -> str:
+    """What the files say of the recipe: the name of a ready-made one only if it is that one."""
+    if RECIPES.get(recipe.name, recipe) is recipe:
+        return recipe.name
+    return Path(given).name if isinstance(given, str | PathLike) else f"custom ({recipe.name})"
+
+
+def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int, recipe: str) -> Destination:
     found = entries(model, plan)
     metadata = {
         "contract": str(CONTRACT_VERSION),
         "format": "pt",  # transformers asks for it
         "plan": _digest(found),
-        "recipe": plan.recipe,
+        "recipe": recipe,
         "seed": str(plan.seed),
     }
     if path.suffix == FILE_SUFFIX:

@@ -26,7 +26,6 @@ from convinit_ext.verification import Problem
 from convinit_ext.weights_file import StoredTensor
 
 Found: TypeAlias = Tensor | StoredTensor
-_EXTRA_STATE = "_extra_state"  # modules put anything there
 
 
 @dataclass(slots=True, eq=False)
@@ -161,7 +160,7 @@ def _by_canonical_name(given: Mapping[str, Found]) -> dict[str, Found]:
     for name, found in given.items():
         if not isinstance(name, str):
             raise TypeError(f"the names of a state dict are strings, and {name!r} is not")
-        if name.rpartition(".")[2] == _EXTRA_STATE:
+        if walk.is_extra_state(name):
             continue
         if not isinstance(found, Tensor | StoredTensor):
             raise TypeError(f"{name!r} is a {type(found).__name__}, and not a tensor as a state dict has it")

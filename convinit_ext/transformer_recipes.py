@@ -1,6 +1,7 @@
 """Recipes of one standard deviation for whole models: `trunc_normal` (vision), `gpt` and `llama` (language).
 
-What a parameter is, is read from its name and from its module's type; no other package is imported.
+What a parameter is, is read from its module's type, and in vision models from its name too; no other package
+is imported.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
 from convinit_ext.initialisers import ONES, ZEROS, RowZeroed, Target
@@ -31,6 +33,11 @@ _RESIDUAL = re.compile(
 _NUM_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "num_decoder_layers")
 _CONFIGS = ("config", "model_args", "args", "params")
 _BLOCKS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+# Layers of other packages are known by the names of their types, and these by their weight and bias alone.
+_HAVE_MATRICES = (*LAYERS, nn.Bilinear, nn.MultiheadAttention, RNNBase, RNNCellBase)
+_LAYER_LIKE = re.compile(r"(Linear(\d\w*)?|Embedding|Conv[123]d|Router|Gate)$")
+_EXPERTS = re.compile(r"Experts?$")
 
 # ViT, Swin, ConvNeXt in timm and in transformers: learned tokens and tables beside the layers.
 _TOKENS = re.compile(
@@ -104,12 +111,17 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
         raise ValueError(f"num_layers must be 1 or more, but found {num_layers}")
     label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
     return Recipe(
-        (Rule(residual, name=_RESIDUAL, where=_is_matrix_in_block, label=label), *_language(std)), name="gpt"
+        (Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
+        name="gpt",
+        defaults=False,
     )
 
 
 def llama(std: float = _STD) -> Recipe:
     """Llama as transformers begins it: normal of std 0.02 whatever the depth, biases 0, norms 1.
+
+    What is no weight or bias of a linear layer, a convolution, an embedding, attention, experts and their
+    router or a norm, by its module's type, has no rule: a state space's A_log and dt_bias, a learned token.
 
     Args:
         std: of every matrix, expert and embedding (initializer_range); an embedding's padding row is zero.
@@ -120,7 +132,7 @@ def llama(std: float = _STD) -> Recipe:
     >>> [rule.text for rule in llama().rules[:2]]
     ['normal_(0, 0.02)', 'ones_']
     """
-    return Recipe(_language(std), name="llama")
+    return Recipe(_language(std), name="llama", defaults=False)
 
 
 def _language(std: float) -> tuple[Rule, ...]:
@@ -130,8 +142,8 @@ def _language(std: float) -> tuple[Rule, ...]:
         Rule(ONES, module=NORMS, parameter="weight"),
         Rule(ZEROS, module=NORMS, parameter="bias"),
         *NORM_LIKE,
-        Rule(normal, where=_is_matrix),
-        Rule(ZEROS, parameter="*bias"),  # those of experts are matrices
+        Rule(normal, where=_is_matrix_of_layer),
+        Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
     )
 
 
@@ -148,8 +160,16 @@ def _is_matrix(target: Target) -> bool:
     return target.tensor.ndim >= 2 and not target.parameter.endswith("bias")
 
 
-def _is_matrix_in_block(target: Target) -> bool:
-    return _is_matrix(target) and not isinstance(target.module, EMBEDDINGS)
+def _is_matrix_of_layer(target: Target) -> bool:
+    return _is_matrix(target) and _is_of_layer(target)
+
+
+def _is_of_layer(target: Target) -> bool:
+    """By the type of its module. torch.nn's embeddings have a rule of their own."""
+    name = type(target.module).__name__
+    if isinstance(target.module, _HAVE_MATRICES) or of_conv1d(target) or _EXPERTS.search(name):
+        return True
+    return target.parameter in ("weight", "bias") and bool(_LAYER_LIKE.search(name))
 
 
 def _normalises_responses(target: Target) -> bool:

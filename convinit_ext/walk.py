@@ -161,6 +161,11 @@ def canonical(name: str) -> str:
         return name
 
 
+def is_extra_state(key: str) -> bool:
+    """Whether a state dict's key is what modules keep there beside tensors, by get_extra_state()."""
+    return key.rpartition(".")[2] == "_extra_state"
+
+
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
     local = local_of(tensor)
@@ -194,9 +199,10 @@ def _storage(tensor: Tensor) -> int:
 
 
 def view(tensor: Tensor) -> object:
-    """Equal for tensors that are the same memory seen the same way."""
+    """Equal for tensors that are the same memory seen the same way; a conjugate view is another one."""
     local = local_of(tensor)
-    return _storage(tensor), local.storage_offset(), local.shape, local.stride(), local.dtype
+    place = _storage(tensor), local.storage_offset(), local.shape, local.stride()
+    return place, local.dtype, local.is_conj(), local.is_neg()
 
 
 class Distinct:

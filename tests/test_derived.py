@@ -8,7 +8,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, Uniform, init_model_
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, verify
 from convinit_ext.plan import make_plan
 from convinit_ext.recipes import HE, RECIPES, TORCH, CopyFrom, Preset, RowZeroed, Rule
 
@@ -191,6 +191,37 @@ def test_a_weight_normalised_weight_is_its_plain_initialisation(recipe):
         if not isinstance(plain, nn.Embedding):
             torch.testing.assert_close(module.weight.detach(), v, rtol=3e-7, atol=0.0)
         assert f"norm_of('{direction}')" in {row.initialiser for row in report.rows}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_narrow_weight_normalised_model_is_the_rounding_of_the_float32_model(dtype):
+    def layers() -> nn.Module:
+        grouped = parametrizations.weight_norm(nn.Conv1d(48, 48, 16, groups=4), dim=2)
+        return nn.Sequential(*(each[0] for each in normalised()), grouped)
+
+    whole, narrow, already = layers(), layers(), layers().to(dtype)
+    init_model_(whole, 3)
+    init_model_(narrow, 3, dtype=dtype)
+    init_model_(already, 3)
+    rounded = {name: tensor.to(dtype) for name, tensor in whole.state_dict().items()}
+    for name, tensor in rounded.items():
+        for model in (narrow, already):
+            assert torch.equal(model.state_dict()[name].float(), tensor.float()), name
+    assert verify(rounded, 3, model=layers()) and verify(narrow, 3) and verify(rounded, 3, model=already)
+    assert plan_model(layers(), 3, dtype=dtype).fingerprint() == fingerprint(narrow) == fingerprint(rounded)
+
+
+def test_a_norm_of_presets_and_of_what_is_not_chosen_is_rounded_once():
+    values = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    part = "parametrizations.weight.original"
+    model = parametrizations.weight_norm(nn.Linear(3, 4)).bfloat16()
+    init_model_(model, 0, [Rule(Preset(values), name=f"{part}1"), *TORCH])
+    norm = torch.norm_except_dim(values, 2, 0).bfloat16()
+    assert torch.equal(model.get_parameter(f"{part}0"), norm)
+    init_model_(model, 0, only=f"{part}0")
+    norm = torch.norm_except_dim(values.bfloat16().float(), 2, 0).bfloat16()
+    assert torch.equal(model.get_parameter(f"{part}0"), norm)
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -314,6 +315,18 @@ def test_report_has_a_row_for_every_parameter_and_becomes_json():
     assert read == json.loads(json.dumps(report.to_dict()))
     assert read["rows"][0]["shape"] == [8, 4, 3, 3]
     assert read["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))]
+)
+def test_a_copy_of_a_report_has_its_fingerprint_if_it_was_asked_for(copied):
+    model = nn.Linear(3, 2)
+    report = init_model_(model, seed=4)
+    assert copied(report) == report and copied(report).fingerprint is None
+    taken = report.fingerprint
+    again = copied(report)
+    assert again.fingerprint == taken and str(again) == str(report) and again.to_dict() == report.to_dict()
 
 
 def test_report_prints_aligned_and_stays_short_for_large_models():

@@ -82,7 +82,7 @@ class Language(nn.Module):
         if config is not None:
             self.config = config
         self.wte = nn.Embedding(11, 8, padding_idx=3)
-        self.wpe = nn.Parameter(torch.empty(1, 6, 8))
+        self.wpe = nn.Embedding(6, 8)
         self.h = nn.ModuleList(Block(8, names) for _ in range(depth))
         self.ln_f = LlamaRMSNorm(8)
         self.head = nn.Linear(8, 11, bias=False)
@@ -144,11 +144,42 @@ def test_gpt_reads_the_number_of_layers_from_the_nearest_config_or_is_told():
         gpt(num_layers=0)
 
 
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.empty(4, 6, 8))
+        self.gate_up_proj_bias = nn.Parameter(torch.empty(4, 6))
+
+
+class TopKRouter(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(4, 8)), nn.Parameter(torch.empty(4))
+
+
+class Mixer(nn.Module):
+    """As Mamba's: of a form that no name and no number of dimensions tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A_log, self.dt_bias = nn.Parameter(torch.empty(8, 4)), nn.Parameter(torch.empty(8))
+        self.in_proj = nn.Linear(4, 8)
+
+
+@pytest.mark.parametrize("recipe", [llama(), gpt(num_layers=2)], ids=["llama", "gpt"])
+def test_what_is_of_no_known_layer_is_listed_and_not_guessed(recipe):
+    model = nn.ModuleDict({"mixer": Mixer(), "router": TopKRouter(), "memory": nn.LSTM(3, 2)})
+    said = r"2 parameters:\n  mixer\.A_log \[8, 4\] of Mixer\n  mixer\.dt_bias \[8\] of Mixer\n"
+    with pytest.raises(ValueError, match=said):
+        make_plan(model, recipe=recipe)
+    model.mixer = model.mixer.in_proj
+    for name, filling in fillings(model, recipe).items():
+        assert filling == (Constant(0.0) if "bias" in name else Normal(0.0, 0.02)), name
+
+
 def test_llama_has_one_std_whatever_the_depth_and_takes_experts():
     model = Language(5, NAMES[2])
-    model.experts = nn.Module()
-    model.experts.gate_up_proj = nn.Parameter(torch.empty(4, 6, 8))
-    model.experts.gate_up_proj_bias = nn.Parameter(torch.empty(4, 6))
+    model.experts = Experts()
     model.norm = GemmaRMSNorm(8)
     found = fillings(model, llama(0.01))
     assert found["h.3.self_attn.o_proj.weight"] == found["experts.gate_up_proj"] == Normal(0.0, 0.01)

@@ -375,3 +375,20 @@ def test_the_advice_for_parameters_without_a_rule_is_a_recipe_that_has_them():
         assert not model[11]["experts"].up_2.any()
     with pytest.raises(ValueError, match=r"up_2'\), \*the others\]; or run the model's own"):
         init_model_(model, recipe=[Rule(Constant(0.0), name="*weight")])
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+
+def test_the_advice_fits_no_other_parameter():
+    alone = nn.ParameterList([torch.ones(3)])
+    alone.add_module("layer", nn.Linear(2, 2))
+    rest = nn.ModuleDict({"a": nn.ModuleList([Scaled(), Scaled(), nn.Linear(3, 2)])})
+    for model, names in ((alone, ["0"]), (rest, ["a.0.weight", "a.1.weight"])):
+        with pytest.raises(ValueError, match="has no rule") as raised:
+            init_model_(model)
+        rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+        assert f"recipe=[{rules}, *TORCH]" in str(raised.value)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import pytest
 import torch
 from meshes import every_rank
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
+from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
-from convinit_ext import Normal, Shard, init, init_model_, intercept
+from convinit_ext import Constant, Normal, Shard, Uniform, init, init_model_, intercept, plan_model
 from convinit_ext.recipes import TORCH, Preset, Rule
 
 
@@ -63,9 +68,11 @@ def model_with(buffer: torch.Tensor) -> nn.Module:
 
 def assert_refused(model: nn.Module, error: type[Exception], said: str, **arguments: object) -> None:
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    with pytest.raises(error, match=said):
-        init_model_(model, 1, **arguments)
+    for refuses in (init_model_, plan_model, functools.partial(init_model_, dry_run=True)):
+        with pytest.raises(error, match=said):
+            refuses(model, 1, **arguments)
     for name, parameter in model.named_parameters():
+        assert parameter.dtype == before[name].dtype, name
         assert torch.equal(parameter, before[name]), name
 
 
@@ -78,6 +85,84 @@ def test_buffers_that_cannot_be_written():
     with torch.inference_mode():
         model[1].running_mean = torch.zeros(3)
     assert_refused(model, RuntimeError, r"buffer '1\.running_mean'.*inference tensor")
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # PyTorch warns of both kinds
+    QUANTISED = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
+    NESTED = torch.nested.nested_tensor([torch.ones(1)] * 3)
+
+
+def freed(*shape: int) -> torch.Tensor:
+    tensor = torch.ones(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+def fake(*shape: int) -> torch.Tensor:
+    with FakeTensorMode():
+        return torch.ones(shape)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "init", "error", "said"),
+    [
+        (torch.zeros(4).half(), Constant(1e9), ValueError, "torch.float16 cannot hold Constant"),
+        (torch.zeros(4).half(), Uniform(-1e5, 1e5), ValueError, "torch.float16 cannot hold Uniform"),
+        (torch.zeros(4, dtype=torch.uint8), Constant(-1.0), ValueError, "torch.uint8 cannot hold"),
+        (torch.zeros(4, dtype=torch.int64), Constant(1e30), ValueError, "torch.int64 cannot hold"),
+        (torch.zeros(4, dtype=torch.bits8), torch.ones(4), ValueError, "cannot hold values of torch.float32"),
+        (QUANTISED, Constant(1.0), TypeError, "a quantised tensor .torch.qint8.; accepted is a dense"),
+        (
+            torch.zeros(4).to_sparse(),
+            Constant(1.0),
+            TypeError,
+            "a torch.sparse_coo tensor; acc",
+        ),
+        (torch.zeros(4), QUANTISED, TypeError, "a quantised tensor cannot be copied"),
+        (torch.zeros(4), torch.ones(4).to_sparse(), TypeError, "a torch.sparse_coo tensor"),
+        (torch.zeros(4), torch.ones(4) * 1j, TypeError, "are complex, and accepted are real"),
+        (torch.zeros(4), freed(4), ValueError, "storage holds no memory"),
+        (torch.zeros(4), fake(4), ValueError, "a fake tensor has no values"),
+    ],
+)
+def test_rules_that_a_buffer_cannot_hold(buffer, init, error, said):
+    values = (lambda target: init) if isinstance(init, torch.Tensor) else init
+    assert_refused(
+        model_with(buffer), error, f"buffer 'q'.*{said}", recipe=[Rule(values, buffer="q"), *TORCH]
+    )
+
+
+def test_a_dtype_that_is_asked_for_counts():
+    rules = [Rule(Constant(1e9), buffer="q"), *TORCH]
+    assert_refused(
+        model_with(torch.zeros(4)), ValueError, "float16 cannot hold", recipe=rules, dtype=torch.float16
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        (QUANTISED[:3], TypeError, "a quantised tensor cannot be copied"),
+        (NESTED, TypeError, "a nested tensor cannot be copied"),
+        (torch.zeros(3, dtype=torch.bits8), TypeError, "values of torch.bits8 cannot be copied"),
+        (fake(3), ValueError, "a fake tensor has no values"),
+        (freed(3), ValueError, "storage holds no memory"),
+    ],
+    ids=["quantised", "nested", "bits", "fake", "freed"],
+)
+@pytest.mark.parametrize("wrap", [Preset, lambda values: lambda target: values], ids=["preset", "function"])
+def test_presets_without_values_that_can_be_copied(values, error, said, wrap):
+    rules = [Rule(wrap(values), name="0.bias"), *TORCH]
+    assert_refused(nn.Sequential(nn.Linear(3, 3)), error, rf"parameter '0\.bias'.*{said}", recipe=rules)
+
+
+@pytest.mark.parametrize("normed", [spectral_norm, old_spectral_norm])
+def test_spectral_norm_in_float8(normed):
+    model = nn.Sequential(nn.Linear(4, 4), normed(nn.Linear(4, 4)))
+    assert_refused(
+        model, ValueError, r"buffer '1\..*PyTorch has no norm of torch.float8_e5m2", dtype=torch.float8_e5m2
+    )
 
 
 @pytest.mark.parametrize("values", [torch.eye(3).to_sparse(), torch.eye(3) * 1j], ids=["sparse", "complex"])

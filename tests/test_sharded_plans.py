@@ -99,20 +99,21 @@ def test_what_needs_a_whole_tensor_is_refused_before_anything_is_written():
         assert torch.equal(model[0].weight, before)
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("meta", [False, True])
-def test_weight_norm_of_whole_rows(meta):
+def test_weight_norm_of_whole_rows(meta, dtype):
     def layers() -> nn.Module:
         return nn.Sequential(weight_norm(nn.Conv1d(3, 7, 2)), nn.utils.weight_norm(nn.Linear(4, 5)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the older form
         whole = layers()
-        init_model_(whole, 3)
+        init_model_(whole, 3, dtype=dtype)
         for mesh in every_rank((4,)):
             with torch.device("meta" if meta else "cpu"):
                 model = layers()
             fully_shard(model, mesh=mesh)
-            init_model_(model, 3)
+            init_model_(model, 3, dtype=dtype)
             assert_is_part_of(model, whole)
 
 

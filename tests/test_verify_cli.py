@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from convinit_ext import Constant, __main__, init_model_
-from convinit_ext.recipes import TORCH, Rule
+from convinit_ext.recipes import TORCH, Recipe, Rule
 
 safetensors = pytest.importorskip("safetensors.torch")
 
@@ -32,6 +32,7 @@ def odd(target: object) -> None:
 
 
 ODD = [Rule(odd)]
+NAMED = Recipe(tuple(MINE), name="gpt")
 SMALL = f"{__name__}:small_model"
 
 
@@ -97,6 +98,18 @@ def test_what_the_file_says_is_taken_where_nothing_else_is_said(capsys, tmp_path
     out, err = capsys.readouterr()
     assert out.splitlines()[-1].endswith("recipe he, seed 9")
     assert err.splitlines()[0] == f"notice: seed 9, as given, though {path} says 7"
+
+
+def test_a_recipe_that_is_called_as_a_ready_made_one_is_asked_for(capsys, tmp_path):
+    mine = tmp_path / "he.toml"
+    mine.write_text('extends = "he"\n[[rules]]\nname = "2.weight"\ninit = "ones_"\n')
+    for recipe, said in ((str(mine), "he.toml"), (f"{__name__}:NAMED", "custom (gpt)")):
+        path = str(tmp_path / f"{said}.safetensors")
+        command = ["run", "--model", SMALL, "--save", path, "--seed", "7", "--recipe", recipe]
+        assert __main__.main(command) == 0
+        assert run(path) == 2
+        assert f"says recipe {said!r}, which is none of ours; pass --recipe" in capsys.readouterr().err
+        assert run(path, "--recipe", recipe) == 0
 
 
 @pytest.mark.parametrize(
