@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "core/dtype.h"
 #include "core/prepare.h"
 
 namespace convinit {
