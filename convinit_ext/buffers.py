@@ -116,7 +116,7 @@ def buffer_rows(
         if start is not None:
             parametrized.check_settles(held)
         if start is not None and not (tensor.is_meta or wanted != tensor.dtype):
-            _check_writable(held)
+            _check_writable(held, not isinstance(start, Tensor | Constant | Orthogonal))
         if start is not None or tensor.is_meta or wanted != tensor.dtype:
             key = key_of(walk.canonical(held.name))
             rows.append(BufferRow(held, key, start, wanted, device if tensor.is_meta else tensor.device))
@@ -157,7 +157,7 @@ def known_rows(
     return tuple(rows)
 
 
-def _check_writable(held: Held) -> None:
+def _check_writable(held: Held, is_drawn: bool) -> None:
     if is_dtensor(held.tensor):
         raise ValueError(f"buffer {held.path!r}: cannot fill a DTensor; assign its values")
     if not walk.has_memory(held.tensor):
@@ -166,6 +166,11 @@ def _check_writable(held: Held) -> None:
         check_places(held.tensor)
     except RuntimeError as error:
         raise RuntimeError(f"buffer {held.path!r}: {error}") from error
+    if held.tensor.is_neg() and is_drawn:
+        raise ValueError(
+            f"buffer {held.path!r}: cannot draw values for a view that shows its memory negated (is_neg()); "
+            "accepted is its resolve_neg()"
+        )
 
 
 def _start(held: Held, rules: Sequence[Rule]) -> Start | None:

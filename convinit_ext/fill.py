@@ -50,15 +50,18 @@ def fill_(
         and tensor.is_cpu
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
-        and 0 < tensor.numel() <= SMALL
+        and tensor.numel() <= SMALL
         and (distribution.kind != _UNIFORM or _bounds_fit(distribution, tensor.dtype))
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+        and tensor.data_ptr()  # there are elements, and memory for them
     ):
         _drawn.words.random_(INT64_MIN, None)
         fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+    elif not is_compiling() and tensor.is_neg():
+        _fill_negated_(tensor, distribution, generator, key, shard)
     elif shard is not None or is_dtensor(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
     elif not _bounds_fit(distribution, tensor.dtype):
@@ -71,6 +74,20 @@ def fill_(
     else:
         fill_one_(tensor, _words(tensor, generator, key), distribution.kind, distribution.params)
     return tensor
+
+
+def _fill_negated_(
+    tensor: Tensor,
+    distribution: Distribution,
+    generator: torch.Generator | None,
+    key: Key | None,
+    shard: Shard | None,
+) -> None:
+    """A view that shows its memory negated, as z.conj().imag does: the values are what it shows."""
+    with torch.no_grad():
+        memory = torch._neg_view(tensor)
+        fill_(memory, distribution, generator, key, shard)
+        memory.neg_()
 
 
 def _fill_parts_(
@@ -90,16 +107,16 @@ def _fill_parts_(
         return
     if not _bounds_fit(distribution, local.dtype):
         fill_one_(local, _no_words(), distribution.kind, distribution.params)  # raises
+    boxes = [part.box(shape) for part in held]
     words = _words(local, generator, key, drawn_anyway=True)
     if len(held) == 1:
-        box = held[0].box(shape)
-        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, box)
+        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],
             words.expand(len(held), 2).contiguous(),
             [distribution] * len(held),
-            [part.box(shape) for part in held],
+            boxes,
         )
     if local is not tensor:
         increment_version(tensor)
@@ -113,11 +130,11 @@ def _is_plain_cuda(tensor: Tensor) -> bool:
         and tensor.dtype in SUPPORTED_DTYPES
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
-        and tensor.numel() > 0
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+        and tensor.data_ptr() != 0
     )
 
 
@@ -188,8 +205,18 @@ def _takes_words(tensor: Tensor) -> bool:
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and tensor.layout is _STRIDED
         and not tensor.is_nested
-        and (tensor.is_contiguous() or is_compiling() or not _overlaps_itself(tensor))
+        and (is_compiling() or _may_be_written(tensor))
     )
+
+
+def _may_be_written(tensor: Tensor) -> bool:
+    """Whether `check_places` would raise nothing."""
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    is_plain = type(tensor) in _PLAIN and not _are_functorch_transforms_active()  # others may have no storage
+    if is_plain and not tensor.untyped_storage().size():
+        return False
+    return tensor.is_contiguous() or not _overlaps_itself(tensor)
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
@@ -212,7 +239,7 @@ def is_surely_writable(tensor: Tensor) -> bool:
         and tensor.layout is _STRIDED
         and tensor.is_cpu
         and tensor.is_contiguous()
-        and not (tensor.is_nested or tensor.is_inference() or is_compiling())
+        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference() or is_compiling())
         and tensor.data_ptr() != 0
     )
 

@@ -312,6 +312,7 @@ def _check_kinds(held: list[Held], reading: bool) -> None:
                 ops.check_readable(tensor, do)
                 continue
             ops.check_supported([tensor])
+            _check_filled_in_place(tensor)
         except UnsupportedTensorError as error:
             raise UnsupportedTensorError(f"parameter {each.path!r}: {error}") from error
         try:
@@ -319,6 +320,14 @@ def _check_kinds(held: list[Held], reading: bool) -> None:
                 check_writable(tensor)
         except RuntimeError as error:
             raise RuntimeError(f"parameter {each.path!r}: {error}") from error
+
+
+def _check_filled_in_place(tensor: Tensor) -> None:
+    """What init's functions fill, one by one, and the engine does not among others."""
+    if tensor.is_neg():
+        raise UnsupportedTensorError(
+            "cannot fill a view that shows its memory negated (is_neg()); accepted is its resolve_neg()"
+        )
 
 
 def _check_sharded(nodes: list[walk.Node], wish: _Wish) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import Key, Normal, TruncatedNormal, Uniform, init, ops
+from convinit_ext import Key, Normal, Shard, TruncatedNormal, Uniform, init, ops
 from convinit_ext.keys import draw
 
 stats = pytest.importorskip("scipy.stats")
@@ -115,6 +115,30 @@ def test_every_kind_of_tensor_draws_the_same(weight):
     expected = init.normal_(torch.empty(5, 3))
     torch.manual_seed(5)
     assert torch.equal(init.normal_(weight), expected)
+
+
+@random_function
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_view_that_shows_its_memory_negated(fill, dtype):
+    for source in ({"key": KEY}, {"generator": torch.Generator().manual_seed(5)}):
+        plain = torch.ones(6, 4, dtype=dtype).imag
+        expected = fill(plain, **source).clone()
+        if "generator" in source:
+            source["generator"].manual_seed(5)
+        whole = torch.ones(6, 4, dtype=dtype)
+        weight = whole.conj().imag
+        assert weight.is_neg()
+        fill(weight, **source)
+        assert torch.equal(weight, expected)
+        assert weight._version > 0
+        assert whole.real.eq(1).all(), "what is not viewed stays"
+
+
+def test_a_part_that_shows_its_memory_negated():
+    whole = init.normal_(torch.empty(6, 4), key=KEY)
+    part = torch.ones(2, 4, dtype=torch.complex64).conj().imag
+    init.normal_(part, key=KEY, shard=Shard((6, 4), (3, 0)))
+    assert torch.equal(part, whole[3:5])
 
 
 def test_threads_draw_their_own_keys():

@@ -9,8 +9,12 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.parametrizations import spectral_norm
 
-from convinit_ext import Normal, Shard, init, init_model_, intercept
+from convinit_ext import Constant, Normal, Shard, init, init_model_, intercept
 from convinit_ext.recipes import TORCH, Preset, Rule
+
+
+def sparse(weight):
+    return init.sparse_(weight, 0.5)
 
 
 @pytest.fixture
@@ -44,6 +48,59 @@ def test_strides_that_only_look_as_if_they_overlapped_are_filled():
     tensor = torch.zeros(20).as_strided((2, 3), (3, 4))
     init.normal_(tensor)
     assert tensor.count_nonzero() == 6
+
+
+def inference_tensor(*shape):
+    with torch.inference_mode():
+        return torch.zeros(shape)
+
+
+def without_memory(*shape):
+    tensor = torch.zeros(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize("size", [4, 60_000])
+@pytest.mark.parametrize(
+    "function", [init.normal_, init.trunc_normal_, init.kaiming_uniform_, init.orthogonal_, sparse]
+)
+def test_tensors_that_cannot_be_written_draw_nothing(function, size):
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        function(inference_tensor(size, 2))
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        function(without_memory(size, 2))
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize("gain", ["a", None, 2j])
+@pytest.mark.parametrize("function", [init.orthogonal_, init.delta_orthogonal_])
+def test_a_gain_that_is_no_number_draws_nothing(function, gain):
+    tensor = torch.zeros(4, 4, 1)
+    said = "result type ComplexFloat" if gain == 2j else f"gain must be a number, not {gain!r}"
+    with pytest.raises((TypeError, RuntimeError), match=said):
+        function(tensor, gain)
+    assert not tensor.any()
+
+
+def negated(*shape, dtype=torch.complex64):
+    return torch.ones(shape, dtype=dtype).conj().imag
+
+
+@pytest.mark.parametrize("shape", [(1,), (4, 3)])
+def test_parameters_that_show_their_memory_negated(shape):
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(shape))
+    model[1].weight = nn.Parameter(negated(*shape))
+    assert_refused(model, TypeError, r"parameter '1\.weight': cannot fill a view .* negated.*resolve_neg\(\)")
+
+
+def test_buffers_that_show_their_memory_negated():
+    drawn, ones = [Rule(Normal(), buffer="q"), *TORCH], [Rule(Constant(1.0), buffer="q"), *TORCH]
+    assert_refused(model_with(negated(4)), ValueError, "buffer 'q': cannot draw .* negated", recipe=drawn)
+    model = model_with(negated(4))
+    init_model_(model, recipe=ones)
+    assert model.q.eq(1.0).all()
 
 
 @pytest.mark.usefixtures("untouched_generator")
