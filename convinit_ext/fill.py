@@ -56,10 +56,10 @@ def fill_(
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and tensor.data_ptr()  # there are elements, and memory for them
+        and (data := tensor.data_ptr())  # there are elements, and memory for them
     ):
         _drawn.words.random_(INT64_MIN, None)
-        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params, 0, data)
     elif not is_compiling() and tensor.is_neg():
         _fill_negated_(tensor, distribution, generator, key, shard)
     elif shard is not None or is_dtensor(tensor):

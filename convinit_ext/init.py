@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from math import copysign
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -82,21 +83,31 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribution]:
-    """The function with its last results at hand: a model has few shapes, and a small fill is short."""
+def _remembered(
+    function: Callable[..., Distribution], signed: int | None = None
+) -> Callable[..., Distribution]:
+    """The function with its last results at hand: a model has few shapes, and a small fill is short.
+
+    A zero is found again whatever its sign. Where that counts, `signed` is the argument's place.
+    """
 
     def made(*args: Any) -> Distribution:
         if any(
             isinstance(arg, Tensor) for arg in args
         ):  # found again by its identity, though its value may change
             raise TypeError("a tensor cannot be remembered")
-        return function(*args)
+        distribution = function(*args)
+        if isinstance(distribution, Uniform) and not (distribution.low or distribution.high):
+            raise TypeError("the signs of two zeros cannot be remembered")
+        return distribution
 
     remembering = lru_cache(maxsize=4096, typed=True)(made)
 
     @wraps(function)
     def remembered(*args: Any) -> Distribution:
         if is_compiling():  # a compiler traces through the function, and warns of the cache
+            return function(*args)
+        if signed is not None and not args[signed] and copysign(1.0, args[signed]) < 0.0:
             return function(*args)
         try:
             return remembering(*args)
@@ -107,7 +118,7 @@ def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribu
 
 
 _uniform = _remembered(Uniform)
-_normal = _remembered(Normal)
+_normal = _remembered(Normal, signed=0)
 _kaiming = _remembered(kaiming)
 _xavier = _remembered(xavier)
 
@@ -213,7 +224,7 @@ def trunc_normal_(
     if tensor.is_meta:
         return tensor
     distribution = TruncatedNormal(mean, std, a, b)
-    warn_of_one_tail(mean, std, a, b, stacklevel=3)
+    warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, stacklevel=3)
     return fill_(tensor, distribution, generator, key, shard)
 
 

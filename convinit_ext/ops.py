@@ -277,7 +277,9 @@ def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], 
     increment_version(tensor)
 
 
-def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0) -> None:
+def fill_small_(
+    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0, data: int = 0
+) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
     Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and
@@ -286,8 +288,9 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     Args:
         tensor, key_address, kind, params: as for `fill_one_`, the key by its words' address
         start: index of its first element in the logical tensor that it is a run of
+        data: its address, if the caller has asked for it
     """
-    data = tensor.data_ptr()
+    data = data or tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     p0, p1, p2, p3 = params

@@ -151,12 +151,14 @@ def sparse_(
 
     Args:
         tensor: [rows, columns].
-        sparsity: fraction of each column to be zero, 0 to 1.
+        sparsity: fraction of each column to be zero. Above 1 it is all of it; a negative one is the fraction
+            (its size rounded down to whole rows) that is not zero, as PyTorch has it.
         std: standard deviation of the other values.
         generator, key, shard: as for uniform_.
 
     Raises:
-        ValueError: not 2 dimensions; a sparsity outside 0 to 1; std < 0.
+        ValueError: not 2 dimensions; std < 0.
+        ValueError, OverflowError: a sparsity that is NaN, or infinite.
 
     Source: Martens 2010; torch.nn.init.sparse_.
 
@@ -171,8 +173,6 @@ def sparse_(
         )
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity must be from 0 to 1, but found {sparsity}")
     if tensor.is_meta:
         return tensor
     if tensor.dtype in _FLOAT8:
@@ -180,8 +180,8 @@ def sparse_(
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)
+    num_zeros = _num_zeros(sparsity, shape[0])
     fill_(tensor, Normal(0.0, std), generator, key, shard)
-    num_zeros = math.ceil(sparsity * shape[0])
     if 0 in shape:
         return tensor
     words = draw(generator, local_of(tensor)) if key is None else Key(key.seed, key.name + "#zeros").tensor()
@@ -189,6 +189,16 @@ def sparse_(
         for part in found:
             _zero_lowest(part, shape, num_zeros, words)
     return tensor
+
+
+def _num_zeros(sparsity: float, num_rows: int) -> int:
+    """Of each column. PyTorch slices a permutation of the rows: a negative number leaves so many out, and one
+    that is too large takes all.
+    """
+    try:
+        return len(range(num_rows)[: math.ceil(sparsity * num_rows)])
+    except (ValueError, OverflowError) as error:
+        raise type(error)(f"sparsity must be a finite number, but found {sparsity}") from error
 
 
 def _zero_lowest(part: Part, shape: tuple[int, ...], num_zeros: int, words: Tensor) -> None:

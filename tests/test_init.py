@@ -6,8 +6,10 @@ import math
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from filling import assert_same_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, Shard, TruncatedNormal, Uniform, init, ops
@@ -75,6 +77,50 @@ def test_each_function_is_its_distribution(dtype):
     assert torch.equal(init.normal_(empty(), 1, 2, key=KEY), filled_with(Normal(1, 2), (5, 3), dtype=dtype))
     truncated = filled_with(TruncatedNormal(0.5, 2, -1, 3), (5, 3), dtype=dtype)
     assert torch.equal(init.trunc_normal_(empty(), 0.5, 2, -1, 3, key=KEY), truncated)
+
+
+ZEROS = {
+    "uniform_": (lambda w, zero: init.uniform_(w, zero, zero, key=KEY), Uniform(-0.0, -0.0)),
+    "normal_": (lambda w, zero: init.normal_(w, zero, 0.0, key=KEY), Normal(-0.0, 0.0)),
+    "xavier_uniform_": (lambda w, zero: init.xavier_uniform_(w, zero, key=KEY), Uniform(0.0, -0.0)),
+    "trunc_normal_": (
+        lambda w, zero: init.trunc_normal_(w, zero, 0.0, key=KEY),
+        TruncatedNormal(-0.0, 0.0, -2.0, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fill", "negative"), ZEROS.values(), ids=ZEROS)
+def test_the_sign_of_a_zero_does_not_depend_on_an_earlier_call(fill, negative):
+    for _ in range(2):
+        fill(torch.empty(6, 4), 0.0)
+        after = fill(torch.empty(6, 4), -0.0)
+        assert_same_bits(after, filled_with(negative, (6, 4)))
+
+
+NUMPY = [np.float16, np.float32, np.float64, np.int8, np.int64, np.longdouble]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", NUMPY)
+def test_numbers_of_numpy(number, dtype):
+    def same(fill, *numbers):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            given = fill(torch.empty(6, 4, dtype=dtype), *map(number, numbers), key=KEY)
+        assert_same_bits(given, fill(torch.empty(6, 4, dtype=dtype), *map(float, numbers), key=KEY))
+
+    same(init.uniform_, -100, 100)
+    same(init.normal_, 0, 1)
+    same(init.trunc_normal_, 0, 100, -100, 100)
+
+
+def test_bounds_near_the_end_of_numpy_s_own_type():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounds = np.float32(-3e38), np.float32(3e38)
+        assert init.uniform_(torch.empty(9, dtype=torch.float64), *bounds, key=KEY).abs().max() > 1e38
+        assert Normal(np.float32(3e38)).params == (float(np.float32(3e38)), 1.0, 0.0, 0.0)
 
 
 # Generators: the draws of the value contract
@@ -273,6 +319,10 @@ BAD_ARGUMENTS = {
     "negative gain": (lambda w: init.xavier_normal_(w, gain=-1.0), "std -"),
     "mode": (lambda w: init.kaiming_normal_(w, mode="fan_avg"), r"Mode fan_avg .*'fan_in', 'fan_out'"),
     "mode of variance scaling": (lambda w: init.variance_scaling_(w, mode="fan"), "Mode fan .*fan_geo_avg"),
+    "nonlinearity, no text": (
+        lambda w: init.kaiming_normal_(w, nonlinearity=["relu"]),
+        r"nonlinearity \['relu'\], .*'relu'",
+    ),
     "nonlinearity": (lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"), "nonlinearity gelu, .*'relu'"),
     "distribution": (
         lambda w: init.variance_scaling_(w, distribution="cauchy"),
@@ -281,8 +331,7 @@ BAD_ARGUMENTS = {
     "scale": (lambda w: init.variance_scaling_(w, -2.0), "scale -2.0"),
     "groups": (lambda w: init.kaiming_normal_(w, groups=4), "divisible by groups, but found 6 and groups=4"),
     "groups, xavier": (lambda w: init.xavier_uniform_(w, groups=0), "groups=0"),
-    "sparsity": (lambda w: init.sparse_(w, 1.5), "sparsity must be from 0 to 1, but found 1.5"),
-    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "found nan"),
+    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "finite number, but found nan"),
     "dimensions": (lambda w: init.lecun_normal_(w[0]), "fewer than 2 dimensions"),
     "dimensions, delta": (lambda w: init.delta_orthogonal_(w), "3, 4, or 5 dimensions"),
     "dimensions, identity": (lambda w: init.identity_(w[0]), "3, 4, or 5 dimensions"),
@@ -400,7 +449,7 @@ def test_orthogonal_of_any_strides(strided):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0])
 def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
     weight = init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0, key=KEY)
     expected = filled_with(Normal(0.0, 2.0), (7, 5), dtype=dtype)
@@ -409,6 +458,8 @@ def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
         rows = sorted(range(7), key=lambda row, column=column: scores[row, column].item())
         expected[rows[: math.ceil(sparsity * 7)], column] = 0
     assert torch.equal(weight, expected)
+    theirs = torch.nn.init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0)
+    assert torch.equal((weight == 0).sum(dim=0), (theirs == 0).sum(dim=0))
 
 
 def test_sparse_without_a_key_draws_two():
