@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from convinit_ext import keys, offered, ops, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import Orthogonal, Preset
-from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.fill import check_places
+from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import Target, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import orthogonal_
@@ -115,6 +116,8 @@ def buffer_rows(
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         if start is not None:
             parametrized.check_settles(held)
+        if rules:
+            _check_range(held, start, wanted)
         if start is not None and not (tensor.is_meta or wanted != tensor.dtype):
             _check_writable(held, not isinstance(start, Tensor | Constant | Orthogonal))
         if start is not None or tensor.is_meta or wanted != tensor.dtype:
@@ -155,6 +158,17 @@ def known_rows(
         wanted = dtype if dtype is not None and held.tensor.is_floating_point() else held.tensor.dtype
         rows.append(BufferRow(held, key_of(walk.canonical(held.name)), start, wanted, device))
     return tuple(rows)
+
+
+def _check_range(held: Held, start: Start | None, dtype: torch.dtype) -> None:
+    what = f"buffer {held.path!r}"
+    if isinstance(start, Constant) and not dtype.is_floating_point:  # of integers: torch knows how they round
+        try:
+            torch.empty((), dtype=dtype, device="cpu").fill_(start.value)
+        except RuntimeError as error:
+            raise ValueError(f"{what}: {dtype} cannot hold the constant {start.value:.6g}") from error
+    elif isinstance(start, Constant | Uniform):
+        check_range(start, dtype, what)
 
 
 def _check_writable(held: Held, is_drawn: bool) -> None:

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
 from convinit_ext.boxes import is_dtensor, local_of, logical_shape, parts
-from convinit_ext.distributions import Distribution
+from convinit_ext.distributions import Distribution, ParameterError
 from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
 from convinit_ext.ops import (
     HAS_CUDA,
+    LARGEST,
     SMALL,
     SUPPORTED_DTYPES,
     check_inference,
@@ -65,8 +67,7 @@ def fill_(
     elif shard is not None or is_dtensor(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
     elif not _bounds_fit(distribution, tensor.dtype):
-        # raises, and nothing was drawn
-        fill_one_(tensor, _no_words(), distribution.kind, distribution.params)
+        _refuse_bounds(tensor, distribution)
     elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         words = _drawn.words.random_(INT64_MIN, None)
@@ -106,7 +107,7 @@ def _fill_parts_(
     if key is None and (local.is_meta or math.prod(shape) == 0):
         return
     if not _bounds_fit(distribution, local.dtype):
-        fill_one_(local, _no_words(), distribution.kind, distribution.params)  # raises
+        _refuse_bounds(local, distribution)
     boxes = [part.box(shape) for part in held]
     words = _words(local, generator, key, drawn_anyway=True)
     if len(held) == 1:
@@ -120,6 +121,17 @@ def _fill_parts_(
         )
     if local is not tensor:
         increment_version(tensor)
+
+
+def check_extras(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> None:
+    """What a fill would raise of key= and shard=, where there is nothing to fill."""
+    if key is not None:
+        _check_key(generator, key)
+    if shard is not None:
+        with torch.no_grad():
+            parts(tensor, shard)
 
 
 def _is_plain_cuda(tensor: Tensor) -> bool:
@@ -139,7 +151,6 @@ def _is_plain_cuda(tensor: Tensor) -> bool:
 
 
 _UNIFORM = 1  # Uniform.kind
-_LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 _STRIDED = torch.strided
 _PLAIN = (Tensor, Parameter)
 
@@ -161,10 +172,7 @@ def _words(
 ) -> Tensor:
     """The key's words, or the next of the generator if there is anything to fill."""
     if key is not None:
-        if not isinstance(key, Key):
-            raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
-        if generator is not None:
-            raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+        _check_key(generator, key)
         return key.tensor()
     if generator is not None:
         _check_generator(tensor, generator)
@@ -175,17 +183,35 @@ def _words(
     return _no_words()
 
 
+def _check_key(generator: torch.Generator | None, key: Key) -> None:
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
+    if generator is not None:
+        raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+
+
 def _no_words() -> Tensor:
     return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
 
 
 def _bounds_fit(distribution: Distribution, dtype: torch.dtype) -> bool:
     """Whether the dtype holds a uniform's bounds, and their difference."""
-    if distribution.kind != _UNIFORM or dtype not in _LARGEST:
+    if distribution.kind != _UNIFORM or dtype not in LARGEST:
         return True
     low, high, *_ = distribution.params
-    largest = _LARGEST[dtype]
+    largest = LARGEST[dtype]
     return -low <= largest and high <= largest and high - low <= largest
+
+
+def _refuse_bounds(tensor: Tensor, distribution: Distribution) -> None:
+    """The engine raises it, before anything is drawn; but it sees no fake tensors. Meta ones may have any."""
+    if isinstance(tensor, FakeTensor):
+        low, high, *_ = distribution.params
+        raise ParameterError(
+            f"uniform_ expects bounds and a width that {tensor.dtype} can hold, but found from={low} and "
+            f"to={high}"
+        )
+    fill_one_(tensor, _no_words(), distribution.kind, distribution.params)
 
 
 def _check_generator(tensor: Tensor, generator: torch.Generator) -> None:

@@ -39,7 +39,7 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.fill import fill_, override
+from convinit_ext.fill import check_extras, fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.shards import Shard
@@ -222,6 +222,7 @@ def trunc_normal_(
             trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key, shard=shard
         )
     if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     distribution = TruncatedNormal(mean, std, a, b)
     warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, stacklevel=3)
@@ -340,7 +341,7 @@ def kaiming_uniform_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "uniform", groups), generator, key, shard)
 
 
@@ -378,7 +379,7 @@ def kaiming_normal_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "normal", groups), generator, key, shard)
 
 
@@ -425,7 +426,7 @@ def variance_scaling_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     fan_in, fan_out = fans(shape, groups=groups)
     return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
 
@@ -504,7 +505,10 @@ def _no_grad_trunc_normal_(
     return trunc_normal_(tensor, mean, std, a, b, generator)
 
 
-def _nothing_to_fill(tensor: Tensor) -> Tensor:
+def _nothing_to_fill(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> Tensor:
+    check_extras(tensor, generator, key, shard)
     warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return tensor
 

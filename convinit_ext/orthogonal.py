@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import copy_whole_, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
-from convinit_ext.fill import check_writable, fill_, override
+from convinit_ext.fill import check_extras, check_writable, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.shards import Shard
 
@@ -55,6 +55,7 @@ def orthogonal_(
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     shape = logical_shape(tensor, shard)
     if 0 in shape or tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), gain, generator, key, shard)
     copy_whole_(tensor, matrix.reshape(shape), shard)
@@ -100,6 +101,7 @@ def delta_orthogonal_(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
     if 0 in shape or tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     matrix = _orthogonal_matrix(tensor, num_out, num_in, gain, generator, key, shard)
     centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))

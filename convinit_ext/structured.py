@@ -12,7 +12,7 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import Part, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.fill import check_writable, fill_, override
+from convinit_ext.fill import check_extras, check_writable, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.ops import Box, UnsupportedTensorError, increment_version
 from convinit_ext.ops import fill_ as fill_list_
@@ -67,9 +67,15 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
         return _torch_init.dirac_(tensor, groups)
     if tensor.ndimension() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    if logical_shape(tensor, shard)[0] % groups:
-        raise ValueError("dim 0 must be divisible by groups")
+    _check_groups(logical_shape(tensor, shard)[0], groups)
     return _ones_on_diagonals(tensor, groups, shard)
+
+
+def _check_groups(num_rows: int, groups: int) -> None:
+    if not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, not {groups!r}")
+    if groups < 1 or num_rows % groups:
+        raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
 
 
 def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
@@ -174,6 +180,7 @@ def sparse_(
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     if tensor.dtype in _FLOAT8:
         raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")

@@ -6,11 +6,12 @@ import pytest
 import torch
 from meshes import every_rank
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils.parametrizations import spectral_norm
 
-from convinit_ext import Constant, Normal, Shard, init, init_model_, intercept
-from convinit_ext.recipes import TORCH, Preset, Rule
+from convinit_ext import Constant, Normal, Shard, Uniform, init, init_model_, intercept, ops, plan_model
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 
 def sparse(weight):
@@ -126,6 +127,57 @@ def assert_refused(model: nn.Module, error: type[Exception], said: str, **argume
         assert torch.equal(parameter, before[name]), name
 
 
+TOO_LARGE = [
+    (torch.float16, 65505.0),
+    (torch.bfloat16, -3.4e38),
+    (torch.float32, 1e300),
+    (torch.float8_e4m3fn, 449.0),
+    (torch.float8_e5m2, -57345.0),
+]
+
+
+@pytest.mark.parametrize(("dtype", "value"), TOO_LARGE)
+def test_constants_that_a_dtype_cannot_hold(dtype, value):
+    with pytest.raises(RuntimeError, match="without overflow"):
+        torch.empty(2, dtype=dtype).fill_(value)
+    recipe = [Rule(Constant(value), name="0.bias"), *TORCH]
+    said = rf"'0\.bias': {dtype} cannot hold the constant .*; its largest number is"
+    assert_refused(model_with(torch.zeros(4)), ValueError, said, recipe=recipe, dtype=dtype)
+    with pytest.raises(ValueError, match=said):
+        plan_model(model_with(torch.zeros(4)).to(dtype), recipe=recipe)
+    tensors = [torch.zeros(3), torch.zeros(3, dtype=dtype)]
+    with pytest.raises(RuntimeError, match=f"dtype {dtype} cannot hold the constant"):
+        ops.fill_(tensors, torch.zeros(2, 2, dtype=torch.int64), [Normal(), Constant(value)])
+    assert not any(tensor.float().any() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", ops.SUPPORTED_DTYPES)
+def test_the_largest_constants(dtype):
+    largest = torch.finfo(dtype).max
+    tensors = [torch.zeros(3, dtype=dtype), torch.zeros(3, dtype=dtype)]
+    ops.fill_(tensors, torch.zeros(2, 2, dtype=torch.int64), [Constant(largest), Constant(-largest)])
+    assert [tensor.double().tolist() for tensor in tensors] == [[largest] * 3, [-largest] * 3]
+
+
+def test_a_copy_that_its_own_dtype_cannot_hold():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).half())
+    recipe = [Rule(Constant(1e9), name="0.bias"), Rule(CopyFrom("0.bias"), name="1.bias"), *TORCH]
+    said = r"parameter '1\.bias', copy_from\('0\.bias'\): torch\.float16 cannot hold the constant 1e\+09"
+    assert_refused(model, ValueError, said, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("init", "said"), [(Constant(1e30), "the constant 1e\\+30"), (Uniform(-1e9, 1e9), "uniform values")]
+)
+def test_buffers_whose_dtype_cannot_hold_a_rule_s_values(init, said):
+    buffers = [torch.zeros(4, dtype=torch.float16)]
+    if isinstance(init, Constant):
+        buffers.append(torch.zeros(4, dtype=torch.int64))
+    for buffer in buffers:
+        said_of_it = f"buffer 'q': {buffer.dtype} cannot hold {said}"
+        assert_refused(model_with(buffer), ValueError, said_of_it, recipe=[Rule(init, buffer="q"), *TORCH])
+
+
 def test_buffers_that_cannot_be_written():
     drawn = [Rule(Normal(), buffer="q"), *TORCH]
     assert_refused(
@@ -181,3 +233,59 @@ def test_fsdp_modules_that_have_run():
         init_model_(model, 0)
         with pytest.raises(ValueError, match=r"has run under FSDP2.*pass dtype= before"):
             init_model_(model, 0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        init.normal_,
+        init.trunc_normal_,
+        init.kaiming_normal_,
+        init.kaiming_uniform_,
+        init.variance_scaling_,
+        init.orthogonal_,
+        init.sparse_,
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shards_and_keys_are_looked_at_where_nothing_is_filled(function, device):
+    given = {"sparsity": 0.5} if function is init.sparse_ else {}
+    weight = torch.zeros(4, 3, device=device)
+    for shard, said in (
+        (Shard((0, 3), (0, 0)), "shard= leaves the full tensor"),
+        (Shard((0, 3, 3), (0, 0, 0)), "shard= is of 3 dimensions"),
+        (Shard((4, 3), (2, 0)), "shard= leaves the full tensor"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            function(weight, **given, shard=shard)
+    whole = torch.zeros(4, 3, device="meta") if device == "meta" else torch.zeros(0, 3)
+    with pytest.raises(TypeError, match=r"key must be a convinit_ext\.Key, not int"):
+        function(whole, **given, key=3)
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize(
+    ("shape", "offset"),
+    [((2**62, 3), (2**62 - 4, 0)), ((2**40, 2**40), (2**30, 0)), ((4, 3, 2**62), (0, 0, 0))],
+)
+def test_shards_that_start_beyond_what_can_be_counted(shape, offset):
+    weight = torch.zeros(4, 3, 1)[..., : len(shape)].reshape((4, 3, 1)[: len(shape)])
+    with pytest.raises(ValueError, match=r"row-major index \d+, .* accepted are less than 2\*\*63"):
+        init.normal_(weight, shard=Shard(shape, offset))
+    assert not weight.any()
+
+
+@pytest.mark.parametrize(("groups", "error"), [(0, ValueError), (-2, ValueError), (2.0, TypeError)])
+def test_groups_of_a_shard(groups, error):
+    with pytest.raises(error, match=f"groups.*{groups}"):
+        init.dirac_(torch.zeros(2, 3, 1), groups, shard=Shard((4, 3, 1), (2, 0, 0)))
+
+
+def test_fake_tensors_outside_their_mode():
+    with FakeTensorMode():
+        model, weight = nn.Linear(3, 3), torch.empty(3, dtype=torch.float16)
+        init_model_(model)
+    with pytest.raises(TypeError, match=r"'weight': cannot fill a fake tensor outside its Fake"):
+        init_model_(model)
+    with pytest.raises(RuntimeError, match=r"uniform_ expects bounds .*float16 .*from=-1000000000\.0"):
+        init.uniform_(weight, -1e9, 1e9)
