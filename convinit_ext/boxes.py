@@ -19,6 +19,8 @@ from torch.distributed import is_available
 from convinit_ext.ops import Box, increment_version, row_major
 from convinit_ext.shards import Runs, Shard, check_shard, joined
 
+_INDEX_END = 1 << 63  # of what the engine takes as a box's start or stride
+
 
 class Part(NamedTuple):
     """A view of a local tensor, and for each dimension the indices of the logical tensor that it covers."""
@@ -27,13 +29,21 @@ class Part(NamedTuple):
     ranges: tuple[range, ...]
 
     def box(self, shape: Sequence[int]) -> Box:
-        """Of a logical tensor of this shape."""
+        """Of a logical tensor of this shape.
+
+        Raises:
+            ValueError: indices that the engine cannot count.
+        """
         steps = row_major(shape)
         starts = (each.start if each else 0 for each in self.ranges)
-        return Box(
-            sum(start * step for start, step in zip(starts, steps, strict=True)),
-            tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True)),
-        )
+        start = sum(start * step for start, step in zip(starts, steps, strict=True))
+        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
+        if max(start, *strides, 0) >= _INDEX_END:
+            raise ValueError(
+                f"a part of a tensor of shape {list(shape)} starts at its row-major index {start}, with "
+                f"strides {list(strides)}; accepted are less than 2**63"
+            )
+        return Box(start, strides)
 
 
 def is_dtensor(tensor: Tensor) -> bool:

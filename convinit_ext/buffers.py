@@ -13,8 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from convinit_ext import keys, offered, ops, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import Orthogonal, Preset, check_converts, check_given
-from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.fill import check_places
+from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import Target, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import orthogonal_
@@ -116,9 +117,11 @@ def buffer_rows(
         if start is not None:
             parametrized.check_settles(held, wanted)
             if rules:
+                if isinstance(start, Constant | Uniform) and wanted.is_floating_point:
+                    check_range(start, wanted, f"buffer {held.path!r}")
                 _check_fits(held, start, wanted)
         if start is not None and not (tensor.is_meta or wanted != tensor.dtype):
-            _check_writable(held)
+            _check_writable(held, not isinstance(start, Tensor | Constant | Orthogonal))
         if start is not None or tensor.is_meta or wanted != tensor.dtype:
             key = key_of(walk.canonical(held.name))
             rows.append(BufferRow(held, key, start, wanted, device if tensor.is_meta else tensor.device))
@@ -159,7 +162,7 @@ def known_rows(
     return tuple(rows)
 
 
-def _check_writable(held: Held) -> None:
+def _check_writable(held: Held, is_drawn: bool) -> None:
     if is_dtensor(held.tensor):
         raise ValueError(f"buffer {held.path!r}: cannot fill a DTensor; assign its values")
     if not walk.has_memory(held.tensor):
@@ -168,6 +171,11 @@ def _check_writable(held: Held) -> None:
         check_places(held.tensor)
     except RuntimeError as error:
         raise RuntimeError(f"buffer {held.path!r}: {error}") from error
+    if held.tensor.is_neg() and is_drawn:
+        raise ValueError(
+            f"buffer {held.path!r}: cannot draw values for a view that shows its memory negated (is_neg()); "
+            "accepted is its resolve_neg()"
+        )
 
 
 def _check_fits(held: Held, start: Start, dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ of torch.nn.init, because a weight's value depends on the last bit of its std or
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,19 @@ class ParameterError(ValueError, RuntimeError):
     """A distribution cannot have these parameters. A RuntimeError too, as that is what PyTorch raises."""
 
 
+def _as_float(value: float) -> float:
+    """As PyTorch takes a float: any number, numpy's too, whose own arithmetic may overflow; but no text."""
+    if not isinstance(value, str | bytes | bytearray):
+        with contextlib.suppress(TypeError, ValueError):
+            return float(value)
+    raise TypeError(f"a distribution's parameters must be numbers, and {value!r} is none")
+
+
+def _make_floats(distribution: Distribution, *names: str) -> None:
+    for name in names:
+        object.__setattr__(distribution, name, _as_float(getattr(distribution, name)))
+
+
 class Distribution(Protocol):
     """What the fill engine needs to know: its code for the kind, and four numbers."""
 
@@ -53,7 +67,10 @@ class Constant:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        if not -math.inf < self.value < math.inf:
+        value = _as_float(self.value)
+        if type(self.value) is not int:  # which a buffer of integers takes exactly
+            object.__setattr__(self, "value", value)
+        if not -math.inf < value < math.inf:
             raise ParameterError(f"Constant expects a finite value, but found value={self.value}")
 
     @property
@@ -70,6 +87,8 @@ class Uniform:
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        if not type(self.low) is type(self.high) is float:
+            _make_floats(self, "low", "high")
         # One comparison turns away low > high, NaN, infinities and a range that float64 cannot hold.
         if not 0.0 <= self.high - self.low < math.inf:
             raise ParameterError(
@@ -91,6 +110,8 @@ class Normal:
     std: float = 1.0
 
     def __post_init__(self) -> None:
+        if not type(self.mean) is type(self.std) is float:
+            _make_floats(self, "mean", "std")
         _check_normal(self.mean, self.std)
 
     @property
@@ -109,6 +130,8 @@ class TruncatedNormal:
     b: float = 2.0
 
     def __post_init__(self) -> None:
+        if not type(self.mean) is type(self.std) is type(self.a) is type(self.b) is float:
+            _make_floats(self, "mean", "std", "a", "b")
         _check_normal(self.mean, self.std)
         if not (self.a <= self.b and self.a < math.inf and self.b > -math.inf):
             raise ParameterError(
@@ -199,7 +222,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         elif isinstance(param, bool) or not isinstance(param, (int, float)):
             raise ValueError(f"negative_slope {param} not a valid number")
         return math.sqrt(2.0 / (1 + param**2))
-    gain = _GAINS.get(nonlinearity)
+    gain = _GAINS.get(nonlinearity) if isinstance(nonlinearity, str) else None
     if gain is None:
         raise ValueError(
             f"Unsupported nonlinearity {nonlinearity}, please use one of {['leaky_relu', *_GAINS]}"

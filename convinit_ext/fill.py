@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 from torch.overrides import handle_torch_function
 
 from convinit_ext.boxes import is_dtensor, local_of, logical_shape, parts
-from convinit_ext.distributions import Distribution
+from convinit_ext.distributions import Distribution, ParameterError
 from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
 from convinit_ext.ops import (
     HAS_CUDA,
+    LARGEST,
     SMALL,
     SUPPORTED_DTYPES,
     check_inference,
@@ -50,20 +52,22 @@ def fill_(
         and tensor.is_cpu
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
-        and 0 < tensor.numel() <= SMALL
+        and tensor.numel() <= SMALL
         and (distribution.kind != _UNIFORM or _bounds_fit(distribution, tensor.dtype))
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+        and (data := tensor.data_ptr())  # there are elements, and memory for them
     ):
         _drawn.words.random_(INT64_MIN, None)
-        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params)
+        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params, 0, data)
+    elif not is_compiling() and tensor.is_neg():
+        _fill_negated_(tensor, distribution, generator, key, shard)
     elif shard is not None or is_dtensor(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
     elif not _bounds_fit(distribution, tensor.dtype):
-        # raises, and nothing was drawn
-        fill_one_(tensor, _no_words(), distribution.kind, distribution.params)
+        _refuse_bounds(tensor, distribution)
     elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
         words = _drawn.words.random_(INT64_MIN, None)
@@ -71,6 +75,20 @@ def fill_(
     else:
         fill_one_(tensor, _words(tensor, generator, key), distribution.kind, distribution.params)
     return tensor
+
+
+def _fill_negated_(
+    tensor: Tensor,
+    distribution: Distribution,
+    generator: torch.Generator | None,
+    key: Key | None,
+    shard: Shard | None,
+) -> None:
+    """A view that shows its memory negated, as z.conj().imag does: the values are what it shows."""
+    with torch.no_grad():
+        memory = torch._neg_view(tensor)
+        fill_(memory, distribution, generator, key, shard)
+        memory.neg_()
 
 
 def _fill_parts_(
@@ -89,20 +107,31 @@ def _fill_parts_(
     if key is None and (local.is_meta or math.prod(shape) == 0):
         return
     if not _bounds_fit(distribution, local.dtype):
-        fill_one_(local, _no_words(), distribution.kind, distribution.params)  # raises
+        _refuse_bounds(local, distribution)
+    boxes = [part.box(shape) for part in held]
     words = _words(local, generator, key, drawn_anyway=True)
     if len(held) == 1:
-        box = held[0].box(shape)
-        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, box)
+        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],
             words.expand(len(held), 2).contiguous(),
             [distribution] * len(held),
-            [part.box(shape) for part in held],
+            boxes,
         )
     if local is not tensor:
         increment_version(tensor)
+
+
+def check_extras(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> None:
+    """What a fill would raise of key= and shard=, where there is nothing to fill."""
+    if key is not None:
+        _check_key(generator, key)
+    if shard is not None:
+        with torch.no_grad():
+            parts(tensor, shard)
 
 
 def _is_plain_cuda(tensor: Tensor) -> bool:
@@ -113,16 +142,15 @@ def _is_plain_cuda(tensor: Tensor) -> bool:
         and tensor.dtype in SUPPORTED_DTYPES
         and tensor.layout is _STRIDED
         and tensor.is_contiguous()
-        and tensor.numel() > 0
         and not is_compiling()
         and not _dispatch_modes()
         and not _are_functorch_transforms_active()
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+        and tensor.data_ptr() != 0
     )
 
 
 _UNIFORM = 1  # Uniform.kind
-_LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 _STRIDED = torch.strided
 _PLAIN = (Tensor, Parameter)
 
@@ -144,10 +172,7 @@ def _words(
 ) -> Tensor:
     """The key's words, or the next of the generator if there is anything to fill."""
     if key is not None:
-        if not isinstance(key, Key):
-            raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
-        if generator is not None:
-            raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+        _check_key(generator, key)
         return key.tensor()
     if generator is not None:
         _check_generator(tensor, generator)
@@ -158,17 +183,35 @@ def _words(
     return _no_words()
 
 
+def _check_key(generator: torch.Generator | None, key: Key) -> None:
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
+    if generator is not None:
+        raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+
+
 def _no_words() -> Tensor:
     return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
 
 
 def _bounds_fit(distribution: Distribution, dtype: torch.dtype) -> bool:
-    """Whether the dtype holds a uniform's bounds, and their difference."""
-    if distribution.kind != _UNIFORM or dtype not in _LARGEST:
+    """Whether the dtype holds a uniform's bounds and, of PyTorch's own types, their difference."""
+    if distribution.kind != _UNIFORM or dtype not in LARGEST:
         return True
     low, high, *_ = distribution.params
-    largest = _LARGEST[dtype]
-    return -low <= largest and high <= largest and high - low <= largest
+    largest = LARGEST[dtype]
+    return -low <= largest and high <= largest and (high - low <= largest or dtype.itemsize == 1)
+
+
+def _refuse_bounds(tensor: Tensor, distribution: Distribution) -> None:
+    """The engine raises it, before anything is drawn; but it sees no fake tensors. Meta ones may have any."""
+    if isinstance(tensor, FakeTensor):
+        low, high, *_ = distribution.params
+        raise ParameterError(
+            f"uniform_ expects bounds and a width that {tensor.dtype} can hold, but found from={low} and "
+            f"to={high}"
+        )
+    fill_one_(tensor, _no_words(), distribution.kind, distribution.params)
 
 
 def _check_generator(tensor: Tensor, generator: torch.Generator) -> None:
@@ -188,8 +231,18 @@ def _takes_words(tensor: Tensor) -> bool:
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and tensor.layout is _STRIDED
         and not tensor.is_nested
-        and (tensor.is_contiguous() or is_compiling() or not _overlaps_itself(tensor))
+        and (is_compiling() or _may_be_written(tensor))
     )
+
+
+def _may_be_written(tensor: Tensor) -> bool:
+    """Whether `check_places` would raise nothing."""
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return False
+    is_plain = type(tensor) in _PLAIN and not _are_functorch_transforms_active()  # others may have no storage
+    if is_plain and not tensor.untyped_storage().size():
+        return False
+    return tensor.is_contiguous() or not _overlaps_itself(tensor)
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
@@ -212,7 +265,7 @@ def is_surely_writable(tensor: Tensor) -> bool:
         and tensor.layout is _STRIDED
         and tensor.is_cpu
         and tensor.is_contiguous()
-        and not (tensor.is_nested or tensor.is_inference() or is_compiling())
+        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference() or is_compiling())
         and tensor.data_ptr() != 0
     )
 

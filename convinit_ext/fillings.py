@@ -79,8 +79,7 @@ class Fillings:
         )
         if zero_row is not None and not 0 <= zero_row < target.tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {zero_row} to make zero")
-        if isinstance(distribution, Uniform):
-            check_range(distribution, dtype or target.tensor.dtype, target.name)
+        check_range(distribution, dtype or target.tensor.dtype, f"parameter {target.name!r}")
         fans = None
         if target.tensor.ndim >= 2 and not isinstance(distribution, Constant):
             fans = target.fans(getattr(rule.init, "fan", None))
@@ -102,11 +101,21 @@ def _values(rule: Rule, target: Target) -> Values:
     return values
 
 
-def check_range(distribution: Uniform, dtype: torch.dtype, name: str) -> None:
-    """The engine would raise it too, without a name."""
-    low, high = distribution.low, distribution.high
-    if max(-low, high, high - low) > _largest(dtype):
-        raise ValueError(f"parameter {name!r}: {dtype} cannot hold uniform values between {low} and {high}")
+def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
+    """Raises ValueError where the dtype cannot hold a constant, or a uniform's bounds and their difference.
+
+    The engine would raise it too, without a name.
+    """
+    if isinstance(distribution, Constant):
+        if abs(distribution.value) > _largest(dtype):
+            raise ValueError(
+                f"{what}: {dtype} cannot hold the constant {distribution.value:.6g}; its largest number is "
+                f"{_largest(dtype):.6g}"
+            )
+    elif isinstance(distribution, Uniform):
+        low, high = distribution.low, distribution.high
+        if max(-low, high, high - low if dtype.itemsize > 1 else 0) > _largest(dtype):  # as _bounds_fit
+            raise ValueError(f"{what}: {dtype} cannot hold uniform values between {low} and {high}")
 
 
 @lru_cache(maxsize=16)

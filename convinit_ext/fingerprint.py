@@ -49,7 +49,7 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
             that are not equal; a file that is not what it should be (weights_file.WeightsError).
         UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
-        TypeError: something else; a value of a dict that is not a tensor.
+        TypeError: something else; a value of a dict that is not a tensor, a name that is not a string.
 
     Source: docs/fingerprint.md.
 
@@ -127,6 +127,8 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     distinct = walk.Distinct()
     for key, tensor in given.items():
+        if not isinstance(key, str):
+            raise TypeError(f"the names of a dict of tensors are strings, and {key!r} is not")
         if walk.is_extra_state(key):
             continue
         name = walk.canonical(key)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from math import copysign
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -38,7 +39,7 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.fill import fill_, override
+from convinit_ext.fill import check_extras, fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.shards import Shard
@@ -82,21 +83,31 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribution]:
-    """The function with its last results at hand: a model has few shapes, and a small fill is short."""
+def _remembered(
+    function: Callable[..., Distribution], signed: int | None = None
+) -> Callable[..., Distribution]:
+    """The function with its last results at hand: a model has few shapes, and a small fill is short.
+
+    A zero is found again whatever its sign. Where that counts, `signed` is the argument's place.
+    """
 
     def made(*args: Any) -> Distribution:
         if any(
             isinstance(arg, Tensor) for arg in args
         ):  # found again by its identity, though its value may change
             raise TypeError("a tensor cannot be remembered")
-        return function(*args)
+        distribution = function(*args)
+        if isinstance(distribution, Uniform) and not (distribution.low or distribution.high):
+            raise TypeError("the signs of two zeros cannot be remembered")
+        return distribution
 
     remembering = lru_cache(maxsize=4096, typed=True)(made)
 
     @wraps(function)
     def remembered(*args: Any) -> Distribution:
         if is_compiling():  # a compiler traces through the function, and warns of the cache
+            return function(*args)
+        if signed is not None and not args[signed] and copysign(1.0, args[signed]) < 0.0:
             return function(*args)
         try:
             return remembering(*args)
@@ -107,7 +118,7 @@ def _remembered(function: Callable[..., Distribution]) -> Callable[..., Distribu
 
 
 _uniform = _remembered(Uniform)
-_normal = _remembered(Normal)
+_normal = _remembered(Normal, signed=0)
 _kaiming = _remembered(kaiming)
 _xavier = _remembered(xavier)
 
@@ -211,9 +222,10 @@ def trunc_normal_(
             trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key, shard=shard
         )
     if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     distribution = TruncatedNormal(mean, std, a, b)
-    warn_of_one_tail(mean, std, a, b, stacklevel=3)
+    warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, stacklevel=3)
     return fill_(tensor, distribution, generator, key, shard)
 
 
@@ -329,7 +341,7 @@ def kaiming_uniform_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "uniform", groups), generator, key, shard)
 
 
@@ -367,7 +379,7 @@ def kaiming_normal_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     return fill_(tensor, _kaiming(shape, a, mode, nonlinearity, "normal", groups), generator, key, shard)
 
 
@@ -414,7 +426,7 @@ def variance_scaling_(
         )
     shape = logical_shape(tensor, shard)
     if 0 in shape:
-        return _nothing_to_fill(tensor)
+        return _nothing_to_fill(tensor, generator, key, shard)
     fan_in, fan_out = fans(shape, groups=groups)
     return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
 
@@ -493,7 +505,10 @@ def _no_grad_trunc_normal_(
     return trunc_normal_(tensor, mean, std, a, b, generator)
 
 
-def _nothing_to_fill(tensor: Tensor) -> Tensor:
+def _nothing_to_fill(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> Tensor:
+    check_extras(tensor, generator, key, shard)
     warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return tensor
 

@@ -85,9 +85,9 @@ def init_model_(
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
             nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
-            shape; values that a buffer cannot hold; FullyShardedDataParallel's pieces of parameters; a
-            pattern that chooses nothing; a seed out of range, or (check_ranks) another one on another rank;
-            an unknown recipe, fan or dtype.
+            shape; a constant or bounds that a dtype cannot hold; FullyShardedDataParallel's pieces of
+            parameters; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one on
+            another rank; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.

@@ -5,6 +5,7 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,7 @@ SUPPORTED_DTYPES = {
     torch.float8_e4m3fn: 4,
     torch.float8_e5m2: 5,
 }
+LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 HAS_CUDA = _C.build_info()["cuda"] != "not built"
 _DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
 _WITH_VALUES = tuple(device for device in _DEVICES if device != "meta")
@@ -37,6 +39,7 @@ _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
 _fill_small = _C.fill_small
 _fill_small_part = _C.fill_small_part
+_CONSTANT = 0  # Constant.kind
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
 increment_version = torch.autograd.graph.increment_version
@@ -201,14 +204,27 @@ def fill_(
 
     Raises:
         UnsupportedTensorError: for a dtype, layout or device that cannot be filled
-        RuntimeError: for a tensor whose elements overlap in memory, bounds its dtype cannot hold, meta
-            tensors among others, or an inference tensor outside inference mode
+        RuntimeError: for a tensor whose elements overlap in memory, bounds or a constant its dtype cannot
+            hold, meta tensors among others, or an inference tensor outside inference mode
 
     All checks come before the first write. CUDA tensors are filled on their device's current stream, all of
     a device by one launch, and nothing waits for it.
     """
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
+    for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
+        if distribution.kind == _CONSTANT:
+            _check_constant(tensor, distribution.params[0])
     fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
+
+
+def _check_constant(tensor: Tensor, value: float) -> None:
+    """As torch.Tensor.fill_. (The engine rounds it: to infinity.)"""
+    largest = LARGEST.get(tensor.dtype, math.inf)
+    if abs(value) > largest:
+        raise RuntimeError(
+            f"a tensor of dtype {tensor.dtype} cannot hold the constant {value:.6g}; its largest number is "
+            f"{largest:.6g}"
+        )
 
 
 def encoded(distributions: Sequence[Encoded]) -> tuple[list[int], list[float]]:
@@ -277,7 +293,9 @@ def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], 
     increment_version(tensor)
 
 
-def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0) -> None:
+def fill_small_(
+    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0, data: int = 0
+) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
     Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and
@@ -286,8 +304,9 @@ def fill_small_(tensor: Tensor, key_address: int, kind: int, params: Sequence[fl
     Args:
         tensor, key_address, kind, params: as for `fill_one_`, the key by its words' address
         start: index of its first element in the logical tensor that it is a run of
+        data: its address, if the caller has asked for it
     """
-    data = tensor.data_ptr()
+    data = data or tensor.data_ptr()
     if not data:
         raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     p0, p1, p2, p3 = params

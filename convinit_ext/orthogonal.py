@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import copy_whole_, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
-from convinit_ext.fill import check_writable, fill_, override
+from convinit_ext.fill import check_extras, check_writable, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.shards import Shard
 
@@ -38,6 +38,7 @@ def orthogonal_(
 
     Raises:
         ValueError: fewer than 2 dimensions.
+        TypeError: a gain that is no number.
         NotImplementedError: a dtype that PyTorch has no QR factorisation for.
         RuntimeError: while a CUDA graph is captured.
 
@@ -54,10 +55,10 @@ def orthogonal_(
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     shape = logical_shape(tensor, shard)
     if 0 in shape or tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
-    matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), generator, key, shard)
-    with torch.no_grad():
-        copy_whole_(tensor, matrix.mul_(gain).reshape(shape), shard)
+    matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), gain, generator, key, shard)
+    copy_whole_(tensor, matrix.reshape(shape), shard)
     return tensor
 
 
@@ -79,6 +80,7 @@ def delta_orthogonal_(
 
     Raises:
         ValueError: another number of dimensions; more inputs than outputs.
+        TypeError: a gain that is no number.
         NotImplementedError: a dtype that PyTorch has no QR factorisation for.
 
     Source: Xiao et al. 2018, algorithm 1; jax.nn.initializers.delta_orthogonal.
@@ -99,29 +101,44 @@ def delta_orthogonal_(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
     if 0 in shape or tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
-    matrix = _orthogonal_matrix(tensor, num_out, num_in, generator, key, shard)
+    matrix = _orthogonal_matrix(tensor, num_out, num_in, gain, generator, key, shard)
     centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
     with torch.no_grad():
         whole = matrix.new_zeros(shape)
-        whole[centre] = matrix.mul_(gain)
+        whole[centre] = matrix
         copy_whole_(tensor, whole, shard)
     return tensor
+
+
+def _check_gain(gain: float, dtype: torch.dtype) -> None:
+    """Raises what multiplying by it would raise after the key was drawn."""
+    if isinstance(gain, float | int | Tensor):
+        return
+    try:
+        torch.empty(0, dtype=dtype, device="cpu").mul_(gain)
+    except TypeError as error:
+        raise TypeError(f"gain must be a number, not {gain!r}") from error
 
 
 def _orthogonal_matrix(
     tensor: Tensor,
     rows: int,
     cols: int,
+    gain: float,
     generator: torch.Generator | None,
     key: Key | None,
     shard: Shard | None,
 ) -> Tensor:
-    """On the CPU, of the tensor's dtype; its rows or columns, whichever are fewer, are orthonormal: Haar."""
+    """On the CPU, of the tensor's dtype; its rows or columns, whichever are fewer, are orthonormal: Haar. All
+    times the gain.
+    """
     if tensor.dtype not in (torch.float32, torch.float64):
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
         )
+    _check_gain(gain, tensor.dtype)
     with torch.no_grad():
         parts(tensor, shard)  # raises what is wrong with them before a key is drawn
     local = local_of(tensor)
@@ -132,7 +149,7 @@ def _orthogonal_matrix(
         matrix = fill_(local.new_empty((rows, cols)), Normal(), generator, key).cpu()
         tall = matrix.t() if rows < cols else matrix
         q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
-        return q.t() if rows < cols else q
+        return (q.t() if rows < cols else q).mul_(gain)
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

@@ -15,14 +15,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, copies, flat_shards, ops, parametrized, patterns, walk
 from convinit_ext.buffers import BufferRow, buffer_rows, known_rows
 from convinit_ext.derived import Derived, check_sharding
 from convinit_ext.distributions import Distribution
 from convinit_ext.fill import check_writable, is_surely_writable
-from convinit_ext.fillings import Filling, Fillings
+from convinit_ext.fillings import Filling, Fillings, check_range
 from convinit_ext.initialisers import FANS, ZEROS, Fan, Target
 from convinit_ext.key_names import Names, key_names
 from convinit_ext.keys import Key
@@ -219,6 +220,8 @@ def _rows(
         filling, origin = fillings.of(rule, target.plain or target, wish.dtype), group[0]
         if filling.copy is not None:
             origin, filling = parameters.copied(origin, filling, filling_of)
+            dtype = wish.dtype or target.tensor.dtype
+            check_range(filling.distribution, dtype, f"parameter {target.name!r}, {filling.initialiser}")
         rows.append(_row(group, filling, key_of(origin.name), wish))
     _check_derived([row for row in rows if row.derived is not None], groups, parameters, wish.reading)
     return tuple(rows)
@@ -326,6 +329,7 @@ def _check_kinds(held: list[Held], reading: bool) -> None:
                 ops.check_readable(tensor, do)
                 continue
             ops.check_supported([tensor])
+            _check_fillable(tensor)
         except UnsupportedTensorError as error:
             raise UnsupportedTensorError(f"parameter {each.path!r}: {error}") from error
         try:
@@ -333,6 +337,16 @@ def _check_kinds(held: list[Held], reading: bool) -> None:
                 check_writable(tensor)
         except RuntimeError as error:
             raise RuntimeError(f"parameter {each.path!r}: {error}") from error
+
+
+def _check_fillable(tensor: Tensor) -> None:
+    """What init's functions fill, one by one, and the engine does not among others."""
+    if tensor.is_neg():
+        raise UnsupportedTensorError(
+            "cannot fill a view that shows its memory negated (is_neg()); accepted is its resolve_neg()"
+        )
+    if isinstance(tensor, FakeTensor) and tensor.fake_mode not in _get_current_dispatch_mode_stack():
+        raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
 
 
 def _check_sharded(nodes: list[walk.Node], wish: _Wish) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,12 +44,12 @@ def parsed_size(size: int | str) -> int:
         raise TypeError(f"max_shard_size must be a number of bytes or a text, not {type(size).__name__}")
     parts = _SIZE.fullmatch(str(size))
     unit = parts.group(2).upper() if parts else None
-    num_bytes = int(float(parts.group(1)) * _UNITS[unit]) if parts and unit in _UNITS else 0
-    if num_bytes < 1:
+    num_bytes = float(parts.group(1)) * _UNITS[unit] if parts and unit in _UNITS else 0.0
+    if not 1 <= num_bytes < math.inf:
         raise ValueError(
             f"max_shard_size {size!r} is no size; accepted are bytes, and texts such as '5GB' or '2GiB'"
         )
-    return num_bytes
+    return int(num_bytes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import Part, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.fill import check_writable, fill_, override
+from convinit_ext.fill import check_extras, check_writable, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.ops import Box, UnsupportedTensorError, increment_version
 from convinit_ext.ops import fill_ as fill_list_
@@ -67,9 +67,15 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
         return _torch_init.dirac_(tensor, groups)
     if tensor.ndimension() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    if logical_shape(tensor, shard)[0] % groups:
-        raise ValueError("dim 0 must be divisible by groups")
+    _check_groups(logical_shape(tensor, shard)[0], groups)
     return _ones_on_diagonals(tensor, groups, shard)
+
+
+def _check_groups(num_rows: int, groups: int) -> None:
+    if not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, not {groups!r}")
+    if groups < 1 or num_rows % groups:
+        raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
 
 
 def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
@@ -151,12 +157,14 @@ def sparse_(
 
     Args:
         tensor: [rows, columns].
-        sparsity: fraction of each column to be zero, 0 to 1.
+        sparsity: fraction of each column to be zero. Above 1 it is all of it; a negative one is the fraction
+            (its size rounded down to whole rows) that is not zero, as PyTorch has it.
         std: standard deviation of the other values.
         generator, key, shard: as for uniform_.
 
     Raises:
-        ValueError: not 2 dimensions; a sparsity outside 0 to 1; std < 0.
+        ValueError: not 2 dimensions; std < 0.
+        ValueError, OverflowError: a sparsity that is NaN, or infinite.
 
     Source: Martens 2010; torch.nn.init.sparse_.
 
@@ -171,17 +179,16 @@ def sparse_(
         )
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
-    if not 0 <= sparsity <= 1:
-        raise ValueError(f"sparsity must be from 0 to 1, but found {sparsity}")
     if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
         return tensor
     if tensor.dtype in _FLOAT8:
         raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)
+    num_zeros = _num_zeros(sparsity, shape[0])
     fill_(tensor, Normal(0.0, std), generator, key, shard)
-    num_zeros = math.ceil(sparsity * shape[0])
     if 0 in shape:
         return tensor
     words = draw(generator, local_of(tensor)) if key is None else Key(key.seed, key.name + "#zeros").tensor()
@@ -189,6 +196,16 @@ def sparse_(
         for part in found:
             _zero_lowest(part, shape, num_zeros, words)
     return tensor
+
+
+def _num_zeros(sparsity: float, num_rows: int) -> int:
+    """Of each column. PyTorch slices a permutation of the rows: a negative number leaves so many out, and one
+    that is too large takes all.
+    """
+    try:
+        return len(range(num_rows)[: math.ceil(sparsity * num_rows)])
+    except (ValueError, OverflowError) as error:
+        raise type(error)(f"sparsity must be a finite number, but found {sparsity}") from error
 
 
 def _zero_lowest(part: Part, shape: tuple[int, ...], num_zeros: int, words: Tensor) -> None:

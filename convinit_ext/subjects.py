@@ -16,7 +16,6 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, ops, walk
 from convinit_ext.buffers import BufferRow
-from convinit_ext.distributions import Uniform
 from convinit_ext.fill import is_surely_writable
 from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import is_distribution
@@ -235,8 +234,8 @@ def _check(subject: Subject) -> None:
             ops.check_dtype(found.dtype, "verify")
     elif not is_surely_writable(found):
         _check_memory(found, drawn)
-    if isinstance(row, Row) and isinstance(row.distribution, Uniform) and found.dtype != row.tensor.dtype:
-        check_range(row.distribution, found.dtype, subject.name)
+    if isinstance(row, Row) and found.dtype != row.tensor.dtype:
+        check_range(row.distribution, found.dtype, f"parameter {subject.name!r}")
 
 
 def _check_memory(tensor: Tensor, drawn: bool) -> None:

@@ -364,6 +364,7 @@ class Placed:
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
         self.layout, self.is_nested = torch.strided, False
+        self.is_cpu = self.device.type == "cpu"
 
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):

@@ -36,6 +36,23 @@ def test_engine_codes_and_parameters():
 
 
 @pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("value", ["1.0", b"1", None, 2j, [1.0]])
+def test_a_parameter_that_is_no_number(kind, value):
+    with pytest.raises(TypeError, match=r"must be numbers, and .* is none"):
+        kind(value)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_numbers_that_float64_cannot_hold(kind):
+    with pytest.raises(OverflowError, match="too large"):
+        kind(10**400)
+
+
+def test_a_constant_of_integers_keeps_every_digit():
+    assert Constant(2**60 + 1).value == 2**60 + 1
+
+
+@pytest.mark.parametrize("kind", ALL)
 def test_distributions_are_values(kind):
     assert kind() == kind()
     assert hash(kind()) == hash(kind())

@@ -360,6 +360,7 @@ def test_inference_tensors_and_meta_models():
         (nn.LazyLinear(2), ValueError, r"'weight' has no shape yet"),
         ({"a": torch.ones(2).to_sparse()}, UnsupportedTensorError, r"'a': cannot read a torch.sparse_coo"),
         ({"a": {"b": torch.ones(2)}}, TypeError, r"'a' must be a tensor, not dict"),
+        ({3: torch.ones(2)}, TypeError, "names of a dict of tensors are strings, and 3 is not"),
         (
             {"module.a": torch.ones(2), "a": torch.zeros(2)},
             ValueError,

@@ -6,11 +6,13 @@ import math
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from filling import assert_same_bits
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import Key, Normal, TruncatedNormal, Uniform, init, ops
+from convinit_ext import Key, Normal, Shard, TruncatedNormal, Uniform, init, ops
 from convinit_ext.keys import draw
 
 stats = pytest.importorskip("scipy.stats")
@@ -77,6 +79,50 @@ def test_each_function_is_its_distribution(dtype):
     assert torch.equal(init.trunc_normal_(empty(), 0.5, 2, -1, 3, key=KEY), truncated)
 
 
+ZEROS = {
+    "uniform_": (lambda w, zero: init.uniform_(w, zero, zero, key=KEY), Uniform(-0.0, -0.0)),
+    "normal_": (lambda w, zero: init.normal_(w, zero, 0.0, key=KEY), Normal(-0.0, 0.0)),
+    "xavier_uniform_": (lambda w, zero: init.xavier_uniform_(w, zero, key=KEY), Uniform(0.0, -0.0)),
+    "trunc_normal_": (
+        lambda w, zero: init.trunc_normal_(w, zero, 0.0, key=KEY),
+        TruncatedNormal(-0.0, 0.0, -2.0, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fill", "negative"), ZEROS.values(), ids=ZEROS)
+def test_the_sign_of_a_zero_does_not_depend_on_an_earlier_call(fill, negative):
+    for _ in range(2):
+        fill(torch.empty(6, 4), 0.0)
+        after = fill(torch.empty(6, 4), -0.0)
+        assert_same_bits(after, filled_with(negative, (6, 4)))
+
+
+NUMPY = [np.float16, np.float32, np.float64, np.int8, np.int64, np.longdouble]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", NUMPY)
+def test_numbers_of_numpy(number, dtype):
+    def same(fill, *numbers):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            given = fill(torch.empty(6, 4, dtype=dtype), *map(number, numbers), key=KEY)
+        assert_same_bits(given, fill(torch.empty(6, 4, dtype=dtype), *map(float, numbers), key=KEY))
+
+    same(init.uniform_, -100, 100)
+    same(init.normal_, 0, 1)
+    same(init.trunc_normal_, 0, 100, -100, 100)
+
+
+def test_bounds_near_the_end_of_numpy_s_own_type():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounds = np.float32(-3e38), np.float32(3e38)
+        assert init.uniform_(torch.empty(9, dtype=torch.float64), *bounds, key=KEY).abs().max() > 1e38
+        assert Normal(np.float32(3e38)).params == (float(np.float32(3e38)), 1.0, 0.0, 0.0)
+
+
 # Generators: the draws of the value contract
 
 
@@ -115,6 +161,30 @@ def test_every_kind_of_tensor_draws_the_same(weight):
     expected = init.normal_(torch.empty(5, 3))
     torch.manual_seed(5)
     assert torch.equal(init.normal_(weight), expected)
+
+
+@random_function
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_view_that_shows_its_memory_negated(fill, dtype):
+    for source in ({"key": KEY}, {"generator": torch.Generator().manual_seed(5)}):
+        plain = torch.ones(6, 4, dtype=dtype).imag
+        expected = fill(plain, **source).clone()
+        if "generator" in source:
+            source["generator"].manual_seed(5)
+        whole = torch.ones(6, 4, dtype=dtype)
+        weight = whole.conj().imag
+        assert weight.is_neg()
+        fill(weight, **source)
+        assert torch.equal(weight, expected)
+        assert weight._version > 0
+        assert whole.real.eq(1).all(), "what is not viewed stays"
+
+
+def test_a_part_that_shows_its_memory_negated():
+    whole = init.normal_(torch.empty(6, 4), key=KEY)
+    part = torch.ones(2, 4, dtype=torch.complex64).conj().imag
+    init.normal_(part, key=KEY, shard=Shard((6, 4), (3, 0)))
+    assert torch.equal(part, whole[3:5])
 
 
 def test_threads_draw_their_own_keys():
@@ -249,6 +319,10 @@ BAD_ARGUMENTS = {
     "negative gain": (lambda w: init.xavier_normal_(w, gain=-1.0), "std -"),
     "mode": (lambda w: init.kaiming_normal_(w, mode="fan_avg"), r"Mode fan_avg .*'fan_in', 'fan_out'"),
     "mode of variance scaling": (lambda w: init.variance_scaling_(w, mode="fan"), "Mode fan .*fan_geo_avg"),
+    "nonlinearity, no text": (
+        lambda w: init.kaiming_normal_(w, nonlinearity=["relu"]),
+        r"nonlinearity \['relu'\], .*'relu'",
+    ),
     "nonlinearity": (lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"), "nonlinearity gelu, .*'relu'"),
     "distribution": (
         lambda w: init.variance_scaling_(w, distribution="cauchy"),
@@ -257,8 +331,7 @@ BAD_ARGUMENTS = {
     "scale": (lambda w: init.variance_scaling_(w, -2.0), "scale -2.0"),
     "groups": (lambda w: init.kaiming_normal_(w, groups=4), "divisible by groups, but found 6 and groups=4"),
     "groups, xavier": (lambda w: init.xavier_uniform_(w, groups=0), "groups=0"),
-    "sparsity": (lambda w: init.sparse_(w, 1.5), "sparsity must be from 0 to 1, but found 1.5"),
-    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "found nan"),
+    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "finite number, but found nan"),
     "dimensions": (lambda w: init.lecun_normal_(w[0]), "fewer than 2 dimensions"),
     "dimensions, delta": (lambda w: init.delta_orthogonal_(w), "3, 4, or 5 dimensions"),
     "dimensions, identity": (lambda w: init.identity_(w[0]), "3, 4, or 5 dimensions"),
@@ -376,7 +449,7 @@ def test_orthogonal_of_any_strides(strided):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0])
 def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
     weight = init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0, key=KEY)
     expected = filled_with(Normal(0.0, 2.0), (7, 5), dtype=dtype)
@@ -385,6 +458,8 @@ def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
         rows = sorted(range(7), key=lambda row, column=column: scores[row, column].item())
         expected[rows[: math.ceil(sparsity * 7)], column] = 0
     assert torch.equal(weight, expected)
+    theirs = torch.nn.init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0)
+    assert torch.equal((weight == 0).sum(dim=0), (theirs == 0).sum(dim=0))
 
 
 def test_sparse_without_a_key_draws_two():

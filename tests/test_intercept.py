@@ -122,6 +122,14 @@ def test_functions_of_torch_give_what_ours_of_the_name_give_with_the_key(name, d
     assert_same_bits(layer.weight, ours)
 
 
+@pytest.mark.parametrize("sparsity", [1.5, -0.5])
+def test_sparse_takes_any_number_as_in_torch(sparsity):
+    layer = a_layer()
+    with intercept(layer, seed=3):
+        torch.nn.init.sparse_(layer.weight, sparsity)
+    assert_same_bits(layer.weight, init.sparse_(torch.empty(6, 8), sparsity, key=Key(3, "weight")))
+
+
 def test_all_random_functions_of_torch_are_announced():
     drawing = {
         name

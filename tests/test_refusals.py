@@ -14,8 +14,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm
 
-from convinit_ext import Constant, Normal, Shard, Uniform, init, init_model_, intercept, plan_model
-from convinit_ext.recipes import TORCH, Preset, Rule
+from convinit_ext import Constant, Key, Normal, Shard, Uniform, init, init_model_, intercept, ops, plan_model
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
+
+
+def sparse(weight):
+    return init.sparse_(weight, 0.5)
 
 
 @pytest.fixture
@@ -51,6 +55,59 @@ def test_strides_that_only_look_as_if_they_overlapped_are_filled():
     assert tensor.count_nonzero() == 6
 
 
+def inference_tensor(*shape):
+    with torch.inference_mode():
+        return torch.zeros(shape)
+
+
+def without_memory(*shape):
+    tensor = torch.zeros(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize("size", [4, 60_000])
+@pytest.mark.parametrize(
+    "function", [init.normal_, init.trunc_normal_, init.kaiming_uniform_, init.orthogonal_, sparse]
+)
+def test_tensors_that_cannot_be_written_draw_nothing(function, size):
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        function(inference_tensor(size, 2))
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        function(without_memory(size, 2))
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize("gain", ["a", None, 2j])
+@pytest.mark.parametrize("function", [init.orthogonal_, init.delta_orthogonal_])
+def test_a_gain_that_is_no_number_draws_nothing(function, gain):
+    tensor = torch.zeros(4, 4, 1)
+    said = "result type ComplexFloat" if gain == 2j else f"gain must be a number, not {gain!r}"
+    with pytest.raises((TypeError, RuntimeError), match=said):
+        function(tensor, gain)
+    assert not tensor.any()
+
+
+def negated(*shape, dtype=torch.complex64):
+    return torch.ones(shape, dtype=dtype).conj().imag
+
+
+@pytest.mark.parametrize("shape", [(1,), (4, 3)])
+def test_parameters_that_show_their_memory_negated(shape):
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(shape))
+    model[1].weight = nn.Parameter(negated(*shape))
+    assert_refused(model, TypeError, r"parameter '1\.weight': cannot fill a view .* negated.*resolve_neg\(\)")
+
+
+def test_buffers_that_show_their_memory_negated():
+    drawn, ones = [Rule(Normal(), buffer="q"), *TORCH], [Rule(Constant(1.0), buffer="q"), *TORCH]
+    assert_refused(model_with(negated(4)), ValueError, "buffer 'q': cannot draw .* negated", recipe=drawn)
+    model = model_with(negated(4))
+    init_model_(model, recipe=ones)
+    assert model.q.eq(1.0).all()
+
+
 @pytest.mark.usefixtures("untouched_generator")
 @pytest.mark.parametrize("function", [lambda w: init.sparse_(w, 0.5), lambda w: init.identity_(w, 2.0)])
 def test_float8_where_pytorch_lacks_operations(function):
@@ -74,6 +131,71 @@ def assert_refused(model: nn.Module, error: type[Exception], said: str, **argume
     for name, parameter in model.named_parameters():
         assert parameter.dtype == before[name].dtype, name
         assert torch.equal(parameter, before[name]), name
+
+
+TOO_LARGE = [
+    (torch.float16, 65505.0),
+    (torch.bfloat16, -3.4e38),
+    (torch.float32, 1e300),
+    (torch.float8_e4m3fn, 449.0),
+    (torch.float8_e5m2, -57345.0),
+]
+
+
+@pytest.mark.parametrize(("dtype", "value"), TOO_LARGE)
+def test_constants_that_a_dtype_cannot_hold(dtype, value):
+    with pytest.raises(RuntimeError, match="without overflow"):
+        torch.empty(2, dtype=dtype).fill_(value)
+    recipe = [Rule(Constant(value), name="0.bias"), *TORCH]
+    said = rf"'0\.bias': {dtype} cannot hold the constant .*; its largest number is"
+    assert_refused(model_with(torch.zeros(4)), ValueError, said, recipe=recipe, dtype=dtype)
+    with pytest.raises(ValueError, match=said):
+        plan_model(model_with(torch.zeros(4)).to(dtype), recipe=recipe)
+    tensors = [torch.zeros(3), torch.zeros(3, dtype=dtype)]
+    with pytest.raises(RuntimeError, match=f"dtype {dtype} cannot hold the constant"):
+        ops.fill_(tensors, torch.zeros(2, 2, dtype=torch.int64), [Normal(), Constant(value)])
+    assert not any(tensor.float().any() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", ops.SUPPORTED_DTYPES)
+def test_the_largest_constants(dtype):
+    largest = torch.finfo(dtype).max
+    tensors = [torch.zeros(3, dtype=dtype), torch.zeros(3, dtype=dtype)]
+    ops.fill_(tensors, torch.zeros(2, 2, dtype=torch.int64), [Constant(largest), Constant(-largest)])
+    assert [tensor.double().tolist() for tensor in tensors] == [[largest] * 3, [-largest] * 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_float8_uniform_may_be_wider_than_its_largest_number(dtype):
+    bound = torch.finfo(dtype).max
+    weight, wanted = torch.empty(64, dtype=dtype), torch.empty(64)
+    init.uniform_(wanted, -bound, bound, key=Key(0, "weight"))
+    assert torch.equal(
+        init.uniform_(weight, -bound, bound, key=Key(0, "weight")).float(), wanted.to(dtype).float()
+    )
+    model = nn.ParameterDict({"weight": torch.empty(64, dtype=dtype)})
+    init_model_(model, seed=0, recipe=[Rule(Uniform(-bound, bound))])
+    assert torch.equal(model["weight"].float(), wanted.to(dtype).float())
+    with pytest.raises(RuntimeError, match="bounds that the tensor's dtype can hold"):
+        init.uniform_(weight, -bound, 1.1 * bound)
+    with pytest.raises(ValueError, match="cannot hold uniform values"):
+        init_model_(model, seed=0, recipe=[Rule(Uniform(-1.1 * bound, bound))])
+
+
+def test_a_copy_that_its_own_dtype_cannot_hold():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).half())
+    recipe = [Rule(Constant(1e9), name="0.bias"), Rule(CopyFrom("0.bias"), name="1.bias"), *TORCH]
+    said = r"parameter '1\.bias', copy_from\('0\.bias'\): torch\.float16 cannot hold the constant 1e\+09"
+    assert_refused(model, ValueError, said, recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("init", "said"), [(Constant(1e30), "the constant 1e\\+30"), (Uniform(-1e9, 1e9), "uniform values")]
+)
+def test_buffers_whose_dtype_cannot_hold_a_rule_s_values(init, said):
+    model = model_with(torch.zeros(4, dtype=torch.float16))
+    said_of_it = f"buffer 'q': torch.float16 cannot hold {said}"
+    assert_refused(model, ValueError, said_of_it, recipe=[Rule(init, buffer="q"), *TORCH])
 
 
 def test_buffers_that_cannot_be_written():
@@ -107,8 +229,6 @@ def fake(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("buffer", "init", "error", "said"),
     [
-        (torch.zeros(4).half(), Constant(1e9), ValueError, "torch.float16 cannot hold Constant"),
-        (torch.zeros(4).half(), Uniform(-1e5, 1e5), ValueError, "torch.float16 cannot hold Uniform"),
         (torch.zeros(4, dtype=torch.uint8), Constant(-1.0), ValueError, "torch.uint8 cannot hold"),
         (torch.zeros(4, dtype=torch.int64), Constant(1e30), ValueError, "torch.int64 cannot hold"),
         (torch.zeros(4, dtype=torch.bits8), torch.ones(4), ValueError, "cannot hold values of torch.float32"),
@@ -209,3 +329,59 @@ def test_fsdp_modules_that_have_run():
         init_model_(model, 0)
         with pytest.raises(ValueError, match=r"has run under FSDP2.*pass dtype= before"):
             init_model_(model, 0, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        init.normal_,
+        init.trunc_normal_,
+        init.kaiming_normal_,
+        init.kaiming_uniform_,
+        init.variance_scaling_,
+        init.orthogonal_,
+        init.sparse_,
+    ],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_shards_and_keys_are_looked_at_where_nothing_is_filled(function, device):
+    given = {"sparsity": 0.5} if function is init.sparse_ else {}
+    weight = torch.zeros(4, 3, device=device)
+    for shard, said in (
+        (Shard((0, 3), (0, 0)), "shard= leaves the full tensor"),
+        (Shard((0, 3, 3), (0, 0, 0)), "shard= is of 3 dimensions"),
+        (Shard((4, 3), (2, 0)), "shard= leaves the full tensor"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            function(weight, **given, shard=shard)
+    whole = torch.zeros(4, 3, device="meta") if device == "meta" else torch.zeros(0, 3)
+    with pytest.raises(TypeError, match=r"key must be a convinit_ext\.Key, not int"):
+        function(whole, **given, key=3)
+
+
+@pytest.mark.usefixtures("untouched_generator")
+@pytest.mark.parametrize(
+    ("shape", "offset"),
+    [((2**62, 3), (2**62 - 4, 0)), ((2**40, 2**40), (2**30, 0)), ((4, 3, 2**62), (0, 0, 0))],
+)
+def test_shards_that_start_beyond_what_can_be_counted(shape, offset):
+    weight = torch.zeros(4, 3, 1)[..., : len(shape)].reshape((4, 3, 1)[: len(shape)])
+    with pytest.raises(ValueError, match=r"row-major index \d+, .* accepted are less than 2\*\*63"):
+        init.normal_(weight, shard=Shard(shape, offset))
+    assert not weight.any()
+
+
+@pytest.mark.parametrize(("groups", "error"), [(0, ValueError), (-2, ValueError), (2.0, TypeError)])
+def test_groups_of_a_shard(groups, error):
+    with pytest.raises(error, match=f"groups.*{groups}"):
+        init.dirac_(torch.zeros(2, 3, 1), groups, shard=Shard((4, 3, 1), (2, 0, 0)))
+
+
+def test_fake_tensors_outside_their_mode():
+    with FakeTensorMode():
+        model, weight = nn.Linear(3, 3), torch.empty(3, dtype=torch.float16)
+        init_model_(model)
+    with pytest.raises(TypeError, match=r"'weight': cannot fill a fake tensor outside its Fake"):
+        init_model_(model)
+    with pytest.raises(RuntimeError, match=r"uniform_ expects bounds .*float16 .*from=-1000000000\.0"):
+        init.uniform_(weight, -1e9, 1e9)
