@@ -39,7 +39,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], object]] = {
     "xavier_normal_": nn.init.xavier_normal_,
     "Tensor.normal_": torch.Tensor.normal_,
 }
-KINDS = ("parameter", "parameter again", "slice", "slice again", "columns again", "no model")
+KINDS = ("parameter", "parameter again", "slice", "slice again", "columns", "columns again", "no model")
 SIDES = ("torch", "intercept")
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-50": resnet50,
@@ -61,6 +61,7 @@ def loop(name: str, kind: str, side: str) -> tuple[AbstractContextManager[None],
         "parameter": whole,
         "slice": slices,
         "slice again": slices[:1] * CALLS,
+        "columns": [weight.data[4:, 8:] for weight in model],
         "columns again": [model[0].data[4:, 8:]] * CALLS,
     }.get(kind, whole[:1] * CALLS)
     function = FUNCTIONS[name]

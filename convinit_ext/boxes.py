@@ -19,7 +19,8 @@ from torch.distributed import is_available
 from convinit_ext.ops import Box, increment_version, row_major
 from convinit_ext.shards import Runs, Shard, check_shard, joined
 
-_INDEX_END = 1 << 63  # of what the engine takes as a box's start or stride
+# Of indices that the engine counts: to the end of a run of 2^32 blocks, in 64 bits with a sign.
+_INDEX_END = (1 << 63) - (1 << 34)
 
 
 class Part(NamedTuple):
@@ -38,10 +39,13 @@ class Part(NamedTuple):
         starts = (each.start if each else 0 for each in self.ranges)
         start = sum(start * step for start, step in zip(starts, steps, strict=True))
         strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
-        if max(start, *strides, 0) >= _INDEX_END:
+        last = start + sum(
+            (len(each) - 1) * step for each, step in zip(self.ranges, strides, strict=True) if each
+        )
+        if max(last, *strides, 0) >= _INDEX_END:
             raise ValueError(
-                f"a part of a tensor of shape {list(shape)} starts at its row-major index {start}, with "
-                f"strides {list(strides)}; accepted are less than 2**63"
+                f"a part of a tensor of shape {list(shape)} has row-major indices from {start} to {last}, "
+                f"with strides {list(strides)}; accepted are less than 2**63 - 2**34"
             )
         return Box(start, strides)
 

@@ -6,7 +6,6 @@ of torch.nn.init, because a weight's value depends on the last bit of its std or
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,8 +39,10 @@ class ParameterError(ValueError, RuntimeError):
 def _as_float(value: float) -> float:
     """As PyTorch takes a float: any number, numpy's too, whose own arithmetic may overflow; but no text."""
     if not isinstance(value, str | bytes | bytearray):
-        with contextlib.suppress(TypeError, ValueError):
+        try:
             return float(value)
+        except (TypeError, ValueError):
+            pass
     raise TypeError(f"a distribution's parameters must be numbers, and {value!r} is none")
 
 

@@ -9,14 +9,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch.distributed import is_available, is_initialized
+from torch.distributed import is_available
 
 from convinit_ext.walk import Node, join
 
 _ACCEPTED = (
     "accepted are a model that is initialised before it is wrapped, a call inside "
-    "FullyShardedDataParallel.summon_full_params(model) on every rank, the strategy NO_SHARD with "
-    "use_orig_params=True, and FSDP2's fully_shard"
+    "FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the strategy "
+    "NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
 )
 
 
@@ -30,7 +30,7 @@ def check_whole(nodes: Sequence[Node], dtype: torch.dtype | None = None) -> None
     Raises:
         ValueError: there are pieces; a dtype that FSDP would not know of.
     """
-    if not (is_available() and is_initialized()):
+    if not is_available():
         return
     known: set[int] = set()
     for node in nodes:

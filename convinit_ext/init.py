@@ -107,7 +107,7 @@ def _remembered(
     def remembered(*args: Any) -> Distribution:
         if is_compiling():  # a compiler traces through the function, and warns of the cache
             return function(*args)
-        if signed is not None and not args[signed] and copysign(1.0, args[signed]) < 0.0:
+        if signed is not None and not _is_found_again(args[signed]):
             return function(*args)
         try:
             return remembering(*args)
@@ -115,6 +115,10 @@ def _remembered(
             return function(*args)
 
     return remembered
+
+
+def _is_found_again(value: Any) -> bool:
+    return isinstance(value, float | int) and (value != 0 or copysign(1.0, value) > 0.0)
 
 
 _uniform = _remembered(Uniform)

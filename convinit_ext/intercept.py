@@ -174,21 +174,22 @@ class _Fills(TorchFunctionMode):
         return True
 
     def _fill_owned(self, tensor: Tensor, distribution: Distribution, owned: Owned) -> None:
+        number = owned.number()
         if owned.is_dtensor:
             with torch.no_grad():
-                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name()))
+                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name(number)))
         elif owned.is_scattered:
             with torch.no_grad():
-                _fill_scattered(tensor, owned.named.tensor, distribution, self._words_of(owned))
+                _fill_scattered(tensor, owned.named.tensor, distribution, self._words_of(owned, number))
         elif owned.box is None:
-            _fill_whole(tensor, distribution, self._words_of(owned))
+            _fill_whole(tensor, distribution, self._words_of(owned, number))
         else:
-            _fill_part(tensor, distribution, self._words_of(owned), owned.box)
-        owned.count()
+            _fill_part(tensor, distribution, self._words_of(owned, number), owned.box)
+        owned.count(number)
 
-    def _words_of(self, owned: Owned) -> Tensor:
+    def _words_of(self, owned: Owned, number: int) -> Tensor:
         """The key's words, good until the next call."""
-        name = owned.key_name()
+        name = owned.key_name(number)
         return owned.named.words if name is owned.named.name else self._row.of(name)
 
     def _fill_from_generator(
@@ -214,7 +215,8 @@ class _Fills(TorchFunctionMode):
         if owned is not None and not owned.is_dtensor and (owned.is_scattered or is_dtensor(tensor)):
             owned = None  # no name says which matrix it is: a process knows its own part of it alone
         target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
-        key = None if owned is None else Key(self._seed, owned.key_name(alone=True))
+        number = 0 if owned is None else owned.number()
+        key = None if owned is None else Key(self._seed, owned.key_name(number, alone=True))
         if key is None and generator is None:
             generator = self._generator
         try:
@@ -223,7 +225,7 @@ class _Fills(TorchFunctionMode):
         except UnsupportedTensorError:
             return None
         if owned is not None:
-            owned.count()
+            owned.count(number)
         return tensor
 
 

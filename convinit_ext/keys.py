@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import operator
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,6 @@ CONTRACT_VERSION = 1
 _PERSON = b"convinit-v1"
 _PERSON_OF_GENERATOR = b"convinit-v1-gen"
 _UINT64_END = 1 << 64
-_TWO_WORDS = struct.Struct("<2q")
 INT64_MIN = -(1 << 63)
 _OFFSET_STEP = 4  # a CUDA generator's offset counts words; it must stay a multiple of a block of four
 _CPU = torch.device("cpu")
@@ -141,13 +139,13 @@ class KeyRow:
     def __init__(self, seed: int) -> None:
         self._begun = hashlib.blake2b(_uint64_bytes(_checked_seed(seed)), digest_size=16, person=_PERSON)
         self.words = torch.empty(1, 2, dtype=torch.int64, device=_CPU)
-        self._row = self.words.numpy()[0]
+        self._memory = self.words.numpy().data.cast("B")
 
     def of(self, name: str) -> torch.Tensor:
         """The words of a canonical name: int64 [1, 2], good until the next call."""
         digest = self._begun.copy()
         digest.update(name.encode())
-        self._row[0], self._row[1] = _TWO_WORDS.unpack(digest.digest())
+        self._memory[:] = digest.digest()  # lowest byte first, as the machine has its numbers
         return self.words
 
 

@@ -105,22 +105,23 @@ class Owned:
             return named.num_rounds + named.num_fills.get(self.region, 0)
         return named.num_rounds + max(named.num_fills.values(), default=0)
 
-    def count(self) -> None:
-        """One more fill of this part."""
+    def count(self, number: int) -> None:
+        """One more fill of this part than the number there were."""
         named = self.named
         if self.region:
-            named.num_fills[self.region] = named.num_fills.get(self.region, 0) + 1
+            named.num_fills[self.region] = number - named.num_rounds + 1
         else:
-            named.num_rounds = self.number() + 1
+            named.num_rounds = number + 1
             named.num_fills.clear()
 
-    def key_name(self, alone: bool = False) -> str:
-        """The name of the next fill's key.
+    def key_name(self, number: int, alone: bool = False) -> str:
+        """The name of the key of the fill of this number.
 
         Args:
+            number: how many fills there were before.
             alone: the values are of this part by itself: no box of the whole's values.
         """
-        name, number = self.named.name, self.number()
+        name = self.named.name
         if self.region and (alone or self.words_are_own):
             name += "[" + ",".join(map(_text, self.region)) + "]"
         return f"{name}#{number}" if number else name

@@ -91,8 +91,9 @@ class Report:
         asked for before, and otherwise None.
 
         Raises:
-            RuntimeError: the model is gone, or has changed since: it has other tensors, or one was written. A
-                change in place through `.data` leaves no trace, and is not noticed.
+            RuntimeError: the model is gone, or has changed since it was planned or filled: it has other
+                tensors, or one was written. Writes through `.data`, and of inference tensors, leave no trace
+                and are not noticed.
             As convinit_ext.fingerprint.
         """
         return None if self.later is None else self.later.value()

@@ -16,8 +16,8 @@ class Shard:
     """Where a tensor that was cut by hand sits in the full one, for code that shards without DTensor.
 
     Values come from the full tensor's indices, and fans from its shape. The row-major index of the shard's
-    first element in the full tensor, and the step from one to the next along each dimension, must be less
-    than 2**63.
+    last element in the full tensor, and the step from one to the next along each dimension, must be less
+    than 2**63 - 2**34.
 
     Args:
         shape: of the full logical tensor.

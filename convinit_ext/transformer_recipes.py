@@ -120,8 +120,9 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
 def llama(std: float = _STD) -> Recipe:
     """Llama as transformers begins it: normal of std 0.02 whatever the depth, biases 0, norms 1.
 
-    What is no weight or bias of a linear layer, a convolution, an embedding, attention, experts and their
-    router or a norm, by its module's type, has no rule: a state space's A_log and dt_bias, a learned token.
+    What is no weight or bias of a linear, bilinear, convolutional or recurrent layer, nn.MultiheadAttention,
+    an embedding, experts and their router or a norm, by its module's type, has no rule: a state space's A_log
+    and dt_bias, a learned token, the slope of a PReLU.
 
     Args:
         std: of every matrix, expert and embedding (initializer_range); an embedding's padding row is zero.

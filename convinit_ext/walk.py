@@ -6,6 +6,7 @@ It reads names, types and memory layouts, and changes nothing.
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -244,9 +245,7 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Elements from the first to the last in memory, of a tensor that is not empty."""
-    size = 1
-    for length, stride in zip(shape, strides, strict=True):
-        size += (length - 1) * stride
+    size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
     return size
 
 

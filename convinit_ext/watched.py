@@ -16,7 +16,7 @@ from convinit_ext.boxes import local_of
 from convinit_ext.walk import has_memory
 
 # What changes with tensors' values: how often each was written, and where its memory is.
-_Facts: TypeAlias = tuple[list[int | None], list[int]]
+_Facts: TypeAlias = tuple[list[int | None], list[object]]
 
 
 class Moment(NamedTuple):
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
     def model(self) -> nn.Module:
         """The model, if it is as it was then.
 
-        A change in place that goes through `.data` leaves no trace, and is not seen.
+        Writes through `.data`, and of inference tensors, leave no trace, and are not seen.
 
         Raises:
             RuntimeError: it is gone, or it has other tensors, or one of them was written.
@@ -42,7 +42,9 @@ class Moment(NamedTuple):
         if model is None:
             raise RuntimeError("the model is gone: ask for its fingerprint while it is there")
         if not self.watched.holds(model) or self.watched.facts() != self.facts:
-            raise RuntimeError("the model has changed since: use convinit_ext.fingerprint(model)")
+            raise RuntimeError(
+                "the model has changed since it was planned or filled: use convinit_ext.fingerprint(model)"
+            )
         return model
 
 
@@ -78,7 +80,7 @@ class Watched:
     def facts(self) -> _Facts:
         tensors = [tensor for reference in self._tensors if (tensor := reference()) is not None]
         return (
-            [None if tensor.is_inference() else tensor._version for tensor in tensors],
+            list(map(_version, tensors)),
             [
                 tensor.untyped_storage()._cdata
                 if type(tensor) is nn.Parameter and tensor.layout is torch.strided  # as most are
@@ -98,6 +100,11 @@ def _entries(model: nn.Module) -> Iterator[tuple[tuple[str, str], Tensor]]:
                 yield (path, leaf), tensor
 
 
-def _place(tensor: Tensor) -> int:
-    """Not every tensor is a view of one piece of memory."""
-    return local_of(tensor).untyped_storage()._cdata if has_memory(tensor) else 0
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _place(tensor: Tensor) -> object:
+    """Not every tensor is a view of one piece of memory. A DTensor's is written behind its back too."""
+    local = local_of(tensor)
+    return (local.untyped_storage()._cdata, _version(local)) if has_memory(tensor) else None

@@ -68,8 +68,7 @@ class Owners:
         self._by_object: dict[int, Owned] = {}  # which holds the tensor, so that its id stays its own
         for held, name, row in zip(found, names, words, strict=True):
             self._add(held, name, row)
-        self._tensors = [held for node in nodes for held in (node.module._parameters, node.module._buffers)]
-        self._held = [*self._tensors, *(node.module._modules for node in nodes)]
+        self._modules = [node.module for node in nodes]
         self._last_members, self._last_storages = self._members(), self._storages()
         self._ids = set(map(id, self._last_members))
 
@@ -99,11 +98,22 @@ class Owners:
 
     def _members(self) -> list[object]:
         """Others once a module or tensor is added, replaced or removed."""
-        return [each for held in self._held for each in held.values()]
+        return [
+            each
+            for module in self._modules
+            for held in (module._parameters, module._buffers, module._modules)
+            for each in held.values()
+        ]
 
     def _storages(self) -> list[int]:
         """Other numbers once a tensor has other memory."""
-        return [_storage(tensor) for held in self._tensors for tensor in held.values() if tensor is not None]
+        return [
+            _storage(tensor)
+            for module in self._modules
+            for held in (module._parameters, module._buffers)
+            for tensor in held.values()
+            if tensor is not None
+        ]
 
 
 def _is_float(buffer: Tensor) -> bool:

@@ -326,6 +326,16 @@ def test_a_report_of_a_model_that_changed(run, change):
     assert kept
 
 
+def test_a_dtensor_written_through_its_local_tensor():
+    for mesh in every_rank((2,)):
+        model = nn.Linear(4, 4)
+        model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
+        report = init_model_(model, seed=6)
+        model.weight.to_local().detach().add_(1)
+        with pytest.raises(RuntimeError, match="changed since"):
+            _ = report.fingerprint
+
+
 def test_what_no_fingerprint_depends_on_may_change():
     model = with_statistics()
     model.register_buffer("scratch", torch.zeros(2), persistent=False)

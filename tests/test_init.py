@@ -537,6 +537,15 @@ def test_a_key_made_in_compiled_code():
     )
 
 
+def test_whole_numbers_in_compiled_code():
+    def caller(weight):
+        return init.normal_(weight, 0, 1, key=KEY) + init.uniform_(torch.empty(4), -1, 1, key=KEY)
+
+    torch.compiler.reset()
+    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(torch.empty(4)), caller(torch.empty(4)))
+
+
 def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
     std, key = torch.tensor(1.0), Key(0, "weight")
     first = init.normal_(torch.empty(100), 0.0, std, key=key)

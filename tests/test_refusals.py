@@ -362,11 +362,18 @@ def test_shards_and_keys_are_looked_at_where_nothing_is_filled(function, device)
 @pytest.mark.usefixtures("untouched_generator")
 @pytest.mark.parametrize(
     ("shape", "offset"),
-    [((2**62, 3), (2**62 - 4, 0)), ((2**40, 2**40), (2**30, 0)), ((4, 3, 2**62), (0, 0, 0))],
+    [
+        ((2**62, 3), (2**62 - 4, 0)),
+        ((2**40, 2**40), (2**30, 0)),
+        ((4, 3, 2**62), (0, 0, 0)),
+        ((2**63, 3), ((2**63 - 2**34) // 3 - 1, 0)),  # which starts below the limit
+    ],
 )
-def test_shards_that_start_beyond_what_can_be_counted(shape, offset):
+def test_shards_that_reach_beyond_what_can_be_counted(shape, offset):
     weight = torch.zeros(4, 3, 1)[..., : len(shape)].reshape((4, 3, 1)[: len(shape)])
-    with pytest.raises(ValueError, match=r"row-major index \d+, .* accepted are less than 2\*\*63"):
+    with pytest.raises(
+        ValueError, match=r"row-major indices from \d+ to \d+, .* accepted are less than 2\*\*63 - 2\*\*34"
+    ):
         init.normal_(weight, shard=Shard(shape, offset))
     assert not weight.any()
 

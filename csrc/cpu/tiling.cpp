@@ -55,7 +55,7 @@ template <class Item>
 void scatter_items(const Unit& unit, const void* buffer, void* memory) {
   const auto* from = static_cast<const Item*>(buffer);
   Item* to = static_cast<Item*>(memory) + unit.data;
-  if (unit.row.data_stride == 1)
+  if (unit.row.data_stride == 1 && unit.rows > 1)
     return copy_transposed<false>(from, unit.columns, to, unit.column.data_stride, unit.rows, unit.columns);
   copy(from, unit.columns, 1, to, unit.row.data_stride, unit.column.data_stride, unit);
 }
@@ -64,7 +64,7 @@ template <class Item>
 void gather_items(const Unit& unit, const void* memory, void* buffer) {
   const Item* from = static_cast<const Item*>(memory) + unit.data;
   Item* to = static_cast<Item*>(buffer);
-  if (unit.row.data_stride == 1)
+  if (unit.row.data_stride == 1 && unit.rows > 1)
     return copy_transposed<true>(from, unit.column.data_stride, to, unit.columns, unit.columns, unit.rows);
   copy(from, unit.row.data_stride, unit.column.data_stride, to, unit.columns, 1, unit);
 }
