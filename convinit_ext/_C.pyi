@@ -31,9 +31,9 @@ def fill_small_part(
     p1: float,
     p2: float,
     p3: float,
-    sizes: Sequence[int],
-    strides: Sequence[int],
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
     start: int,
-    index_strides: Sequence[int],
+    index_strides: tuple[int, ...],
     /,
 ) -> None: ...

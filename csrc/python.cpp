@@ -71,13 +71,24 @@ void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t
   fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, &dim, 1);
 }
 
-// The same for a part of a logical tensor, of any strides.
+int64_t number_at(const pybind11::tuple& numbers, size_t place) {
+  const int64_t number = PyLong_AsLongLong(PyTuple_GET_ITEM(numbers.ptr(), place));
+  if (number == -1 && PyErr_Occurred()) throw pybind11::error_already_set();
+  return number;
+}
+
+// The same for a part of a logical tensor, of any strides. Tuples are read here, in less time than by
+// pybind11.
 void fill_small_part(uintptr_t data, int dtype, uintptr_t key, int64_t kind, double p0, double p1, double p2,
-                     double p3, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides,
-                     int64_t start, const std::vector<int64_t>& index_strides) {
+                     double p3, const pybind11::tuple& sizes, const pybind11::tuple& strides, int64_t start,
+                     const pybind11::tuple& index_strides) {
+  convinit::check(strides.size() == sizes.size() && index_strides.size() == sizes.size(),
+                  "fill_small_part: two strides for each of ", sizes.size(), " dimensions");
   std::vector<convinit::Dim> dims;
+  dims.reserve(sizes.size());
   for (size_t d = 0; d < sizes.size(); ++d) {
-    if (sizes[d] != 1) dims.push_back({sizes[d], strides.at(d), index_strides.at(d)});
+    const int64_t size = number_at(sizes, d);
+    if (size != 1) dims.push_back({size, number_at(strides, d), number_at(index_strides, d)});
   }
   dims = convinit::merged(std::move(dims));
   convinit::check_no_overlap(dims);
