@@ -28,7 +28,7 @@ from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_, is_surely_writable
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
-from convinit_ext.ops import UnsupportedTensorError
+from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, UnsupportedTensorError
 from convinit_ext.regions import Owned
 from convinit_ext.whose import Owners
 
@@ -263,7 +263,7 @@ def _is_quick(tensor: Tensor) -> bool:
     watches, and nothing about it would be refused but elements that overlap.
     """
     return (
-        tensor.numel() <= ops.SMALL
+        tensor.numel() <= SMALL
         and type(tensor) in _PLAIN
         and tensor.is_cpu
         and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
@@ -295,8 +295,8 @@ def _drawn_seed() -> int:
 
 def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
-        tensor.dtype not in ops.SUPPORTED_DTYPES
-        or tensor.layout is not torch.strided
+        tensor.dtype not in SUPPORTED_DTYPES
+        or tensor.layout is not _STRIDED
         or tensor.is_meta
         or tensor.numel() == 0
         or tensor.is_neg()
@@ -371,5 +371,6 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
     "kaiming_uniform_": _read_kaiming("uniform"),
 }
 _PLAIN = (Tensor, nn.Parameter)
+_STRIDED = torch.strided
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
 _DIAGONAL_FUNCTIONS = ("eye_", "dirac_")
