@@ -135,10 +135,10 @@ class _Fills(TorchFunctionMode):
     def _fill_method(
         self, read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
-        asked = _asked(read, args, kwargs)
-        if asked is None:
+        try:
+            tensor, distribution, generator = read(*args, **kwargs)
+        except Exception:  # PyTorch says better what is wrong with the arguments
             return None
-        tensor, distribution, generator = asked
         if _is_left_to_torch(tensor):
             return None
         if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
@@ -158,8 +158,11 @@ class _Fills(TorchFunctionMode):
                 return function(*args) if is_dtensor(tensor) else None
             if name in _MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), args)
-            asked = _asked(_INIT_FUNCTIONS[name], args, {})
-            return tensor if asked is not None and self._fill(*asked) else None
+            try:
+                asked = _INIT_FUNCTIONS[name](*args)
+            except Exception:
+                return None
+            return tensor if self._fill(*asked) else None
 
     def _fill(self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None) -> bool:
         """Fill it, unless it turns out to be one that PyTorch has to fill."""
@@ -229,13 +232,6 @@ class _Fills(TorchFunctionMode):
         return tensor
 
 
-def _asked(read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
-    try:
-        return read(*args, **kwargs)
-    except Exception:  # PyTorch says better what is wrong with the arguments
-        return None
-
-
 def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> None:
     kind, params = distribution.kind, distribution.params
     if _is_quick(tensor) and tensor.is_contiguous():
@@ -247,13 +243,13 @@ def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> No
 
 def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box) -> None:
     """A part of a parameter, or of what this process has of a DTensor."""
-    memory = local_of(tensor)
     kind, params = distribution.kind, distribution.params
-    if _is_quick(memory):
-        ops.fill_small_part_(memory, words.data_ptr(), kind, params, box)
-    else:
-        with torch.no_grad():
-            ops.fill_part_(memory, words, kind, params, box)
+    if _is_quick(tensor):
+        ops.fill_small_part_(tensor, words.data_ptr(), kind, params, box)
+        return
+    memory = local_of(tensor)
+    with torch.no_grad():
+        ops.fill_part_(memory, words, kind, params, box)
     if memory is not tensor:
         ops.increment_version(tensor)
 
@@ -333,7 +329,7 @@ def _read_trunc_normal(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
 ) -> _Asked:
     distribution = TruncatedNormal(float(mean), float(std), float(a), float(b))
-    init.warn_of_one_tail(mean, std, a, b, stacklevel=7)
+    init.warn_of_one_tail(mean, std, a, b, stacklevel=6)
     return tensor, distribution, generator
 
 

@@ -157,12 +157,12 @@ def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned
 def _part_in_order(named: Named, view: Tensor, whole: Tensor) -> Owned | None:
     """Memory is in the order of the index: a view's strides are its steps there."""
     start = int(view.storage_offset() - whole.storage_offset())
-    size, strides, is_run = view.numel(), view.stride(), view.is_contiguous()
-    end = start + (size if is_run else walk.extent(view.shape, strides))
-    if start < 0 or end > whole.numel():
+    size, shape, strides, is_run = view.numel(), view.shape, view.stride(), view.is_contiguous()
+    end, last = start + (size if is_run else walk.extent(shape, strides)), whole.numel()
+    if start < 0 or end > last:
         return None
-    if size < whole.numel():
-        return Owned(named, (start, view.shape, strides), Box(start, strides))
+    if size < last:
+        return Owned(named, (start, shape, strides), Box(start, strides))
     return Owned(named, (), None if is_run else Box(start, strides))
 
 

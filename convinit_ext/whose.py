@@ -5,7 +5,6 @@ Found by storage, so that `.data`, views and slices are found too.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys, walk
+from convinit_ext._extension import _C
 from convinit_ext.boxes import local_of
 from convinit_ext.regions import Named, Owned
 
@@ -69,7 +69,7 @@ class Owners:
         for held, name, row in zip(found, names, words, strict=True):
             self._add(held, name, row)
         self._modules = [node.module for node in nodes]
-        self._last_members, self._last_storages = self._members(), self._storages()
+        self._last_members, self._last_storages = _C.members(self._modules), self._storages()
         self._ids = set(map(id, self._last_members))
 
     def _add(self, held: walk.Held, name: str, words: Tensor) -> None:
@@ -86,8 +86,7 @@ class Owners:
         """Whether a tensor that is not known may be the model's all the same. It is asked for every tensor
         that is not, so it has to be quick: only memory that others share can be that of another tensor.
         """
-        members = self._members()
-        if len(members) != len(self._last_members) or not all(map(operator.is_, members, self._last_members)):
+        if not _C.has_members(self._modules, self._last_members):
             return True
         is_apart = id(tensor) not in self._ids and not self._is_shared(local_of(tensor))
         return not is_apart and self._storages() != self._last_storages
@@ -95,15 +94,6 @@ class Owners:
     def _is_shared(self, tensor: Tensor) -> bool:
         """Whether other tensors see the same memory; True where PyTorch does not tell."""
         return _num_users is None or _num_users(_storage(tensor)) > self._num_users_of_one
-
-    def _members(self) -> list[object]:
-        """Others once a module or tensor is added, replaced or removed."""
-        return [
-            each
-            for module in self._modules
-            for held in (module._parameters, module._buffers, module._modules)
-            for each in held.values()
-        ]
 
     def _storages(self) -> list[int]:
         """Other numbers once a tensor has other memory."""

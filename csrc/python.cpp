@@ -18,6 +18,7 @@
 #include "cpu/isa.h"
 #include "cuda/fill.h"
 #include "layout.h"
+#include "members.h"
 
 #ifndef CONVINIT_BUILT_WITH_TORCH
 #define CONVINIT_BUILT_WITH_TORCH "unknown"
@@ -129,6 +130,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_isa", &convinit::force_isa, pybind11::arg("name"), "Use this instruction set from now on.");
   m.def("fill_small", &fill_small, "A contiguous tensor by its address; use convinit_ext.ops.fill_small_.");
   m.def("fill_small_part", &fill_small_part, "Use convinit_ext.ops.fill_small_part_.");
+  m.def("members", &convinit::members, "What modules hold; use convinit_ext.whose.Owners.");
+  m.def("has_members", &convinit::has_members, "Whether they hold just that.");
   m.def("num_cuda_launches", &num_cuda_launches,
         "Kernels launched on GPUs so far, for tests and benchmarks.");
   m.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"), "Philox4x32-10: four words.");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import threading
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -467,6 +468,35 @@ def test_tensors_that_a_model_gets_past_its_attributes():
         assert_is(tensor, name, start=3 if name == "added.weight" else 0)
 
 
+def test_modules_whose_dicts_are_replaced_or_no_dicts():
+    class Children(dict):  # which have their own, as DeepSpeed's
+        pass
+
+    class Odd(nn.Module):  # as a ScriptModule's: no dict, and not the module's own attribute
+        @property
+        def _buffers(self):
+            return MappingProxyType(held)
+
+        @_buffers.setter
+        def _buffers(self, value):
+            pass
+
+    held = {}
+    model = nn.Sequential(nn.Linear(2, 2), Odd())
+    first, second, third = torch.empty(4), torch.empty(4), torch.empty(4)
+    with intercept(model, seed=0):
+        first.normal_()
+        model[0]._buffers = Children(first=first)
+        first.normal_()
+        second.normal_()
+        held["second"] = second
+        second.normal_()
+        model[0]._buffers["third"] = third
+        third.normal_()
+    for tensor, name in [(first, "0.first"), (second, "1.second"), (third, "0.third")]:
+        assert_is(tensor, name)
+
+
 def test_slices_of_memory_that_is_seen_in_another_way_later():
     model = nn.ParameterDict({"w": torch.empty(6, 4)})
     weight = model["w"]
@@ -686,8 +716,9 @@ def test_warnings_are_those_of_torch():
     with intercept(seed=0):
         with pytest.warns(UserWarning, match="zero-element"):
             nn.init.kaiming_normal_(torch.empty(0, 3))
-        with pytest.warns(UserWarning, match=r"mean is more than 2 std"):
+        with pytest.warns(UserWarning, match=r"mean is more than 2 std") as caught:
             nn.init.trunc_normal_(torch.empty(3), mean=9.0)
+    assert caught[0].filename == __file__
 
 
 def test_meta_and_fake_tensors_stay_what_they_are():

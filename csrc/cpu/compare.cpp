@@ -3,6 +3,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "cpu/ahead.h"
 #include "cpu/fill.h"
 #include "cpu/float_environment.h"
 #include "cpu/units.h"
@@ -65,6 +66,7 @@ void compare_tile(const FillTask& task, const Tiling& tiling, const Unit& unit, 
                   char* buffer, Difference* found) {
   const int64_t size = tiling.tensor.item_size;
   char* const present = buffer + kTileBytes;
+  Ahead(unit, task.data, size).prefetch(kTileBytes / Ahead::kLineBytes);
   generate_tile(task, unit, size, generate, buffer);
   gather(tiling, unit, task.data, present);
   for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {

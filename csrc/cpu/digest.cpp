@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/weights.h"
+#include "cpu/ahead.h"
 #include "cpu/isa.h"
 
 namespace convinit {
@@ -32,6 +33,8 @@ const uint32_t* table() {
   return made.words;
 }
 
+constexpr int64_t kMoreLines = 4;  // in the memory that is gathered: it starts within lines
+
 // The four sums of a part of one tensor.
 class Digest {
  public:
@@ -40,12 +43,13 @@ class Digest {
 
   const uint64_t* sums() const { return sums_; }
 
-  // Neighbouring elements from linear index `index` on.
-  void add(int64_t index, int64_t count, const char* data) {
+  // Neighbouring elements from linear index `index` on, and meanwhile about as many bytes of what comes next.
+  void add(int64_t index, int64_t count, const char* data, Ahead* next) {
     int64_t at = index * item_size_;
     const int64_t end = at + count * item_size_;
     while (at < end) {
       const int64_t length = std::min(end, (at / kChunkBytes + 1) * kChunkBytes) - at;
+      next->prefetch(length / Ahead::kLineBytes + kMoreLines);
       uint64_t inner[kSums] = {};
       weigh_bytes(at % kChunkBytes, length, data, inner);
       const scalar::Factors& factors = factors_of(at / kChunkBytes);
@@ -89,13 +93,15 @@ class Digest {
 void digest_unit(const DigestTask& task, const Tiling& tiling, int64_t number, char* buffer, Digest* digest) {
   const Unit unit = locate(tiling, number);
   const int64_t size = tiling.tensor.item_size;
+  Ahead next;
   if (tiling.in_place) {
-    digest->add(unit.index, unit.columns, static_cast<const char*>(task.data) + unit.data * size);
-    return;
+    const char* data = static_cast<const char*>(task.data) + unit.data * size;
+    return digest->add(unit.index, unit.columns, data, &next);
   }
   gather(tiling, unit, task.data, buffer);
+  if (number + 1 < tiling.num_units) next = Ahead(locate(tiling, number + 1), task.data, size);
   for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
-    digest->add(index, count, buffer + place * size);
+    digest->add(index, count, buffer + place * size, &next);
   });
 }
 

@@ -35,7 +35,7 @@ static void weigh(const uint32_t* weights, const char* words, int64_t count, uin
   vector::U64 total[kSums] = {};
   int64_t done = 0;
   for (; done + 2 * kWords <= count; done += 2 * kWords) {
-    __builtin_prefetch(words + 4 * done + 4096);
+    __builtin_prefetch(words + 4 * done + 1024);
     const vector::U64 first = load(words + 4 * done), second = load(words + 4 * (done + kWords));
     const vector::U64 first_upper = first >> 32, second_upper = second >> 32;
     CONVINIT_UNROLL

@@ -1,0 +1,41 @@
+// Memory that will be gathered soon is asked for meanwhile.
+#pragma once
+
+#include "cpu/tiling.h"
+
+namespace convinit {
+
+// The lines of a unit's memory. They are in stretches far from each other, and the processor, which guesses
+// what comes next in one stretch only, would wait at the start of each.
+class Ahead {
+ public:
+  static constexpr int64_t kLineBytes = 64;
+
+  Ahead() = default;  // of nothing
+  Ahead(const Unit& unit, const void* data, int64_t item_size)
+      : stretch_(static_cast<const char*>(data) + unit.data * item_size) {
+    const bool is_transposed = unit.row.data_stride < unit.column.data_stride;
+    const Dim& near = is_transposed ? unit.row : unit.column;
+    const Dim& far = is_transposed ? unit.column : unit.row;
+    stretch_bytes_ = (is_transposed ? unit.rows : unit.columns) * near.data_stride * item_size;
+    num_left_ = is_transposed ? unit.columns : unit.rows;
+    step_ = far.data_stride * item_size;
+  }
+
+  void prefetch(int64_t num_lines) {
+    for (; num_lines > 0 && num_left_ > 0; --num_lines) {
+      __builtin_prefetch(stretch_ + at_);
+      at_ += kLineBytes;
+      if (at_ < stretch_bytes_) continue;
+      at_ = 0;
+      stretch_ += step_;
+      --num_left_;
+    }
+  }
+
+ private:
+  const char* stretch_ = nullptr;
+  int64_t stretch_bytes_ = 0, step_ = 0, num_left_ = 0, at_ = 0;
+};
+
+}  // namespace convinit
