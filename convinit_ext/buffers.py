@@ -14,13 +14,13 @@ from convinit_ext import keys, offered, ops, parametrized, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import Orthogonal, Preset, check_converts, check_given
 from convinit_ext.distributions import Constant, Distribution, Uniform
-from convinit_ext.fill import check_places
 from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import Target, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import orthogonal_
 from convinit_ext.rules import Rule, is_values
 from convinit_ext.walk import Held, Node
+from convinit_ext.writable import check_places
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from convinit_ext.initialisers import (
     fan_layout,
 )
 from convinit_ext.rules import Rule, is_values
+from convinit_ext.supported import LARGEST, bounds_fit
 
 
 class Filling(NamedTuple):
@@ -107,17 +107,13 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
     The engine would raise it too, without a name.
     """
     if isinstance(distribution, Constant):
-        if abs(distribution.value) > _largest(dtype):
+        largest = LARGEST[dtype] if dtype in LARGEST else torch.finfo(dtype).max  # of other buffers
+        if abs(distribution.value) > largest:
             raise ValueError(
                 f"{what}: {dtype} cannot hold the constant {distribution.value:.6g}; its largest number is "
-                f"{_largest(dtype):.6g}"
+                f"{largest:.6g}"
             )
     elif isinstance(distribution, Uniform):
         low, high = distribution.low, distribution.high
-        if max(-low, high, high - low if dtype.itemsize > 1 else 0) > _largest(dtype):  # as _bounds_fit
+        if not bounds_fit(low, high, dtype):
             raise ValueError(f"{what}: {dtype} cannot hold uniform values between {low} and {high}")
-
-
-@lru_cache(maxsize=16)
-def _largest(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).max

@@ -6,6 +6,7 @@ weight_norm and spectral_norm (both forms of each), orthogonal, and any parametr
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -105,10 +106,39 @@ def check_settles(held: Held, dtype: torch.dtype) -> None:
     if type(held.places[0][0]).__name__ != "_SpectralNorm":
         return
     weight = held.node.parents[-1]._parameters.get("original")
-    if weight is not None and is_dtensor(weight):
+    if weight is None:
+        raise ValueError(
+            f"buffer {held.path!r}: its weight is made of several parts, and spectral_norm starts from a "
+            "plain one; skip its vectors"
+        )
+    if is_dtensor(weight):
         raise ValueError(
             f"buffer {held.path!r}: its weight is a DTensor, and spectral_norm needs the whole; initialise "
             "the model before it is sharded"
+        )
+
+
+def check_one_dtype(held: Held, dtypes: Mapping[int, torch.dtype]) -> None:
+    """That settle() will find the newer spectral_norm's weight and vectors of one dtype.
+
+    Args:
+        held: a buffer that starts anew.
+        dtypes: by the ids of tensors, those that they will have where it is not the one they have.
+
+    Raises:
+        ValueError: several.
+    """
+    module, leaf = held.places[0]
+    if type(module).__name__ != "_SpectralNorm" or leaf != "_v":
+        return
+    needed = [held.node.parents[-1]._parameters["original"], module._buffers["_u"], held.tensor]
+    if any(tensor is None or (tensor.is_meta and id(tensor) not in dtypes) for tensor in needed):
+        return  # nothing is made of one that stays on the meta device
+    weight, first, second = (dtypes.get(id(tensor), tensor.dtype) for tensor in needed if tensor is not None)
+    if not weight == first == second:
+        raise ValueError(
+            f"buffer {held.path!r}: spectral_norm needs it, its '_u' and its weight in one dtype, and they "
+            f"would be {second}, {first} and {weight}"
         )
 
 

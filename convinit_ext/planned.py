@@ -18,7 +18,7 @@ from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
 from convinit_ext.ops import Box
-from convinit_ext.plan import Plan, Row
+from convinit_ext.rows import Plan, Row
 from convinit_ext.walk import Held
 
 _BLOCK_BYTES = 1 << 25  # of what is generated at once
