@@ -221,6 +221,8 @@ def _said(rule: Rule, target: Target) -> Start:
     about = f"buffer {target.name!r}, {rule.text}"
     try:
         values = rule.init if is_values(rule.init) else rule.init(target)
+    except TypeError as error:
+        raise TypeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     values = values.tensor if isinstance(values, Preset) else values

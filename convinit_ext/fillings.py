@@ -90,14 +90,17 @@ def _values(rule: Rule, target: Target) -> Values:
     """What the rule's initialiser says, with the parameter's name on its errors."""
     if target.tensor.numel() == 0:
         return ZEROS  # nothing to fill, and a fan of zero has no std
+    about = f"parameter {target.name!r}, {rule.text}"
     try:
         said = rule.init if is_values(rule.init) else rule.init(target)
         values = Preset(said) if isinstance(said, Tensor) else said
+    except TypeError as error:
+        raise TypeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
+        raise ValueError(f"{about}: {error}") from error
     inner = values.distribution if isinstance(values, RowZeroed) else values
     if not is_values(inner) or isinstance(inner, RowZeroed):
-        raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {inner!r}")
+        raise TypeError(f"{about}: must return a distribution, not {inner!r}")
     return values
 
 
