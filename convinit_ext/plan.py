@@ -8,7 +8,7 @@ from os import PathLike
 import torch
 from torch import nn
 
-from convinit_ext import boxes, copies, flat_shards, parametrized, walk
+from convinit_ext import boxes, copies, flat_shards, parametrized, spectral, walk
 from convinit_ext.buffers import BufferRow, buffer_rows, known_rows
 from convinit_ext.derived import check_sharding
 from convinit_ext.fillable import check_modules, check_parameters
@@ -139,12 +139,12 @@ def _check_derived(
 
 def _check_vectors(rows: Sequence[Row], buffers: Sequence[BufferRow]) -> None:
     """That spectral_norm, where its vectors start anew, will find them and its weight of one dtype."""
-    vectors = [row.held for row in buffers if row.start is not None and parametrized.is_settled(row.held)]
+    vectors = [row.held for row in buffers if row.start is not None and spectral.is_vector(row.held)]
     if vectors:
         dtypes = {id(held.tensor): row.dtype for row in rows for held in row.held}
         dtypes |= {id(row.held.tensor): row.dtype for row in buffers}
         for held in vectors:
-            parametrized.check_one_dtype(held, dtypes)
+            spectral.check_one_dtype(held, dtypes)
 
 
 def _key_names(held: list[Held], nodes: list[walk.Node], names: Names) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from convinit_ext import keys, ops, parametrized
+from convinit_ext import keys, ops, spectral
 from convinit_ext.derived import norm_dtype
 from convinit_ext.memory import check_memory
 from convinit_ext.placing import place_buffer, place_parameter
@@ -35,7 +35,7 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                 buffer_row.write_(buffer_row.held.tensor, seed)
         for buffer_row in plan.buffers:
             if buffer_row.start is not None:
-                parametrized.settle(buffer_row.held)
+                spectral.settle(buffer_row.held)
 
 
 def fill_rows(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
