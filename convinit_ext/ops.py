@@ -120,7 +120,7 @@ def fill_encoded_(
         for tensor in tensors:
             if tensor.is_inference():
                 check_inference(tensor)
-    num_meta = sum(tensor.is_meta for tensor in tensors)
+    num_meta = [tensor.is_meta for tensor in tensors].count(True)
     if 0 < num_meta < len(tensors):
         raise RuntimeError(
             f"{num_meta} of {len(tensors)} tensors are on the meta device; accepted are all or none"

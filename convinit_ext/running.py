@@ -25,7 +25,7 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
         _fill(seed, plan.rows, filled, progress)
         _derive(seed, plan.rows, filled)
         for row, memory in zip(plan.rows, filled, strict=True):
-            if row.fresh:
+            if memory is not row.tensor:
                 for held in row.held:
                     place_parameter(held, memory)
         for buffer_row, buffer in zip(plan.buffers, buffers, strict=True):
