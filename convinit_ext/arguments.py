@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from convinit_ext import ops, patterns
-from convinit_ext.keys import Key
+from convinit_ext.keys import checked_seed
 from convinit_ext.recipe_file import SUFFIXES
 from convinit_ext.recipes import RECIPES
 from convinit_ext.shard_files import parsed_size
@@ -173,7 +173,7 @@ def pattern(text: str) -> patterns.Pattern:
 
 def seed(text: str) -> int:
     try:
-        return Key(int(text, 0), "seed").seed
+        return checked_seed(int(text, 0))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed: {error}") from error
 

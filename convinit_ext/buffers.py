@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from convinit_ext import keys, offered, ops, parametrized, walk
+from convinit_ext import keys, offered, ops, parametrized, spectral, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.derived import Orthogonal, Preset, check_converts, check_given
 from convinit_ext.distributions import Constant, Distribution, Uniform
-from convinit_ext.fill import check_places
 from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import Target, is_distribution
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import orthogonal_
 from convinit_ext.rules import Rule, is_values
 from convinit_ext.walk import Held, Node
+from convinit_ext.writable import check_places
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
@@ -115,7 +115,7 @@ def buffer_rows(
             lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         if start is not None:
-            parametrized.check_settles(held, wanted)
+            spectral.check_settles(held, wanted)
             if rules:
                 if isinstance(start, Constant | Uniform) and wanted.is_floating_point:
                     check_range(start, wanted, f"buffer {held.path!r}")
@@ -155,7 +155,7 @@ def known_rows(
         if chooses is not None and not chooses(held):
             continue
         start = _start(held, rules)
-        if start is not None and parametrized.is_settled(held):
+        if start is not None and spectral.is_vector(held):
             start = None
         wanted = dtype if dtype is not None and held.tensor.is_floating_point() else held.tensor.dtype
         rows.append(BufferRow(held, key_of(walk.canonical(held.name)), start, wanted, device))
@@ -221,6 +221,8 @@ def _said(rule: Rule, target: Target) -> Start:
     about = f"buffer {target.name!r}, {rule.text}"
     try:
         values = rule.init if is_values(rule.init) else rule.init(target)
+    except TypeError as error:
+        raise TypeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     values = values.tensor if isinstance(values, Preset) else values

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext.boxes import copy_whole_, is_dtensor, local_of, share_rows
+from convinit_ext.supported import NO_MEMORY
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def check_given(values: Tensor, target: Tensor) -> None:
     elif is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
         return
     elif values.numel() and not values.untyped_storage().size():
-        raise ValueError("the tensor's storage holds no memory (it was resized to nothing)")
+        raise ValueError(NO_MEMORY)
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.derived import Preset, norm_dtype
-from convinit_ext.model import fill_rows
-from convinit_ext.plan import Row
+from convinit_ext.rows import Row
+from convinit_ext.running import fill_rows
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -21,6 +20,7 @@ from convinit_ext.initialisers import (
     fan_layout,
 )
 from convinit_ext.rules import Rule, is_values
+from convinit_ext.supported import LARGEST, bounds_fit
 
 
 class Filling(NamedTuple):
@@ -90,14 +90,17 @@ def _values(rule: Rule, target: Target) -> Values:
     """What the rule's initialiser says, with the parameter's name on its errors."""
     if target.tensor.numel() == 0:
         return ZEROS  # nothing to fill, and a fan of zero has no std
+    about = f"parameter {target.name!r}, {rule.text}"
     try:
         said = rule.init if is_values(rule.init) else rule.init(target)
         values = Preset(said) if isinstance(said, Tensor) else said
+    except TypeError as error:
+        raise TypeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"parameter {target.name!r}, {rule.text}: {error}") from error
+        raise ValueError(f"{about}: {error}") from error
     inner = values.distribution if isinstance(values, RowZeroed) else values
     if not is_values(inner) or isinstance(inner, RowZeroed):
-        raise TypeError(f"parameter {target.name!r}, {rule.text}: must return a distribution, not {inner!r}")
+        raise TypeError(f"{about}: must return a distribution, not {inner!r}")
     return values
 
 
@@ -107,17 +110,13 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
     The engine would raise it too, without a name.
     """
     if isinstance(distribution, Constant):
-        if abs(distribution.value) > _largest(dtype):
+        largest = LARGEST[dtype] if dtype in LARGEST else torch.finfo(dtype).max  # of other buffers
+        if abs(distribution.value) > largest:
             raise ValueError(
                 f"{what}: {dtype} cannot hold the constant {distribution.value:.6g}; its largest number is "
-                f"{_largest(dtype):.6g}"
+                f"{largest:.6g}"
             )
     elif isinstance(distribution, Uniform):
         low, high = distribution.low, distribution.high
-        if max(-low, high, high - low if dtype.itemsize > 1 else 0) > _largest(dtype):  # as _bounds_fit
+        if not bounds_fit(low, high, dtype):
             raise ValueError(f"{what}: {dtype} cannot hold uniform values between {low} and {high}")
-
-
-@lru_cache(maxsize=16)
-def _largest(dtype: torch.dtype) -> float:
-    return torch.finfo(dtype).max

@@ -39,11 +39,12 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.fill import check_extras, fill_, override
+from convinit_ext.fill import check_extras, fill_
 from convinit_ext.keys import Key
 from convinit_ext.orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.shards import Shard
 from convinit_ext.structured import dirac_, eye_, identity_, sparse_
+from convinit_ext.torch_function import override
 
 __all__ = [
     "calculate_gain",

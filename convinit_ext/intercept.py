@@ -25,12 +25,13 @@ from torch.utils._python_dispatch import _disable_current_modes
 from convinit_ext import announce, init, ops
 from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
-from convinit_ext.fill import fill_, is_surely_writable
+from convinit_ext.fill import fill_
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, UnsupportedTensorError
 from convinit_ext.regions import Owned
 from convinit_ext.whose import Owners
+from convinit_ext.writable import is_surely_writable
 
 _Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
 

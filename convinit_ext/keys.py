@@ -86,7 +86,7 @@ class Key:
     words: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        seed = _checked_seed(self.seed)
+        seed = checked_seed(self.seed)
         name = canonical_name(self.name)
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "name", name)
@@ -116,7 +116,7 @@ def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
     >>> torch.equal(of_names(7, ["a", "b"]), stack([Key(7, "a"), Key(7, "b")]))
     True
     """
-    prefix = _uint64_bytes(_checked_seed(seed))
+    prefix = _uint64_bytes(checked_seed(seed))
     blake2b = hashlib.blake2b
     digests = [blake2b(prefix + name.encode(), digest_size=16, person=_PERSON).digest() for name in names]
     words = np.frombuffer(b"".join(digests), dtype="<i8")
@@ -137,7 +137,7 @@ class KeyRow:
     """
 
     def __init__(self, seed: int) -> None:
-        self._begun = hashlib.blake2b(_uint64_bytes(_checked_seed(seed)), digest_size=16, person=_PERSON)
+        self._begun = hashlib.blake2b(_uint64_bytes(checked_seed(seed)), digest_size=16, person=_PERSON)
         self.words = torch.empty(1, 2, dtype=torch.int64, device=_CPU)
         self._memory = self.words.numpy().data.cast("B")
 
@@ -226,7 +226,12 @@ def _draw_from_cuda(generator: torch.Generator) -> torch.Tensor:
     return torch.tensor([[_signed(word) for word in words]], dtype=torch.int64, device=_CPU)
 
 
-def _checked_seed(seed: int) -> int:
+def checked_seed(seed: int) -> int:
+    """The seed as a plain int.
+
+    Raises:
+        TypeError, ValueError: as Key.
+    """
     if isinstance(seed, bool) or not hasattr(seed, "__index__"):
         raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
     seed = operator.index(seed)

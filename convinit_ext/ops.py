@@ -5,31 +5,49 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._extension import _C
+from convinit_ext import fake_kernels
+from convinit_ext.fake_kernels import NUM_SUMS
+from convinit_ext.linear_index import Box, row_major
+from convinit_ext.small_fills import SMALL, fill_small_, fill_small_part_
+from convinit_ext.supported import (
+    HAS_CUDA,
+    SUPPORTED_DTYPES,
+    UnsupportedTensorError,
+    check_constant,
+    check_dense,
+    check_device,
+    check_inference,
+    check_supported,
+)
 
-# Their numbers are those of DType in csrc/core/fill_task.h.
-SUPPORTED_DTYPES = {
-    torch.float32: 0,
-    torch.float64: 1,
-    torch.float16: 2,
-    torch.bfloat16: 3,
-    torch.float8_e4m3fn: 4,
-    torch.float8_e5m2: 5,
-}
-LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
-HAS_CUDA = _C.build_info()["cuda"] != "not built"
-_DEVICES = ("cpu", "meta", "cuda") if HAS_CUDA else ("cpu", "meta")
-_WITH_VALUES = tuple(device for device in _DEVICES if device != "meta")
-_FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
+__all__ = [
+    "HAS_CUDA",
+    "NUM_SUMS",
+    "SMALL",
+    "SUPPORTED_DTYPES",
+    "Box",
+    "Encoded",
+    "UnsupportedTensorError",
+    "differences",
+    "digest",
+    "encoded",
+    "fill_",
+    "fill_encoded_",
+    "fill_one_",
+    "fill_part_",
+    "fill_small_",
+    "fill_small_part_",
+    "increment_version",
+    "row_major",
+]
 
 # None needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
 _fill_op = torch.ops.convinit_ext.fill_.default
@@ -37,19 +55,8 @@ _fill_one_op = torch.ops.convinit_ext.fill_one_.default
 _fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
-_fill_small = _C.fill_small
-_fill_small_part = _C.fill_small_part
 _CONSTANT = 0  # Constant.kind
-NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
-SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
-increment_version = torch.autograd.graph.increment_version
-
-
-class UnsupportedTensorError(NotImplementedError, TypeError):
-    """A tensor of a dtype, layout or device that cannot be filled, or digested.
-
-    Both a TypeError and the NotImplementedError that PyTorch raises for it.
-    """
+fake_kernels.register()
 
 
 class Encoded(Protocol):
@@ -62,129 +69,6 @@ class Encoded(Protocol):
     @property
     def params(self) -> tuple[float, float, float, float]:
         """Its parameters, padded with zeros."""
-
-
-class Box(NamedTuple):
-    """Which part of a larger logical tensor a tensor is.
-
-    Local element ``j`` has the row-major linear index ``start + sum(j[d] * strides[d])`` in the logical one.
-    """
-
-    start: int
-    strides: tuple[int, ...]
-
-
-def _fill_fake(
-    tensors: Sequence[Tensor],
-    keys: Tensor,
-    kinds: Sequence[int],
-    params: Sequence[float],
-    box_starts: Sequence[int],
-    box_strides: Sequence[int],
-) -> None:
-    check_supported(tensors)
-
-
-def _fill_one_fake(
-    tensor: Tensor, key: Tensor, kind: int, p0: float, p1: float, p2: float, p3: float
-) -> None:
-    check_supported([tensor])
-
-
-def _fill_part_fake(
-    tensor: Tensor,
-    key: Tensor,
-    kind: int,
-    p0: float,
-    p1: float,
-    p2: float,
-    p3: float,
-    start: int,
-    strides: Sequence[int],
-) -> None:
-    check_supported([tensor])
-
-
-def _digest_fake(
-    tensors: Sequence[Tensor], keys: Tensor, box_starts: Sequence[int], box_strides: Sequence[int]
-) -> Tensor:
-    return (tensors[0] if tensors else keys).new_empty((len(tensors), NUM_SUMS), dtype=torch.int64)
-
-
-def _compare_fake(
-    tensors: Sequence[Tensor],
-    keys: Tensor,
-    kinds: Sequence[int],
-    params: Sequence[float],
-    box_starts: Sequence[int],
-    box_strides: Sequence[int],
-) -> Tensor:
-    return keys.new_empty(len(tensors), 2)
-
-
-torch.library.register_fake("convinit_ext::fill_", _fill_fake)
-torch.library.register_fake("convinit_ext::fill_one_", _fill_one_fake)
-torch.library.register_fake("convinit_ext::fill_part_", _fill_part_fake)
-torch.library.register_fake("convinit_ext::digest", _digest_fake)
-torch.library.register_fake("convinit_ext::compare", _compare_fake)
-
-
-def check_supported(tensors: Sequence[Tensor]) -> None:
-    """Raise UnsupportedTensorError for the first tensor that cannot be filled: what it is, what can be."""
-    for tensor in tensors:
-        check_inference(tensor)
-        check_readable(tensor)
-
-
-def check_readable(tensor: Tensor, do: str = "fill") -> None:
-    """Raise UnsupportedTensorError for a tensor whose elements the engine cannot reach, to write or to read.
-
-    Args:
-        tensor: whose dtype, layout and device are looked at.
-        do: the error's word for what is not possible.
-    """
-    _check_dense(tensor, do)
-    check_dtype(tensor.dtype, do)
-    _check_device(tensor, do, _DEVICES)
-
-
-def _check_dense(tensor: Tensor, do: str) -> None:
-    if is_traceable_wrapper_subclass(tensor):
-        raise UnsupportedTensorError(
-            f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
-        )
-    if tensor.layout != torch.strided:
-        raise UnsupportedTensorError(
-            f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
-        )
-    if tensor.is_nested:
-        raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
-
-
-def _check_device(tensor: Tensor, do: str, accepted: Sequence[str]) -> None:
-    if tensor.device.type not in accepted:
-        raise UnsupportedTensorError(f"cannot {do} a tensor on {tensor.device}; {_accepted_devices(tensor)}")
-
-
-def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
-    if dtype not in SUPPORTED_DTYPES:
-        raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
-
-
-def _accepted_devices(tensor: Tensor) -> str:
-    if tensor.is_cuda:
-        return "this build has no CUDA; build it with: CONVINIT_CUDA=1 pip install --no-build-isolation ."
-    return "accepted are CPU and CUDA tensors"
-
-
-def check_inference(tensor: Tensor) -> None:
-    if is_compiling():  # a compiler knows no is_inference
-        return
-    if tensor.is_inference() and not torch.is_inference_mode_enabled():
-        raise RuntimeError(
-            "Inplace update to inference tensor outside InferenceMode is not allowed. "
-            "You can make a clone to get a normal tensor before filling it."
-        )
 
 
 def fill_(
@@ -213,18 +97,8 @@ def fill_(
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
         if distribution.kind == _CONSTANT:
-            _check_constant(tensor, distribution.params[0])
+            check_constant(tensor, distribution.params[0])
     fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
-
-
-def _check_constant(tensor: Tensor, value: float) -> None:
-    """As torch.Tensor.fill_. (The engine rounds it: to infinity.)"""
-    largest = LARGEST.get(tensor.dtype, math.inf)
-    if abs(value) > largest:
-        raise RuntimeError(
-            f"a tensor of dtype {tensor.dtype} cannot hold the constant {value:.6g}; its largest number is "
-            f"{largest:.6g}"
-        )
 
 
 def encoded(distributions: Sequence[Encoded]) -> tuple[list[int], list[float]]:
@@ -246,7 +120,7 @@ def fill_encoded_(
         for tensor in tensors:
             if tensor.is_inference():
                 check_inference(tensor)
-    num_meta = sum(tensor.is_meta for tensor in tensors)
+    num_meta = [tensor.is_meta for tensor in tensors].count(True)
     if 0 < num_meta < len(tensors):
         raise RuntimeError(
             f"{num_meta} of {len(tensors)} tensors are on the meta device; accepted are all or none"
@@ -293,43 +167,6 @@ def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], 
     increment_version(tensor)
 
 
-def fill_small_(
-    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], start: int = 0, data: int = 0
-) -> None:
-    """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
-
-    Only for a plain, contiguous, not empty CPU tensor of a supported dtype and at most SMALL elements, and
-    only where no mode, transform or compiler watches; the caller knows. One thread, and the GIL is held.
-
-    Args:
-        tensor, key_address, kind, params: as for `fill_one_`, the key by its words' address
-        start: index of its first element in the logical tensor that it is a run of
-        data: its address, if the caller has asked for it
-    """
-    data = data or tensor.data_ptr()
-    if not data:
-        raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    p0, p1, p2, p3 = params
-    dtype = SUPPORTED_DTYPES[tensor.dtype]
-    _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, start)
-    increment_version(tensor)
-
-
-def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box) -> None:
-    """`fill_part_` past PyTorch's dispatcher: as `fill_small_`, and the tensor may have any strides."""
-    shape, strides = tensor.shape, tensor.stride()
-    if strides == box.strides and tensor.is_contiguous():  # a run of the logical tensor's elements
-        fill_small_(tensor, key_address, kind, params, box.start)
-        return
-    data = tensor.data_ptr()
-    if not data:
-        raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
-    p0, p1, p2, p3 = params
-    dtype = SUPPORTED_DTYPES[tensor.dtype]
-    _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
-    increment_version(tensor)
-
-
 def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:
     """The four sums of docs/fingerprint.md, section 4, of every tensor, in one call. Nothing is copied.
 
@@ -353,12 +190,12 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     is_on_cpu = all(tensor.is_cpu for tensor in given)
     if not is_on_cpu:
         for tensor in given:
-            _check_device(tensor, "digest", _WITH_VALUES)
+            check_device(tensor, "digest")
     try:
         return (_digest_on_one_device if is_on_cpu else _digest_by_device)(given, keys, boxes)
     except RuntimeError:
         for tensor in given:
-            _check_dense(tensor, "digest")
+            check_dense(tensor, "digest")
         raise
 
 
@@ -429,12 +266,3 @@ def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tup
 def _check_number(boxes: Sequence[Box | None] | None, tensors: Sequence[Tensor]) -> None:
     if boxes is not None and len(boxes) != len(tensors):
         raise ValueError(f"{len(boxes)} boxes for {len(tensors)} tensors")
-
-
-def row_major(shape: Sequence[int]) -> tuple[int, ...]:
-    """The step in the linear index of each dimension of a tensor of this shape."""
-    step, steps = 1, []
-    for size in reversed(shape):
-        steps.append(step)
-        step *= size
-    return tuple(reversed(steps))

@@ -11,9 +11,11 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import copy_whole_, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal
-from convinit_ext.fill import check_extras, check_writable, fill_, override
+from convinit_ext.fill import check_extras, fill_
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.shards import Shard
+from convinit_ext.torch_function import override
+from convinit_ext.writable import check_writable
 
 
 def orthogonal_(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import digests, parametrized, walk
+from convinit_ext import digests, spectral, walk
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
@@ -18,7 +18,7 @@ from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
 from convinit_ext.ops import Box
-from convinit_ext.plan import Plan, Row
+from convinit_ext.rows import Plan, Row
 from convinit_ext.walk import Held
 
 _BLOCK_BYTES = 1 << 25  # of what is generated at once
@@ -191,7 +191,7 @@ class _Planned:
 
     def _vectors(self, row: BufferRow) -> list[BufferRow]:
         """Both vectors of spectral_norm where the second one starts anew: only then they settle."""
-        names = parametrized.vectors_of(row.held)
+        names = spectral.vectors_of(row.held)
         module = row.held.places[0][0]
         found = [self._places.get((id(module), name)) for name in names or ()]
         return [each for each in found if each is not None] if found and found[-1] is not None else []
@@ -206,7 +206,7 @@ class _Planned:
             buffers = {name: tensor.clone() for name, tensor in module._buffers.items() if tensor is not None}
             new = {each.held.places[0][1]: each.new(self._seed) for each in vectors}
             made = None if source is None else whole(source.content, source.shape, source.dtype)
-            return parametrized.settled(last, buffers | new, made)[leaf]
+            return spectral.settled(last, buffers | new, made)[leaf]
 
         def text() -> str:
             starts = " ".join(f"{each.start!r} {each.key!r} {self._seed}" for each in vectors)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from convinit_ext.keys import Key
+from convinit_ext.keys import checked_seed
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def _judged(seed: int) -> tuple[str, Exception | None]:
     (('3', None), 'none (seed must be in [-2**63, 2**64), but found 18446744073709551616)')
     """
     try:
-        return str(Key(seed, "seed").seed), None
+        return str(checked_seed(seed)), None
     except (TypeError, ValueError) as error:
         return f"none ({error})", error
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from convinit_ext import bundled_model
 from convinit_ext.compare import compare, wait_for
-from convinit_ext.model import available_memory, init_model_
+from convinit_ext.memory import available_memory
+from convinit_ext.model import init_model_
 from convinit_ext.named import CommandError, built, environment, environment_line, imported
-from convinit_ext.plan import checked_device
 from convinit_ext.report import Report, size_text
 from convinit_ext.saving import save_model
+from convinit_ext.wish import checked_device
 
 
 def run(options: argparse.Namespace) -> None:

@@ -18,14 +18,14 @@ from convinit_ext.file_writer import write_file
 from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
 from convinit_ext.keys import CONTRACT_VERSION
-from convinit_ext.model import report_of
 from convinit_ext.model_config import base_name, config_files
-from convinit_ext.plan import Plan, make_plan
+from convinit_ext.plan import make_plan
 from convinit_ext.planned import Entry, entries
 from convinit_ext.ranks import gathered, place, together
 from convinit_ext.recipe import RECIPES, Recipe
 from convinit_ext.recipes import as_recipe
 from convinit_ext.report import Report, size_text
+from convinit_ext.rows import Plan
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.shard_files import ShardFile, index_text, parsed_size, shard_files
@@ -175,7 +175,7 @@ def save_model(
         for each in destination.files
     ]
     seconds = time.perf_counter() - started
-    return SaveReport(destination.folder, tuple(files), report_of(plan, plan.seed, seconds), seconds)
+    return SaveReport(destination.folder, tuple(files), plan.report(seconds), seconds)
 
 
 def _recipe_name(given: object, recipe: Recipe) -> str:

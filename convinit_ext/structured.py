@@ -12,11 +12,13 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext.boxes import Part, is_dtensor, local_of, logical_shape, parts
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.fill import check_extras, check_writable, fill_, override
+from convinit_ext.fill import check_extras, fill_
 from convinit_ext.keys import Key, draw
 from convinit_ext.ops import Box, UnsupportedTensorError, increment_version
 from convinit_ext.ops import fill_ as fill_list_
 from convinit_ext.shards import Shard
+from convinit_ext.torch_function import override
+from convinit_ext.writable import check_writable
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # for which PyTorch has few operations
 _SCORES_AT_ONCE = 1 << 22  # of sparse_ on a shard: whole columns are scored, so many elements at a time

@@ -16,13 +16,13 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, ops, walk
 from convinit_ext.buffers import BufferRow
-from convinit_ext.fill import is_surely_writable
 from convinit_ext.fillings import check_range
 from convinit_ext.initialisers import is_distribution
-from convinit_ext.ops import UnsupportedTensorError
-from convinit_ext.plan import Piece, Plan, Row
+from convinit_ext.rows import Piece, Plan, Row
+from convinit_ext.supported import UnsupportedTensorError, check_dtype, check_readable
 from convinit_ext.verification import Problem
 from convinit_ext.weights_file import StoredTensor
+from convinit_ext.writable import is_surely_writable
 
 Found: TypeAlias = Tensor | StoredTensor
 
@@ -231,7 +231,7 @@ def _check(subject: Subject) -> None:
     drawn = isinstance(row, Row) or found.dtype.is_complex  # other buffers may be of any dtype
     if not isinstance(found, Tensor):
         if drawn:
-            ops.check_dtype(found.dtype, "verify")
+            check_dtype(found.dtype, "verify")
     elif not is_surely_writable(found):
         _check_memory(found, drawn)
     if isinstance(row, Row) and found.dtype != row.tensor.dtype:
@@ -243,6 +243,6 @@ def _check_memory(tensor: Tensor, drawn: bool) -> None:
         boxes.parts(tensor)  # raises where nobody knows them
     tensor = boxes.local_of(tensor)
     if drawn or is_traceable_wrapper_subclass(tensor) or tensor.layout is not torch.strided:
-        ops.check_readable(tensor, "verify")
+        check_readable(tensor, "verify")
     if tensor.numel() and not tensor.untyped_storage().size():
         raise RuntimeError("its storage holds no memory (it was resized to nothing)")

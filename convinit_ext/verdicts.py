@@ -19,7 +19,7 @@ from convinit_ext.differences import element, same_bits, whole
 from convinit_ext.expected import Expected
 from convinit_ext.initialisers import ZEROS
 from convinit_ext.ops import Box
-from convinit_ext.plan import Piece, Row
+from convinit_ext.rows import Piece, Row
 from convinit_ext.subjects import Subject
 from convinit_ext.weights_file import StoredTensor, blocks
 

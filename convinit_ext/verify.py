@@ -19,8 +19,9 @@ from convinit_ext.expected import Expected
 from convinit_ext.initialisers import Fan, initialiser_text
 from convinit_ext.key_names import Names
 from convinit_ext.ops import row_major
-from convinit_ext.plan import Piece, Plan, Row, make_plan
+from convinit_ext.plan import make_plan
 from convinit_ext.recipe import Recipe
+from convinit_ext.rows import Piece, Plan, Row
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.subjects import Subject

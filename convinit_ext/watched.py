@@ -1,4 +1,4 @@
-"""Whether a model still is what it was: the same tensors in the same places, not written since.
+"""Whether a model still is what it was: the same tensors in the same places, and not written since.
 
 No value is read.
 """
@@ -6,14 +6,14 @@ No value is read.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from convinit_ext.boxes import local_of
-from convinit_ext.walk import has_memory
+from convinit_ext.walk import Held, has_memory
 
 # What changes with tensors' values: how often each was written, and where its memory is.
 _Facts: TypeAlias = tuple[list[int | None], list[object]]
@@ -108,3 +108,46 @@ def _place(tensor: Tensor) -> object:
     """Not every tensor is a view of one piece of memory. A DTensor's is written behind its back too."""
     local = local_of(tensor)
     return (local.untyped_storage()._cdata, _version(local)) if has_memory(tensor) else None
+
+
+class Places:
+    """Some tensors' places, and what the tensors are; values may change. A plan is run again within
+    microseconds for each tensor, and so is this question.
+
+    >>> from convinit_ext import walk
+    >>> layer = nn.Linear(2, 2)
+    >>> places = Places(walk.parameters(walk.modules(layer)))
+    >>> layer.bias = nn.Parameter(torch.zeros(2))
+    >>> places.changed()
+    ['bias']
+    """
+
+    def __init__(self, held: Sequence[Held]) -> None:
+        places = [(each, module, leaf) for each in held for module, leaf in each.places]
+        self._held = [each for each, _, _ in places]
+        self._tensors = [each.tensor for each in self._held]
+        self._places = [
+            (vars(module), "_parameters" if leaf in module._parameters else "_buffers", leaf)
+            for _, module, leaf in places
+        ]
+        self._facts = self._now()
+
+    def changed(self) -> list[str]:
+        """The paths of those that are no longer there, or of another shape, dtype or device."""
+        now = self._now()
+        if now == self._facts:
+            return []
+        differs = [
+            fact != before
+            for fact, before in zip(zip(*now, strict=True), zip(*self._facts, strict=True), strict=True)
+        ]
+        return list(dict.fromkeys(held.path for held, each in zip(self._held, differs, strict=True) if each))
+
+    def _now(self) -> tuple[list[int], list[torch.Size], list[torch.dtype], list[torch.device]]:
+        tensors = self._tensors
+        return (
+            [id(module[kind].get(leaf)) for module, kind, leaf in self._places],
+            [tensor.shape for tensor in tensors],
+            [tensor.dtype for tensor in tensors],
+            [tensor.device for tensor in tensors],
+        )

@@ -20,7 +20,7 @@ from test_layers import CSRC, CXX
 from test_layouts import LAYOUTS
 from test_values import SHIFTED
 
-from convinit_ext import distributions, ops
+from convinit_ext import distributions, ops, supported
 
 pytestmark = [
     pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
@@ -383,7 +383,7 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
     for given in (None, boxes):
         expected = ops.digest(tensors, keys, given)
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "_WITH_VALUES", ("cpu", "cuda"))
+            patch.setattr(supported, "HAS_CUDA", True)
             patch.setattr(ops, "_digest_on_one_device", on_one_device)
             assert torch.equal(ops.digest(placed, keys, given), expected)
             with pytest.raises(ValueError, match="3 boxes for 12 tensors"):

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from convinit_ext import Constant, Key, Uniform, init, init_model_, ops
-from convinit_ext import model as model_module
 from convinit_ext.bundled_model import FULL_WIDTH, UNet, num_parameters
 from convinit_ext.recipes import TORCH, Rule
 
@@ -261,21 +260,6 @@ def test_an_error_leaves_the_model_as_it_was(model, arguments, error):
     for name, value in values.items():
         assert torch.equal(model.get_parameter(name), value)
     assert model.norm.running_mean.eq(7).all()
-
-
-def test_too_little_memory_says_both_numbers_and_materialises_nothing(monkeypatch):
-    monkeypatch.setattr(model_module, "available_memory", lambda: 1_000_000)
-    meta = on_meta(lambda: nn.Linear(1000, 1000))
-    with pytest.raises(MemoryError, match=r"needs 4\.00 MB of new memory, and 1\.00 MB are available"):
-        init_model_(meta)
-    assert meta.weight.is_meta
-    init_model_(nn.Linear(1000, 1000))  # in place: nothing new
-
-
-def test_memory_that_the_system_does_not_tell_is_not_checked(monkeypatch, tmp_path):
-    monkeypatch.setattr(model_module, "_MEMORY_FACTS", tmp_path / "none")
-    assert model_module.available_memory() is None
-    init_model_(on_meta(lambda: nn.Linear(2, 2)))
 
 
 def test_modules_without_elements_and_models_without_parameters():

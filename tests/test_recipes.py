@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
-from convinit_ext.plan import make_plan, std_of
+from convinit_ext.plan import make_plan
 from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
+from convinit_ext.spread import std_of
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import spectral_norm as old_spectral_norm
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from convinit_ext import Constant, Key, Normal, Shard, Uniform, init, init_model_, intercept, ops, plan_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
@@ -392,3 +392,61 @@ def test_fake_tensors_outside_their_mode():
         init_model_(model)
     with pytest.raises(RuntimeError, match=r"uniform_ expects bounds .*float16 .*from=-1000000000\.0"):
         init.uniform_(weight, -1e9, 1e9)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [torch.eye(3).to_sparse(), torch.eye(3) * 1j, torch.eye(3, device="meta")],
+    ids=["sparse", "complex", "meta"],
+)
+def test_a_function_that_returns_no_preset_is_named_with_its_parameter(values):
+    error = ValueError if values.is_meta else TypeError
+    rules = [Rule(lambda target: values, name="0.weight", label="mine"), *TORCH]
+    said = r"parameter '0\.weight', mine: Preset needs a "
+    assert_refused(nn.Sequential(nn.Linear(3, 3)), error, said, recipe=rules)
+
+
+def test_a_function_that_raises_is_named_with_what_it_was_asked_about():
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    for rule, said in (
+        (Rule(lambda target: 1 + "", name="0.weight", label="mine"), r"parameter '0\.weight', mine: unsupp"),
+        (
+            Rule(lambda target: 1 + "", buffer="running_mean", label="mine"),
+            r"buffer '1\.running_mean', mine: ",
+        ),
+    ):
+        assert_refused(model, TypeError, said, recipe=[rule, *TORCH])
+
+
+def test_inference_parameters_are_named():
+    with torch.inference_mode():
+        inner = nn.Linear(3, 3)
+    said = r"parameter '1\.weight': Inplace update to inference tensor"
+    assert_refused(nn.Sequential(nn.Linear(3, 3), inner), RuntimeError, said)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "skip", "said"),
+    [
+        (None, None, "float32, torch.float32 and torch.bfloat16"),
+        (torch.float64, "*original", "float64, torch.float64 and torch.bfloat16"),
+        (torch.bfloat16, "*_v", None),  # then they do not start anew
+        (torch.bfloat16, "*_u", "bfloat16, torch.float32 and torch.bfloat16"),
+        (torch.bfloat16, None, None),
+    ],
+)
+def test_spectral_norm_needs_one_dtype(dtype, skip, said):
+    model = nn.Sequential(nn.Linear(4, 4), spectral_norm(nn.Linear(4, 4)))
+    original = model[1].parametrizations.weight.original
+    original.data = original.data.to(torch.bfloat16)
+    if said is None:
+        init_model_(model, 1, dtype=dtype, skip=skip)
+    else:
+        said = rf"buffer '1\.parametrizations\.weight\.0\._v'.*in one dtype, and they would be torch\.{said}"
+        assert_refused(model, ValueError, said, dtype=dtype, skip=skip)
+
+
+def test_spectral_norm_of_several_parts():
+    model = nn.Sequential(nn.Linear(4, 4), spectral_norm(weight_norm(nn.Linear(4, 4))))
+    assert_refused(model, ValueError, r"buffer '1\.parametrizations.*its weight is made of several parts")
+    init_model_(model, 1, skip=["*_u", "*_v"])

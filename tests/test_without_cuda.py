@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import Key, Normal, fill, init, init_model_, keys, ops, plan
+from convinit_ext import Key, Normal, fill, init, init_model_, keys, ops, plan, supported, words
 from convinit_ext.__main__ import main
 from convinit_ext.ops import UnsupportedTensorError
 
@@ -22,7 +22,7 @@ def fake_cuda_tensor(monkeypatch):
     def drawn(*_: object) -> None:
         raise AssertionError("a key was drawn")
 
-    monkeypatch.setattr(fill, "draw", drawn)
+    monkeypatch.setattr(words, "draw", drawn)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.empty(4, 3, device="cuda:0")
 
@@ -118,8 +118,8 @@ def capturing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "device", Current)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 0)
-    monkeypatch.setattr(fill, "HAS_CUDA", True)
-    monkeypatch.setattr(ops, "_DEVICES", ("cpu", "cuda"))
+    for module in (fill, words, supported):
+        monkeypatch.setattr(module, "HAS_CUDA", True)
 
 
 @pytest.mark.usefixtures("capturing")
