@@ -148,9 +148,10 @@ class Sharding(NamedTuple):
     Args:
         mesh: its DeviceMesh.
         ranks: all of the mesh, in order.
-        num_replicas: how many of them hold the same as this rank, this one included.
-        first: whether this rank is the first of those.
-        is_cut: whether there are ranks that hold something else.
+        num_replicas: how many of them hold the same as any one rank, that one included.
+        first: whether this rank is the first of those that hold what it does.
+        is_cut: whether they do not all hold the same.
+        is_outside: whether this rank is none of them, and holds nothing.
     """
 
     mesh: Any
@@ -158,28 +159,25 @@ class Sharding(NamedTuple):
     num_replicas: int
     first: bool
     is_cut: bool
+    is_outside: bool
 
 
 def sharding_of(tensor: Tensor) -> Sharding | None:
-    """None for a tensor that is no DTensor.
-
-    Raises:
-        RuntimeError: this rank is not in the tensor's mesh.
-    """
+    """None for a tensor that is no DTensor."""
     if not is_dtensor(tensor):
         return None
     spec: Any = tensor._spec  # type: ignore[attr-defined]
-    coordinate = spec.mesh.get_coordinate()
-    if coordinate is None:
-        raise RuntimeError("this rank is not in the DTensor's mesh, and holds nothing of it")
-    num_replicas, first, is_cut = 1, True, False
-    for placement, size, place in zip(spec.placements, spec.mesh.shape, coordinate, strict=True):
+    mesh = spec.mesh
+    coordinate = mesh.get_coordinate()
+    num_replicas, first, is_cut = 1, coordinate is not None, False
+    for axis, (placement, size) in enumerate(zip(spec.placements, mesh.shape, strict=True)):
         if placement.is_replicate():
             num_replicas *= size
-            first = first and place == 0
+            first = first and coordinate[axis] == 0
         else:
             is_cut = is_cut or size > 1
-    return Sharding(spec.mesh, tuple(spec.mesh.mesh.flatten().tolist()), num_replicas, first, is_cut)
+    ranks = tuple(mesh.mesh.flatten().tolist())
+    return Sharding(mesh, ranks, num_replicas, first, is_cut, is_outside=coordinate is None)
 
 
 class FsdpState(enum.Enum):

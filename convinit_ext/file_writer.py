@@ -108,7 +108,11 @@ def _write(descriptor: int, block: memoryview) -> int:
 @contextlib.contextmanager
 def _locked(temporary: Path) -> Iterator[int]:
     """The file, empty and nobody else's: processes of a job without a process group would collide."""
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666)
+    if temporary.is_symlink() or (temporary.exists() and not temporary.is_file()):
+        raise FileExistsError(
+            errno.EEXIST, f"remove {temporary.name!r} beside it first, which is no plain file"
+        )
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         if not _is_alone(descriptor, temporary):
             raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing this file")

@@ -35,7 +35,7 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     saved to have one fingerprint.
 
     Where DTensors are sharded, every rank of their mesh must call it: their sums are added up in one
-    all-reduce of 128 bytes. Otherwise nothing communicates.
+    all-reduce of 192 bytes. Otherwise nothing communicates.
 
     Args:
         target: a tensor of any shape; a module; a dict of tensors by name; the path of a .safetensors file,
@@ -76,7 +76,7 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
     """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
 
     Each is `fingerprint(tensor, name)`. The arguments and errors are those of fingerprint; of sharded models
-    one all-reduce adds up the sums of all tensors, 64 bytes each.
+    one all-reduce adds up the sums of all tensors, 192 bytes each.
 
     >>> model = nn.Linear(2, 2)
     >>> fingerprints(model)["bias"] == fingerprint(model.bias, "bias")

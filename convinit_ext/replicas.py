@@ -33,7 +33,7 @@ class Ranks:
         tensors: DTensors, or tensors that each rank has whole.
 
     Raises:
-        RuntimeError: meshes that do not lie in one another; a rank outside of a mesh.
+        RuntimeError: meshes that do not lie in one another; this rank is outside of the largest.
 
     Attributes:
         shared: whether there is anything to add up: a DTensor of which other ranks hold other parts.
@@ -41,24 +41,29 @@ class Ranks:
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
         self._names = names
-        found = [_named(name, tensor) for name, tensor in zip(names, tensors, strict=True)]
-        self._rows = [row for row, each in enumerate(found) if each is not None and each.is_cut]
-        self._shardings = [each for each in found if each is not None and each.is_cut]
-        self.shared = bool(self._rows)
+        found = [sharding_of(tensor) for tensor in tensors]
+        self.shared = any(each is not None and each.is_cut for each in found)
+        # Copies of whole tensors are compared on the occasion, and cause none.
+        shared = [(row, each) for row, each in enumerate(found) if each is not None and len(each.ranks) > 1]
+        self._rows = [row for row, _ in shared] if self.shared else []
+        self._shardings = [each for _, each in shared] if self.shared else []
         if self.shared:
             self._largest = max(self._shardings, key=lambda each: len(each.ranks))
             self._check_nested()
+        if not self.shared or self._largest.is_outside:
+            self._check_inside(found)
 
     def total(self, sums: Words) -> Words:
         """Of the rows of `sums`, one a tensor, (n, 4), all added up: (4,). Collective if `shared`.
 
         Raises:
             ValueError: replicas that are not equal; on all ranks.
+            RuntimeError: a rank is outside of a DTensor's mesh; on all ranks.
         """
         if not self.shared:
             return added_up(sums)
-        counted, balance = self._added(self._outgoing(sums).sum(axis=1, dtype=np.uint64))
-        if balance.any():
+        counted, balance, absences = self._added(self._outgoing(sums).sum(axis=1, dtype=np.uint64))
+        if balance.any() or absences.any():
             self.each(sums)  # which names those that differ
             raise AssertionError("replicas differ together, and none of them does")
         whole: Words = counted + added_up(np.delete(sums, self._rows, axis=0))
@@ -69,12 +74,18 @@ class Ranks:
 
         Raises:
             ValueError: replicas that are not equal; on all ranks.
+            RuntimeError: a rank is outside of a DTensor's mesh; on all ranks.
         """
         whole: Words = sums.copy()
         if not self.shared:
             return whole
-        counted, balance = self._added(self._outgoing(sums))
-        differ = [self._names[row] for row, each in zip(self._rows, balance, strict=True) if each.any()]
+        counted, balance, absences = self._added(self._outgoing(sums))
+        absent, differ = (self._names_where(plane) for plane in (absences, balance))
+        if absent:
+            raise RuntimeError(
+                f"DTensor {absent[0]!r} is not on all of the ranks {sorted(self._largest.ranks)}: some "
+                "hold nothing of it; take the parts of the model one by one, each on its own ranks"
+            )
         if differ:
             raise ValueError(
                 f"replicas of {len(differ)} DTensor{'s' * (len(differ) > 1)} are not equal on all ranks: "
@@ -83,8 +94,12 @@ class Ranks:
         whole[self._rows] = counted
         return whole
 
+    def _names_where(self, plane: Words) -> list[str]:
+        return [self._names[row] for row, each in zip(self._rows, plane, strict=True) if each.any()]
+
     def _outgoing(self, sums: Words) -> Words:
-        """What this rank adds, (2, rows, 4): to the sums, and to what is zero if replicas are equal.
+        """What this rank adds, (3, rows, 4): to the sums, to what is zero if replicas are equal, and to what
+        is zero if each rank is in every tensor's mesh.
 
         Of equal replicas the first counts, times one less than their number; each other one counts -1.
         """
@@ -96,7 +111,8 @@ class Ranks:
             counted.append(int(counts))
             balance.append(copies - 1 if counts else 2**64 - 1)
         factors = np.array([counted, balance], dtype=np.uint64)[:, :, None]
-        outgoing: Words = factors * sums[self._rows]
+        absences = np.array([4 * [int(each.is_outside)] for each in self._shardings], dtype=np.uint64)
+        outgoing: Words = np.concatenate([factors * sums[self._rows], absences[None]])
         return outgoing
 
     def _added(self, own: Words) -> Words:
@@ -115,6 +131,13 @@ class Ranks:
         total: Words = low + (high << _HALF)
         return total
 
+    def _check_inside(self, found: Sequence[Sharding | None]) -> None:
+        for name, each in zip(self._names, found, strict=True):
+            if each is not None and each.is_outside:
+                raise RuntimeError(
+                    f"tensor {name!r}: this rank is not in the DTensor's mesh, and holds nothing of it"
+                )
+
     def _check_nested(self) -> None:
         around = set(self._largest.ranks)
         for row, each in zip(self._rows, self._shardings, strict=True):
@@ -123,13 +146,6 @@ class Ranks:
                     f"DTensor {self._names[row]!r} is on ranks {sorted(each.ranks)}, which are not among "
                     f"{sorted(around)}, those of the largest mesh; take the parts of the model one by one"
                 )
-
-
-def _named(name: str, tensor: Tensor) -> Sharding | None:
-    try:
-        return sharding_of(tensor)
-    except RuntimeError as error:
-        raise RuntimeError(f"tensor {name!r}: {error}") from error
 
 
 def _groups(sharding: Sharding) -> list[Any]:

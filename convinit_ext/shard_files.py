@@ -20,6 +20,7 @@ from convinit_ext.contents import Drawn, Fill, write_drawn_
 from convinit_ext.file_header import DTYPES, LENGTH_BYTES, PAIRED
 from convinit_ext.planned import Entry
 
+_METADATA = "__metadata__"
 _UNITS = {"": 1} | {
     f"{prefix}{unit}": base**power
     for power, prefix in enumerate("KMGT", 1)
@@ -68,7 +69,7 @@ class ShardFile:
 
     @cached_property
     def head(self) -> bytes:
-        described: dict[str, object] = {"__metadata__": self.metadata} if self.metadata else {}
+        described: dict[str, object] = {_METADATA: self.metadata} if self.metadata else {}
         begin = 0
         for each in self.entries:
             end = begin + each.num_bytes
@@ -125,7 +126,12 @@ def shard_files(
         max_bytes: of a file's tensors, unless one alone has more; None is one file.
         base: of the files' names.
         metadata: of every file.
+
+    Raises:
+        ValueError: a tensor of the name that the format keeps for metadata.
     """
+    if any(each.name == _METADATA for each in entries):
+        raise ValueError(f"a safetensors file cannot hold a tensor named {_METADATA!r}; rename the parameter")
     groups = [list(entries)] if max_bytes is None else _groups(entries, max_bytes)
     names = [f"{base}-{index + 1:05d}-of-{len(groups):05d}.safetensors" for index in range(len(groups))]
     if len(groups) == 1:

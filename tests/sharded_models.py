@@ -17,7 +17,7 @@ from real_models import convnextv2, llama
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -156,6 +156,8 @@ def fully_sharded(size: int) -> None:
     replicas_that_differ(model)
     init_model_(model, SEED, fan="torch")
     forward_agrees(model)
+    whole_copies_that_differ(size)
+    ranks_outside_of_a_mesh(size)
 
 
 def replicas_that_differ(model: nn.Module) -> None:
@@ -164,6 +166,30 @@ def replicas_that_differ(model: nn.Module) -> None:
             model.conv.bias.to_local().add_(1)
     with pytest.raises(ValueError, match=r"^replicas of 1 DTensor are not equal on all ranks: conv\.bias$"):
         fingerprint(model)
+
+
+def whole_copies_that_differ(size: int) -> None:
+    """Beside a tensor that is cut; without one nothing communicates."""
+    mesh = init_device_mesh("cpu", (size,))
+    last = float(dist.get_rank() == size - 1)
+    copy = DTensor.from_local(torch.full((3,), last), mesh, [Replicate()], run_check=False)
+    cut = DTensor.from_local(torch.ones(2), mesh, [Shard(0)])
+    assert fingerprint({"copy": copy}) == fingerprint({"copy": torch.full((3,), last)})
+    for take in (fingerprint, fingerprints):
+        with pytest.raises(ValueError, match=r"^replicas of 1 DTensor are not equal on all ranks: copy$"):
+            take({"copy": copy, "cut": cut})
+
+
+def ranks_outside_of_a_mesh(size: int) -> None:
+    """No rank is left waiting for one that has nothing to say."""
+    cut = DTensor.from_local(torch.ones(2), init_device_mesh("cpu", (size,)), [Shard(0)])
+    pair = DeviceMesh("cpu", [0, 1])
+    for placement, num_rows in ((Shard(0), 4), (Replicate(), 2)):
+        local = torch.ones(2 if dist.get_rank() < 2 else 0)
+        part = DTensor.from_local(local, pair, [placement], run_check=False, shape=(num_rows,), stride=(1,))
+        for take in (fingerprint, fingerprints):
+            with pytest.raises(RuntimeError, match=r"^DTensor 'part' is not on all of the ranks \[0, 1, 2, "):
+                take({"cut": cut, "part": part})
 
 
 def both_ways(size: int) -> None:

@@ -30,6 +30,7 @@ from convinit_ext import (
     save_model,
 )
 from convinit_ext.derived import CopyFrom, NormOf, Preset
+from convinit_ext.initialisers import ZEROS
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.shard_files import parsed_size
 from convinit_ext.weights_file import WeightsError, open_weights
@@ -385,6 +386,24 @@ def test_leftovers_are_replaced(tmp_path):
     save_model(rule_model(), tmp_path)
     assert_same_values(tmp_path, filled(rule_model))
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("../other"), os.mkfifo])
+def test_no_leftover_leads_elsewhere(tmp_path, make):
+    (tmp_path / "other").write_text("mine")
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / ".model.safetensors.partial")
+    with pytest.raises(OSError, match=r"remove '\.model\.safetensors\.partial' beside it first"):
+        save_model(rule_model(), tmp_path / "out")
+    assert (tmp_path / "other").read_text() == "mine"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_parameter_named_as_the_metadata(tmp_path):
+    model = nn.ParameterDict({"__metadata__": torch.zeros(3, 3)})
+    with pytest.raises(ValueError, match=r"cannot hold a tensor named '__metadata__'"):
+        save_model(model, tmp_path / "out", recipe=[Rule(name="*", init=ZEROS)])
+    assert not (tmp_path / "out").exists()
 
 
 IN_THE_WAY = [
