@@ -113,6 +113,7 @@ if __name__ == "__main__":
     # What the build was for: an extension that cannot be loaded can still be told from one never built.
     (ROOT / "convinit_ext" / "_build.py").write_text(
         f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
+        f'PYTHON_VERSION = "{sys.version_info.major}.{sys.version_info.minor}"\n'
     )
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
     setup(
