@@ -1,7 +1,7 @@
 """Builds convinit_ext._C. Everything else about the package is in pyproject.toml.
 
 CONVINIT_CUDA=1 builds with CUDA or fails, 0 builds without; unset, it does if torch has CUDA and there is a
-toolkit. TORCH_CUDA_ARCH_LIST says for which GPUs.
+toolkit. CUDA_HOME says which toolkit, TORCH_CUDA_ARCH_LIST for which GPUs.
 """
 
 from __future__ import annotations
@@ -34,6 +34,19 @@ ARCHITECTURES = {
     "12.0": (12, 8),
 }
 Version = tuple[int, int]
+
+
+def toolkit_home(guess: str | None) -> str | None:
+    """The toolkit that a folder's bin/nvcc belongs to, as it tells it; the folder itself where it does not.
+
+    torch guesses the folder above the nvcc on PATH, which may be a script that calls another folder's.
+    """
+    nvcc = Path(guess or "", "bin", "nvcc")
+    if guess is None or not nvcc.exists():
+        return guess
+    plan = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
+    told = re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE)
+    return os.path.normpath(told[1]) if told and Path(told[1], "bin", "nvcc").exists() else guess
 
 
 def toolkit_version(home: str | None) -> Version | None:
@@ -94,11 +107,13 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
 
 
 if __name__ == "__main__":
+    cpp_extension.CUDA_HOME = toolkit_home(cpp_extension.CUDA_HOME)
     found = toolkit_version(cpp_extension.CUDA_HOME)
     cuda = with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found)
     # What the build was for: an extension that cannot be loaded can still be told from one never built.
     (ROOT / "convinit_ext" / "_build.py").write_text(
         f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
+        f'PYTHON_VERSION = "{sys.version_info.major}.{sys.version_info.minor}"\n'
     )
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
     setup(

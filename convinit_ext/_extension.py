@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import platform
 
 import torch
 
 
 def _load_error(cause: ImportError) -> ImportError:
     return ImportError(
-        f"convinit_ext's compiled part could not be loaded under torch {torch.__version__}: {cause}. "
+        f"convinit_ext's compiled part could not be loaded under Python {platform.python_version()} and "
+        f"torch {torch.__version__}: {cause}. "
         f"It was {_built_for()}; build it again with: pip install --no-build-isolation ."
     )
 
 
 def _built_for() -> str:
     try:
-        from convinit_ext._build import TORCH_VERSION
+        from convinit_ext._build import PYTHON_VERSION, TORCH_VERSION
     except ImportError:
         return "never built here"
-    return f"built for torch {TORCH_VERSION} (any torch from 2.11 on should do)"
+    return (
+        f"built for Python {PYTHON_VERSION} (and no other) and "
+        f"torch {TORCH_VERSION} (any from 2.11 on should do)"
+    )
 
 
 try:

@@ -14,8 +14,7 @@ fi
 mkdir -p "${1:-build/cuda}"
 folder=$(cd "${1:-build/cuda}" && pwd)
 python=$folder/venv/bin/python
-CUDA_HOME=${CUDA_HOME:-$(sh scripts/cuda_home.sh)}
-export CUDA_HOME CONVINIT_CUDA=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+export CONVINIT_CUDA=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 step() { echo "== $1 (${SECONDS} s)"; }
 

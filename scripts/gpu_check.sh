@@ -36,8 +36,7 @@ if ! TORCH_CUDA_ARCH_LIST=$("$python" -c "$capability" 2>/dev/null); then
     echo "gpu_check: $python has no torch that sees a CUDA device" >&2
     exit 1
 fi
-CUDA_HOME=${CUDA_HOME:-$(sh scripts/cuda_home.sh)}
-export TORCH_CUDA_ARCH_LIST CUDA_HOME CONVINIT_CUDA=1
+export TORCH_CUDA_ARCH_LIST CONVINIT_CUDA=1
 
 # In place and without pip, which may not be there.
 step "build for sm_$TORCH_CUDA_ARCH_LIST" "$python" setup.py --quiet build_ext --inplace || exit 1

@@ -152,9 +152,13 @@ from convinit_ext import save_model
 from torch import nn
 with torch.device("meta"):
     model = nn.Embedding(2**19, 1024, padding_idx=5)
+
+def peak():  # not getrusage's maximum, which counts the process that started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+before = peak()
 report = save_model(model, sys.argv[1], dtype=torch.bfloat16, max_shard_size="500MB")
-# not getrusage's maximum, which counts the process that started this one
-print(report.num_bytes, int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+print(report.num_bytes, peak() - before)
 """
 
 
@@ -167,9 +171,9 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             text=True,
             check=True,
         ).stdout
-        saved, peak = map(int, printed.split())
+        saved, grown = map(int, printed.split())
         assert saved > 2**30
-        assert peak < 0.75 * 2**30, printed
+        assert grown < 0.25 * 2**30, printed
     finally:
         for each in (tmp_path / "out").glob("*"):
             each.unlink()

@@ -80,6 +80,29 @@ def test_no_toolkit(setup, tmp_path: Path):
     assert setup.toolkit_version(str(tmp_path)) is None
 
 
+def make_nvcc(folder: Path, says: str = "") -> Path:
+    """A bin/nvcc that says so as the real one does what it would do; gives the folder."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(f"#!/bin/sh\necho '{says}' >&2\n")
+    nvcc.chmod(0o755)
+    return folder
+
+
+def test_the_toolkit_is_where_nvcc_says(setup, tmp_path: Path):
+    """An nvcc on PATH may be a script that calls the one of a toolkit elsewhere."""
+    toolkit = make_nvcc(tmp_path / "cuda-13.0")
+    script = make_nvcc(tmp_path / "local", f"#$ _HERE_={toolkit}/bin\n#$ TOP={toolkit}/bin/..")
+    assert setup.toolkit_home(str(script)) == str(toolkit)
+
+
+@pytest.mark.parametrize("says", ["", "nvcc fatal", "#$ TOP=/no/such/toolkit"])
+def test_torch_guess_stands_where_nvcc_names_no_toolkit(setup, tmp_path: Path, says: str):
+    assert setup.toolkit_home(str(make_nvcc(tmp_path, says))) == str(tmp_path)
+    assert setup.toolkit_home(None) is None
+    assert setup.toolkit_home("/no/such/folder") == "/no/such/folder"
+
+
 def test_the_extension_with_cuda(setup, monkeypatch):
     """Its sources and flags; nothing is compiled. TORCH_CUDA_ARCH_LIST is respected."""
     monkeypatch.setattr(setup.cpp_extension, "CUDAExtension", lambda **given: given)
