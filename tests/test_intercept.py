@@ -15,6 +15,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import orthogonal_ as captured_orthogonal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
@@ -779,6 +780,23 @@ def test_compiled_code_is_not_broken():
         eager = nn.init.normal_(torch.empty(3))
     assert_same_bits(eager, init.normal_(torch.empty(3), generator=generator_of(0)))
     assert torch.equal(step(x, w), torch.full((2, 4), 3.0))
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("model", [None, nn.Linear(2, 2)], ids=["no model", "model"])
+@pytest.mark.parametrize("fill", [nn.init.normal_, torch.Tensor.uniform_])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+def test_what_is_traced_keeps_the_random_operations_of_pytorch(size, model, fill):
+    def noise(x):
+        return fill(x + 0)
+
+    with intercept(model, seed=0):
+        traced = torch.jit.trace(noise, torch.zeros(size), check_trace=False)
+        graphs = [make_fx(noise, tracing_mode=mode)(torch.zeros(size)) for mode in ("real", "fake")]
+    assert f"aten::{fill.__name__}" in str(traced.graph)
+    for run in (traced, *graphs):
+        first, second = run(torch.zeros(size)), run(torch.zeros(size))
+        assert first.any() and second.any() and not torch.equal(first, second)
 
 
 def test_tensors_marked_by_transformers_are_left_to_it():
