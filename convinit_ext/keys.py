@@ -232,7 +232,7 @@ def checked_seed(seed: int) -> int:
     Raises:
         TypeError, ValueError: as Key.
     """
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
         raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
     seed = operator.index(seed)
     if not INT64_MIN <= seed < _UINT64_END:

@@ -550,6 +550,17 @@ def test_a_key_made_in_compiled_code():
     )
 
 
+def test_seeds_given_to_compiled_code():
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda weight, seed: init.normal_(weight, key=Key(seed, "w")), fullgraph=True, backend="aot_eager"
+    )
+    for seed in (3, 4, -5, 2**63 + 1):
+        assert torch.equal(
+            compiled(torch.empty(4), seed), init.normal_(torch.empty(4), key=Key(seed, "w"))
+        ), seed
+
+
 def test_whole_numbers_in_compiled_code():
     def caller(weight):
         return init.normal_(weight, 0, 1, key=KEY) + init.uniform_(torch.empty(4), -1, 1, key=KEY)

@@ -799,6 +799,37 @@ def test_what_is_traced_keeps_the_random_operations_of_pytorch(size, model, fill
         assert first.any() and second.any() and not torch.equal(first, second)
 
 
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("script", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(2, 3))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+def test_script_modules(script, inside):
+    model = script(Normed())
+    if inside:
+        model = nn.Sequential(model)
+    with intercept(model, seed=0):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+            parameter.data[1:].normal_()
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.normal_()
+    for name, parameter in model.named_parameters():
+        assert_values(parameter[1:].detach(), expected(parameter.detach(), f"{name}#1")[1:], context=name)
+        assert_values(parameter[:1].detach(), expected(parameter.detach(), name)[:1], context=name)
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            assert_is(buffer, name)
+
+
 def test_tensors_marked_by_transformers_are_left_to_it():
     layer = a_layer()
     layer.weight._is_hf_initialized = True
