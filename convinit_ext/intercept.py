@@ -48,7 +48,8 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     Taken are Tensor.normal_, Tensor.uniform_ and all of torch.nn.init, however they are called and wherever a
     reference to them was taken, in the thread that entered; not in compiled or traced code, and not other
     random operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake, ...) is
-    filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in transformers.
+    filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in
+    transformers.
 
     With a model, the values of each of its parameters and buffers depend on (seed, name, number of the fill):
 

@@ -809,8 +809,8 @@ class Normed(nn.Module):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("script", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(2, 3))])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.parametrize("script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_script_modules(script, inside):
     model = script(Normed())
     if inside:
