@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import threading
 from types import MappingProxyType
 
@@ -809,8 +810,12 @@ class Normed(nn.Module):
 
 
 @pytest.mark.parametrize("inside", [False, True])
-@pytest.mark.parametrize("script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))]
+)
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
 def test_script_modules(script, inside):
     model = script(Normed())
     if inside:
@@ -840,6 +845,12 @@ def test_tensors_marked_by_transformers_are_left_to_it():
         assert torch.equal(layer.weight, before)
         layer.weight.data.normal_()  # the mark is the tensor's, not its memory's
     assert_is(layer.weight, "weight")
+
+
+def test_functions_have_their_source_inside_a_block():
+    sources = [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES]
+    with intercept(seed=0):
+        assert [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES] == sources
 
 
 # Blocks
