@@ -307,7 +307,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.is_neg()
         or isinstance(tensor, FakeTensor)
         or _are_functorch_transforms_active()
-        or (_dispatch_modes() and _get_dispatch_mode(_PROXY) is not None)
+        or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
     )
 
 
