@@ -33,13 +33,12 @@ NAMES = (
     "eye_",
     "dirac_",
 )
-# The code runs as torch.nn.init's, with the defaults of the function that it stands in for.
-_TEMPLATE = """
-def {name}({parameters}):
-    from convinit_ext.announce import answer
-
-    return answer({name!r}, {parameters})
-"""
+# The code runs as torch.nn.init's, with the defaults of the function that it stands in for. It says that it
+# is at that function's place, so that inspect and TorchScript find the source there; one line, its first.
+_TEMPLATE = (
+    "def {name}({parameters}): "
+    "from convinit_ext.announce import answer; return answer({name!r}, {parameters})"
+)
 
 
 def _asking_code(function: FunctionType) -> CodeType:
@@ -48,7 +47,8 @@ def _asking_code(function: FunctionType) -> CodeType:
     text = _TEMPLATE.format(name=function.__name__, parameters=parameters)
     exec(compile(text, "<convinit_ext.announce>", "exec"), made)
     code: CodeType = made[function.__name__].__code__
-    return code
+    place = function.__code__
+    return code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
 
 
 _functions: dict[str, FunctionType] = {name: getattr(torch.nn.init, name) for name in NAMES}

@@ -7,7 +7,7 @@ import threading
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _get_tracing_state
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
@@ -50,6 +50,7 @@ def fill_(
         and tensor.is_cpu
         and tensor.layout is STRIDED
         and tensor.is_contiguous()
+        and _get_tracing_state() is None
         and tensor.numel() <= SMALL
         and (distribution.kind != _UNIFORM or _bounds_fit(distribution, tensor.dtype))
         and not is_compiling()

@@ -13,7 +13,13 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._C import DisableTorchFunction, _are_functorch_transforms_active
+from torch._C import (
+    DisableTorchFunction,
+    _are_functorch_transforms_active,
+    _get_dispatch_mode,
+    _get_tracing_state,
+    _TorchDispatchModeKey,
+)
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._C import _pop_torch_function_stack as _pop_mode
 from torch._C import _push_on_torch_function_stack as _push_mode
@@ -40,9 +46,10 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     """Run the in-place random fills of PyTorch inside the block on this library's kernels.
 
     Taken are Tensor.normal_, Tensor.uniform_ and all of torch.nn.init, however they are called and wherever a
-    reference to them was taken, in the thread that entered; not in compiled code, and not other random
-    operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake, ...) is filled
-    by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in transformers.
+    reference to them was taken, in the thread that entered; not in compiled or traced code, and not other
+    random operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake, ...) is
+    filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in
+    transformers.
 
     With a model, the values of each of its parameters and buffers depend on (seed, name, number of the fill):
 
@@ -292,13 +299,15 @@ def _drawn_seed() -> int:
 
 def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
-        tensor.dtype not in SUPPORTED_DTYPES
+        _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
+        or tensor.dtype not in SUPPORTED_DTYPES
         or tensor.layout is not _STRIDED
         or tensor.is_meta
         or tensor.numel() == 0
         or tensor.is_neg()
         or isinstance(tensor, FakeTensor)
         or _are_functorch_transforms_active()
+        or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
     )
 
 
@@ -369,5 +378,6 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
 }
 _PLAIN = (Tensor, nn.Parameter)
 _STRIDED = torch.strided
+_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
 _DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

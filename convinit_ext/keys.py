@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -60,8 +60,15 @@ def canonical_name(name: str) -> str:
     return canonical
 
 
+class _Words:
+    """The slot for a key's words, which are no field: a graph that makes the key passes its fields alone."""
+
+    __slots__ = ("words",)
+    words: tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
-class Key:
+class Key(_Words):
     """The random words of one parameter of one model: a function of a seed and of the parameter's name alone.
 
     Args:
@@ -83,7 +90,6 @@ class Key:
 
     seed: int = 0
     name: str = ""
-    words: tuple[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         seed = checked_seed(self.seed)
@@ -91,6 +97,9 @@ class Key:
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "words", _words_of(seed, name))
+
+    def __reduce__(self) -> tuple[type[Key], tuple[int, str]]:
+        return Key, (self.seed, self.name)
 
     def tensor(self) -> torch.Tensor:
         """The words as the fill engine takes them: int64 [1, 2] on the CPU, in two's complement."""
@@ -232,7 +241,7 @@ def checked_seed(seed: int) -> int:
     Raises:
         TypeError, ValueError: as Key.
     """
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
         raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
     seed = operator.index(seed)
     if not INT64_MIN <= seed < _UINT64_END:

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import digests, spectral, walk
-from convinit_ext.boxes import is_dtensor
+from convinit_ext.boxes import is_dtensor, local_of
 from convinit_ext.buffers import BufferRow
 from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm_dtype
@@ -52,7 +53,7 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
 
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
-            name once wrappers are removed.
+            name once wrappers are removed; fake tensors.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
     planned = _Planned(plan)
@@ -110,6 +111,10 @@ def _all_held(model: nn.Module) -> list[Held]:
 def _checked(key: str, value: Any, planned: _Planned) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{key!r} of the state dict is a {type(value).__name__}; a file holds tensors alone")
+    if isinstance(local_of(value), FakeTensor):
+        raise ValueError(
+            f"{key!r} is fake: it has no values; accepted are tensors with memory, or on the meta device"
+        )
     if planned.fills(value):
         return value
     if is_dtensor(value):

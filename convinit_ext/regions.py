@@ -49,11 +49,14 @@ class Named:
         holder = self.model
         *children, leaf = self.path
         for child in children:
-            module = holder._modules.get(child)
-            if module is None:
+            modules = holder._modules  # no dict in a ScriptModule: it has no get
+            if child not in modules or (module := modules[child]) is None:
                 return False
             holder = module
-        return holder._parameters.get(leaf) is self.tensor or holder._buffers.get(leaf) is self.tensor
+        parameters, buffers = holder._parameters, holder._buffers
+        return (leaf in parameters and parameters[leaf] is self.tensor) or (
+            leaf in buffers and buffers[leaf] is self.tensor
+        )
 
     def part(self, view: Tensor, whole: Tensor) -> Owned | None:
         """A view as a part of this one.

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext import boxes, ops, walk
@@ -204,11 +205,15 @@ def _checked(
 
 def _check_have_values(subjects: list[Subject]) -> None:
     lost = [
-        subject.name for subject in subjects if isinstance(subject.found, Tensor) and subject.found.is_meta
+        subject.name
+        for subject in subjects
+        if isinstance(subject.found, Tensor)
+        and (subject.found.is_meta or isinstance(boxes.local_of(subject.found), FakeTensor))
     ]
     if lost:
         raise ValueError(
-            f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device have no values to verify:\n  "
+            f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device, or fake, have no values "
+            "to verify:\n  "
             + "\n  ".join(lost)
             + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
         )

@@ -526,6 +526,19 @@ def test_compiled_into_the_caller_without_a_break(fill, backend, source):
         )
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_fill_is_done_at_every_call(size, source):
+    traced = torch.jit.trace(lambda x: init.normal_(x + 0, **source), torch.zeros(size), check_trace=False)
+    torch.manual_seed(1)
+    first, second = traced(torch.zeros(size)), traced(torch.zeros(size))
+    torch.manual_seed(1)
+    assert torch.equal(first, init.normal_(torch.empty(size), **source))
+    assert torch.equal(second, init.normal_(torch.empty(size), **source))
+
+
 def test_a_key_made_in_compiled_code():
     def caller(weight, layer):
         return init.normal_(weight, key=Key(3, f"layers.{layer}.weight"))
@@ -535,6 +548,17 @@ def test_a_key_made_in_compiled_code():
     assert torch.equal(
         compiled(torch.empty(4), 2), init.normal_(torch.empty(4), key=Key(3, "layers.2.weight"))
     )
+
+
+def test_seeds_given_to_compiled_code():
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda weight, seed: init.normal_(weight, key=Key(seed, "w")), fullgraph=True, backend="aot_eager"
+    )
+    for seed in (3, 4, -5, 2**63 + 1):
+        assert torch.equal(
+            compiled(torch.empty(4), seed), init.normal_(torch.empty(4), key=Key(seed, "w"))
+        ), seed
 
 
 def test_whole_numbers_in_compiled_code():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
 import threading
 from types import MappingProxyType
 
@@ -15,6 +16,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import orthogonal_ as captured_orthogonal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
@@ -781,6 +783,58 @@ def test_compiled_code_is_not_broken():
     assert torch.equal(step(x, w), torch.full((2, 4), 3.0))
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("model", [None, nn.Linear(2, 2)], ids=["no model", "model"])
+@pytest.mark.parametrize("fill", [nn.init.normal_, torch.Tensor.uniform_])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+def test_what_is_traced_keeps_the_random_operations_of_pytorch(size, model, fill):
+    def noise(x):
+        return fill(x + 0)
+
+    with intercept(model, seed=0):
+        traced = torch.jit.trace(noise, torch.zeros(size), check_trace=False)
+        graphs = [make_fx(noise, tracing_mode=mode)(torch.zeros(size)) for mode in ("real", "fake")]
+    assert f"aten::{fill.__name__}" in str(traced.graph)
+    for run in (traced, *graphs):
+        first, second = run(torch.zeros(size)), run(torch.zeros(size))
+        assert first.any() and second.any() and not torch.equal(first, second)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))]
+)
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning"
+)
+def test_script_modules(script, inside):
+    model = script(Normed())
+    if inside:
+        model = nn.Sequential(model)
+    with intercept(model, seed=0):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+            parameter.data[1:].normal_()
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.normal_()
+    for name, parameter in model.named_parameters():
+        assert_values(parameter[1:].detach(), expected(parameter.detach(), f"{name}#1")[1:], context=name)
+        assert_values(parameter[:1].detach(), expected(parameter.detach(), name)[:1], context=name)
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            assert_is(buffer, name)
+
+
 def test_tensors_marked_by_transformers_are_left_to_it():
     layer = a_layer()
     layer.weight._is_hf_initialized = True
@@ -791,6 +845,12 @@ def test_tensors_marked_by_transformers_are_left_to_it():
         assert torch.equal(layer.weight, before)
         layer.weight.data.normal_()  # the mark is the tensor's, not its memory's
     assert_is(layer.weight, "weight")
+
+
+def test_functions_have_their_source_inside_a_block():
+    sources = [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES]
+    with intercept(seed=0):
+        assert [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES] == sources
 
 
 # Blocks

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from convinit_ext import CONTRACT_VERSION, Key, canonical_name, keys
+from convinit_ext import CONTRACT_VERSION, Key, canonical_name, init, keys
 from convinit_ext.keys import KeyRow, draw, stack
 
 given = pytest.importorskip("hypothesis").given
@@ -53,6 +53,15 @@ def test_a_key_is_a_value():
     assert pickle.loads(pickle.dumps(key)).words == key.words
     with pytest.raises(dataclasses.FrozenInstanceError):
         key.seed = 4
+
+
+def test_a_key_in_a_symbolic_trace():
+    class Noise(torch.nn.Module):
+        def forward(self, x):
+            return init.normal_(x, key=Key(7, "w"))
+
+    traced = torch.fx.symbolic_trace(Noise())
+    assert torch.equal(traced(torch.empty(5)), init.normal_(torch.empty(5), key=Key(7, "w")))
 
 
 def test_numpy_and_torch_integers_are_seeds():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
@@ -11,9 +12,19 @@ import torch
 from filling import DTYPES
 from reference import layer_key, reference
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, verify
+from convinit_ext import (
+    Constant,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    init_model_,
+    plan_model,
+    save_model,
+    verify,
+)
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 from convinit_ext.verification import Share, VerifiedRow, merged
@@ -479,3 +490,19 @@ def test_memory_that_was_taken_away_is_not_read():
     model.weight.untyped_storage().resize_(0)
     with pytest.raises(RuntimeError, match="tensor 'weight': its storage holds no memory"):
         verify(model, 0)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_fake_tensors_have_no_values(tmp_path, inside):
+    mode = FakeTensorMode()
+    with mode:
+        model = nn.Linear(4, 3)
+        plan = plan_model(model)
+    with mode if inside else contextlib.nullcontext():
+        with pytest.raises(ValueError, match="or fake, have no values to verify"):
+            verify(model)
+        with pytest.raises(ValueError, match="'weight' is fake: it has no values"):
+            plan.fingerprint()
+    with mode, pytest.raises(ValueError, match="'weight' is fake: it has no values"):
+        save_model(model, tmp_path / "folder")
+    assert not list(tmp_path.iterdir())
