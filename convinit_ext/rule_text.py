@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -127,6 +127,7 @@ def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
     name, positional, named = _call_of(text)
     if name not in INITIALISERS:
         raise ValueError(f"init {text!r}: there is no {name!r}; accepted are {_accepted()}")
+    _check_distinct(text, [*named, *arguments])
     make = INITIALISERS[name]
     try:
         bound = inspect.signature(make).bind(*positional, **named, **arguments)
@@ -147,11 +148,20 @@ def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
         return tree.id, [], {}
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
         raise ValueError(wrong)
+    _check_distinct(text, [each.arg for each in tree.keywords])
     try:
         positional = [_literal(each) for each in tree.args]
         return tree.func.id, positional, {str(each.arg): _literal(each.value) for each in tree.keywords}
     except ValueError as error:
         raise ValueError(f"{wrong}; arguments are numbers and strings") from error
+
+
+def _check_distinct(text: str, names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is None:
+            raise ValueError(f"init {text!r}: ** is not accepted; arguments are numbers and strings")
+        if names.count(name) > 1:
+            raise ValueError(f"init {text!r}: {name!r} is there twice")
 
 
 def _literal(node: ast.expr) -> Any:
