@@ -54,7 +54,7 @@ def parse(text: str, what: str) -> Pattern:
     if text.startswith(_REGEX):
         try:
             return re.compile(text.removeprefix(_REGEX))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{what} {text!r} is no regular expression: {error}") from error
     check(text, what)
     return text

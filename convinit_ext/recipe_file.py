@@ -12,6 +12,7 @@ from convinit_ext import rule_text
 from convinit_ext.rules import Rule
 
 SUFFIXES = (".toml", ".json")
+_MAX_DEPTH = 100  # of files that extend files
 _KEYS = ("name", "extends", "defaults", "rules")
 
 Known = Mapping[str, tuple[Rule, ...]]  # the ready-made recipes by name
@@ -35,9 +36,13 @@ def read(path: str | Path, known: Known, within: tuple[Path, ...] = ()) -> Conte
         raise ValueError(
             f"recipes extend each other in a cycle: {' -> '.join(map(str, (*within, resolved)))}"
         )
+    if len(within) >= _MAX_DEPTH:
+        raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
     try:
         text = path.read_text(encoding="utf-8")
         given = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _toml(text)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
     except ValueError as error:  # of the readers, or of bytes that are no text
         raise ValueError(f"{path}: {error}") from error
     return from_dict(given, known, path, (*within, resolved))

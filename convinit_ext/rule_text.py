@@ -18,6 +18,7 @@ from convinit_ext.initialisers import ONES, ZEROS, Fan, Kaiming, VarianceScaling
 from convinit_ext.rules import Rule, is_values
 
 _KEYS = ("init", "arguments", "module", "parameter", "name", "buffer", "where", "label")
+_LONG = 200  # characters of a text that an error shows
 _PATTERNS = ("parameter", "name", "buffer")
 
 
@@ -139,10 +140,11 @@ def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
 
 def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Name and arguments of "normal_(0, std=0.02)", or of the name alone."""
-    wrong = f"init {text!r} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
+    shown = text if len(text) <= _LONG else f"{text[:_LONG]}..."
+    wrong = f"init {shown!r} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(wrong) from error
     if isinstance(tree, ast.Name):
         return tree.id, [], {}
@@ -152,7 +154,7 @@ def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     try:
         positional = [_literal(each) for each in tree.args]
         return tree.func.id, positional, {str(each.arg): _literal(each.value) for each in tree.keywords}
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{wrong}; arguments are numbers and strings") from error
 
 
