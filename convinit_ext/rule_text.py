@@ -91,6 +91,8 @@ def rule_from_dict(given: object) -> Rule:
     conditions: dict[str, Any] = {key: patterns.parse(given[key], key) for key in _PATTERNS if key in given}
     if "module" in given:
         named = given["module"]
+        if not named:
+            raise ValueError("module is empty, and no parameter would fit; leave it out, and all do")
         types = tuple(map(_module_type, named)) if isinstance(named, list) else _module_type(named)
         conditions["module"] = types
     if "where" in given:

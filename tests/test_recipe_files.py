@@ -191,6 +191,8 @@ def test_files_extend_files_in_their_folder_and_cycles_are_named(tmp_path):
         ({"init": "zeros_", "module": "no.such.Type"}, r"module 'no\.such\.Type'"),
         ({"init": "zeros_", "module": ["Linear", "functional"]}, "'functional' is not a type of"),
         ({"init": "zeros_", "name": "re:("}, r"name 're:\(' is no regular expression"),
+        ({"init": "zeros_", "name": "re:"}, "'re:' is an empty pattern"),
+        ({"init": "zeros_", "module": []}, "module is empty"),
         ({"init": "zeros_", "name": ""}, "name is an empty pattern"),
         ({"init": "zeros_", "parameter": "weight[0"}, "'weight.0': its '.' is never closed"),
         ({"init": "zeros_", "where": "where"}, "where 'where' is not of the form"),
