@@ -60,7 +60,7 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument(
         "--save",
-        type=Path,
+        type=destination,
         metavar="DIR|FILE.safetensors",
         help="write the initialised weights to disk, block by block: no memory is filled, and there is no "
         "comparison. The same command finishes a run that was interrupted",
@@ -176,6 +176,12 @@ def seed(text: str) -> int:
         return checked_seed(int(text, 0))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a seed: {error}") from error
+
+
+def destination(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("--save is empty; it takes a folder, or a file in .safetensors")
+    return Path(text)
 
 
 def size(text: str) -> int:

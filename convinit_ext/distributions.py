@@ -36,11 +36,17 @@ class ParameterError(ValueError, RuntimeError):
     """A distribution cannot have these parameters. A RuntimeError too, as that is what PyTorch raises."""
 
 
+class TooLargeError(ParameterError, OverflowError):
+    """A number beyond float64. An OverflowError too, as that is what Python raises."""
+
+
 def _as_float(value: float) -> float:
     """As PyTorch takes a float: any number, numpy's too, whose own arithmetic may overflow; but no text."""
     if not isinstance(value, str | bytes | bytearray):
         try:
             return float(value)
+        except OverflowError as error:
+            raise TooLargeError(f"a distribution's parameters must be numbers of float64: {error}") from error
         except (TypeError, ValueError):
             pass
     raise TypeError(f"a distribution's parameters must be numbers, and {value!r} is none")

@@ -35,6 +35,7 @@ _NORM = re.compile(r"(Layer|RMS|Rms|Group|Batch|Instance)Norm")
 _OFFSET_NORM = re.compile(
     r"(Gemma[23]?|RecurrentGemma|T5Gemma2?|VaultGemma|Qwen3Next|Qwen3_5(Moe)?|Qwen4ExpText|MiniMaxM3VL|Step3p7"
     r"|MuseGlimmerTextCentered|MuseSparkText(Centered|InputScaled))RMSNorm"
+    r"|VideoPrismLayerNorm"
 )
 
 
@@ -124,6 +125,9 @@ def _projects_attention(target: Target) -> bool:
     return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
 
 
+# One that multiplies by 1 + weight, though it is derived from PyTorch's: VideoPrismLayerNorm.
+OFFSET_LAYER_NORM = Rule(ZEROS, module=nn.LayerNorm, parameter="weight", where=_from_zero)
+
 # Norm layers that are not of torch.nn are known by the names of their types: LlamaRMSNorm, T5LayerNorm.
 NORM_LIKE: tuple[Rule, ...] = (
     Rule(ONES, parameter="weight", where=_from_one),
@@ -137,6 +141,7 @@ TORCH = Recipe(
         Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
         Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
         Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
+        OFFSET_LAYER_NORM,
         Rule(ONES, module=NORMS, parameter="weight"),
         Rule(ZEROS, module=NORMS, parameter="bias"),
         Rule(_embedding, module=EMBEDDINGS, parameter="weight", label="normal_(0, 1)"),

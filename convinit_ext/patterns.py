@@ -52,9 +52,11 @@ def parse(text: str, what: str) -> Pattern:
     (re.compile('^blocks'), 'blocks.*')
     """
     if text.startswith(_REGEX):
+        if text == _REGEX:
+            raise ValueError(f"{what} {text!r} is an empty pattern; '*' fits all")
         try:
             return re.compile(text.removeprefix(_REGEX))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{what} {text!r} is no regular expression: {error}") from error
     check(text, what)
     return text

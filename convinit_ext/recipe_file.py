@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from convinit_ext import rule_text
 from convinit_ext.rules import Rule
 
 SUFFIXES = (".toml", ".json")
+_MAX_DEPTH = 100  # of files that extend files
 _KEYS = ("name", "extends", "defaults", "rules")
 
 Known = Mapping[str, tuple[Rule, ...]]  # the ready-made recipes by name
@@ -35,9 +36,13 @@ def read(path: str | Path, known: Known, within: tuple[Path, ...] = ()) -> Conte
         raise ValueError(
             f"recipes extend each other in a cycle: {' -> '.join(map(str, (*within, resolved)))}"
         )
+    if len(within) >= _MAX_DEPTH:
+        raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
     try:
         text = path.read_text(encoding="utf-8")
-        given = json.loads(text) if path.suffix == ".json" else _toml(text)
+        given = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _toml(text)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
     except ValueError as error:  # of the readers, or of bytes that are no text
         raise ValueError(f"{path}: {error}") from error
     return from_dict(given, known, path, (*within, resolved))
@@ -108,6 +113,15 @@ def _extended(
         return read(other, known, within).rules
     except OSError as error:
         raise ValueError(f"{place}extends {name!r}: {error}") from error
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = value
+    return found
 
 
 def _toml(text: str) -> object:

@@ -6,7 +6,7 @@ import ast
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,7 @@ from convinit_ext.initialisers import ONES, ZEROS, Fan, Kaiming, VarianceScaling
 from convinit_ext.rules import Rule, is_values
 
 _KEYS = ("init", "arguments", "module", "parameter", "name", "buffer", "where", "label")
+_LONG = 200  # characters of a text that an error shows
 _PATTERNS = ("parameter", "name", "buffer")
 
 
@@ -90,6 +91,8 @@ def rule_from_dict(given: object) -> Rule:
     conditions: dict[str, Any] = {key: patterns.parse(given[key], key) for key in _PATTERNS if key in given}
     if "module" in given:
         named = given["module"]
+        if not named:
+            raise ValueError("module is empty, and no parameter would fit; leave it out, and all do")
         types = tuple(map(_module_type, named)) if isinstance(named, list) else _module_type(named)
         conditions["module"] = types
     if "where" in given:
@@ -127,6 +130,7 @@ def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
     name, positional, named = _call_of(text)
     if name not in INITIALISERS:
         raise ValueError(f"init {text!r}: there is no {name!r}; accepted are {_accepted()}")
+    _check_distinct(text, [*named, *arguments])
     make = INITIALISERS[name]
     try:
         bound = inspect.signature(make).bind(*positional, **named, **arguments)
@@ -138,20 +142,30 @@ def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
 
 def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Name and arguments of "normal_(0, std=0.02)", or of the name alone."""
-    wrong = f"init {text!r} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
+    shown = text if len(text) <= _LONG else f"{text[:_LONG]}..."
+    wrong = f"init {shown!r} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(wrong) from error
     if isinstance(tree, ast.Name):
         return tree.id, [], {}
     if not isinstance(tree, ast.Call) or not isinstance(tree.func, ast.Name):
         raise ValueError(wrong)
+    _check_distinct(text, [each.arg for each in tree.keywords])
     try:
         positional = [_literal(each) for each in tree.args]
         return tree.func.id, positional, {str(each.arg): _literal(each.value) for each in tree.keywords}
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(f"{wrong}; arguments are numbers and strings") from error
+
+
+def _check_distinct(text: str, names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is None:
+            raise ValueError(f"init {text!r}: ** is not accepted; arguments are numbers and strings")
+        if names.count(name) > 1:
+            raise ValueError(f"init {text!r}: {name!r} is there twice")
 
 
 def _literal(node: ast.expr) -> Any:

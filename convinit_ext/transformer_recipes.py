@@ -15,7 +15,7 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
 from convinit_ext.initialisers import ONES, ZEROS, RowZeroed, Target
-from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, NORM_LIKE, TORCH, of_conv1d
+from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, NORM_LIKE, OFFSET_LAYER_NORM, TORCH, of_conv1d
 from convinit_ext.recipe import Recipe
 from convinit_ext.rules import NORMS, Rule
 
@@ -130,8 +130,8 @@ def llama(std: float = _STD) -> Recipe:
     Source: LlamaConfig.initializer_range and PreTrainedModel._init_weights of transformers. Other code scales
     by depth (torchtitan): that is `gpt`.
 
-    >>> [rule.text for rule in llama().rules[:2]]
-    ['normal_(0, 0.02)', 'ones_']
+    >>> [rule.text for rule in llama().rules[:1]]
+    ['normal_(0, 0.02)']
     """
     return Recipe(_language(std), name="llama", defaults=False)
 
@@ -140,6 +140,7 @@ def _language(std: float) -> tuple[Rule, ...]:
     normal = Normal(0.0, std)
     return (
         Rule(_embedding(normal), module=EMBEDDINGS, parameter="weight", label=Rule(normal).text),
+        OFFSET_LAYER_NORM,
         Rule(ONES, module=NORMS, parameter="weight"),
         Rule(ZEROS, module=NORMS, parameter="bias"),
         *NORM_LIKE,

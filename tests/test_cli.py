@@ -143,6 +143,8 @@ def test_info_says_what_is_in_use(capsys):
         (["run", "--recipe", "soup.yaml"], "'soup.yaml'; there are torch, he"),
         (["run", "--only", "re:("], "'re:(' is no regular expression"),
         (["run", "--skip", ""], "empty pattern"),
+        (["run", "--skip", "re:"], "empty pattern"),
+        (["run", "--save", ""], "--save is empty"),
         (["run", "--seed", "many"], "'many' is not a seed"),
         (["run", "--seed", str(2**64)], "seed must be in"),
         (["run", "--dtype", "int8"], "'int8'"),

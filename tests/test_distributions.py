@@ -44,8 +44,9 @@ def test_a_parameter_that_is_no_number(kind, value):
 
 @pytest.mark.parametrize("kind", ALL)
 def test_numbers_that_float64_cannot_hold(kind):
-    with pytest.raises(OverflowError, match="too large"):
-        kind(10**400)
+    for error in (OverflowError, ValueError):
+        with pytest.raises(error, match="too large"):
+            kind(10**400)
 
 
 def test_a_constant_of_integers_keeps_every_digit():

@@ -13,7 +13,7 @@ from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
 from convinit_ext.plan import make_plan
-from convinit_ext.recipes import RowZeroed, gpt, llama, trunc_normal
+from convinit_ext.recipes import RECIPES, RowZeroed, gpt, llama, trunc_normal
 from convinit_ext.spread import std_of
 
 LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2
@@ -96,6 +96,10 @@ class LlamaRMSNorm(nn.Module):
 
 class GemmaRMSNorm(LlamaRMSNorm):
     """Its forward multiplies by 1 + weight."""
+
+
+class VideoPrismLayerNorm(nn.LayerNorm):
+    """Its forward multiplies by weight + 1."""
 
 
 NAMES = [
@@ -188,6 +192,14 @@ def test_llama_has_one_std_whatever_the_depth_and_takes_experts():
     model.scale = nn.Parameter(torch.empty(3))
     with pytest.raises(ValueError, match=r"'llama' has no rule for 1 parameter:\n  scale \[3\]"):
         make_plan(model, recipe="llama")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_norms_that_add_one_to_their_weights_start_from_zero(recipe):
+    model = nn.Sequential(GemmaRMSNorm(8), VideoPrismLayerNorm(8), nn.LayerNorm(8))
+    found = fillings(model, recipe)
+    assert found["0.weight"] == found["1.weight"] == found["1.bias"] == Constant(0.0)
+    assert found["2.weight"] == Constant(1.0)
 
 
 class LayerScale(nn.Module):

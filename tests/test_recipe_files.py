@@ -154,6 +154,10 @@ def test_files_extend_files_in_their_folder_and_cycles_are_named(tmp_path):
         ValueError, match=r"extend each other in a cycle: .*a\.json -> .*b\.json -> .*a\.json"
     ):
         Recipe.load(tmp_path / "a.json")
+    for number in range(200):
+        (tmp_path / f"{number}.json").write_text(f'{{"extends": "{number + 1}.json"}}')
+    with pytest.raises(ValueError, match=r"100\.json: recipes extend each other more than 100 deep"):
+        Recipe.load(tmp_path / "0.json")
     (tmp_path / "a.json").write_text('{"extends": "c.json"}')
     with pytest.raises(ValueError, match=r"a\.json: extends 'c\.json': .*No such file"):
         Recipe.load(tmp_path / "a.json")
@@ -187,13 +191,21 @@ def test_files_extend_files_in_their_folder_and_cycles_are_named(tmp_path):
         ({"init": "zeros_", "module": "no.such.Type"}, r"module 'no\.such\.Type'"),
         ({"init": "zeros_", "module": ["Linear", "functional"]}, "'functional' is not a type of"),
         ({"init": "zeros_", "name": "re:("}, r"name 're:\(' is no regular expression"),
+        ({"init": "zeros_", "name": "re:"}, "'re:' is an empty pattern"),
+        ({"init": "zeros_", "module": []}, "module is empty"),
         ({"init": "zeros_", "name": ""}, "name is an empty pattern"),
         ({"init": "zeros_", "parameter": "weight[0"}, "'weight.0': its '.' is never closed"),
         ({"init": "zeros_", "where": "where"}, "where 'where' is not of the form"),
         ({"init": "zeros_", "parameter": "a", "buffer": "b"}, "not both"),
+        ({"init": "constant_(val=1, val=2)"}, "'val' is there twice"),
+        ({"init": "constant_(val=1)", "arguments": {"val": 2}}, "'val' is there twice"),
+        ({"init": "normal_(**{})"}, r"\*\* is not accepted"),
+        ({"init": f"constant_({'-' * 100_000}1)"}, r"-\.\.\.' is not of the form"),
+        ({"init": "constant_", "arguments": {"val": 10**400}}, "too large"),
+        ({"init": "zeros_", "name": "re:a{99999999999999999999}"}, "is no regular expression"),
         ("zeros_", "a rule is a table with init"),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
 )  # fmt: skip
 def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule, said):
     path = tmp_path / "wrong.json"
@@ -206,7 +218,10 @@ def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule,
     ("text", "said"),
     [
         ("[", r"wrong\.json: "),
+        ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
         ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, rules"),
+        ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
+        ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
         ('{"rule": []}', r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, rules"),
         ('{"rules": {}}', r"wrong\.json: rules must be a list"),
         ('{"defaults": 1}', r"wrong\.json: defaults must be a bool, not 1"),
