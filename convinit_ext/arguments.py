@@ -110,8 +110,8 @@ def _add_fingerprint(commands: Any) -> None:
     parser.set_defaults(failure=USAGE)
     parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help=_PATH)
     _add_model(parser, required=False)
-    parser.add_argument("--seed", type=seed, default=0, help="with --model (default: 0)")
-    parser.add_argument("--recipe", type=recipe, default="torch", help="with --model, as for run")
+    parser.add_argument("--seed", type=seed, help="with --model (default: 0)")
+    parser.add_argument("--recipe", type=recipe, help="with --model, as for run")
     parser.add_argument("--dtype", choices=DTYPES, help="with --model (default: the model's own)")
     parser.add_argument("--each", action="store_true", help="of every tensor by itself; of a PATH")
     parser.add_argument("--expect", type=fingerprint, metavar="HEX", help="fail if it is another one")
@@ -130,7 +130,6 @@ def _add_model(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument(
         "--construct",
         choices=("meta", "cpu"),
-        default="meta",
         help="where MODULE:CALLABLE runs (default: meta)",
     )
 

@@ -30,7 +30,7 @@ def run_verify(options: argparse.Namespace) -> int:
         seed,
         imported(recipe, "recipe") if ":" in recipe else recipe,
         getattr(torch, options.dtype) if options.dtype else None,
-        model=built(imported(options.model, "model"), options.construct == "meta", torch.device("cpu")),
+        model=built(imported(options.model, "model"), options.construct != "cpu", torch.device("cpu")),
         only=options.only,
         skip=options.skip,
     )
@@ -65,6 +65,9 @@ def run_fingerprint(options: argparse.Namespace) -> int:
         raise CommandError("say either a PATH or --model")
     if options.each and options.path is None:
         raise CommandError("--each is for a PATH")
+    for name in ("seed", "recipe", "dtype", "construct"):
+        if options.path is not None and getattr(options, name) is not None:
+            raise CommandError(f"--{name} is for --model")
     number = _planned(options) if options.path is None else fingerprint(options.path)
     each = fingerprints(options.path) if options.each else {}
     if options.json:
@@ -78,7 +81,8 @@ def run_fingerprint(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> str:
-    model = built(imported(options.model, "model"), options.construct == "meta", torch.device("cpu"))
-    recipe = imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
+    model = built(imported(options.model, "model"), options.construct != "cpu", torch.device("cpu"))
+    said = options.recipe or "torch"
+    recipe = imported(said, "recipe") if ":" in said else said
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    return plan_model(model, options.seed, recipe, dtype=dtype).fingerprint()
+    return plan_model(model, options.seed or 0, recipe, dtype=dtype).fingerprint()
