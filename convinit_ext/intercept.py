@@ -305,7 +305,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.is_meta
         or tensor.numel() == 0
         or tensor.is_neg()
-        or isinstance(tensor, FakeTensor)
+        or (type(tensor) not in _PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()
         or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
     )

@@ -49,11 +49,11 @@ class Named:
         holder = self.model
         *children, leaf = self.path
         for child in children:
-            modules = holder._modules  # no dict in a ScriptModule: it has no get
+            modules = holder._modules
             if child not in modules or (module := modules[child]) is None:
                 return False
             holder = module
-        parameters, buffers = holder._parameters, holder._buffers
+        parameters, buffers = holder._parameters, holder._buffers  # no dicts in a ScriptModule: without get
         return (leaf in parameters and parameters[leaf] is self.tensor) or (
             leaf in buffers and buffers[leaf] is self.tensor
         )
