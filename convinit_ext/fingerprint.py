@@ -19,9 +19,9 @@ from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
 from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
+from convinit_ext.writable import PLAIN
 
 _DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
-_PLAIN = (Tensor, nn.Parameter)
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
@@ -143,7 +143,7 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _checked(name: str, tensor: object) -> Tensor:
     """A tensor with values that can be read as they are."""
-    if isinstance(tensor, Tensor) and type(tensor) in _PLAIN and _is_plain_memory(tensor):
+    if isinstance(tensor, Tensor) and type(tensor) in PLAIN and _is_plain_memory(tensor):
         return tensor
     what = f"tensor {name!r}" if name else "the tensor"
     if not isinstance(tensor, Tensor):

@@ -33,11 +33,11 @@ from convinit_ext.boxes import is_dtensor, local_of, parts
 from convinit_ext.distributions import Distribution, TruncatedNormal
 from convinit_ext.fill import fill_
 from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
-from convinit_ext.keys import INT64_MIN, Key, KeyRow
+from convinit_ext.keys import INT64_MIN, Key, KeyRow, checked_seed
 from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, UnsupportedTensorError
 from convinit_ext.regions import Owned
 from convinit_ext.whose import Owners
-from convinit_ext.writable import is_surely_writable
+from convinit_ext.writable import PLAIN, STRIDED, is_surely_writable
 
 _Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
 
@@ -91,7 +91,7 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
             "for several, put them into one module or nest the blocks"
         )
     if seed is not None:
-        seed = Key(seed, "seed").seed
+        seed = checked_seed(seed)
     return _Block(model, seed)
 
 
@@ -168,7 +168,7 @@ class _Fills(TorchFunctionMode):
                 return self._fill_matrix(getattr(init, name), args)
             try:
                 asked = _INIT_FUNCTIONS[name](*args)
-            except Exception:
+            except Exception:  # as above
                 return None
             return tensor if self._fill(*asked) else None
 
@@ -268,7 +268,7 @@ def _is_quick(tensor: Tensor) -> bool:
     """
     return (
         tensor.numel() <= SMALL
-        and type(tensor) in _PLAIN
+        and type(tensor) in PLAIN
         and tensor.is_cpu
         and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
     )
@@ -301,11 +301,11 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
         _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
         or tensor.dtype not in SUPPORTED_DTYPES
-        or tensor.layout is not _STRIDED
+        or tensor.layout is not STRIDED
         or tensor.is_meta
         or tensor.numel() == 0
         or tensor.is_neg()
-        or (type(tensor) not in _PLAIN and isinstance(tensor, FakeTensor))
+        or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()
         or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
     )
@@ -376,8 +376,6 @@ _INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
     "kaiming_normal_": _read_kaiming("normal"),
     "kaiming_uniform_": _read_kaiming("uniform"),
 }
-_PLAIN = (Tensor, nn.Parameter)
-_STRIDED = torch.strided
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 _MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
 _DIAGONAL_FUNCTIONS = ("eye_", "dirac_")

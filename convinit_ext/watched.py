@@ -143,10 +143,13 @@ class Places:
         ]
         return list(dict.fromkeys(held.path for held, each in zip(self._held, differs, strict=True) if each))
 
-    def _now(self) -> tuple[list[int], list[torch.Size], list[torch.dtype], list[torch.device]]:
+    def _now(self) -> tuple[list[int | None], list[torch.Size], list[torch.dtype], list[torch.device]]:
         tensors = self._tensors
         return (
-            [id(module[kind].get(leaf)) for module, kind, leaf in self._places],
+            [  # no dicts in a ScriptModule: without get
+                id(holder[leaf]) if leaf in (holder := module[kind]) else None
+                for module, kind, leaf in self._places
+            ],
             [tensor.shape for tensor in tensors],
             [tensor.dtype for tensor in tensors],
             [tensor.device for tensor in tensors],

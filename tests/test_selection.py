@@ -9,7 +9,7 @@ import torch
 from reference import layer_key, reference
 from torch import nn
 
-from convinit_ext import Constant, Uniform, init_model_, plan_model
+from convinit_ext import Constant, Uniform, fingerprint, init_model_, plan_model
 from convinit_ext import model as model_module
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
@@ -280,6 +280,19 @@ def test_a_plan_that_ran_leaves_buffers_of_the_new_dtype_alone():
     before = model.table.clone()
     plan.run(2)
     assert model.table.dtype == torch.bfloat16 and torch.equal(model.table, before)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+def test_a_plan_of_a_script_module():
+    model = torch.jit.script(nn.Linear(3, 2))
+    plan = plan_model(model, seed=0, recipe=DRAWN)
+    plan.run()
+    expected = reference((2, 3), *layer_key(0, "weight"), ("uniform", -0.5, 0.25), "float32")
+    assert torch.equal(model.weight.detach(), torch.from_numpy(expected))
+    assert plan.fingerprint() == fingerprint(model)
+    model.bias = nn.Parameter(torch.zeros(2))
+    with pytest.raises(RuntimeError, match="bias"):
+        plan.run()
 
 
 def test_a_plan_of_a_model_that_changed_since_is_refused():
