@@ -28,6 +28,8 @@ SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefi
 	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
 SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
 SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/digest_on_cpu
+ARM := aarch64-linux-gnu-g++ -std=c++17 -ffp-contract=off -O2 -Wall -Wextra -Werror -static -pthread -Icsrc
+ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
 CUDA_ARCHITECTURES := 80 90 120
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
 
@@ -35,7 +37,7 @@ NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES)
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow test-install bench lint format sanitize check-cuda test-cuda-build clean
+.PHONY: run test test-slow test-install bench lint format sanitize check-arm check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -79,6 +81,19 @@ $(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 $(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp $(CXX_SOURCES) $(wildcard tests/*/*.h)
 	@mkdir -p $(@D)
 	$(SANITIZE) -c $< -o $@
+
+# The CPU kernels for 64-bit Arm, compiled on another machine and run in an emulator.
+check-arm:
+	@if command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null; then set -x; \
+		$(MAKE) build/arm/fill_everything && qemu-aarch64 build/arm/fill_everything; \
+	else echo "check-arm: left out, there is no aarch64-linux-gnu-g++ or no qemu-aarch64 on PATH"; fi
+
+build/arm/fill_everything: $(ARM_OBJECTS)
+	$(ARM) $^ -o $@
+
+$(ARM_OBJECTS): build/arm/%.o: %.cpp $(CXX_SOURCES)
+	@mkdir -p $(@D)
+	$(ARM) -c $< -o $@
 
 # nvcc takes the kernels, and every header and formula of csrc/core. And CUDA's ops compile against any torch, since they
 # see its stable ABI alone. Needs no GPU.

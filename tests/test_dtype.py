@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,12 @@ SMALL_TYPES = ["float16", "bfloat16", *FLOAT8]
 LANES_FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"],
+    "neon": [],
 }
+ARM_CXX = shutil.which("aarch64-linux-gnu-g++")
+EMULATOR = shutil.which("qemu-aarch64")
+EMULATED = ["neon, emulated"] if ARM_CXX and EMULATOR else []
+Rounding = Callable[[np.ndarray, str], np.ndarray]
 # Ties, and their neighbours on both sides.
 LOW_HALVES = [0x0000, 0x0001, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
 
@@ -49,35 +55,57 @@ def rounded_by_torch(floats: np.ndarray, dtype: str) -> np.ndarray:
     return bits
 
 
-def compiled(folder: Path, source: str, *flags: str) -> ctypes.CDLL:
-    if CXX is None:
+def compiled(cxx: str | None, folder: Path, source: str, *flags: str) -> Path:
+    if cxx is None:
         pytest.skip("no compiler")
-    library = folder / f"{source}.so"
-    flags += "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", f"-I{ROOT / 'csrc'}"
-    subprocess.run([CXX, *flags, str(ROOT / "tests" / "native" / source), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+    built = folder / "built"
+    flags += "-std=c++17", "-O2", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"
+    subprocess.run([cxx, *flags, str(ROOT / "tests" / "native" / source), "-o", str(built)], check=True)
+    return built
+
+
+def called(folder: Path, source: str, *flags: str) -> Rounding:
+    """What a source rounds to, here."""
+    library = ctypes.CDLL(str(compiled(CXX, folder, source, "-fPIC", "-shared", *flags)))
+
+    def rounded(floats: np.ndarray, dtype: str) -> np.ndarray:
+        bits = np.empty(floats.shape, np.uint8 if dtype in FLOAT8 else np.int16)
+        at = (
+            ctypes.c_void_p(floats.ctypes.data),
+            ctypes.c_int64(floats.size),
+            ctypes.c_void_p(bits.ctypes.data),
+        )
+        getattr(library, f"round_{dtype}")(*at)
+        return bits
+
+    return rounded
+
+
+def emulated(folder: Path, source: str, *flags: str) -> Rounding:
+    """Likewise on another processor, which is emulated."""
+    program = compiled(ARM_CXX, folder, source, "-static", *flags)
+
+    def rounded(floats: np.ndarray, dtype: str) -> np.ndarray:
+        command = [str(EMULATOR), str(program), dtype]
+        output = subprocess.run(command, input=floats.tobytes(), capture_output=True, check=True).stdout
+        return np.frombuffer(output, np.uint8 if dtype in FLOAT8 else np.int16)
+
+    return rounded
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compiled(tmp_path_factory.mktemp("core"), "round_floats.cpp")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Rounding:
+    return called(tmp_path_factory.mktemp("core"), "round_floats.cpp")
 
 
-@pytest.fixture(scope="module", params=[isa for isa in LANES_FLAGS if isa in _C.available_isas()])
-def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+@pytest.fixture(scope="module", params=[isa for isa in LANES_FLAGS if isa in _C.available_isas()] + EMULATED)
+def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rounding:
     """The vectors of an instruction set."""
-    isa = request.param
-    names = f"-DCONVINIT_LANES={isa}", f'-DLANES_HEADER="cpu/lanes_{isa}.h"'
-    return compiled(tmp_path_factory.mktemp(isa), "round_vectors.cpp", *LANES_FLAGS[isa], *names)
-
-
-def rounded_by(library: ctypes.CDLL, floats: np.ndarray, dtype: str) -> np.ndarray:
-    bits = np.empty(floats.shape, np.uint8 if dtype in FLOAT8 else np.int16)
-    pointers = floats.ctypes.data, ctypes.c_int64(floats.size), bits.ctypes.data
-    getattr(library, f"round_{dtype}")(
-        ctypes.c_void_p(pointers[0]), pointers[1], ctypes.c_void_p(pointers[2])
-    )
-    return bits
+    isa = request.param.partition(",")[0]
+    flags = f"-DCONVINIT_LANES={isa}", f'-DLANES_HEADER="cpu/lanes_{isa}.h"', *LANES_FLAGS[isa]
+    if request.param in EMULATED:
+        return emulated(tmp_path_factory.mktemp(isa), "round_stdin.cpp", *flags)
+    return called(tmp_path_factory.mktemp(isa), "round_vectors.cpp", *flags)
 
 
 def assert_equal_but_for_nans(ours: np.ndarray, theirs: np.ndarray, floats: np.ndarray, dtype: str) -> None:
@@ -89,32 +117,32 @@ def assert_equal_but_for_nans(ours: np.ndarray, theirs: np.ndarray, floats: np.n
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
 @pytest.mark.parametrize("offset", [0x00, 0x80, 0xFF])
-def test_the_core_rounds_as_pytorch(core: ctypes.CDLL, dtype: str, offset: int):
+def test_the_core_rounds_as_pytorch(core: Rounding, dtype: str, offset: int):
     floats = dense_sweep(offset)
-    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
+    assert_equal_but_for_nans(core(floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
-def test_the_core_rounds_as_pytorch_beside_every_boundary(core: ctypes.CDLL, dtype: str):
+def test_the_core_rounds_as_pytorch_beside_every_boundary(core: Rounding, dtype: str):
     floats = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
-    assert_equal_but_for_nans(rounded_by(core, floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
+    assert_equal_but_for_nans(core(floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
-def test_vectors_round_as_the_core(lanes: ctypes.CDLL, core: ctypes.CDLL, dtype: str):
+def test_vectors_round_as_the_core(lanes: Rounding, core: Rounding, dtype: str):
     boundaries = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
     mixed = np.random.default_rng(0).permutation(boundaries)  # an element in another's place is seen
     for floats in (mixed, dense_sweep(0x00), dense_sweep(0x80)):
-        ours, scalar = rounded_by(lanes, floats, dtype), rounded_by(core, floats, dtype)
+        ours, scalar = lanes(floats, dtype), core(floats, dtype)
         assert_equal_but_for_nans(ours, scalar, floats, dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOAT8)
-def test_vectors_round_every_float_as_the_core(lanes: ctypes.CDLL, core: ctypes.CDLL, dtype: str):
+def test_vectors_round_every_float_as_the_core(lanes: Rounding, core: Rounding, dtype: str):
     for offset in range(256):
         floats = dense_sweep(offset)
-        ours, scalar = rounded_by(lanes, floats, dtype), rounded_by(core, floats, dtype)
+        ours, scalar = lanes(floats, dtype), core(floats, dtype)
         assert_equal_but_for_nans(ours, scalar, floats, dtype)
 
 

@@ -1,6 +1,6 @@
 // The scalar lane type: every operation that the formulas need beyond the operators, for one value at a time.
-// The GPU and the portable CPU path use it; cpu/lanes_avx2.h and cpu/lanes_avx512.h define the same names for
-// vectors.
+// The GPU and the portable CPU path use it; cpu/lanes_avx2.h, lanes_avx512.h and lanes_neon.h define the same
+// names for vectors.
 //
 // A group is kBlocks Philox blocks. Its words fill 2 * kVectors32 vectors of 32-bit lanes or two of 64-bit
 // lanes, and it stays in two halves, values from even words and from odd words, until a store interleaves
@@ -76,8 +76,8 @@ CONVINIT_HD F32 to_float(I32 x) { return static_cast<float>(x); }
 CONVINIT_HD F64 to_double(I64 x) { return static_cast<double>(x); }
 CONVINIT_HD F64 unsigned53_to_double(U64 x) { return static_cast<double>(static_cast<I64>(x)); }
 
-// A word of Philox, and the product of two. Vector lanes keep each in a 64-bit lane, a word in its low half,
-// the high half arbitrary. Here a product is two words: a GPU has 32 bits, and makes both with one
+// A word of Philox, and the product of two. Vector lanes of x86 keep each in a 64-bit lane, a word in its low
+// half, the high half arbitrary. Here a product is two words: a GPU has 32 bits, and makes both with one
 // instruction.
 using Word = U32;
 struct Product {

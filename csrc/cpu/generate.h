@@ -26,6 +26,8 @@ extern const GenerateTable kPortableTable;
 #if defined(__x86_64__)
 extern const GenerateTable kAvx2Table;
 extern const GenerateTable kAvx512Table;
+#elif defined(__aarch64__)
+extern const GenerateTable kNeonTable;
 #endif
 
 }  // namespace convinit

@@ -11,7 +11,7 @@
 namespace convinit {
 namespace {
 
-constexpr const char* kKnownNames[] = {"portable", "avx2", "avx512"};
+constexpr const char* kKnownNames[] = {"portable", "avx2", "avx512", "neon"};
 
 #if defined(__x86_64__)
 bool has_f16c() {  // no name for __builtin_cpu_supports in older compilers
@@ -54,6 +54,8 @@ std::vector<const GenerateTable*> available_tables() {
   __builtin_cpu_init();
   if (has_avx2()) tables.push_back(&kAvx2Table);
   if (has_avx512()) tables.push_back(&kAvx512Table);
+#elif defined(__aarch64__)
+  tables.push_back(&kNeonTable);
 #endif
   return tables;
 }

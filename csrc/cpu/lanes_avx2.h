@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "cpu/generate.h"
 
 namespace convinit {
 namespace avx2 {
@@ -127,6 +128,8 @@ CONVINIT_HD void store_bytes(void* to, U32 x) {
 }  // namespace vector
 
 #include "cpu/twice.inl"
+
+#include "cpu/wide_words.inl"
 
 }  // namespace avx2
 }  // namespace convinit

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/dtype.h"
+#include "cpu/generate.h"
 
 namespace convinit {
 namespace avx512 {
@@ -119,6 +120,8 @@ CONVINIT_HD void store_bytes(void* to, U32 x) {
 }  // namespace vector
 
 #include "cpu/twice.inl"
+
+#include "cpu/wide_words.inl"
 
 }  // namespace avx512
 }  // namespace convinit

@@ -25,12 +25,9 @@ constexpr int kVectors32 = 1;
 // What the functions below come down to.
 using vector::flip_sign;
 using vector::fma;
-using vector::join;
-using vector::join_high;
 using vector::less;
 using vector::max;
 using vector::min;
-using vector::multiply_wide;
 using vector::select;
 using vector::sqrt;
 using vector::store;
@@ -109,6 +106,10 @@ template <class Vector>
 CONVINIT_HD Twice<Vector> max(Twice<Vector> a, Twice<Vector> b) {
   return {max(a.x, b.x), max(a.y, b.y)};
 }
+template <class Vector>
+CONVINIT_HD Twice<Vector> xor3(Twice<Vector> a, Twice<Vector> b, Twice<Vector> c) {
+  return {xor3(a.x, b.x, c.x), xor3(a.y, b.y, c.y)};
+}
 template <class Mask, class Vector>
 CONVINIT_HD Twice<Vector> select(Twice<Mask> mask, Twice<Vector> yes, Twice<Vector> no) {
   return {select(mask.x, yes.x, no.x), select(mask.y, yes.y, no.y)};
@@ -134,41 +135,11 @@ CONVINIT_TWICE_FUNCTION(to_double)
 CONVINIT_TWICE_FUNCTION(unsigned53_to_double)
 #undef CONVINIT_TWICE_FUNCTION
 
-using Word = U64;
-using Product = U64;
-using SameWord = vector::U64;
-using SamePair = vector::U64;
-CONVINIT_HD SameWord same_word(uint32_t x) { return vector::splat(static_cast<uint64_t>(x)); }
-CONVINIT_HD SamePair same_pair(uint32_t low, uint32_t high) {
-  return vector::splat(low | static_cast<uint64_t>(high) << 32);
+CONVINIT_HD vector::U64 load(const void* from) {
+  vector::U64 lanes;
+  memcpy(&lanes, from, sizeof lanes);
+  return lanes;
 }
-CONVINIT_HD Word word(SameWord x) { return everywhere(x); }
-CONVINIT_HD U64 pair(SamePair x) { return everywhere(x); }
-CONVINIT_HD Word word(uint32_t x) { return word(same_word(x)); }
-CONVINIT_HD Word low_word(U64 product) { return product; }
-CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
-template <class Vector>
-CONVINIT_HD Twice<Vector> multiply_wide(Twice<Vector> a, uint32_t m) {
-  return {multiply_wide(a.x, m), multiply_wide(a.y, m)};
-}
-template <class Vector>
-CONVINIT_HD Twice<Vector> xor3(Twice<Vector> a, Twice<Vector> b, Twice<Vector> c) {
-  return {xor3(a.x, b.x, c.x), xor3(a.y, b.y, c.y)};
-}
-template <class Vector>
-CONVINIT_HD Twice<Vector> join(Twice<Vector> low, Twice<Vector> high) {
-  return {join(low.x, high.x), join(low.y, high.y)};
-}
-template <class Vector>
-CONVINIT_HD Twice<Vector> join_high(Twice<Vector> low, Twice<Vector> high) {
-  return {join_high(low.x, high.x), join_high(low.y, high.y)};
-}
-CONVINIT_HD U64 counters(uint32_t first) {
-  constexpr uint32_t kStep = vector::kBlocks;
-  return {{vector::counters(first), vector::counters(first + kStep)},
-          {vector::counters(first + 2 * kStep), vector::counters(first + 3 * kStep)}};
-}
-
 CONVINIT_HD void split(U64 pairs, U32 (&words)[1]) { words[0] = bit_cast<U32>(pairs); }
 
 template <class Out, class Vector>

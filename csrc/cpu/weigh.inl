@@ -22,14 +22,6 @@ static void weigh(const uint32_t* weights, const char* words, int64_t count, uin
   weigh_each(weights, words, 0, count, sums);
 }
 #else
-CONVINIT_HD vector::U64 load(const void* from) {
-  vector::U64 lanes;
-  memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
-
-// Two words in each 64-bit lane, of which the lower halves are multiplied: as they are loaded, and once more
-// with the upper halves moved down, and the weights of those.
 static void weigh(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums) {
   constexpr int64_t kWords = sizeof(vector::U64) / sizeof(uint32_t);
   vector::U64 total[kSums] = {};
@@ -37,14 +29,10 @@ static void weigh(const uint32_t* weights, const char* words, int64_t count, uin
   for (; done + 2 * kWords <= count; done += 2 * kWords) {
     __builtin_prefetch(words + 4 * done + 1024);
     const vector::U64 first = load(words + 4 * done), second = load(words + 4 * (done + kWords));
-    const vector::U64 first_upper = first >> 32, second_upper = second >> 32;
     CONVINIT_UNROLL
     for (int a = 0; a < kSums; ++a) {
-      const uint32_t *own = weights + done + a * kTableShift, *upper = own + kNextWeights;
-      total[a] += vector::multiply_lower(first, load(own)) +
-                  vector::multiply_lower(first_upper, load(upper)) +
-                  (vector::multiply_lower(second, load(own + kWords)) +
-                   vector::multiply_lower(second_upper, load(upper + kWords)));
+      const uint32_t* own = weights + done + a * kTableShift;
+      total[a] += products(first, own) + products(second, own + kWords);
     }
   }
   for (int a = 0; a < kSums; ++a) {

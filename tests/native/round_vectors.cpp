@@ -1,6 +1,10 @@
 // What tests/test_dtype.py loads: the vector lanes' rounding to each small type, for floats that it chooses,
 // in whole groups. Compiled for an instruction set, with CONVINIT_LANES its name and LANES_HEADER its lanes.
+#if defined(__x86_64__)
 #include <immintrin.h>
+#else
+#include <arm_neon.h>
+#endif
 
 #include <cmath>
 #include <cstdint>
@@ -15,7 +19,7 @@ using namespace convinit::CONVINIT_LANES;  // NOLINT: and of that one
 template <class Out>
 static void round_all(const float* values, int64_t count, Out* bits) {
   constexpr int kGroup = 4 * kBlocks;
-  const U64 lanes = counters(0);
+  const U64 lanes = join(counters(0), word(0));
   uint64_t blocks[kBlocks];
   memcpy(blocks, &lanes, sizeof blocks);
   for (int64_t i = 0; i < count; i += kGroup) {

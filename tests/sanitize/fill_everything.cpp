@@ -2,6 +2,7 @@
 // over odd lengths, starts and strides, into memory that ends where the tensor ends. Checks values against
 // the portable path's, and that what lies between the elements of a tensor is left alone. Then compares the
 // memory with what a fill writes, and takes its digest. Knows nothing of torch.
+#include <cfenv>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -63,9 +64,15 @@ std::vector<Distribution> make_distributions() {
   return distributions;
 }
 
+// Threads that round otherwise: values must not depend on it, nor may it be lost.
 void run_on_std_threads(int64_t num_workers, const std::function<void()>& worker) {
+  const auto round_upward_and_work = [&worker] {
+    std::fesetround(FE_UPWARD);
+    worker();
+    if (std::fegetround() != FE_UPWARD) std::abort();
+  };
   std::vector<std::thread> threads;
-  for (int64_t i = 0; i < num_workers; ++i) threads.emplace_back(worker);
+  for (int64_t i = 0; i < num_workers; ++i) threads.emplace_back(round_upward_and_work);
   for (std::thread& thread : threads) thread.join();
 }
 

@@ -1,0 +1,23 @@
+// The fill loop, and the digest's, for Arm's Advanced SIMD, which every 64-bit Arm processor has.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__aarch64__)
+#include <arm_neon.h>
+
+#include "cpu/generate.h"
+
+#define CONVINIT_LANES neon
+#include "cpu/lanes_neon.h"
+
+#include "cpu/weigh.inl"
+
+#include "cpu/fill_loop.inl"
+
+namespace convinit {
+
+const GenerateTable kNeonTable = neon::make_table("neon");
+
+}  // namespace convinit
+#endif

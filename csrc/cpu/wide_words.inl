@@ -1,0 +1,44 @@
+// Words of Philox that sit in the low halves of 64-bit lanes, the high halves arbitrary, so that one widening
+// multiply reads a word and leaves two. Included after cpu/twice.inl where a vector's multiply does that.
+
+using vector::join;
+using vector::join_high;
+using vector::multiply_wide;
+
+using Word = U64;
+using Product = U64;
+using SameWord = vector::U64;
+using SamePair = vector::U64;
+CONVINIT_HD SameWord same_word(uint32_t x) { return vector::splat(static_cast<uint64_t>(x)); }
+CONVINIT_HD SamePair same_pair(uint32_t low, uint32_t high) {
+  return vector::splat(low | static_cast<uint64_t>(high) << 32);
+}
+CONVINIT_HD Word word(SameWord x) { return everywhere(x); }
+CONVINIT_HD U64 pair(SamePair x) { return everywhere(x); }
+CONVINIT_HD Word word(uint32_t x) { return word(same_word(x)); }
+CONVINIT_HD Word low_word(U64 product) { return product; }
+CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
+template <class Vector>
+CONVINIT_HD Twice<Vector> multiply_wide(Twice<Vector> a, uint32_t m) {
+  return {multiply_wide(a.x, m), multiply_wide(a.y, m)};
+}
+template <class Vector>
+CONVINIT_HD Twice<Vector> join(Twice<Vector> low, Twice<Vector> high) {
+  return {join(low.x, high.x), join(low.y, high.y)};
+}
+template <class Vector>
+CONVINIT_HD Twice<Vector> join_high(Twice<Vector> low, Twice<Vector> high) {
+  return {join_high(low.x, high.x), join_high(low.y, high.y)};
+}
+CONVINIT_HD U64 counters(uint32_t first) {
+  constexpr uint32_t kStep = vector::kBlocks;
+  return {{vector::counters(first), vector::counters(first + kStep)},
+          {vector::counters(first + 2 * kStep), vector::counters(first + 3 * kStep)}};
+}
+
+// A digest's words, two to a lane, times its weights: the lower halves as they are loaded, and once more with
+// the upper halves moved down, and the weights of those.
+CONVINIT_HD vector::U64 products(vector::U64 words, const uint32_t* weights) {
+  return vector::multiply_lower(words, load(weights)) +
+         vector::multiply_lower(words >> 32, load(weights + kNextWeights));
+}
