@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,17 +29,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import announce, init, ops
+from convinit_ext.asked import INIT_FUNCTIONS, METHODS, Asked
 from convinit_ext.boxes import is_dtensor, local_of, parts
-from convinit_ext.distributions import Distribution, TruncatedNormal
+from convinit_ext.distributions import Distribution
 from convinit_ext.fill import fill_
-from convinit_ext.init import _kaiming, _normal, _uniform, _xavier
 from convinit_ext.keys import INT64_MIN, Key, KeyRow, checked_seed
 from convinit_ext.ops import SMALL, SUPPORTED_DTYPES, UnsupportedTensorError
 from convinit_ext.regions import Owned
 from convinit_ext.whose import Owners
 from convinit_ext.writable import PLAIN, STRIDED, is_surely_writable
 
-_Asked: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
+_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
+_MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
+_DIAGONAL_FUNCTIONS = ("eye_", "dirac_")
 
 
 def intercept(model: nn.Module | None = None, seed: int | None = None) -> AbstractContextManager[None]:
@@ -133,7 +135,7 @@ class _Fills(TorchFunctionMode):
     ) -> Any:
         """The methods. What compilers trace is PyTorch's."""
         kwargs = kwargs or {}
-        read = _METHODS.get(func)
+        read = METHODS.get(func)
         if read is None or is_compiling():
             return func(*args, **kwargs)
         with DisableTorchFunction():
@@ -141,7 +143,7 @@ class _Fills(TorchFunctionMode):
         return func(*args, **kwargs) if filled is None else filled
 
     def _fill_method(
-        self, read: Callable[..., _Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, read: Callable[..., Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         try:
             tensor, distribution, generator = read(*args, **kwargs)
@@ -167,7 +169,7 @@ class _Fills(TorchFunctionMode):
             if name in _MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), args)
             try:
-                asked = _INIT_FUNCTIONS[name](*args)
+                asked = INIT_FUNCTIONS[name](*args)
             except Exception:  # as above
                 return None
             return tensor if self._fill(*asked) else None
@@ -309,73 +311,3 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or _are_functorch_transforms_active()
         or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
     )
-
-
-# What is asked for. The signatures are PyTorch's; a function's arguments come complete.
-
-
-def _read_normal(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: torch.Generator | None = None
-) -> _Asked:
-    return tensor, _normal(float(mean), float(std)), generator
-
-
-def _read_uniform(
-    tensor: Tensor, *bounds: float, generator: torch.Generator | None = None, **named: float
-) -> _Asked:
-    low, high = {"from": 0.0, "to": 1.0, **dict(zip(("from", "to"), bounds, strict=False)), **named}.values()
-    return tensor, _uniform(float(low), float(high)), generator
-
-
-def _read_init_normal(tensor: Tensor, mean: float, std: float, generator: torch.Generator | None) -> _Asked:
-    return tensor, _normal(float(mean), float(std)), generator
-
-
-def _read_init_uniform(tensor: Tensor, a: float, b: float, generator: torch.Generator | None) -> _Asked:
-    return tensor, _uniform(float(a), float(b)), generator
-
-
-def _read_trunc_normal(
-    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None
-) -> _Asked:
-    distribution = TruncatedNormal(float(mean), float(std), float(a), float(b))
-    init.warn_of_one_tail(mean, std, a, b, stacklevel=6)
-    return tensor, distribution, generator
-
-
-def _read_xavier(form: str) -> Callable[..., _Asked]:
-    def read(tensor: Tensor, gain: float, generator: torch.Generator | None) -> _Asked:
-        return tensor, _xavier(tensor.shape, gain, form), generator
-
-    return read
-
-
-def _read_kaiming(form: str) -> Callable[..., _Asked]:
-    def read(
-        tensor: Tensor, a: float, mode: str, nonlinearity: str, generator: torch.Generator | None
-    ) -> _Asked:
-        return tensor, _kaiming(tensor.shape, a, mode, nonlinearity, form), generator
-
-    return read
-
-
-_METHODS: dict[Callable[..., Any], Callable[..., _Asked]] = {
-    torch.Tensor.normal_: _read_normal,
-    torch.ops.aten.normal_: _read_normal,
-    torch.ops.aten.normal_.default: _read_normal,
-    torch.Tensor.uniform_: _read_uniform,
-    torch.ops.aten.uniform_: _read_uniform,
-    torch.ops.aten.uniform_.default: _read_uniform,
-}
-_INIT_FUNCTIONS: dict[str, Callable[..., _Asked]] = {
-    "normal_": _read_init_normal,
-    "uniform_": _read_init_uniform,
-    "trunc_normal_": _read_trunc_normal,
-    "xavier_normal_": _read_xavier("normal"),
-    "xavier_uniform_": _read_xavier("uniform"),
-    "kaiming_normal_": _read_kaiming("normal"),
-    "kaiming_uniform_": _read_kaiming("uniform"),
-}
-_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
-_MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
-_DIAGONAL_FUNCTIONS = ("eye_", "dirac_")
