@@ -86,6 +86,23 @@ def test_build_info_names_the_build():
     assert "cuda" in info
 
 
+def test_the_import_and_a_fill_bring_in_no_compiler_and_no_mesh():
+    """torch itself leaves them out until they are used: they take longer than all the rest of it."""
+    code = """
+import sys, torch, convinit_ext
+model = torch.nn.Linear(4, 4)
+convinit_ext.init_model_(model)
+with convinit_ext.intercept(model, seed=0):
+    model.reset_parameters()
+assert convinit_ext.verify(model, seed=1) is not None
+convinit_ext.fingerprint(model)
+slow = ["torch._dynamo", "torch.distributed.tensor", "torch._inductor", "sympy", "scipy"]
+print([name for name in slow if name in sys.modules])
+"""
+    result = run_python("-c", code)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_an_instruction_set_is_forced_by_the_environment(isa: str):
     fill = "import torch; from convinit_ext import _C, init; init.normal_(torch.empty(9))"
