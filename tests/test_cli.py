@@ -149,6 +149,8 @@ def test_info_says_what_is_in_use(capsys):
         (["run", "--seed", str(2**64)], "seed must be in"),
         (["run", "--dtype", "int8"], "'int8'"),
         (["run", "--max-shard-size", "5 XB"], "'5 XB' is no size; accepted are"),
+        (["run", "--max-shard-size", "1GB"], "run: error: --max-shard-size is for --save"),
+        (["run", "--overwrite"], "run: error: --overwrite is for --save"),
         (["run", "--threads", "0"], "'0' is not a positive"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
