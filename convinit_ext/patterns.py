@@ -29,12 +29,14 @@ def check(pattern: object, what: str) -> None:
     """
     Raises:
         TypeError: neither a str nor a re.Pattern of str.
-        ValueError: an empty glob, or one whose [ is never closed.
+        ValueError: an empty one, or a glob whose [ is never closed.
     """
     if isinstance(pattern, re.Pattern):
         if not isinstance(pattern.pattern, str):
             shown = excerpt(pattern.pattern)
             raise TypeError(f"{what} must be a regular expression on str, not on bytes: {shown}")
+        if not pattern.pattern:
+            raise ValueError(f"{what} {pattern!r} is an empty pattern; '*' fits all")
         return
     if not isinstance(pattern, str):
         raise TypeError(f"{what} must be a str (a glob) or a re.Pattern, not {excerpt(pattern)}")
