@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,8 @@ from convinit_ext.shard_files import parsed_size
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 USAGE, FAILURE = 2, 1  # exit statuses
 SHARD_SIZE = "5GB"
+_PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
+_SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 _PATH = "a .safetensors file, an index, or a folder that holds either"
 
 
@@ -150,9 +153,11 @@ def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> Non
 
 
 def spec(text: str) -> str:
-    module_name, _, path = text.partition(":")
-    if not (module_name and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form MODULE:CALLABLE")
+    if not _SPEC.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form MODULE:CALLABLE, as package.module:callable; MODULE is what Python "
+            "imports, and no path"
+        )
     return text
 
 
