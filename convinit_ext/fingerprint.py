@@ -17,6 +17,7 @@ from convinit_ext import boxes, digests, walk
 from convinit_ext.digests import Sums
 from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
+from convinit_ext.supported import check_not_in_fake_mode
 from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 from convinit_ext.writable import PLAIN
@@ -212,6 +213,7 @@ def _stored(target: object) -> dict[str, StoredTensor]:
 
 def _sums_of_stored(heads: Sequence[bytes], stored: Mapping[str, StoredTensor]) -> Sums:
     """Block by block: (n, 4)."""
+    check_not_in_fake_mode("take a fingerprint")
     found = digests.no_sums(len(stored))
     for row, (head, tensor) in enumerate(zip(heads, stored.values(), strict=True)):
         for start, block in blocks(tensor):

@@ -11,6 +11,7 @@ from torch import nn
 
 from convinit_ext import keys, ops
 from convinit_ext.boxes import is_dtensor
+from convinit_ext.fillable import check_not_faked
 from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.keys import checked_seed
 from convinit_ext.planned import entries, fingerprint_of
@@ -49,6 +50,7 @@ class ModelPlan:
         seed = self._plan.seed if seed is None else checked_seed(seed)
         self._check_unchanged()
         if self._whole is not None and not progress:
+            check_not_faked(self._plan.held())
             self._whole.fill(seed)
         else:
             run(self._plan, seed, progress)
@@ -83,9 +85,7 @@ class ModelPlan:
 
     def _remember(self) -> None:
         plan = self._plan
-        self._places = Places(
-            [*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers)]
-        )
+        self._places = Places(list(plan.held()))
         self._watched = Watched(self._model)
         self._whole = None if plan.buffers else _Whole.of(plan.rows)
 

@@ -25,6 +25,7 @@ from convinit_ext.rows import Piece, Plan, Row
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.subjects import Subject
+from convinit_ext.supported import check_not_in_fake_mode
 from convinit_ext.verdicts import Verdict
 from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged
 
@@ -161,6 +162,7 @@ def _look(
         found = subjects.of_model(plan, question.dtype)
     else:
         found = subjects.of_tensors(plan, model, tensors, question.dtype, everything=only is None)
+    check_not_in_fake_mode("verify values")
     rows = {row.name: row for row in plan.rows}
     expected = Expected(
         plan.seed,
