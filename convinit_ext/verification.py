@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from convinit_ext import ranks
 from convinit_ext.report import finite, grouped, shape_text, shortened, table
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
@@ -64,7 +65,7 @@ class Verification:
 
     Args:
         rows: parameters in the order of named_parameters(), then buffers.
-        problems: tensors that are missing, unexpected, or of another shape or dtype.
+        problems: tensors that are missing, unexpected, or of another shape or dtype, than on other ranks too.
         unchecked: buffers whose start nobody knows: nobody looked at them.
         seconds: of the whole call.
         seed: of the model.
@@ -165,16 +166,27 @@ class Share(NamedTuple):
     part: Hashable
 
 
-def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
-    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts."""
-    shares = list(shares)
+def merged(shares: Sequence[Sequence[Share]]) -> tuple[tuple[VerifiedRow, ...], tuple[Problem, ...]]:
+    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts.
+
+    Tensors of one name whose shapes differ from process to process are no copies: each name is a problem.
+    """
     if len(shares) == 1:
-        return tuple(share.row for share in shares[0])
+        return tuple(share.row for share in shares[0]), ()
     by_name: dict[str, dict[Hashable, list[VerifiedRow]]] = {}
-    for process in shares:
+    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
+    for rank, process in enumerate(shares):
         for row, part in process:
             by_name.setdefault(row.name, {}).setdefault(part, []).append(row)
-    return tuple(_merged(list(parts.values())) for parts in by_name.values())
+            shapes.setdefault(row.name, {}).setdefault(row.shape, []).append(rank)
+    problems = tuple(_shapes_differ(name, found) for name, found in shapes.items() if len(found) > 1)
+    rows = (_merged(list(parts.values())) for name, parts in by_name.items() if len(shapes[name]) == 1)
+    return tuple(rows), problems
+
+
+def _shapes_differ(name: str, shapes: Mapping[tuple[int, ...], Sequence[int]]) -> Problem:
+    listed = ", and ".join(f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in shapes.items())
+    return Problem(name, "shape", f"its shape is {listed}")
 
 
 def _merged(parts: list[list[VerifiedRow]]) -> VerifiedRow:

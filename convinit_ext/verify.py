@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from os import PathLike
 
 import torch
@@ -64,7 +65,7 @@ def verify(
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
         check_ranks: put together what all processes found, and compare their seeds; all of them must ask for
-            it. Of a replica only the worst counts.
+            it. Of a replica only the worst counts; tensors of one name and several shapes are a problem.
         progress: show a tqdm bar that counts bytes.
 
     Returns:
@@ -95,9 +96,10 @@ def verify(
         looks = ranks.gathered(ranks.together(lambda: _look(target, question, only, skip, progress)))
     else:
         looks = [_look(target, question, only, skip, progress)]
+    rows, problems = merged([look.shares for look in looks])
     return Verification(
-        merged(look.shares for look in looks),
-        tuple(dict.fromkeys(problem for look in looks for problem in look.problems)),
+        rows,
+        tuple(dict.fromkeys(chain(problems, *(look.problems for look in looks)))),
         tuple(dict.fromkeys(name for look in looks for name in look.unchecked)),
         time.perf_counter() - started,
         looks[0].seed,
