@@ -121,7 +121,7 @@ class Ranks:
         return [self._names[row] for row, each in zip(self._rows, plane, strict=True) if each.any()]
 
     def _outgoing(self, sums: Words) -> Words:
-        """What this rank adds, (3, rows, 4): to the sums, to what is zero if replicas are equal, and to flags.
+        """What this rank adds, (3, rows, 4): to sums, to what is zero if replicas are equal, and to flags.
 
         The flags are zero if each rank is in every tensor's mesh and could read what it holds.
 
