@@ -18,6 +18,7 @@ from convinit_ext.digests import Sums
 from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
 from convinit_ext.supported import check_not_in_fake_mode
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 from convinit_ext.writable import PLAIN
@@ -28,6 +29,7 @@ _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of t
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 
 
+@uncompiled
 def fingerprint(target: Fingerprinted, name: str = "") -> str:
     """128 bits that depend on the names, shapes, dtypes and every bit of every value, and on nothing else.
 
@@ -75,6 +77,7 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
 
 
+@uncompiled
 def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str]) -> dict[str, str]:
     """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
 

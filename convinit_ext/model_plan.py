@@ -18,6 +18,7 @@ from convinit_ext.planned import entries, fingerprint_of
 from convinit_ext.report import Report
 from convinit_ext.rows import Plan, Row
 from convinit_ext.running import run
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.watched import Places, Watched
 
 
@@ -34,6 +35,7 @@ class ModelPlan:
         self._remember()
         self.report = plan.report(0.0, dry=True)
 
+    @uncompiled
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
         """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
 
@@ -59,6 +61,7 @@ class ModelPlan:
         later = LaterFingerprint(self._watched.moment())
         return Report(self.report.rows, seconds, seed, self._plan.recipe, later=later)
 
+    @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:
         """What convinit_ext.fingerprint(model) is after a run: generated block by block; nothing is changed.
 

@@ -27,12 +27,14 @@ from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.subjects import Subject
 from convinit_ext.supported import check_not_in_fake_mode
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.verdicts import Verdict
 from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 
 
+@uncompiled
 def verify(
     target: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
     seed: int = 0,
