@@ -46,6 +46,7 @@ class Rule:
         TypeError: an argument of another type.
         ValueError: a pattern that no name can fit; both parameter and buffer.
 
+    >>> from convinit_ext.initialisers import ONES
     >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
     'ones_'
     """
