@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -166,27 +166,32 @@ class Share(NamedTuple):
     part: Hashable
 
 
-def merged(shares: Sequence[Sequence[Share]]) -> tuple[tuple[VerifiedRow, ...], tuple[Problem, ...]]:
+def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
     """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts.
 
-    Tensors of one name whose shapes differ from process to process are no copies: each name is a problem.
+    Those that `shapes_that_differ` names are no copies, and left out.
     """
+    shares = list(shares)
     if len(shares) == 1:
-        return tuple(share.row for share in shares[0]), ()
+        return tuple(share.row for share in shares[0])
     by_name: dict[str, dict[Hashable, list[VerifiedRow]]] = {}
-    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
-    for rank, process in enumerate(shares):
+    for process in shares:
         for row, part in process:
             by_name.setdefault(row.name, {}).setdefault(part, []).append(row)
+    left_out = {problem.name for problem in shapes_that_differ(shares)}
+    return tuple(_merged(list(parts.values())) for name, parts in by_name.items() if name not in left_out)
+
+
+def shapes_that_differ(shares: Iterable[Sequence[Share]]) -> Iterator[Problem]:
+    """Of the tensors of one name on all processes."""
+    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
+    for rank, process in enumerate(shares):
+        for row, _ in process:
             shapes.setdefault(row.name, {}).setdefault(row.shape, []).append(rank)
-    problems = tuple(_shapes_differ(name, found) for name, found in shapes.items() if len(found) > 1)
-    rows = (_merged(list(parts.values())) for name, parts in by_name.items() if len(shapes[name]) == 1)
-    return tuple(rows), problems
-
-
-def _shapes_differ(name: str, shapes: Mapping[tuple[int, ...], Sequence[int]]) -> Problem:
-    listed = ", and ".join(f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in shapes.items())
-    return Problem(name, "shape", f"its shape is {listed}")
+    for name, found in shapes.items():
+        if len(found) > 1:
+            listed = (f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in found.items())
+            yield Problem(name, "shape", f"its shape is {', and '.join(listed)}")
 
 
 def _merged(parts: list[list[VerifiedRow]]) -> VerifiedRow:

@@ -29,7 +29,7 @@ from convinit_ext.subjects import Subject
 from convinit_ext.supported import check_not_in_fake_mode
 from convinit_ext.uncompiled import uncompiled
 from convinit_ext.verdicts import Verdict
-from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged
+from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged, shapes_that_differ
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 
@@ -98,10 +98,10 @@ def verify(
         looks = ranks.gathered(ranks.together(lambda: _look(target, question, only, skip, progress)))
     else:
         looks = [_look(target, question, only, skip, progress)]
-    rows, problems = merged([look.shares for look in looks])
+    shares = [look.shares for look in looks]
     return Verification(
-        rows,
-        tuple(dict.fromkeys(chain(problems, *(look.problems for look in looks)))),
+        merged(shares),
+        tuple(dict.fromkeys(chain(shapes_that_differ(shares), *(look.problems for look in looks)))),
         tuple(dict.fromkeys(name for look in looks for name in look.unchecked)),
         time.perf_counter() - started,
         looks[0].seed,
