@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import setup
@@ -81,6 +82,11 @@ def architectures(toolkit: Version) -> str:
     return ";".join(arch for arch, since in ARCHITECTURES.items() if toolkit >= since) + "+PTX"
 
 
+def relative(paths: Iterable[Path]) -> list[str]:
+    """In order, and as setuptools wants paths: of an absolute one it says a line on every build."""
+    return sorted(str(path.relative_to(ROOT)) for path in paths)
+
+
 def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     """With CUDA where a toolkit is given."""
     sources = {*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")}
@@ -92,15 +98,16 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
         macros.append(("CONVINIT_CUDA", f'"{toolkit[0]}.{toolkit[1]} for {chosen.replace(";", " ")}"'))
     else:
         sources -= {ROOT / "csrc/ops_cuda.cpp"}
+    headers = [path for path in ROOT.glob("csrc/**/*") if path.suffix in (".h", ".inl")]
     # No contraction: a fused multiply-add where the source has none would change the values.
     cxx = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
     # torch's headers; then gcc 12's own avx512fintrin.h
     cxx += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     return (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
         name="convinit_ext._C",
-        sources=sorted(str(source.relative_to(ROOT)) for source in sources),
+        sources=relative(sources),
         include_dirs=[str(ROOT / "csrc")],
-        depends=[str(header) for header in sorted(ROOT.glob("csrc/**/*")) if header.suffix in (".h", ".inl")],
+        depends=relative(headers),
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++17", "--fmad=false"]},
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from convinit_ext.arguments import FAILURE, parser
 from convinit_ext.check_commands import run_fingerprint, run_verify
-from convinit_ext.named import CommandError, environment
+from convinit_ext.named import CommandError, environment, text_of
 from convinit_ext.run_command import run
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = _COMMANDS[options.name](options)
     except (CommandError, ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
-        print(f"convinit_ext {options.name}: error: {error}", file=sys.stderr)
+        print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
         return int(options.failure)
     except Exception:  # the user's code may raise anything; that it did is not the answer "something differs"
         if options.failure == FAILURE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,9 @@ from convinit_ext.shard_files import parsed_size
 
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 USAGE, FAILURE = 2, 1  # exit statuses
+SHARD_SIZE = "5GB"
+_PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
+_SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 _PATH = "a .safetensors file, an index, or a folder that holds either"
 
 
@@ -23,7 +27,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the whole command line. `name` is the command, `failure` the exit status when it cannot go on."""
+    """Of the whole command line.
+
+    `name` is the command, `failure` the exit status when it cannot go on, `refuse` ends run as wrong usage.
+    """
     whole = _Parser("python -m convinit_ext", description="Fill a model's weights, fast and reproducibly.")
     whole.set_defaults(failure=FAILURE)
     commands = whole.add_subparsers(dest="name", required=True, metavar="{run,verify,fingerprint,info}")
@@ -68,10 +75,10 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--max-shard-size",
         type=size,
-        default="5GB",
-        help="of each file in DIR, such as 500MB or 2GiB (default: 5GB)",
+        help=f"of each file in DIR, such as 500MB or 2GiB (default: {SHARD_SIZE})",
     )
     run.add_argument("--overwrite", action="store_true", help="replace other weights that DIR or FILE holds")
+    run.set_defaults(refuse=run.error)
     run.add_argument("--json", action="store_true", help="print JSON")
     run.add_argument("--no-compare", action="store_true", help="leave torch.nn.init out")
     run.add_argument(
@@ -146,9 +153,11 @@ def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> Non
 
 
 def spec(text: str) -> str:
-    module_name, _, path = text.partition(":")
-    if not (module_name and path):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form MODULE:CALLABLE")
+    if not _SPEC.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not of the form MODULE:CALLABLE, as package.module:callable; MODULE is what Python "
+            "imports, and no path"
+        )
     return text
 
 

@@ -231,6 +231,11 @@ def _runs_of_dtensor(tensor: Tensor) -> tuple[Runs, ...]:
             for placement, num_ranks, place in _axes(spec, dim, mesh_shape, coordinate)
         )
         found.append(_runs_of_dim(size, cuts, None if 0 in local else own))
+    if 0 in local and all(any(map(len, runs)) for runs in found):
+        raise RuntimeError(
+            f"a DTensor's local shape is {list(local)}, which is empty, and its placements give it elements "
+            f"of {list(sizes)}"
+        )
     return tuple(found)
 
 

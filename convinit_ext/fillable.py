@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
 
 from convinit_ext import boxes
-from convinit_ext.supported import UnsupportedTensorError, check_readable, check_supported
+from convinit_ext.supported import UnsupportedTensorError, check_readable, check_supported, in_fake_mode
 from convinit_ext.walk import Held, Node
 from convinit_ext.writable import check_writable, is_surely_writable
 
@@ -49,6 +49,21 @@ def _check(tensor: Tensor, reading: bool) -> None:
         raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
     if not tensor.is_meta:
         check_writable(tensor)
+
+
+def check_not_faked(held: Iterable[Held]) -> None:
+    """Inside FakeTensorMode a fill of memory does nothing, and new memory is fake.
+
+    Raises:
+        UnsupportedTensorError: a tensor there that is not fake; it is named.
+    """
+    if not in_fake_mode():
+        return
+    for each in held:
+        if not isinstance(boxes.local_of(each.tensor), FakeTensor):
+            raise UnsupportedTensorError(
+                f"{each.path!r}: cannot fill it inside FakeTensorMode; accepted there are fake tensors alone"
+            )
 
 
 def check_modules(nodes: Iterable[Node], dtype: torch.dtype | None) -> None:

@@ -17,6 +17,8 @@ from convinit_ext import boxes, digests, walk
 from convinit_ext.digests import Sums
 from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
+from convinit_ext.supported import check_not_in_fake_mode
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 from convinit_ext.writable import PLAIN
@@ -27,6 +29,7 @@ _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of t
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 
 
+@uncompiled
 def fingerprint(target: Fingerprinted, name: str = "") -> str:
     """128 bits that depend on the names, shapes, dtypes and every bit of every value, and on nothing else.
 
@@ -49,6 +52,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
             that are not equal; a file that is not what it should be (weights_file.WeightsError).
         UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
+        RuntimeError: another rank cannot read what it holds, or holds nothing; memory that is not what the
+            placements of a DTensor say.
         TypeError: something else; a value of a dict that is not a tensor, a name that is not a string.
 
     Source: docs/fingerprint.md.
@@ -66,12 +71,13 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         tensors = _tensors_of(target)
         ranks = Ranks(list(tensors), list(tensors.values()))
         heads = _headers(tensors)
-        return digests.of_all(heads, ranks.total(_sums(heads, tensors)))
+        return digests.of_all(heads, ranks.total(lambda: _sums(heads, tensors)))
     stored = _stored(target)
     heads = _headers(stored)
     return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
 
 
+@uncompiled
 def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str]) -> dict[str, str]:
     """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
 
@@ -85,7 +91,7 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
     if isinstance(target, nn.Module | Mapping):
         tensors = _tensors_of(target)
         names, heads = list(tensors), _headers(tensors)
-        rows = Ranks(names, list(tensors.values())).each(_sums(heads, tensors))
+        rows = Ranks(names, list(tensors.values())).each(lambda: _sums(heads, tensors))
     else:
         stored = _stored(target)
         names, heads = list(stored), _headers(stored)
@@ -118,7 +124,7 @@ def _of_named(name: str, tensor: Tensor) -> str:
     tensor = _checked(name, tensor)
     tensors = {name: tensor}
     heads = _headers(tensors)
-    return digests.of_one(heads[0], Ranks([name], [tensor]).total(_sums(heads, tensors)))
+    return digests.of_one(heads[0], Ranks([name], [tensor]).total(lambda: _sums(heads, tensors)))
 
 
 def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -142,15 +148,24 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked(name: str, tensor: object) -> Tensor:
-    """A tensor with values that can be read as they are."""
+    """A tensor with values that can be read as they are. A DTensor's may fail on one rank, and come later."""
     if isinstance(tensor, Tensor) and type(tensor) in PLAIN and _is_plain_memory(tensor):
         return tensor
-    what = f"tensor {name!r}" if name else "the tensor"
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
     if is_lazy(tensor):
-        raise ValueError(f"{what} has no shape yet; run its lazy module on an input first")
-    local = boxes.local_of(tensor)
+        raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
+    if not boxes.is_dtensor(tensor):
+        _check_values(name, tensor)
+    return tensor
+
+
+def _what(name: str) -> str:
+    return f"tensor {name!r}" if name else "the tensor"
+
+
+def _check_values(name: str, local: Tensor) -> None:
+    what = _what(name)
     if local.is_meta or isinstance(local, FakeTensor):
         raise ValueError(f"{what} is on the meta device, or fake: it has no values to take a fingerprint of")
     if is_traceable_wrapper_subclass(local) or local.is_nested or local.layout != torch.strided:
@@ -160,7 +175,6 @@ def _checked(name: str, tensor: object) -> Tensor:
         raise UnsupportedTensorError(
             f"{what} is of {local.dtype} on {local.device}; accepted are dtypes of whole bytes on {_DEVICES}"
         )
-    return tensor
 
 
 def _is_plain_memory(tensor: Tensor) -> bool:
@@ -176,11 +190,11 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     """Of what this process holds: (n, 4)."""
     rows: list[int] = []
     pieces: list[tuple[Tensor, Box | None]] = []
-    for row, tensor in enumerate(tensors.values()):
+    for row, (name, tensor) in enumerate(tensors.items()):
         if not boxes.is_dtensor(tensor):
             pieces.append((tensor, None))
         else:
-            pieces += [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
+            pieces += _pieces_of_dtensor(name, tensor)
         rows += [row] * (len(pieces) - len(rows))
     found = digests.no_sums(len(tensors))
     with torch.no_grad():
@@ -188,6 +202,14 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
         part = digests.sums_of([heads[row] for row in rows], given, [box for _, box in pieces])
     np.add.at(found, rows, part)
     return found
+
+
+def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | None]]:
+    _check_values(name, boxes.local_of(tensor))
+    try:
+        return [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"{_what(name)}: {error}") from error
 
 
 def _as_stored(tensor: Tensor) -> Tensor:
@@ -212,6 +234,7 @@ def _stored(target: object) -> dict[str, StoredTensor]:
 
 def _sums_of_stored(heads: Sequence[bytes], stored: Mapping[str, StoredTensor]) -> Sums:
     """Block by block: (n, 4)."""
+    check_not_in_fake_mode("take a fingerprint")
     found = digests.no_sums(len(stored))
     for row, (head, tensor) in enumerate(zip(heads, stored.values(), strict=True)):
         for start, block in blocks(tensor):

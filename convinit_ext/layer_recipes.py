@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -24,19 +23,12 @@ from convinit_ext.initialisers import (
     Xavier,
     is_conv1d,
 )
+from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM
 from convinit_ext.recipe import Recipe
-from convinit_ext.rules import NORMS, Rule
+from convinit_ext.rules import Rule
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 LAYERS = (_ConvNd, nn.Linear)
-
-_NORM = re.compile(r"(Layer|RMS|Rms|Group|Batch|Instance)Norm")
-# Norm layers of transformers that multiply by 1 + weight, so that their weights start from zero.
-_OFFSET_NORM = re.compile(
-    r"(Gemma[23]?|RecurrentGemma|T5Gemma2?|VaultGemma|Qwen3Next|Qwen3_5(Moe)?|Qwen4ExpText|MiniMaxM3VL|Step3p7"
-    r"|MuseGlimmerTextCentered|MuseSparkText(Centered|InputScaled))RMSNorm"
-    r"|VideoPrismLayerNorm"
-)
 
 
 def _symmetric(fan: int) -> Uniform:
@@ -97,26 +89,6 @@ def _in_transformer(target: Target) -> bool:
     return isinstance(target.module, nn.Transformer)
 
 
-@lru_cache(maxsize=1024)
-def _norm_start(kind: type) -> float | None:
-    """What the weight of a norm layer of somebody's own starts from; None of any other module."""
-    if not _NORM.search(kind.__name__):
-        return None
-    return 0.0 if _OFFSET_NORM.fullmatch(kind.__name__) else 1.0
-
-
-def _from_one(target: Target) -> bool:
-    return target.tensor.ndim <= 1 and _norm_start(target.module.__class__) == 1.0
-
-
-def _from_zero(target: Target) -> bool:
-    return target.tensor.ndim <= 1 and _norm_start(target.module.__class__) == 0.0
-
-
-def _is_norm(target: Target) -> bool:
-    return _from_one(target) or _from_zero(target)
-
-
 def of_conv1d(target: Target) -> bool:
     return is_conv1d(target.module.__class__)
 
@@ -124,16 +96,6 @@ def of_conv1d(target: Target) -> bool:
 def _projects_attention(target: Target) -> bool:
     return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
 
-
-# One that multiplies by 1 + weight, though it is derived from PyTorch's: VideoPrismLayerNorm.
-OFFSET_LAYER_NORM = Rule(ZEROS, module=nn.LayerNorm, parameter="weight", where=_from_zero)
-
-# Norm layers that are not of torch.nn are known by the names of their types: LlamaRMSNorm, T5LayerNorm.
-NORM_LIKE: tuple[Rule, ...] = (
-    Rule(ONES, parameter="weight", where=_from_one),
-    Rule(ZEROS, parameter="weight", where=_from_zero),
-    Rule(ZEROS, parameter="bias", where=_is_norm),
-)
 
 TORCH = Recipe(
     (

@@ -21,9 +21,11 @@ from convinit_ext.report import Report
 from convinit_ext.rules import Rule
 from convinit_ext.running import run
 from convinit_ext.selection import Selectors
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.watched import Watched
 
 
+@uncompiled
 def init_model_(
     model: nn.Module,
     seed: int = 0,
@@ -98,6 +100,7 @@ def init_model_(
     return report if dry_run else dataclasses.replace(report, later=LaterFingerprint(Watched(model).moment()))
 
 
+@uncompiled
 def plan_model(
     model: nn.Module,
     seed: int = 0,

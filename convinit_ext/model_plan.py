@@ -11,12 +11,14 @@ from torch import nn
 
 from convinit_ext import keys, ops
 from convinit_ext.boxes import is_dtensor
+from convinit_ext.fillable import check_not_faked
 from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.keys import checked_seed
 from convinit_ext.planned import entries, fingerprint_of
 from convinit_ext.report import Report
 from convinit_ext.rows import Plan, Row
 from convinit_ext.running import run
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.watched import Places, Watched
 
 
@@ -33,6 +35,7 @@ class ModelPlan:
         self._remember()
         self.report = plan.report(0.0, dry=True)
 
+    @uncompiled
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
         """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
 
@@ -49,6 +52,7 @@ class ModelPlan:
         seed = self._plan.seed if seed is None else checked_seed(seed)
         self._check_unchanged()
         if self._whole is not None and not progress:
+            check_not_faked(self._plan.held())
             self._whole.fill(seed)
         else:
             run(self._plan, seed, progress)
@@ -57,6 +61,7 @@ class ModelPlan:
         later = LaterFingerprint(self._watched.moment())
         return Report(self.report.rows, seconds, seed, self._plan.recipe, later=later)
 
+    @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:
         """What convinit_ext.fingerprint(model) is after a run: generated block by block; nothing is changed.
 
@@ -83,9 +88,7 @@ class ModelPlan:
 
     def _remember(self) -> None:
         plan = self._plan
-        self._places = Places(
-            [*(each for row in plan.rows for each in row.held), *(row.held for row in plan.buffers)]
-        )
+        self._places = Places(list(plan.held()))
         self._watched = Watched(self._model)
         self._whole = None if plan.buffers else _Whole.of(plan.rows)
 

@@ -40,8 +40,13 @@ def imported(spec: str, what: str) -> Any:
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
-        raise CommandError(f"{what} {spec!r}: {error}") from error
+        raise CommandError(f"{what} {spec!r}: {text_of(error)}") from error
     return found
+
+
+def text_of(error: BaseException) -> str:
+    """What it says; its type where it says nothing."""
+    return str(error) or type(error).__name__
 
 
 def environment() -> dict[str, object]:

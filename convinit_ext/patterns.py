@@ -6,6 +6,8 @@ import re
 from fnmatch import fnmatchcase, translate
 from typing import TypeAlias
 
+from convinit_ext.excerpt import excerpt, reason
+
 Pattern: TypeAlias = "str | re.Pattern[str]"
 
 _REGEX = "re:"  # leads a regular expression where a pattern is text
@@ -27,19 +29,23 @@ def check(pattern: object, what: str) -> None:
     """
     Raises:
         TypeError: neither a str nor a re.Pattern of str.
-        ValueError: an empty glob, or one whose [ is never closed.
+        ValueError: an empty one, or a glob whose [ is never closed.
     """
     if isinstance(pattern, re.Pattern):
         if not isinstance(pattern.pattern, str):
-            raise TypeError(f"{what} must be a regular expression on str, not on bytes: {pattern.pattern!r}")
+            shown = excerpt(pattern.pattern)
+            raise TypeError(f"{what} must be a regular expression on str, not on bytes: {shown}")
+        if not pattern.pattern:
+            raise ValueError(f"{what} {pattern!r} is an empty pattern; '*' fits all")
         return
     if not isinstance(pattern, str):
-        raise TypeError(f"{what} must be a str (a glob) or a re.Pattern, not {pattern!r}")
+        raise TypeError(f"{what} must be a str (a glob) or a re.Pattern, not {excerpt(pattern)}")
     if not pattern:
         raise ValueError(f"{what} is an empty pattern, which no name fits; '*' fits all")
     rest = re.sub(r"\[!?\]?[^\]]*\]", "", pattern)
     if "[" in rest:
-        raise ValueError(f"{what} {pattern!r}: its '[' is never closed; write [[] for the character itself")
+        shown = excerpt(pattern)
+        raise ValueError(f"{what} {shown}: its '[' is never closed; write [[] for the character itself")
 
 
 def parse(text: str, what: str) -> Pattern:
@@ -53,11 +59,11 @@ def parse(text: str, what: str) -> Pattern:
     """
     if text.startswith(_REGEX):
         if text == _REGEX:
-            raise ValueError(f"{what} {text!r} is an empty pattern; '*' fits all")
+            raise ValueError(f"{what} {excerpt(text)} is an empty pattern; '*' fits all")
         try:
             return re.compile(text.removeprefix(_REGEX))
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{what} {text!r} is no regular expression: {error}") from error
+            raise ValueError(f"{what} {excerpt(text)} is no regular expression: {reason(error)}") from error
     check(text, what)
     return text
 

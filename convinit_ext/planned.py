@@ -20,6 +20,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
 from convinit_ext.ops import Box
 from convinit_ext.rows import Plan, Row
+from convinit_ext.supported import check_not_in_fake_mode
 from convinit_ext.walk import Held
 
 _BLOCK_BYTES = 1 << 25  # of what is generated at once
@@ -54,6 +55,7 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
             name once wrappers are removed; fake tensors.
+        RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
     planned = _Planned(plan)
@@ -84,6 +86,7 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
             + "\n  ".join(lost)
             + "\nChoose them too, or build the model where they have values"
         )
+    check_not_in_fake_mode("generate values")
     return list(found.values())
 
 

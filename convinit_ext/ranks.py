@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -81,7 +81,7 @@ def check_same_seed(seed: int) -> None:
     ranks = {
         each: [rank for rank, other in enumerate(seeds) if other == each] for each in dict.fromkeys(seeds)
     }
-    listed = "; ".join(f"{each} on rank{'s' * (len(who) > 1)} {_listed(who)}" for each, who in ranks.items())
+    listed = "; ".join(f"{each} on {text_of(who)}" for each, who in ranks.items())
     raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
 
 
@@ -97,12 +97,12 @@ def _judged(seed: int) -> tuple[str, Exception | None]:
         return f"none ({error})", error
 
 
-def _listed(ranks: list[int]) -> str:
+def text_of(ranks: Sequence[int]) -> str:
     """The first few of them.
 
-    >>> _listed(list(range(12)))
-    '0, 1, 2, 3, 4, 5, 6, 7 and 4 more'
+    >>> text_of([3]), text_of(range(12))
+    ('rank 3', 'ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
     """
     shown = 8
     more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
-    return ", ".join(map(str, ranks[:shown])) + more
+    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:shown]))}{more}"

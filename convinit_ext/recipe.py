@@ -9,7 +9,8 @@ from typing import Any
 
 from convinit_ext import recipe_file
 from convinit_ext.initialisers import Target
-from convinit_ext.rules import DEFAULTS, Rule
+from convinit_ext.norms import DEFAULTS
+from convinit_ext.rules import Rule
 
 # The ready-made recipes by name; recipes.py enters them. A recipe can extend one of these.
 RECIPES: dict[str, Recipe] = {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convinit_ext import rule_text
+from convinit_ext.excerpt import excerpt, reason
 from convinit_ext.rules import Rule
 
 SUFFIXES = (".toml", ".json")
@@ -54,7 +55,7 @@ def from_dict(
     """The recipe of a dict, which is that of the file `path` if there is one."""
     place = f"{path}: " if path else ""
     if not isinstance(given, Mapping):
-        raise TypeError(f"{place}a recipe is a table with {', '.join(_KEYS)}, not {given!r}")
+        raise TypeError(f"{place}a recipe is a table with {', '.join(_KEYS)}, not {excerpt(given)}")
     _check_keys(given, place)
     rules: list[Rule] = []
     for number, each in enumerate(given.get("rules", []), 1):
@@ -93,10 +94,10 @@ def _ends_with(rules: Sequence[Rule], others: Sequence[Rule]) -> bool:
 def _check_keys(given: Mapping[Any, Any], place: str) -> None:
     for key, value in given.items():
         if key not in _KEYS:
-            raise ValueError(f"{place}a recipe has no {key!r}; accepted are {', '.join(_KEYS)}")
+            raise ValueError(f"{place}a recipe has no {excerpt(key)}; accepted are {', '.join(_KEYS)}")
         wanted = {"rules": list, "defaults": bool}.get(key, str)
         if not isinstance(value, wanted):
-            raise TypeError(f"{place}{key} must be a {wanted.__name__}, not {value!r}")
+            raise TypeError(f"{place}{key} must be a {wanted.__name__}, not {excerpt(value)}")
 
 
 def _extended(
@@ -105,21 +106,20 @@ def _extended(
     if name in known:
         return known[name]
     if not name.endswith(SUFFIXES):
-        raise ValueError(
-            f"{place}extends {name!r}: accepted are {', '.join(known)}, and files in {' or '.join(SUFFIXES)}"
-        )
+        accepted = f"{', '.join(known)}, and files in {' or '.join(SUFFIXES)}"
+        raise ValueError(f"{place}extends {excerpt(name)}: accepted are {accepted}")
     other = path.parent / name if path else Path(name)
     try:
         return read(other, known, within).rules
     except OSError as error:
-        raise ValueError(f"{place}extends {name!r}: {error}") from error
+        raise ValueError(f"{place}extends {excerpt(name)}: {reason(error)}") from error
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name!r} is there twice")
+            raise ValueError(f"{excerpt(name)} is there twice")
         found[name] = value
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convinit_ext.boxes import Sharding, sharding_of
+from convinit_ext.ops import NUM_SUMS
 
 Words = NDArray[np.uint64]
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
+_FAILED, _FAILED_RANK = 1, 2  # of the flags: how many ranks could not read; the sum of their numbers
 
 
 def added_up(sums: Words) -> Words:
@@ -41,6 +43,7 @@ class Ranks:
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
         self._names = names
+        self._error: Exception | None = None  # why this rank has no sums
         found = [sharding_of(tensor) for tensor in tensors]
         self.shared = any(each is not None and each.is_cut for each in found)
         # Copies of whole tensors are compared on the occasion, and cause none.
@@ -53,34 +56,47 @@ class Ranks:
         if not self.shared or self._largest.is_outside:
             self._check_inside(found)
 
-    def total(self, sums: Words) -> Words:
-        """Of the rows of `sums`, one a tensor, (n, 4), all added up: (4,). Collective if `shared`.
+    def total(self, read: Callable[[], Words]) -> Words:
+        """The sums of all tensors added up: (4,). Collective if `shared`.
+
+        Args:
+            read: gives the sums of what this rank holds, a row for each tensor: (n, 4).
 
         Raises:
             ValueError: replicas that are not equal; on all ranks.
-            RuntimeError: a rank is outside of a DTensor's mesh; on all ranks.
+            RuntimeError: a rank is outside of a DTensor's mesh; on all ranks. `read` raised on another one.
+            Exception: what `read` raises here.
         """
+        sums = self._read(read)
         if not self.shared:
             return added_up(sums)
-        counted, balance, absences = self._added(self._outgoing(sums).sum(axis=1, dtype=np.uint64))
-        if balance.any() or absences.any():
-            self.each(sums)  # which names those that differ
+        counted, balance, flags = self._added(self._outgoing(sums).sum(axis=1, dtype=np.uint64))
+        if balance.any() or flags.any():
+            self._each(sums)  # which names those that differ
             raise AssertionError("replicas differ together, and none of them does")
         whole: Words = counted + added_up(np.delete(sums, self._rows, axis=0))
         return whole
 
-    def each(self, sums: Words) -> Words:
-        """Of every tensor by itself: (n, 4). Collective if `shared`.
+    def each(self, read: Callable[[], Words]) -> Words:
+        """The sums of every tensor by itself: (n, 4). Collective if `shared`. As `total`."""
+        sums = self._read(read)
+        return self._each(sums) if self.shared else sums
 
-        Raises:
-            ValueError: replicas that are not equal; on all ranks.
-            RuntimeError: a rank is outside of a DTensor's mesh; on all ranks.
-        """
+    def _read(self, read: Callable[[], Words]) -> Words:
+        """An error is for later where other ranks wait."""
+        try:
+            return read()
+        except Exception as error:
+            if not self.shared:
+                raise
+            self._error = error
+            return np.zeros((len(self._names), NUM_SUMS), dtype=np.uint64)
+
+    def _each(self, sums: Words) -> Words:
         whole: Words = sums.copy()
-        if not self.shared:
-            return whole
-        counted, balance, absences = self._added(self._outgoing(sums))
-        absent, differ = (self._names_where(plane) for plane in (absences, balance))
+        counted, balance, flags = self._added(self._outgoing(sums))
+        self._check_read(int(flags[0, _FAILED]), int(flags[0, _FAILED_RANK]))
+        absent, differ = (self._names_where(plane) for plane in (flags[:, :_FAILED], balance))
         if absent:
             raise RuntimeError(
                 f"DTensor {absent[0]!r} is not on all of the ranks {sorted(self._largest.ranks)}: some "
@@ -94,12 +110,20 @@ class Ranks:
         whole[self._rows] = counted
         return whole
 
+    def _check_read(self, num_failed: int, total_of_ranks: int) -> None:
+        if self._error is not None:
+            raise self._error
+        if num_failed:
+            who = f"rank {total_of_ranks}" if num_failed == 1 else f"{num_failed} ranks"
+            raise RuntimeError(f"{who} could not read what it holds of the tensors; the error there says why")
+
     def _names_where(self, plane: Words) -> list[str]:
         return [self._names[row] for row, each in zip(self._rows, plane, strict=True) if each.any()]
 
     def _outgoing(self, sums: Words) -> Words:
-        """What this rank adds, (3, rows, 4): to the sums, to what is zero if replicas are equal, and to what
-        is zero if each rank is in every tensor's mesh.
+        """What this rank adds, (3, rows, 4): to sums, to what is zero if replicas are equal, and to flags.
+
+        The flags are zero if each rank is in every tensor's mesh and could read what it holds.
 
         Of equal replicas the first counts, times one less than their number; each other one counts -1.
         """
@@ -111,8 +135,11 @@ class Ranks:
             counted.append(int(counts))
             balance.append(copies - 1 if counts else 2**64 - 1)
         factors = np.array([counted, balance], dtype=np.uint64)[:, :, None]
-        absences = np.array([4 * [int(each.is_outside)] for each in self._shardings], dtype=np.uint64)
-        outgoing: Words = np.concatenate([factors * sums[self._rows], absences[None]])
+        flags = np.zeros((1, len(self._rows), NUM_SUMS), dtype=np.uint64)
+        flags[0, :, 0] = [each.is_outside for each in self._shardings]
+        if self._error is not None:
+            flags[0, :, _FAILED], flags[0, :, _FAILED_RANK] = 1, dist.get_rank()
+        outgoing: Words = np.concatenate([factors * sums[self._rows], flags])
         return outgoing
 
     def _added(self, own: Words) -> Words:

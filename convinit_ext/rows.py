@@ -119,6 +119,13 @@ class Plan:
         rows: Sequence[Row | BufferRow] = (*self.rows, *self.buffers)
         return sum(row.num_bytes for row in rows if row.fresh and row.device.type == "cpu")
 
+    def held(self) -> Iterator[Held]:
+        """The parameters, then the buffers."""
+        for row in self.rows:
+            yield from row.held
+        for buffer in self.buffers:
+            yield buffer.held
+
     def report(self, seconds: float, dry: bool = False) -> Report:
         """What it does to each parameter, or did in so many seconds."""
         return Report(tuple(row.reported() for row in self.rows), seconds, self.seed, self.recipe, dry)

@@ -14,11 +14,11 @@ from torch import nn
 from convinit_ext import patterns
 from convinit_ext.derived import CopyFrom
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.excerpt import excerpt, reason
 from convinit_ext.initialisers import ONES, ZEROS, Fan, Kaiming, VarianceScaling, Xavier
 from convinit_ext.rules import Rule, is_values
 
 _KEYS = ("init", "arguments", "module", "parameter", "name", "buffer", "where", "label")
-_LONG = 200  # characters of a text that an error shows
 _PATTERNS = ("parameter", "name", "buffer")
 
 
@@ -79,13 +79,13 @@ def rule_from_dict(given: object) -> Rule:
     "kaiming_normal_(mode='fan_out')"
     """
     if not isinstance(given, Mapping):
-        raise TypeError(f"a rule is a table with {', '.join(_KEYS)}, not {given!r}")
+        raise TypeError(f"a rule is a table with {', '.join(_KEYS)}, not {excerpt(given)}")
     for key, value in given.items():
         if key not in _KEYS:
-            raise ValueError(f"a rule has no {key!r}; accepted are {', '.join(_KEYS)}")
+            raise ValueError(f"a rule has no {excerpt(key)}; accepted are {', '.join(_KEYS)}")
         wanted = {"arguments": Mapping, "module": str | list}.get(key, str)
         if not isinstance(value, wanted):
-            raise TypeError(f"{key} must be a {getattr(wanted, '__name__', wanted)}, not {value!r}")
+            raise TypeError(f"{key} must be a {getattr(wanted, '__name__', wanted)}, not {excerpt(value)}")
     if "init" not in given:
         raise ValueError(f"it has no init; accepted are {_accepted()}")
     conditions: dict[str, Any] = {key: patterns.parse(given[key], key) for key in _PATTERNS if key in given}
@@ -125,11 +125,11 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
 def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
     if ":" in text and "(" not in text:
         if arguments:
-            raise ValueError(f"init {text!r}: a function of yours takes the target and no arguments")
+            raise ValueError(f"init {excerpt(text)}: a function of yours takes the target and no arguments")
         return _imported(text, "init")
     name, positional, named = _call_of(text)
     if name not in INITIALISERS:
-        raise ValueError(f"init {text!r}: there is no {name!r}; accepted are {_accepted()}")
+        raise ValueError(f"init {excerpt(text)}: there is no {excerpt(name)}; accepted are {_accepted()}")
     _check_distinct(text, [*named, *arguments])
     make = INITIALISERS[name]
     try:
@@ -137,13 +137,12 @@ def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
         return make(*bound.args, **bound.kwargs)
     except (TypeError, ValueError) as error:
         takes = ", ".join(str(each).split(":")[0] for each in inspect.signature(make).parameters.values())
-        raise ValueError(f"init {text!r}: {error}; {name} takes ({takes})") from error
+        raise ValueError(f"init {excerpt(text)}: {reason(error)}; {name} takes ({takes})") from error
 
 
 def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
     """Name and arguments of "normal_(0, std=0.02)", or of the name alone."""
-    shown = text if len(text) <= _LONG else f"{text[:_LONG]}..."
-    wrong = f"init {shown!r} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
+    wrong = f"init {excerpt(text)} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -163,9 +162,9 @@ def _call_of(text: str) -> tuple[str, list[Any], dict[str, Any]]:
 def _check_distinct(text: str, names: Sequence[str | None]) -> None:
     for name in names:
         if name is None:
-            raise ValueError(f"init {text!r}: ** is not accepted; arguments are numbers and strings")
+            raise ValueError(f"init {excerpt(text)}: ** is not accepted; arguments are numbers and strings")
         if names.count(name) > 1:
-            raise ValueError(f"init {text!r}: {name!r} is there twice")
+            raise ValueError(f"init {excerpt(text)}: {excerpt(name)} is there twice")
 
 
 def _literal(node: ast.expr) -> Any:
@@ -180,13 +179,13 @@ def _module_type(name: Any) -> type[nn.Module]:
     path, _, leaf = str(name).rpartition(".")
     try:
         found = getattr(importlib.import_module(path) if path else nn, leaf)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:  # the last of a relative import
         raise ValueError(
-            f"module {name!r}: {error}; accepted are types of torch.nn, as 'Conv2d', and others with their "
-            "package, as 'torchvision.ops.FrozenBatchNorm2d'"
+            f"module {excerpt(name)}: {reason(error)}; accepted are types of torch.nn, as 'Conv2d', and "
+            "others with their package, as 'torchvision.ops.FrozenBatchNorm2d'"
         ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"module {name!r} is not a type of torch.nn.Module")
+        raise ValueError(f"module {excerpt(name)} is not a type of torch.nn.Module")
     return found
 
 
@@ -196,10 +195,12 @@ def _imported(text: str, key: str) -> Callable[..., Any]:
         found: Any = importlib.import_module(package)
         for attribute in path.split("."):
             found = getattr(found, attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{key} {text!r} is not of the form PACKAGE.MODULE:FUNCTION: {error}") from error
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a relative import
+        raise ValueError(
+            f"{key} {excerpt(text)} is not of the form PACKAGE.MODULE:FUNCTION: {reason(error)}"
+        ) from error
     if not (callable(found) or is_values(found)):
-        raise ValueError(f"{key} {text!r} is not a function")
+        raise ValueError(f"{key} {excerpt(text)} is not a function")
     return found  # type: ignore[no-any-return]
 
 

@@ -5,19 +5,15 @@ Lists of rules are in recipe.py and recipes.py; nothing here touches memory.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 from typing_extensions import TypeIs
 
 from convinit_ext import patterns
 from convinit_ext.derived import CopyFrom, MinusIdentity, NormOf, Preset
 from convinit_ext.initialisers import (
-    ONES,
-    ZEROS,
     Initialiser,
     RowZeroed,
     Target,
@@ -26,12 +22,6 @@ from convinit_ext.initialisers import (
     is_distribution,
 )
 from convinit_ext.patterns import Pattern
-
-NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-
-_BIAS = re.compile(
-    r"(\w+_)?bias(_[ih]h\w*)?"
-)  # bias, in_proj_bias, and the bias_ih_l0_reverse of recurrent modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +46,7 @@ class Rule:
         TypeError: an argument of another type.
         ValueError: a pattern that no name can fit; both parameter and buffer.
 
+    >>> from convinit_ext.initialisers import ONES
     >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
     'ones_'
     """
@@ -126,10 +117,3 @@ class Rule:
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser says the values itself, and is no function to ask."""
     return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
-
-
-# What a list of rules need not say: norm layers' weights are ones, biases zeros.
-DEFAULTS: tuple[Rule, ...] = (
-    Rule(ONES, module=NORMS, parameter="weight"),
-    Rule(ZEROS, where=lambda target: target.tensor.ndim <= 1 and bool(_BIAS.fullmatch(target.parameter))),
-)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from convinit_ext import bundled_model
+from convinit_ext.arguments import SHARD_SIZE
 from convinit_ext.compare import compare, wait_for
 from convinit_ext.memory import available_memory
 from convinit_ext.model import init_model_
@@ -26,10 +27,9 @@ from convinit_ext.wish import checked_device
 
 
 def run(options: argparse.Namespace) -> None:
+    _check_save(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.save and options.dry_run:
-        raise CommandError("--dry-run makes no weights that --save could write")
     recipe = imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
     dtype = getattr(torch, options.dtype) if options.dtype else None
     device = checked_device(options.device)
@@ -56,6 +56,14 @@ def run(options: argparse.Namespace) -> None:
             )
     if options.json:
         print(json.dumps(result, indent=2))
+
+
+def _check_save(options: argparse.Namespace) -> None:
+    if options.save and options.dry_run:
+        raise CommandError("--dry-run makes no weights that --save could write")
+    for option, value in (("--max-shard-size", options.max_shard_size), ("--overwrite", options.overwrite)):
+        if value and not options.save:
+            options.refuse(f"{option} is for --save, which is not there")
 
 
 def _take_fingerprint(report: Report) -> None:
@@ -126,7 +134,7 @@ def _save(model: nn.Module, options: argparse.Namespace, recipe: Any, dtype: tor
         options.seed,
         recipe,
         dtype,
-        max_shard_size=options.max_shard_size,
+        max_shard_size=options.max_shard_size or SHARD_SIZE,
         only=options.only,
         skip=options.skip,
         overwrite=options.overwrite,

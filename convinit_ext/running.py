@@ -9,6 +9,7 @@ from torch import Tensor
 
 from convinit_ext import keys, ops, spectral
 from convinit_ext.derived import norm_dtype
+from convinit_ext.fillable import check_not_faked
 from convinit_ext.memory import check_memory
 from convinit_ext.placing import place_buffer, place_parameter
 from convinit_ext.rows import Plan, Row
@@ -18,6 +19,7 @@ _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into
 
 def run(plan: Plan, seed: int, progress: bool = False) -> None:
     """Fill a plan's parameters and start its buffers anew. All that can fail comes before the first write."""
+    check_not_faked(plan.held())
     check_memory(plan.new_bytes)
     with torch.no_grad():
         filled = [_memory_for(row) for row in plan.rows]

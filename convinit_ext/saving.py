@@ -29,6 +29,7 @@ from convinit_ext.rows import Plan
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.shard_files import ShardFile, index_text, parsed_size, shard_files
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.weights_file import FILE_SUFFIX, INDEX_SUFFIX
 
 
@@ -105,6 +106,7 @@ class SaveReport:
         return "\n".join([*lines, self.summary()])
 
 
+@uncompiled
 def save_model(
     model: nn.Module,
     path: str | PathLike[str],

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.compiler import is_compiling
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
 
 from convinit_ext._extension import _C
 
@@ -92,6 +93,20 @@ def check_inference(tensor: Tensor) -> None:
             "Inplace update to inference tensor outside InferenceMode is not allowed. "
             "You can make a clone to get a normal tensor before filling it."
         )
+
+
+def in_fake_mode() -> bool:
+    """Whether operations only pretend, those on tensors with memory too."""
+    return any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
+
+
+def check_not_in_fake_mode(do: str) -> None:
+    """
+    Raises:
+        RuntimeError: inside a FakeTensorMode.
+    """
+    if in_fake_mode():
+        raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
 
 
 def check_constant(tensor: Tensor, value: float) -> None:

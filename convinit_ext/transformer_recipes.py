@@ -15,9 +15,10 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
 from convinit_ext.initialisers import ONES, ZEROS, RowZeroed, Target
-from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, NORM_LIKE, OFFSET_LAYER_NORM, TORCH, of_conv1d
+from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, TORCH, of_conv1d
+from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM
 from convinit_ext.recipe import Recipe
-from convinit_ext.rules import NORMS, Rule
+from convinit_ext.rules import Rule
 
 _STD = 0.02
 _LAYER_SCALE = 1e-6  # ConvNeXt's

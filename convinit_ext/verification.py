@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from convinit_ext import ranks
 from convinit_ext.report import finite, grouped, shape_text, shortened, table
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
@@ -64,7 +65,7 @@ class Verification:
 
     Args:
         rows: parameters in the order of named_parameters(), then buffers.
-        problems: tensors that are missing, unexpected, or of another shape or dtype.
+        problems: tensors that are missing, unexpected, or of another shape or dtype, than on other ranks too.
         unchecked: buffers whose start nobody knows: nobody looked at them.
         seconds: of the whole call.
         seed: of the model.
@@ -166,7 +167,10 @@ class Share(NamedTuple):
 
 
 def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
-    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts."""
+    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts.
+
+    Those that `shapes_that_differ` names are no copies, and left out.
+    """
     shares = list(shares)
     if len(shares) == 1:
         return tuple(share.row for share in shares[0])
@@ -174,7 +178,20 @@ def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
     for process in shares:
         for row, part in process:
             by_name.setdefault(row.name, {}).setdefault(part, []).append(row)
-    return tuple(_merged(list(parts.values())) for parts in by_name.values())
+    left_out = {problem.name for problem in shapes_that_differ(shares)}
+    return tuple(_merged(list(parts.values())) for name, parts in by_name.items() if name not in left_out)
+
+
+def shapes_that_differ(shares: Iterable[Sequence[Share]]) -> Iterator[Problem]:
+    """Of the tensors of one name on all processes."""
+    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
+    for rank, process in enumerate(shares):
+        for row, _ in process:
+            shapes.setdefault(row.name, {}).setdefault(row.shape, []).append(rank)
+    for name, found in shapes.items():
+        if len(found) > 1:
+            listed = (f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in found.items())
+            yield Problem(name, "shape", f"its shape is {', and '.join(listed)}")
 
 
 def _merged(parts: list[list[VerifiedRow]]) -> VerifiedRow:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from os import PathLike
 
 import torch
@@ -25,12 +26,15 @@ from convinit_ext.rows import Piece, Plan, Row
 from convinit_ext.rules import Rule
 from convinit_ext.selection import Selectors
 from convinit_ext.subjects import Subject
+from convinit_ext.supported import check_not_in_fake_mode
+from convinit_ext.uncompiled import uncompiled
 from convinit_ext.verdicts import Verdict
-from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged
+from convinit_ext.verification import Problem, Share, Verification, VerifiedRow, merged, shapes_that_differ
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 
 
+@uncompiled
 def verify(
     target: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
     seed: int = 0,
@@ -63,7 +67,7 @@ def verify(
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
         check_ranks: put together what all processes found, and compare their seeds; all of them must ask for
-            it. Of a replica only the worst counts.
+            it. Of a replica only the worst counts; tensors of one name and several shapes are a problem.
         progress: show a tqdm bar that counts bytes.
 
     Returns:
@@ -94,9 +98,10 @@ def verify(
         looks = ranks.gathered(ranks.together(lambda: _look(target, question, only, skip, progress)))
     else:
         looks = [_look(target, question, only, skip, progress)]
+    shares = [look.shares for look in looks]
     return Verification(
-        merged(look.shares for look in looks),
-        tuple(dict.fromkeys(problem for look in looks for problem in look.problems)),
+        merged(shares),
+        tuple(dict.fromkeys(chain(shapes_that_differ(shares), *(look.problems for look in looks)))),
         tuple(dict.fromkeys(name for look in looks for name in look.unchecked)),
         time.perf_counter() - started,
         looks[0].seed,
@@ -161,6 +166,7 @@ def _look(
         found = subjects.of_model(plan, question.dtype)
     else:
         found = subjects.of_tensors(plan, model, tensors, question.dtype, everything=only is None)
+    check_not_in_fake_mode("verify values")
     rows = {row.name: row for row in plan.rows}
     expected = Expected(
         plan.seed,

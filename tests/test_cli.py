@@ -139,6 +139,15 @@ def test_info_says_what_is_in_use(capsys):
         ([], "required"),
         (["walk"], "'walk'"),
         (["run", "--model", "nocolon"], "'nocolon' is not of the form MODULE:CALLABLE"),
+        (["run", "--model", "../mine:build"], "'../mine:build' is not of the form MODULE:CALLABLE, as pack"),
+        (["run", "--model", ".mine:build"], "as package.module:callable; MODULE is what Python imports"),
+        (["run", "--model", "mine/model.py:build"], "is not of the form"),
+        (["run", "--model", "mine..model:build"], "is not of the form"),
+        (["run", "--model", "mine :build"], "is not of the form"),
+        (["run", "--model", "json:decoder."], "is not of the form"),
+        (["run", "--model", "json:JSONDecoder:decode"], "is not of the form"),
+        (["run", "--recipe", "../mine:recipe"], "'../mine:recipe' is not of the form"),
+        (["verify", "a.safetensors", "--model", "../mine:build"], "is not of the form"),
         (["run", "--recipe", "soup"], "no recipe 'soup'; there are torch, he, xavier"),
         (["run", "--recipe", "soup.yaml"], "'soup.yaml'; there are torch, he"),
         (["run", "--only", "re:("], "'re:(' is no regular expression"),
@@ -149,6 +158,8 @@ def test_info_says_what_is_in_use(capsys):
         (["run", "--seed", str(2**64)], "seed must be in"),
         (["run", "--dtype", "int8"], "'int8'"),
         (["run", "--max-shard-size", "5 XB"], "'5 XB' is no size; accepted are"),
+        (["run", "--max-shard-size", "1GB"], "run: error: --max-shard-size is for --save"),
+        (["run", "--overwrite"], "run: error: --overwrite is for --save"),
         (["run", "--threads", "0"], "'0' is not a positive"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
@@ -181,6 +192,16 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
 )
 def test_what_fails_is_named_and_status_1(capsys, arguments, said):
     assert __main__.main(["run", "--no-compare", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [("ImportError", "model 'silent:build': ImportError"), ("ValueError", ": ValueError")]
+)
+def test_errors_without_a_text_are_said_by_their_type(capsys, tmp_path, monkeypatch, error, said):
+    (tmp_path / "silent.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert __main__.main(["run", "--model", "silent:build"]) == 1
     assert said in capsys.readouterr().err
 
 

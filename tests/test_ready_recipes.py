@@ -13,7 +13,7 @@ from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
 from convinit_ext.plan import make_plan
-from convinit_ext.recipes import RECIPES, RowZeroed, gpt, llama, trunc_normal
+from convinit_ext.recipes import RECIPES, RowZeroed, Rule, gpt, llama, trunc_normal
 from convinit_ext.spread import std_of
 
 LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2
@@ -200,6 +200,18 @@ def test_norms_that_add_one_to_their_weights_start_from_zero(recipe):
     found = fillings(model, recipe)
     assert found["0.weight"] == found["1.weight"] == found["1.bias"] == Constant(0.0)
     assert found["2.weight"] == Constant(1.0)
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["list of rules", "file"])
+def test_the_defaults_know_them_too(tmp_path, read):
+    model = nn.Sequential(VideoPrismLayerNorm(8), nn.LayerNorm(8), nn.Linear(8, 8))
+    recipe = [Rule(Normal(), module=nn.Linear)]
+    if read:
+        recipe = tmp_path / "mine.json"
+        recipe.write_text('{"defaults": true, "rules": [{"init": "normal_", "module": "Linear"}]}')
+    found = fillings(model, recipe)
+    assert found["0.weight"] == found["0.bias"] == found["1.bias"] == Constant(0.0)
+    assert found["1.weight"] == Constant(1.0) and found["2.weight"] == Normal()
 
 
 class LayerScale(nn.Module):

@@ -184,6 +184,8 @@ def test_files_extend_files_in_their_folder_and_cycles_are_named(tmp_path):
         ({"init": "normal_(__import__('os'))"}, "arguments are numbers and strings"),
         ({"init": "os.system('true')"}, "not of the form"),
         ({"init": "no_such_package:f"}, r"not of the form PACKAGE\.MODULE:FUNCTION: No module"),
+        ({"init": "../mine:f"}, r"'\.\./mine:f' is not of the form PACKAGE\.MODULE:FUNCTION"),
+        ({"init": "zeros_", "module": ".mine.Type"}, r"module '\.mine\.Type': .*accepted are types of"),
         ({"init": "math:pie"}, "pie"),
         ({"init": "math:pi"}, "'math:pi' is not a function"),
         ({"init": "math:sqrt", "arguments": {"x": 1}}, "takes the target and no arguments"),
@@ -212,6 +214,50 @@ def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule,
     path.write_text(json.dumps({"rules": [{"init": "zeros_", "name": "x"}, rule]}))
     with pytest.raises((ValueError, TypeError), match=rf"wrong\.json: rule 2: .*{said}"):
         Recipe.load(path)
+
+
+LONG = "a" * 10_000
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        LONG,
+        {LONG: 1},
+        {"name": [LONG]},
+        {"extends": LONG},
+        {"extends": f"{LONG}.toml"},
+        {"rules": [LONG]},
+        *(
+            {"rules": [rule]}
+            for rule in (
+                {"init": LONG},
+                {"init": [LONG]},
+                {"init": f"{LONG}("},
+                {"init": f"{LONG}:f"},
+                {"init": f"math:{LONG}"},
+                {"init": f"math:{LONG}", "arguments": {"x": 1}},
+                {"init": f"normal_({LONG}=1)"},
+                {"init": f"normal_('{LONG}')"},
+                {"init": f"kaiming_normal_(mode='{LONG}')"},
+                {"init": f"constant_({LONG}=1, {LONG}=2)"},
+                {"init": f"constant_(**{LONG})"},
+                {"init": "normal_", "arguments": {LONG: 1}},
+                {"init": "zeros_", LONG: 1},
+                {"init": "zeros_", "where": LONG},
+                {"init": "zeros_", "module": LONG},
+                {"init": "zeros_", "module": [f"torch.{LONG}"]},
+                {"init": "zeros_", "name": f"[{LONG}"},
+                {"init": "zeros_", "name": f"re:({LONG}"},
+            )
+        ),
+    ],
+    ids=lambda given: str(given).replace(LONG, "LONG")[:60],
+)
+def test_of_a_very_long_text_an_error_shows_the_beginning(given):
+    with pytest.raises((ValueError, TypeError), match=r"aaaa\.\.\.") as raised:
+        Recipe.from_dict(given)
+    assert len(str(raised.value)) < 1000
 
 
 @pytest.mark.parametrize(

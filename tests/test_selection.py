@@ -154,6 +154,8 @@ def test_what_is_not_chosen_need_not_be_fillable_or_covered():
         ({"only": nn.Linear(2, 2)}, ValueError, "Linear that is not part of the model"),
         ({"only": lambda target: False}, ValueError, "lambda"),
         ({"only": ""}, ValueError, "empty pattern"),
+        ({"only": re.compile("")}, ValueError, r"only re\.compile\(''\) is an empty pattern; '\*' fits all"),
+        ({"skip": ["stem", re.compile("", re.IGNORECASE)]}, ValueError, "skip .* is an empty pattern"),
         ({"skip": "layers[0"}, ValueError, "never closed"),
         ({"only": re.compile(b"x")}, TypeError, "not on bytes"),
         ({"only": 3}, TypeError, "not 3"),

@@ -139,3 +139,12 @@ def test_cuda_with_a_torch_without_it_is_one_sentence():
     result = run_python("setup.py", "--version", CONVINIT_CUDA="1")
     assert result.returncode != 0
     assert last_line(result.stderr).startswith("CONVINIT_CUDA=1 needs a torch with CUDA, and torch 2.")
+
+
+def test_the_paths_of_the_extension_are_relative_and_its_headers_known(setup):
+    """setuptools says a line about every absolute one, and leaves it out of an sdist."""
+    found = setup.extension(None)
+    root = SETUP.parent
+    headers = {str(path.relative_to(root)) for end in ("h", "inl") for path in root.glob(f"csrc/**/*.{end}")}
+    assert {"csrc/core/philox.h", "csrc/cpu/fill_loop.inl"} <= headers == set(found.depends)
+    assert all((root / path).is_file() and not Path(path).is_absolute() for path in found.sources)

@@ -19,6 +19,18 @@ def test_models_on_meshes_of_processes(num_processes: int):
     assert len(held) == (17 if importlib.util.find_spec("transformers") else 14), held
 
 
+def test_what_one_process_cannot_read():
+    assert cases("fingerprinted_ranks.py", 4) == [
+        f"{num_axes}: {case}"
+        for num_axes in (1, 2)
+        for case in (
+            "a local tensor of another shape",
+            "an empty local tensor",
+            "a local tensor without values",
+        )
+    ]
+
+
 def test_experts_on_a_mesh_of_processes():
     held = cases("sharded_experts.py", 4)
     assert len(held) == (12 if importlib.util.find_spec("transformers") else 10), held

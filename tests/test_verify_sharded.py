@@ -116,6 +116,8 @@ def test_processes_put_together_what_they_found():
         "held: all ranks know of one element, counted once for its copies",
         "held: each rank for itself",
         "held: two stages of a pipeline",
+        "held: one name, two shapes",
+        "held: two shapes of sharded tensors",
         "held: what fails on one rank is said on all",
         "held: seeds that differ",
     ]

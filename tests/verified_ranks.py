@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from convinit_ext import init_model_, verify
 
@@ -82,6 +83,34 @@ def stages() -> None:
     say("two stages of a pipeline")
 
 
+def shapes_that_differ() -> None:
+    """Each rank's values are right by themselves, so that only the shapes tell."""
+    model = nn.Sequential(nn.Linear(4, 6 if dist.get_rank() == 2 else 4), nn.Flatten(), nn.Linear(3, 3))
+    init_model_(model, SEED)
+    assert verify(model, SEED)
+    found = verify(model, SEED, check_ranks=True)
+    assert not found and found.unmoved == ("2.weight", "2.bias") and found.num_elements == 12
+    assert [(each.name, each.kind, each.text) for each in found.problems] == [
+        ("0.weight", "shape", "its shape is [4, 4] on ranks 0, 1, 3, and [6, 4] on rank 2"),
+        ("0.bias", "shape", "its shape is [4] on ranks 0, 1, 3, and [6] on rank 2"),
+    ]
+    say("one name, two shapes")
+    weight = weight_of(8 if dist.get_rank() == 3 else 4)
+    mesh = init_device_mesh("cpu", (4,))
+    part = nn.Parameter(distribute_tensor(weight, mesh, [Shard(0)], src_data_rank=None))
+    model = nn.Linear(2, 4, bias=False)
+    model.weight = part
+    (problem,) = verify(model, SEED, check_ranks=True).problems
+    assert problem.text == "its shape is [4, 2] on ranks 0, 1, 2, and [8, 2] on rank 3"
+    say("two shapes of sharded tensors")
+
+
+def weight_of(rows: int) -> torch.Tensor:
+    model = nn.Linear(2, rows, bias=False)
+    init_model_(model, SEED)
+    return model.weight.detach()
+
+
 def failures() -> None:
     model = nn.Linear(2, 2)
     if dist.get_rank() == 2:
@@ -99,6 +128,7 @@ def main() -> None:
     trained(init_device_mesh("cpu", (4,)))
     one_element(init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
     stages()
+    shapes_that_differ()
     failures()
     dist.destroy_process_group()
 

@@ -1,0 +1,63 @@
+"""What norm layers start from: those of torch.nn, and others, which are known by the names of their types."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from convinit_ext.initialisers import ONES, ZEROS, Target
+from convinit_ext.rules import Rule
+
+NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+_NORM = re.compile(r"(Layer|RMS|Rms|Group|Batch|Instance)Norm")
+# Norm layers of transformers that multiply by 1 + weight, so that their weights start from zero.
+_OFFSET_NORM = re.compile(
+    r"(Gemma[23]?|RecurrentGemma|T5Gemma2?|VaultGemma|Qwen3Next|Qwen3_5(Moe)?|Qwen4ExpText|MiniMaxM3VL|Step3p7"
+    r"|MuseGlimmerTextCentered|MuseSparkText(Centered|InputScaled))RMSNorm"
+    r"|VideoPrismLayerNorm"
+)
+_BIAS = re.compile(
+    r"(\w+_)?bias(_[ih]h\w*)?"
+)  # bias, in_proj_bias, and the bias_ih_l0_reverse of recurrent modules
+
+
+@lru_cache(maxsize=1024)
+def _norm_start(kind: type) -> float | None:
+    """What the weight of a norm layer of somebody's own starts from; None of any other module."""
+    if not _NORM.search(kind.__name__):
+        return None
+    return 0.0 if _OFFSET_NORM.fullmatch(kind.__name__) else 1.0
+
+
+def _from_one(target: Target) -> bool:
+    return target.tensor.ndim <= 1 and _norm_start(target.module.__class__) == 1.0
+
+
+def _from_zero(target: Target) -> bool:
+    return target.tensor.ndim <= 1 and _norm_start(target.module.__class__) == 0.0
+
+
+def _is_norm(target: Target) -> bool:
+    return _from_one(target) or _from_zero(target)
+
+
+# One that multiplies by 1 + weight, though it is derived from PyTorch's: VideoPrismLayerNorm.
+OFFSET_LAYER_NORM = Rule(ZEROS, module=nn.LayerNorm, parameter="weight", where=_from_zero)
+
+# Norm layers that are not of torch.nn are known by the names of their types: LlamaRMSNorm, T5LayerNorm.
+NORM_LIKE: tuple[Rule, ...] = (
+    Rule(ONES, parameter="weight", where=_from_one),
+    Rule(ZEROS, parameter="weight", where=_from_zero),
+    Rule(ZEROS, parameter="bias", where=_is_norm),
+)
+
+# What a list of rules need not say: the weights of torch.nn's norm layers are ones, biases zeros.
+DEFAULTS: tuple[Rule, ...] = (
+    OFFSET_LAYER_NORM,
+    Rule(ONES, module=NORMS, parameter="weight"),
+    Rule(ZEROS, where=lambda target: target.tensor.ndim <= 1 and bool(_BIAS.fullmatch(target.parameter))),
+)

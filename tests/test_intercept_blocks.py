@@ -1,0 +1,187 @@
+"""intercept: words without a model, blocks in blocks and in threads, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from filling import assert_same_bits
+from intercepted import a_layer, assert_is, generator_of
+from torch import nn
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+
+from convinit_ext import init, intercept
+
+
+def test_a_seed_alone_leaves_the_default_generator():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    with intercept(seed=4):
+        first = nn.init.normal_(torch.empty(9))
+        layer = a_layer()
+    assert torch.equal(torch.get_rng_state(), before)
+    generator = generator_of(4)
+    assert_same_bits(first, init.normal_(torch.empty(9), generator=generator))
+    assert_same_bits(layer.weight, init.kaiming_uniform_(torch.empty(6, 8), a=5**0.5, generator=generator))
+
+
+def test_neither_follows_manual_seed():
+    torch.manual_seed(2)
+    with intercept():
+        first, second = nn.init.normal_(torch.empty(9)), torch.empty(40_000).uniform_()
+    torch.manual_seed(2)
+    assert_same_bits(first, init.normal_(torch.empty(9)))
+    assert_same_bits(second, init.uniform_(torch.empty(40_000)))
+
+
+def test_a_model_alone_takes_its_seed_from_the_default_generator():
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        layer = a_layer()
+        torch.manual_seed(seed)
+        with intercept(layer):
+            nn.init.normal_(layer.bias)
+            nn.init.normal_(layer.weight)
+        weights.append(layer.weight)
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_generator_in_the_call_gives_the_key():
+    layer = a_layer()
+    with intercept(layer, seed=0):
+        nn.init.normal_(layer.weight, generator=generator_of(3))
+        layer.bias.data.uniform_(generator=generator_of(3))
+    assert_same_bits(layer.weight, init.normal_(torch.empty(6, 8), generator=generator_of(3)))
+    assert_same_bits(layer.bias, init.uniform_(torch.empty(6), generator=generator_of(3)))
+
+
+def state_of_torch():
+    functions = [getattr(nn.init, name) for name in nn.init.__all__]
+    return (
+        [
+            (id(function), function.__code__, function.__defaults__, dict(vars(function)))
+            for function in functions
+        ],
+        [id(getattr(torch.Tensor, name)) for name in ("normal_", "uniform_")],
+        dict(vars(nn.init)).keys(),
+        _len_torch_function_stack(),
+        _len_torch_dispatch_stack(),
+    )
+
+
+BEFORE_ANY_BLOCK = state_of_torch()
+
+
+def test_nothing_is_left_behind():
+    before = BEFORE_ANY_BLOCK
+    assert state_of_torch() == before
+    layer = a_layer()
+    with intercept(layer, seed=0), intercept(), intercept(seed=1):
+        nn.init.orthogonal_(layer.weight)
+    assert state_of_torch() == before
+    with pytest.raises(ZeroDivisionError), intercept(layer, seed=0), intercept(seed=3):
+        _ = 1 / 0
+    assert state_of_torch() == before
+    bad = nn.ModuleDict({"module": a_layer()})
+    bad.register_parameter("weight", nn.Parameter(torch.empty(2)))
+    with pytest.raises(ValueError, match="both named 'weight'"), intercept(bad, seed=0):
+        pass
+    assert state_of_torch() == before
+    torch.manual_seed(0)
+    plain = nn.init.trunc_normal_(torch.empty(50))
+    torch.manual_seed(0)
+    assert torch.equal(plain, nn.init.trunc_normal_(torch.empty(50)))
+
+
+def test_the_inner_block_counts():
+    outer, inner = a_layer(), a_layer()
+    with intercept(outer, seed=0):
+        with intercept(inner, seed=1):
+            nn.init.normal_(inner.weight)
+            nn.init.normal_(outer.weight)
+        nn.init.trunc_normal_(inner.bias)
+        assert_is(inner.weight, "weight", seed=1)
+        assert_same_bits(outer.weight, init.normal_(torch.empty(6, 8), generator=generator_of(1)))
+        with pytest.raises(KeyError), intercept(outer, seed=2):
+            raise KeyError
+        nn.init.normal_(outer.weight)
+    assert_is(outer.weight, "weight")
+
+
+def test_one_block_twice_and_inside_itself():
+    layer = a_layer()
+    block = intercept(layer, seed=0)
+    for _ in range(2):
+        with block:
+            nn.init.normal_(layer.weight)
+            assert_is(layer.weight, "weight")
+            with block:
+                nn.init.normal_(layer.weight)
+                assert_is(layer.weight, "weight")
+            nn.init.normal_(layer.weight)
+            assert_is(layer.weight, "weight#1")
+
+
+def test_other_threads_go_on_with_torch():
+    def work():
+        found.append(nn.init.trunc_normal_(torch.empty(50)))
+        found.append(nn.init.orthogonal_(torch.empty(4, 4)))
+        found.append(torch.empty(9).normal_())
+
+    found: list[torch.Tensor] = []
+    torch.manual_seed(0)
+    work()
+    torch.manual_seed(0)
+    with intercept(seed=0):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        nn.init.trunc_normal_(torch.empty(50))
+    for alone, beside in zip(found[:3], found[3:], strict=True):
+        assert torch.equal(alone, beside)
+
+
+def test_many_threads_each_with_a_block():
+    before, errors = state_of_torch(), []
+    barrier = threading.Barrier(6)
+
+    def work(seed):
+        try:
+            barrier.wait()
+            for _ in range(30):
+                layer = a_layer()
+                with intercept(layer, seed=seed):
+                    nn.init.trunc_normal_(layer.bias)
+                    nn.init.normal_(layer.weight)
+                assert_is(layer.weight, "weight", seed=seed)
+                assert_is(layer.bias, "bias", ("truncated_normal", 0.0, 1.0, -2.0, 2.0), seed=seed)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert state_of_torch() == before
+
+
+@pytest.mark.parametrize("model", [[a_layer(), a_layer()], a_layer().weight, "model", nn.Linear])
+def test_what_is_not_one_model_is_refused(model):
+    with pytest.raises(TypeError, match="one model"):
+        intercept(model, seed=0)
+
+
+def test_wrong_seeds():
+    with pytest.raises(TypeError, match="seed must be an int"):
+        intercept(seed="0")
+    with pytest.raises(ValueError, match=r"2\*\*64"):
+        intercept(a_layer(), seed=2**64)
+    with intercept(seed=-1):
+        first = nn.init.normal_(torch.empty(3))
+    with intercept(seed=2**64 - 1):
+        assert torch.equal(first, nn.init.normal_(torch.empty(3)))
