@@ -25,9 +25,10 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.i
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
 SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
+	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc -Itests/fake_cuda
 SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
-SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/digest_on_cpu
+SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/digest_on_cpu \
+	tests/cuda/launcher_on_cpu
 CUDA_ARCHITECTURES := 80 90 120
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
 
@@ -72,6 +73,7 @@ sanitize: $(SANITIZED_TESTS:%=build/sanitize/%)
 	build/sanitize/tests/sanitize/fill_everything
 	build/sanitize/tests/cuda/body_on_cpu
 	build/sanitize/tests/cuda/digest_on_cpu
+	build/sanitize/tests/cuda/launcher_on_cpu
 
 $(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 	$(SANITIZE) $^ -o $@
