@@ -1,5 +1,5 @@
-"""The GPU kernels' bodies, and what launches them, compiled for the CPU: programs in tests/cuda compare them with
-the CPU engine, and look for what remains of an error.
+"""The GPU kernels' bodies, and what launches them, compiled for the CPU: programs in tests/cuda compare them
+with the CPU engine, and look for what remains of an error.
 """
 
 from __future__ import annotations
