@@ -27,7 +27,7 @@ def engine(tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.skipif(CXX is None, reason="no compiler")
-@pytest.mark.parametrize("program", ["body_on_cpu", "digest_on_cpu", "launcher_on_cpu"])
+@pytest.mark.parametrize("program", ["body_on_cpu", "compare_on_cpu", "digest_on_cpu", "launcher_on_cpu"])
 def test_programs_find_no_error(tmp_path: Path, engine, program: str):
     source, path = ROOT / "tests" / "cuda" / f"{program}.cpp", tmp_path / program
     subprocess.run([CXX, *FLAGS, str(source), *engine, "-o", str(path)], check=True)
