@@ -39,7 +39,7 @@ def test_large_tensors(dtype, name):
             tensor[place] = 100.0
             assert_same_differences(*given)
         tensor.fill_(100.0)
-        assert_same_differences(*given) == [[LARGE, start]]
+        assert assert_same_differences(*given) == [[LARGE, start]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

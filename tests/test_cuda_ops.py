@@ -453,7 +453,7 @@ class Placed:
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
         self.layout, self.is_nested = torch.strided, False
-        self.is_cpu = self.device.type == "cpu"
+        self.is_cpu, self.is_cuda = (self.device.type == name for name in ("cpu", "cuda"))
 
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
@@ -480,3 +480,29 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
             with pytest.raises(RuntimeError, match="invalid"):
                 ops.digest(placed, keys[:5], given)
     assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
+
+
+def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypatch):
+    calls: list[set[str]] = []
+    inner = ops._compare_on_one_device
+
+    def on_one_device(placed, *others):
+        calls.append({str(each.device) for each in placed})
+        return inner([each.tensor for each in placed], *others)
+
+    devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
+    tensors, keys, kinds = arguments(12)
+    ops.fill_(tensors[::2], keys[::2].contiguous(), kinds[::2])
+    boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
+    placed = [Placed(tensor, devices[number % 4]) for number, tensor in enumerate(tensors)]
+    for given in (None, boxes):
+        expected = ops.differences(tensors, keys, kinds, given)
+        with monkeypatch.context() as patch:
+            patch.setattr(supported, "HAS_CUDA", True)
+            patch.setattr(ops, "_compare_on_one_device", on_one_device)
+            assert torch.equal(ops.differences(placed, keys, kinds, given), expected)
+            with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
+                ops.differences(placed, keys, kinds, boxes[:3])
+    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
+    with pytest.raises(supported.UnsupportedTensorError, match="cannot compare a tensor on meta"):
+        ops.differences([Placed(tensors[0], "cpu"), Placed(tensors[1], "meta")], keys[:2], kinds[:2])
