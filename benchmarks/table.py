@@ -61,7 +61,7 @@ def gpu_table(record: dict) -> str:
             "|---|---|---|---|---|---|---|---|---|",
             *(fill_line(row) for row in rows if "of_fill_bandwidth" in row),
             "",
-            *(digest_line(row) for row in rows if "of_sum_speed" in row),
+            *(reading_line(row) for row in rows if "of_sum_speed" in row or "of_convinit_speed" in row),
             "",
             "| model, warm | tensors | torch.nn.init | convinit_ext | ratio | on host | graph | launches |",
             "|---|---|---|---|---|---|---|---|",
@@ -85,9 +85,10 @@ def fill_line(row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def digest_line(row: dict) -> str:
+def reading_line(row: dict) -> str:
     size = f"2^{row['elements'].bit_length() - 1}"
-    speed = f"{row['bytes_per_second'] / 1e9:.0f} GB/s, {row['of_sum_speed']:.2f} of the speed of `sum`"
+    of, what = ("of_sum_speed", "`sum`") if "of_sum_speed" in row else ("of_convinit_speed", "the fill")
+    speed = f"{row['bytes_per_second'] / 1e9:.0f} GB/s, {row[of]:.2f} of the speed of {what}"
     return f"- {row['case']}, {size} elements: {speed}"
 
 
