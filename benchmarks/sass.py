@@ -2,11 +2,11 @@
 
     python benchmarks/sass.py [--output benchmarks/results/sass_sm90.json]
 
-Compiles csrc/cuda/fill.cu, compare.cu and digest.cu with nvcc and disassembles them with nvdisasm or cuobjdump
-(CUDA's, those of the packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs no GPU. A
-main loop is an innermost loop with a store of 16 bytes, or for digests and comparisons a load; what a fill
-makes is told by its instructions. All of them count, those that call the slow paths of square root and division
-included. Exits with 1 where a loop is over its budget.
+Compiles csrc/cuda/fill.cu, compare.cu and digest.cu with nvcc and disassembles them with nvdisasm or
+cuobjdump (CUDA's, those of the packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs
+no GPU. A main loop is an innermost loop with a store of 16 bytes, or for digests and comparisons a load;
+what a fill makes is told by its instructions. All of them count, those that call the slow paths of square
+root and division included. Exits with 1 where a loop is over its budget.
 """
 
 from __future__ import annotations
