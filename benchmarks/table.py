@@ -63,8 +63,8 @@ def gpu_table(record: dict) -> str:
             "",
             *(reading_line(row) for row in rows if "of_sum_speed" in row or "of_convinit_speed" in row),
             "",
-            "| model, warm | tensors | torch.nn.init | convinit_ext | ratio | on host | graph | launches |",
-            "|---|---|---|---|---|---|---|---|",
+            "| model, warm | tensors | torch.nn.init | init_model_ | ratio | host | plan | graph | launches |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(model_line(row) for row in rows if "tensors" in row),
             "",
             f"Goals missed: {'; '.join(missed)}." if missed else "No goal that was measured is missed.",
@@ -93,8 +93,8 @@ def reading_line(row: dict) -> str:
 
 
 def model_line(row: dict) -> str:
-    theirs, ours, host, replay = (
-        time_text(row[f"{name}_seconds"]) for name in ("torch", "convinit", "convinit_host", "replay")
+    theirs, ours, host, planned, replay = (
+        time_text(row[f"{name}_seconds"]) for name in ("torch", "convinit", "convinit_host", "plan", "replay")
     )
     launches = f"{row['launches']} for {optional(row['torch_kernels'], str)}"
     cells = (
@@ -104,6 +104,7 @@ def model_line(row: dict) -> str:
         ours,
         f"**{row['ratio']:.1f}x**",
         host,
+        planned,
         replay,
         launches,
     )
