@@ -25,9 +25,10 @@ CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.i
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
 SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc
+	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc -Itests/fake_cuda
 SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
-SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/digest_on_cpu
+SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/compare_on_cpu \
+	tests/cuda/digest_on_cpu tests/cuda/launcher_on_cpu
 ARM := aarch64-linux-gnu-g++ -std=c++17 -ffp-contract=off -O2 -Wall -Wextra -Werror -static -pthread -Icsrc
 ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
 CUDA_ARCHITECTURES := 80 90 120
@@ -73,7 +74,9 @@ format: $(VENV)/lint-tools
 sanitize: $(SANITIZED_TESTS:%=build/sanitize/%)
 	build/sanitize/tests/sanitize/fill_everything
 	build/sanitize/tests/cuda/body_on_cpu
+	build/sanitize/tests/cuda/compare_on_cpu
 	build/sanitize/tests/cuda/digest_on_cpu
+	build/sanitize/tests/cuda/launcher_on_cpu
 
 $(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 	$(SANITIZE) $^ -o $@
@@ -103,7 +106,7 @@ check-cuda: $(VENV)/torch-$(TORCH)
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
 		-c csrc/ops_cuda.cpp -o build/ops_cuda.o
 	@if command -v nvcc >/dev/null; then set -x; \
-		for kernels in fill digest launch; do \
+		for kernels in fill compare digest launch; do \
 			$(NVCC) -Werror all-warnings -c csrc/cuda/$$kernels.cu -o build/$$kernels.o || exit 1; \
 		done && \
 		$(NVCC) -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \

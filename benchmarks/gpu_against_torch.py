@@ -3,7 +3,7 @@
     python benchmarks/gpu_against_torch.py --output benchmarks/results/gpu.json [--repeats 7] [--no-models]
 
 Every case runs the alternatives in turns and takes medians; a speed is their ratio. Digests are held against
-`sum` of the same tensors. `fill_` (a constant, as
+`sum` of the same tensors, comparisons against the fill of the same values. `fill_` (a constant, as
 PyTorch writes it) is the ceiling that memory sets. cuRAND's Philox, through CuPy, and Triton's generator are
 there where they are installed. The models are the layers alone of what they are named after (models.py).
 benchmarks/table.py puts the file into README.md.
@@ -26,7 +26,7 @@ from gpu_measure import Fill, buffers, gpu_environment, host_and_all, in_turns, 
 from models import llama_7b_layers, resnet50_layers, sdxl_layers
 from torch import nn
 
-from convinit_ext import _C, init, init_model_, keys, ops
+from convinit_ext import _C, Normal, Uniform, init, init_model_, keys, ops, plan_model
 from convinit_ext.plan import make_plan
 
 FUNCTIONS = {"uniform": "uniform_", "normal": "normal_", "truncated normal": "trunc_normal_"}
@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], torch.dtype]] = {
     "ResNet-50": (resnet50_layers, torch.float32),
     "Llama 7B": (llama_7b_layers, torch.bfloat16),
 }
-DIGESTED = (torch.float32, torch.bfloat16)
+READ = (torch.float32, torch.bfloat16)  # by digests and comparisons
 # case, what is measured, and what it has to reach
 BARS: tuple[tuple[str, str, float], ...] = (
     ("uniform float32", "of_fill_bandwidth", 0.95),
@@ -51,7 +51,12 @@ BARS: tuple[tuple[str, str, float], ...] = (
     ("truncated normal float32", "ratio", 20.0),
     ("digest float32", "of_sum_speed", 0.5),
     ("digest bfloat16", "of_sum_speed", 0.5),
+    ("compare uniform float32", "of_convinit_speed", 0.8),
+    ("compare normal float32", "of_convinit_speed", 0.8),
+    ("compare uniform bfloat16", "of_convinit_speed", 0.8),
+    ("compare normal bfloat16", "of_convinit_speed", 0.8),
     ("SDXL UNet bfloat16", "ratio", 10.0),
+    ("SDXL UNet bfloat16", "plan_ratio", 10.0),
     ("SDXL UNet bfloat16", "launches", 2),
 )
 
@@ -115,7 +120,7 @@ def row_of(case: str, size: int, dtype: torch.dtype, taken: dict[str, float | No
 def digests(repeats: int) -> Iterator[dict[str, object]]:
     """Against the sum of the same tensors, which reads them too. Neither waits for its result."""
     key = keys.of_names(0, ["weight"])
-    for dtype in DIGESTED:
+    for dtype in READ:
         rotating = buffers(JUDGED, dtype)
         for tensor in rotating:
             init.normal_(tensor)
@@ -123,27 +128,53 @@ def digests(repeats: int) -> Iterator[dict[str, object]]:
             "sum": lambda tensor: tensor.sum(),
             "digest": lambda tensor: torch.ops.convinit_ext.digest([tensor], key, [], []),
         }
-        yield digest_row(dtype, in_turns(runs, rotating, repeats))
+        taken = in_turns(runs, rotating, repeats)
+        yield reading_row("digest", "sum", f"digest {dtype_name(dtype)}", dtype, taken)
         del rotating
         torch.cuda.empty_cache()
 
 
-def digest_row(dtype: torch.dtype, taken: dict[str, float | None]) -> dict[str, object]:
-    ours, theirs = taken["digest"], taken["sum"]
-    assert ours is not None and theirs is not None
+def comparisons(repeats: int) -> Iterator[dict[str, object]]:
+    """With what a fill would write, which they all hold, against that fill."""
+    key = keys.of_names(0, ["weight"])
+    for dtype in READ:
+        rotating = buffers(JUDGED, dtype)
+        for name, drawn in {"uniform": Uniform(), "normal": Normal()}.items():
+            taken = in_turns(fill_and_compare(key, drawn), rotating, repeats)
+            case = f"compare {name} {dtype_name(dtype)}"
+            yield reading_row("compare", "convinit", case, dtype, taken)
+        del rotating
+        torch.cuda.empty_cache()
+
+
+def fill_and_compare(key: torch.Tensor, drawn: ops.Encoded) -> dict[str, Fill]:
+    given = key, *ops.encoded([drawn]), [], []
     return {
-        "case": f"digest {dtype_name(dtype)}",
+        "convinit": lambda tensor: torch.ops.convinit_ext.fill_([tensor], *given),
+        "compare": lambda tensor: torch.ops.convinit_ext.compare([tensor], *given),
+    }
+
+
+def reading_row(
+    name: str, other: str, case: str, dtype: torch.dtype, taken: dict[str, float | None]
+) -> dict[str, object]:
+    ours, theirs = taken[name], taken[other]
+    assert ours is not None and theirs is not None, case
+    return {
+        "case": case,
         "elements": JUDGED,
         "bytes": JUDGED * dtype.itemsize,
-        "sum_seconds": theirs,
-        "digest_seconds": ours,
+        f"{other}_seconds": theirs,
+        f"{name}_seconds": ours,
         "bytes_per_second": round(JUDGED * dtype.itemsize / ours),
-        "of_sum_speed": round(theirs / ours, 3),
+        f"of_{other}_speed": round(theirs / ours, 3),
     }
 
 
 def models(repeats: int) -> Iterator[dict[str, object]]:
-    """Warm: every module's reset_parameters against one call, with the call's own work on the host."""
+    """Warm: every module's reset_parameters against one call, with the call's own work on the host, and against
+    a plan that runs again.
+    """
     for name, (build, dtype) in MODELS.items():
         gc.collect()
         torch.cuda.empty_cache()
@@ -161,6 +192,7 @@ def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
     runs = {
         "torch": lambda: reset_parameters(model),
         "convinit": lambda: init_model_(model, seed=0),
+        "plan": plan_model(model, seed=0).run,
         "engine": engine_call(model),
     }
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -184,6 +216,7 @@ def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
     row["launches"] = _C.num_cuda_launches() - before
     row["replay_seconds"] = replay_seconds(model, repeats)
     row["ratio"] = round(row["torch_seconds"] / row["convinit_seconds"], 2)
+    row["plan_ratio"] = round(row["torch_seconds"] / row["plan_seconds"], 2)
     return row
 
 
@@ -240,13 +273,15 @@ def main() -> None:
             f"{row['ratio']!s:>7}x torch",
             flush=True,
         )
-    for row in digests(options.repeats):
+    for row in (*digests(options.repeats), *comparisons(options.repeats)):
         rows.append(row)
-        print(f"{row['case']:30} {row['elements']:>11} {row['of_sum_speed']:>6} of sum's speed", flush=True)
+        of = next(name for name in ("of_sum_speed", "of_convinit_speed") if name in row)
+        print(f"{row['case']:30} {row['elements']:>11} {row[of]:>6} {of}", flush=True)
     write(options.output, rows)  # in case what follows fails
     for row in () if options.no_models else models(options.repeats):
         rows.append(row)
-        print(f"{row['case']:30} {row['ratio']:>7}x torch, {row['launches']} launches", flush=True)
+        ratios = f"{row['ratio']:>7}x torch, {row['plan_ratio']:>7}x planned"
+        print(f"{row['case']:30} {ratios}, {row['launches']} launches", flush=True)
     for each in write(options.output, rows):
         said = {True: "met", False: "MISSED", None: "not measured"}[each["met"]]
         print(f"{said:13} {each['case']}: {each['measure']} {each['measured']} (bar {each['bar']})")

@@ -2,11 +2,11 @@
 
     python benchmarks/sass.py [--output benchmarks/results/sass_sm90.json]
 
-Compiles csrc/cuda/fill.cu and digest.cu with nvcc and disassembles them with nvdisasm or cuobjdump (CUDA's,
-those of the packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs no GPU. A main loop
-is an innermost loop with a store of 16 bytes, or for digests a load; what a fill makes is told by its
-instructions. All of them count, those that call the slow paths of square root and division included. Exits
-with 1 where a loop is over its budget.
+Compiles csrc/cuda/fill.cu, compare.cu and digest.cu with nvcc and disassembles them with nvdisasm or
+cuobjdump (CUDA's, those of the packages nvidia-cuda-nvdisasm and nvidia-cuda-cuobjdump, or Triton's). Needs
+no GPU. A main loop is an innermost loop with a store of 16 bytes, or for digests and comparisons a load;
+what a fill makes is told by its instructions. All of them count, those that call the slow paths of square
+root and division included. Exits with 1 where a loop is over its budget.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 ARCHITECTURE = "sm_90"
 COMPILE = ["nvcc", "-std=c++17", "--fmad=false", f"-arch={ARCHITECTURE}", "-Icsrc", "-Xptxas", "-v", "-cubin"]
-KERNELS = ("fill", "digest")
+KERNELS = ("fill", "compare", "digest")
 BUDGETS = {
     "uniform float32": 18,
     "uniform float16": 19,
@@ -132,13 +132,13 @@ def row_of(name: str, loop: list[str], elements: int) -> dict[str, Any]:
     }
 
 
-def fill_rows(listing: str) -> dict[str, dict[str, Any]]:
+def fill_rows(listing: str, access: re.Pattern[str], prefix: str = "") -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for function in functions(listing):
-        for loop in main_loops(function, WIDE_STORE):
+        for loop in main_loops(function, access):
             made = describe(loop)
             if made is not None:
-                name, elements = made
+                name, elements = prefix + made[0], made[1]
                 if name in rows and rows[name]["instructions"] <= len(loop):
                     continue  # the longer one is that for other layouts
                 rows[name] = row_of(name, loop, elements)
@@ -163,7 +163,8 @@ def measure() -> dict[str, Any]:
             cubin, kernels[kernel] = compiled(kernel, Path(folder))
             command = [*disassembler, str(cubin)]
             listings[kernel] = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rows = fill_rows(listings["fill"]) | digest_rows(listings["digest"])
+    rows = fill_rows(listings["fill"], WIDE_STORE) | digest_rows(listings["digest"])
+    rows |= fill_rows(listings["compare"], WIDE_LOAD, "compare ")
     version = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
     return {
         "architecture": ARCHITECTURE,

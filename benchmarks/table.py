@@ -61,10 +61,10 @@ def gpu_table(record: dict) -> str:
             "|---|---|---|---|---|---|---|---|---|",
             *(fill_line(row) for row in rows if "of_fill_bandwidth" in row),
             "",
-            *(digest_line(row) for row in rows if "of_sum_speed" in row),
+            *(reading_line(row) for row in rows if "of_sum_speed" in row or "of_convinit_speed" in row),
             "",
-            "| model, warm | tensors | torch.nn.init | convinit_ext | ratio | on host | graph | launches |",
-            "|---|---|---|---|---|---|---|---|",
+            "| model, warm | tensors | torch.nn.init | init_model_ | ratio | host | plan | graph | launches |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(model_line(row) for row in rows if "tensors" in row),
             "",
             f"Goals missed: {'; '.join(missed)}." if missed else "No goal that was measured is missed.",
@@ -85,15 +85,16 @@ def fill_line(row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def digest_line(row: dict) -> str:
+def reading_line(row: dict) -> str:
     size = f"2^{row['elements'].bit_length() - 1}"
-    speed = f"{row['bytes_per_second'] / 1e9:.0f} GB/s, {row['of_sum_speed']:.2f} of the speed of `sum`"
+    of, what = ("of_sum_speed", "`sum`") if "of_sum_speed" in row else ("of_convinit_speed", "the fill")
+    speed = f"{row['bytes_per_second'] / 1e9:.0f} GB/s, {row[of]:.2f} of the speed of {what}"
     return f"- {row['case']}, {size} elements: {speed}"
 
 
 def model_line(row: dict) -> str:
-    theirs, ours, host, replay = (
-        time_text(row[f"{name}_seconds"]) for name in ("torch", "convinit", "convinit_host", "replay")
+    theirs, ours, host, planned, replay = (
+        time_text(row[f"{name}_seconds"]) for name in ("torch", "convinit", "convinit_host", "plan", "replay")
     )
     launches = f"{row['launches']} for {optional(row['torch_kernels'], str)}"
     cells = (
@@ -103,6 +104,7 @@ def model_line(row: dict) -> str:
         ours,
         f"**{row['ratio']:.1f}x**",
         host,
+        planned,
         replay,
         launches,
     )

@@ -64,4 +64,4 @@ def _compare(
     box_starts: Sequence[int],
     box_strides: Sequence[int],
 ) -> Tensor:
-    return keys.new_empty(len(tensors), 2)
+    return (tensors[0] if tensors else keys).new_empty((len(tensors), 2), dtype=torch.int64)

@@ -6,7 +6,7 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -56,6 +56,7 @@ _fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
 _CONSTANT = 0  # Constant.kind
+_Item = TypeVar("_Item")
 fake_kernels.register()
 
 
@@ -200,23 +201,35 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
 
 
 def _digest_by_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
+    by_device = _rows_by_device(tensors)
+    if len(by_device) == 1:
+        return _digest_on_one_device(tensors, keys, boxes).cpu()
+    keys = keys.view(len(tensors), 2)
+    sums = [
+        _digest_on_one_device(_at(rows, tensors), keys[rows], None if boxes is None else _at(rows, boxes))
+        for rows in by_device
+    ]
+    return _in_order(by_device, sums)
+
+
+def _rows_by_device(tensors: list[Tensor]) -> list[list[int]]:
+    """Numbers of the tensors, device by device: the CPU comes last, beside which the GPUs work."""
     rows: dict[torch.device, list[int]] = {}
     for row, tensor in enumerate(tensors):
         rows.setdefault(tensor.device, []).append(row)
-    if len(rows) == 1:
-        return _digest_on_one_device(tensors, keys, boxes).cpu()
-    parts: list[tuple[list[int], Tensor]] = []
-    for device in sorted(rows, key=lambda device: device.type == "cpu"):  # beside which the GPUs work
-        own = rows[device]
-        own_boxes = None if boxes is None else [boxes[row] for row in own]
-        sums = _digest_on_one_device(
-            [tensors[row] for row in own], keys.view(len(tensors), 2)[own], own_boxes
-        )
-        parts.append((own, sums))
-    found = keys.new_empty(len(tensors), NUM_SUMS)
-    for own, sums in parts:
-        found[own] = sums.cpu()
-    return found
+    return [rows[device] for device in sorted(rows, key=lambda device: device.type == "cpu")]
+
+
+def _at(rows: list[int], items: Sequence[_Item]) -> list[_Item]:
+    return [items[row] for row in rows]
+
+
+def _in_order(by_device: list[list[int]], found: list[Tensor]) -> Tensor:
+    """What was found on each device, put together on the CPU."""
+    together = torch.empty(sum(map(len, by_device)), found[0].shape[1], dtype=found[0].dtype, device="cpu")
+    for rows, own in zip(by_device, found, strict=True):
+        together[rows] = own.cpu()
+    return together
 
 
 def _digest_on_one_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
@@ -234,7 +247,7 @@ def differences(
     """Hold every tensor against what `fill_` would write there, bit for bit, in one call. Nothing is copied.
 
     Args:
-        tensors: dense CPU tensors of a supported dtype, of any strides
+        tensors: dense tensors of a supported dtype, of any strides, on the CPU and on any CUDA devices
         keys: as for `fill_`, like the rest
         distributions: one for each tensor
         boxes: for each tensor its part of a logical tensor, None where it is the whole of it
@@ -242,9 +255,40 @@ def differences(
     Returns:
         int64 CPU tensor of shape (len(tensors), 2): how many elements differ, and the row-major index in the
         logical tensor of the first that does, -1 where there is none
+
+    Raises:
+        UnsupportedTensorError: for a device whose memory cannot be read
+
+    CUDA tensors are read where they are, as by `digest`.
     """
+    given = list(tensors)
+    _check_number(boxes, given)
+    for tensor in given:
+        if not tensor.is_cpu:
+            check_device(tensor, "compare")
+    by_device = _rows_by_device(given)
+    if len(by_device) <= 1:
+        return _compare_on_one_device(given, keys, distributions, boxes).cpu()
+    found = [
+        _compare_on_one_device(
+            _at(rows, given),
+            keys[rows],
+            _at(rows, distributions),
+            None if boxes is None else _at(rows, boxes),
+        )
+        for rows in by_device
+    ]
+    return _in_order(by_device, found)
+
+
+def _compare_on_one_device(
+    tensors: list[Tensor],
+    keys: Tensor,
+    distributions: Sequence[Encoded],
+    boxes: Sequence[Box | None] | None,
+) -> Tensor:
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    found: Tensor = _compare_op(list(tensors), keys, *encoded(distributions), starts, strides)
+    found: Tensor = _compare_op(tensors, keys, *encoded(distributions), starts, strides)
     return found
 
 

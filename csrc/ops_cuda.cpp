@@ -1,6 +1,6 @@
 // CUDA's registration of the ops: device guard, stream, memory for the task list, launch errors. Against
-// torch's stable ABI, csrc/cuda/fill.h and digest.h, and no CUDA header, so that it compiles beside any
-// torch.
+// torch's stable ABI, csrc/cuda/fill.h, digest.h and compare.h, and no CUDA header, so that it compiles
+// beside any torch.
 #include "torch_abi.h"
 
 #define USE_CUDA  // shim.h declares aoti_torch_get_current_cuda_stream only then
@@ -17,6 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/float_environment.h"
+#include "cuda/compare.h"
 #include "cuda/digest.h"
 #include "cuda/fill.h"
 #include "tasks.h"
@@ -33,11 +35,14 @@ using torch::stable::accelerator::DeviceGuard;
 struct Deed {
   const char* op;
   const char* verb;
+  const char* noun;
 };
-constexpr Deed kFill{"fill_", "fill"}, kDigest{"digest", "digest"};
+constexpr Deed kFill{"fill_", "fill", "fill"};
+constexpr Deed kDigest{"digest", "digest", "digest"};
+constexpr Deed kCompare{"compare", "compare", "comparison"};
 
 void check_cuda(const Deed& deed, const char* error) {
-  check(error == nullptr, deed.op, ": CUDA could not launch the ", deed.verb, ": ", error ? error : "");
+  check(error == nullptr, deed.op, ": CUDA could not launch the ", deed.noun, ": ", error ? error : "");
 }
 
 // torch's own errors cross the stable ABI as a source line of its headers; the reason is in its log.
@@ -86,6 +91,22 @@ struct Fills {
   }
 };
 
+// The same of fills whose values are compared with what is there.
+struct Comparisons {
+  const ReadTasks* read;
+  cuda::DifferenceRows rows;
+
+  static constexpr const Deed& kDeed = kCompare;
+  int64_t image_bytes() const { return cuda::image_bytes(read->tasks.data(), read->tasks.size()); }
+  int64_t pack(void* image) const {
+    return cuda::pack_compare(read->tasks.data(), read->owners.data(), read->tasks.size(), image);
+  }
+  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
+                     cuda::Stream stream) const {
+    return cuda::launch_compare(image, num_bytes, device_image, rows, stream);
+  }
+};
+
 // A list of tensors to digest, likewise.
 struct Digests {
   std::vector<cuda::DigestInput> inputs;
@@ -120,6 +141,7 @@ class Upload {
       if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(List::kDeed, room);
     }
     if (!pinned_.defined()) unpinned_.resize(room / sizeof(std::max_align_t) + 1);
+    const DefaultFloatEnvironment environment;  // constants are rounded
     num_bytes_ = list_.pack(image());
   }
 
@@ -180,12 +202,12 @@ void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p
   if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
 }
 
-// All on one device, which is that of the sums: convinit_ext/ops.py sorts them.
-int32_t device_of(const std::vector<Tensor>& tensors) {
-  check(!tensors.empty(), "digest: no tensors, so no CUDA device");
+// All on one device, which is that of the results: convinit_ext/ops.py sorts them.
+int32_t device_of(const Deed& deed, const std::vector<Tensor>& tensors) {
+  check(!tensors.empty(), deed.op, ": no tensors, so no CUDA device");
   for (const Tensor& tensor : tensors) {
-    check(tensor.is_cuda() && tensor.get_device_index() == tensors[0].get_device_index(),
-          "digest: the tensors of one call are on one CUDA device");
+    check(tensor.is_cuda() && tensor.get_device_index() == tensors[0].get_device_index(), deed.op,
+          ": the tensors of one call are on one CUDA device");
   }
   return tensors[0].get_device_index();
 }
@@ -196,9 +218,10 @@ const void* memory_of(const Tensor& tensor) {
   return data;
 }
 
-Tensor empty_sums(int64_t num_rows, int32_t device) {
-  return by_torch(kDigest, "out of memory on the GPU, for the sums", [&] {
-    return torch::stable::empty({num_rows, kSums}, ScalarType::Long, std::nullopt,
+// What is found of each tensor, a row of numbers.
+Tensor empty_rows(const Deed& deed, int64_t num_rows, int64_t num_columns, int32_t device) {
+  return by_torch(deed, "out of memory on the GPU, for the results", [&] {
+    return torch::stable::empty({num_rows, num_columns}, ScalarType::Long, std::nullopt,
                                 Device(DeviceType::CUDA, device));
   });
 }
@@ -207,7 +230,7 @@ Tensor digest_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t
                    std::vector<int64_t> box_strides) {
   const int64_t* key = keys_of(keys, tensors.size());
   BoxReader boxes(box_starts, box_strides, tensors);
-  const int32_t device = device_of(tensors);
+  const int32_t device = device_of(kDigest, tensors);
   std::vector<Items> items;
   items.reserve(tensors.size());  // the inputs point into it
   Digests list;
@@ -225,10 +248,23 @@ Tensor digest_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t
                            static_cast<int64_t>(t)});
   }
   const auto num_rows = static_cast<int64_t>(tensors.size());
-  Tensor sums = empty_sums(num_rows, device);
+  Tensor sums = empty_rows(kDigest, num_rows, kSums, device);
   list.rows = {static_cast<uint64_t*>(sums.mutable_data_ptr()), num_rows};
   Upload<Digests>(device, std::move(list)).launch();
   return sums;
+}
+
+Tensor compare_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
+                    std::vector<double> params, std::vector<int64_t> box_starts,
+                    std::vector<int64_t> box_strides) {
+  const int32_t device = device_of(kCompare, tensors);
+  const auto num_rows = static_cast<int64_t>(tensors.size());
+  const ReadTasks read = read_tasks_of({std::move(tensors), std::move(keys), std::move(kinds),
+                                        std::move(params), std::move(box_starts), std::move(box_strides)});
+  Tensor found = empty_rows(kCompare, num_rows, 2, device);
+  auto* numbers = static_cast<int64_t*>(found.mutable_data_ptr());
+  Upload<Comparisons>(device, {&read, {numbers, num_rows}}).launch();
+  return found;
 }
 
 }  // namespace
@@ -239,4 +275,5 @@ STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CUDA, m) {
   m.impl("fill_one_", TORCH_BOX(&convinit::fill_one_cuda));
   m.impl("fill_part_", TORCH_BOX(&convinit::fill_part_cuda));
   m.impl("digest", TORCH_BOX(&convinit::digest_cuda));
+  m.impl("compare", TORCH_BOX(&convinit::compare_cuda));
 }

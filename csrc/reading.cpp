@@ -64,20 +64,11 @@ Tensor digest_on_cpu(const std::vector<Tensor>& tensors, const Tensor& keys,
 
 Tensor compare_on_cpu(const ListArguments& given) {
   const size_t num_tensors = given.tensors.size();
-  check_lengths(given);
-  const DefaultFloatEnvironment environment;
-  const int64_t* key = keys_of(given.keys, num_tensors);
-  BoxReader boxes(given.box_starts, given.box_strides, given.tensors);
-  Tasks tasks(num_tensors);
-  std::vector<size_t> owners;
-  for (size_t t = 0; t < num_tensors; ++t) {
-    const std::vector<int64_t> strides = boxes.next_strides(given.tensors[t]);
-    if (given.tensors[t].numel() == 0) continue;
-    memory_of(given.tensors[t]);
-    tasks.add(given.tensors[t], key + 2 * t, given.kinds[t], &given.params[t * kParams], boxes.start(t),
-              strides, Tasks::kRead);
-    owners.push_back(t);
+  for (const Tensor& tensor : given.tensors) {
+    if (tensor.numel() > 0) memory_of(tensor);
   }
+  const auto [tasks, owners] = read_tasks_of(given);
+  const DefaultFloatEnvironment environment;
   std::vector<Difference> differences(owners.size());
   if (!tasks.empty()) {
     compare(tasks.data(), tasks.size(), torch::stable::get_num_threads(), run_on_torch_threads,

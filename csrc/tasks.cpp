@@ -91,6 +91,23 @@ std::vector<DeviceTasks> tasks_of(const ListArguments& given) {
   return devices;
 }
 
+ReadTasks read_tasks_of(const ListArguments& given) {
+  const size_t num_tensors = given.tensors.size();
+  check_lengths(given);
+  const DefaultFloatEnvironment environment;
+  const int64_t* key = keys_of(given.keys, num_tensors);
+  BoxReader boxes(given.box_starts, given.box_strides, given.tensors);
+  ReadTasks read{Tasks(num_tensors), {}};
+  for (size_t t = 0; t < num_tensors; ++t) {
+    const std::vector<int64_t> strides = boxes.next_strides(given.tensors[t]);
+    if (given.tensors[t].numel() == 0) continue;
+    read.tasks.add(given.tensors[t], key + 2 * t, given.kinds[t], &given.params[t * kParams], boxes.start(t),
+                   strides, Tasks::kRead);
+    read.owners.push_back(static_cast<int64_t>(t));
+  }
+  return read;
+}
+
 Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
                int64_t start, const std::vector<int64_t>& index_strides) {
   check(start >= 0 && static_cast<int64_t>(index_strides.size()) == tensor.dim() &&

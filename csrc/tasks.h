@@ -62,6 +62,15 @@ struct DeviceTasks {
 // One list for each device among the tensors.
 std::vector<DeviceTasks> tasks_of(const ListArguments& arguments);
 
+// The list's tensors that have elements, only to be read: one list whatever their devices, and which tensor
+// each task is.
+struct ReadTasks {
+  Tasks tasks;
+  std::vector<int64_t> owners;
+};
+
+ReadTasks read_tasks_of(const ListArguments& arguments);
+
 // The same for one tensor, a part of a logical one or the whole: no lists to pass, which is most of a small
 // fill's time.
 Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],

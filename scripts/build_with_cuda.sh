@@ -38,7 +38,7 @@ from convinit_ext import _C, init
 cuda = _C.build_info()["cuda"]
 print(f"torch {torch.__version__}, convinit_ext built with CUDA {cuda}")
 assert cuda.startswith(torch.version.cuda.split(".")[0] + "."), cuda
-for name in ("fill_", "fill_one_", "fill_part_", "digest"):
+for name in ("fill_", "fill_one_", "fill_part_", "digest", "compare"):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"convinit_ext::{name}", "CUDA"), name
 init.normal_(torch.empty(9))
 PYTHON

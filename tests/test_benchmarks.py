@@ -54,9 +54,14 @@ def record(seconds: float) -> dict:
         gpu.row_of("uniform bfloat16", 2**20, torch.bfloat16, taken),
         gpu.row_of("uniform float8_e5m2", 2**20, torch.float8_e5m2, taken | {"torch": None}),
     ]
-    rows.append(gpu.digest_row(torch.bfloat16, {"sum": 0.3, "digest": 0.4}))
+    rows.append(
+        gpu.reading_row("digest", "sum", "digest bfloat16", torch.bfloat16, {"sum": 0.3, "digest": 0.4})
+    )
+    compared = {"convinit": 0.3, "compare": 0.4}
+    rows.append(gpu.reading_row("compare", "convinit", "compare normal float32", torch.float32, compared))
     model = {"case": "SDXL UNet bfloat16", "tensors": 1680, "elements": 5, "ratio": 12.5, "launches": 1}
     model |= {"torch_kernels": 1680, "torch_seconds": 0.5, "convinit_seconds": 0.04}
+    model |= {"plan_seconds": 0.05, "plan_ratio": 9.9}
     rows.append(model | {"convinit_host_seconds": 0.03, "replay_seconds": 0.002})
     environment = dict.fromkeys(("gpu", "driver", "processor", "torch", "python", "convinit_cuda"), "made up")
     return {"command": "python x", "environment": environment, "results": rows, "bars": gpu.judged(rows)}
@@ -68,7 +73,10 @@ def test_bars_are_judged(seconds, met):
     assert verdicts["uniform float32", "of_fill_bandwidth"] is met
     assert verdicts["uniform bfloat16", "ratio"] is None  # measured, but not at the size that counts
     assert verdicts["digest bfloat16", "of_sum_speed"] is True
+    assert verdicts["compare normal float32", "of_convinit_speed"] is False
+    assert verdicts["compare normal bfloat16", "of_convinit_speed"] is None
     assert verdicts["SDXL UNet bfloat16", "ratio"] is True
+    assert verdicts["SDXL UNet bfloat16", "plan_ratio"] is False
     assert verdicts["SDXL UNet bfloat16", "launches"] is True
 
 
@@ -78,8 +86,17 @@ def test_a_record_of_a_gpu_becomes_its_own_table():
     assert "| uniform float32 | 2^28 | 4 s | 1.06 s | **3.8x** | 1 | 0.94 | - | 2 s |" in text
     assert "| uniform float8_e5m2 | 2^20 | - | 1.06 s | - | 0 | 0.94 | - | 2 s |" in text
     assert "- digest bfloat16, 2^28 elements: 1 GB/s, 0.75 of the speed of `sum`" in text
-    assert "| SDXL UNet bfloat16 | 1680 | 500 ms | 40 ms | **12.5x** | 30 ms | 2 ms | 1 for 1680 |" in text
-    assert "Goals missed: uniform float32: of_fill_bandwidth 0.943, not 0.95." in text
+    assert "- compare normal float32, 2^28 elements: 3 GB/s, 0.75 of the speed of the fill" in text
+    model = "| SDXL UNet bfloat16 | 1680 | 500 ms | 40 ms | **12.5x** | 30 ms | 50 ms | 2 ms | 1 for 1680 |"
+    assert model in text
+    missed = (
+        text[text.index("Goals missed: ") :].partition("\n")[0].removeprefix("Goals missed: ").split("; ")
+    )
+    assert missed == [
+        "uniform float32: of_fill_bandwidth 0.943, not 0.95",
+        "compare normal float32: of_convinit_speed 0.75, not 0.8",
+        "SDXL UNet bfloat16: plan_ratio 9.9, not 10.0.",
+    ]
     assert text.index("between") < text.index("uniform float32") < text.index("after")
     assert table.with_table(text, record(1.06)) == text
 

@@ -173,10 +173,6 @@ def test_drop_in_functions_equal_the_cpus(function, keyed):
     assert torch.equal(filled[0][1], filled[1][1])
 
 
-NOT_LONG = 1_000_000_000  # clock ticks: about half a second
-RANDOM = ("eye_", "identity_", "constant_")
-
-
 def test_convolutions_by_pytorchs_own_functions_equal_the_cpus():
     for function in (init.dirac_, init.identity_, init.delta_orthogonal_):
         on_cpu, on_gpu = torch.empty(8, 4, 3, 3), torch.empty(8, 4, 3, 3, device="cuda")

@@ -1,4 +1,6 @@
-"""The GPU kernels' bodies, compiled for the CPU: programs in tests/cuda compare them with the CPU engine."""
+"""The GPU kernels' bodies, and what launches them, compiled for the CPU: programs in tests/cuda compare them
+with the CPU engine, and look for what remains of an error.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
 CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-pthread", f"-I{CSRC}"]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-pthread", f"-I{CSRC}", f"-I{ROOT / 'tests/fake_cuda'}"]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,8 @@ def engine(tmp_path_factory) -> list[str]:
 
 
 @pytest.mark.skipif(CXX is None, reason="no compiler")
-@pytest.mark.parametrize("program", ["body_on_cpu", "digest_on_cpu"])
-def test_every_thread_of_several_grids_does_what_the_cpu_does(tmp_path: Path, engine, program: str):
+@pytest.mark.parametrize("program", ["body_on_cpu", "compare_on_cpu", "digest_on_cpu", "launcher_on_cpu"])
+def test_programs_find_no_error(tmp_path: Path, engine, program: str):
     source, path = ROOT / "tests" / "cuda" / f"{program}.cpp", tmp_path / program
     subprocess.run([CXX, *FLAGS, str(source), *engine, "-o", str(path)], check=True)
     result = subprocess.run([str(path)], capture_output=True, text=True)

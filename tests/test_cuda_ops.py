@@ -84,6 +84,12 @@ class Gpus:
         starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
         return ops._digest_op.redispatch(ON_CUDA, tensors, keys, starts, strides)
 
+    def compare(self, tensors, keys, kinds, boxes=None) -> list[list[int]]:
+        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
+        found = ops._compare_op.redispatch(ON_CUDA, tensors, keys, *ops.encoded(kinds), starts, strides)
+        assert found.dtype == torch.int64 and found.shape == (len(tensors), 2)
+        return found.tolist()
+
     def log(self) -> list[str]:
         return self.library.fake_log().decode().splitlines()
 
@@ -343,7 +349,7 @@ def test_a_digest_that_fails_says_why(gpus):
     ):
         gpus.digest(tensors, digest_keys(heads))
     gpus.library.fake_no_memory_on(1)
-    with pytest.raises(RuntimeError, match="digest: out of memory on the GPU, for the sums"):
+    with pytest.raises(RuntimeError, match="digest: out of memory on the GPU, for the results"):
         gpus.digest(tensors, digest_keys(heads))
 
 
@@ -358,13 +364,96 @@ def test_a_tensor_without_memory_is_not_digested(gpus):
     assert gpus.library.fake_current_device() == 0
 
 
+# Comparisons
+
+COMPARE_FROM_MEMORY = [*FROM_MEMORY[:3], FROM_MEMORY[3].replace("fill", "compare")]
+COMPARE_BY_VALUE = BY_VALUE.replace("fill", "compare")
+
+
+def spoiled(tensor: torch.Tensor, *places: int) -> list[int]:
+    """A bit of these elements is flipped: what a comparison should find of a whole tensor."""
+    bits = tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+    for place in places:
+        at = np.unravel_index(place, tensor.shape)
+        bits[at] = bits[at] ^ 4
+    return [len(places), min(places, default=-1)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_comparisons_of_layouts(gpus, layout):
+    shape, view = LAYOUTS[layout]
+    key = key_tensor((3, 4))
+    for dtype in DTYPES.values():
+        for name in SHIFTED:
+            gpus.library.fake_reset()
+            gpus.put_empty(1)
+            tensor = view(gpus.put(torch.zeros(shape, dtype=dtype), 1))
+            ops.fill_([tensor], key, [kind(name)])
+            assert gpus.compare([tensor], key, [kind(name)]) == [[0, -1]]
+            if size := tensor.numel():
+                wanted = spoiled(tensor, *{size // 3, size // 2, size - 1})
+                assert gpus.compare([tensor], key, [kind(name)]) == [wanted]
+            assert gpus.log()[:2] == [RESULT.format(1), COMPARE_BY_VALUE.format(1)]
+    assert gpus.library.fake_current_device() == 0
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+@pytest.mark.parametrize(("number", "how"), [(5, [COMPARE_BY_VALUE]), (3 * MANY, COMPARE_FROM_MEMORY)])
+def test_comparisons_of_lists(gpus, number, how, boxed):
+    """Some tensors are as they should be, some have no elements, of some all differ."""
+    tensors, keys, kinds = arguments(number)
+    tensors[3] = torch.zeros(0, 5)
+    boxes = [ops.Box(each, (1000, 3)) for each in range(number)] if boxed else None
+    ops.fill_(tensors, keys, kinds, boxes)
+    wanted = [[0, -1]] * number
+    for each in range(0, number, 4):
+        wanted[each] = spoiled(tensors[each], *range(each % 2, tensors[each].numel()))
+    for tensor in tensors:
+        gpus.put(tensor, 2)
+    gpus.put_empty(2)
+    if boxes:  # the first that differs has the box's index
+        wanted = [[count, each if first == 0 else first] for each, (count, first) in enumerate(wanted)]
+    assert gpus.compare(tensors, keys, kinds, boxes) == wanted
+    assert gpus.log() == [line.format(2) for line in (RESULT, *how)]
+
+
+def test_a_comparison_writes_no_tensor(gpus):
+    given = arguments(MANY)
+    for tensor in given[0]:
+        gpus.put(tensor, 1)
+    gpus.compare(*given)
+    assert not any(tensor.any() for tensor in given[0])
+
+
+def test_a_comparison_of_tensors_on_several_devices_is_refused(gpus):
+    tensors, keys, kinds = arguments(4)
+    gpus.put(tensors[0], 1)
+    with pytest.raises(RuntimeError, match="compare: the tensors of one call are on one CUDA device"):
+        gpus.compare(tensors, keys, kinds)
+    assert gpus.log() == []
+
+
+def test_a_comparison_that_fails_says_why(gpus):
+    given = arguments(MANY)
+    for tensor in given[0]:
+        gpus.put(tensor, 1)
+    gpus.library.fake_launches_fail()
+    with pytest.raises(RuntimeError, match="could not launch the comparison: this GPU only pretends"):
+        gpus.compare(*given)
+    gpus.library.fake_no_memory_on(1)
+    with pytest.raises(RuntimeError, match="compare: out of memory on the GPU, for the results"):
+        gpus.compare(*given)
+    with pytest.raises(RuntimeError, match="one kind and four params for each"):
+        gpus.compare(given[0], given[1], given[2][1:])
+
+
 class Placed:
     """A tensor that says it is on another device."""
 
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
         self.layout, self.is_nested = torch.strided, False
-        self.is_cpu = self.device.type == "cpu"
+        self.is_cpu, self.is_cuda = (self.device.type == name for name in ("cpu", "cuda"))
 
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
@@ -391,3 +480,29 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
             with pytest.raises(RuntimeError, match="invalid"):
                 ops.digest(placed, keys[:5], given)
     assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
+
+
+def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypatch):
+    calls: list[set[str]] = []
+    inner = ops._compare_on_one_device
+
+    def on_one_device(placed, *others):
+        calls.append({str(each.device) for each in placed})
+        return inner([each.tensor for each in placed], *others)
+
+    devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
+    tensors, keys, kinds = arguments(12)
+    ops.fill_(tensors[::2], keys[::2].contiguous(), kinds[::2])
+    boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
+    placed = [Placed(tensor, devices[number % 4]) for number, tensor in enumerate(tensors)]
+    for given in (None, boxes):
+        expected = ops.differences(tensors, keys, kinds, given)
+        with monkeypatch.context() as patch:
+            patch.setattr(supported, "HAS_CUDA", True)
+            patch.setattr(ops, "_compare_on_one_device", on_one_device)
+            assert torch.equal(ops.differences(placed, keys, kinds, given), expected)
+            with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
+                ops.differences(placed, keys, kinds, boxes[:3])
+    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
+    with pytest.raises(supported.UnsupportedTensorError, match="cannot compare a tensor on meta"):
+        ops.differences([Placed(tensors[0], "cpu"), Placed(tensors[1], "meta")], keys[:2], kinds[:2])

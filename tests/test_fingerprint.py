@@ -12,7 +12,6 @@ import pytest
 import reference_fingerprint as reference
 import torch
 from meshes import MESHES, every_rank, placements
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -20,6 +19,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import convinit_ext
 from convinit_ext import digests, fingerprint, fingerprints, init_model_, plan_model, replicas
 from convinit_ext.ops import UnsupportedTensorError
+
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 DTYPES = [
     torch.float32,

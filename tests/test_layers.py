@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -67,6 +68,29 @@ def test_only_ops_calls_the_compiled_ops():
         if "torch.ops.convinit_ext" in path.read_text()
     }
     assert users <= {"ops.py"}
+
+
+def imported(source: str) -> set[str]:
+    """Packages and modules that a module imports wherever it is imported itself."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+def test_tests_import_no_more_than_a_machine_with_a_gpu_may_have():
+    """A module that cannot be imported ends the run of all of them. What else one wants it asks for with
+    pytest.importorskip.
+    """
+    own = {
+        path.stem for folder in ("tests", "benchmarks", "examples") for path in ROOT.glob(f"{folder}/*.py")
+    }
+    known = {*sys.stdlib_module_names, "convinit_ext", "numpy", "pytest", "torch", *own}
+    wanted = {path.name: imported(path.read_text()) - known for path in ROOT.glob("tests/*.py")}
+    assert {name: more for name, more in wanted.items() if more} == {}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import reference
 import torch
-from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
@@ -34,6 +33,9 @@ from convinit_ext.initialisers import ZEROS
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.shard_files import parsed_size
 from convinit_ext.weights_file import WeightsError, open_weights
+
+safetensors = pytest.importorskip("safetensors.torch")
+load_file, save = safetensors.load_file, safetensors.save
 
 
 class Odd(nn.Module):

@@ -8,10 +8,11 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from convinit_ext.file_header import DTYPES
 from convinit_ext.weights_file import WeightsError, blocks, check_contract, open_weights
+
+save_file = pytest.importorskip("safetensors.torch").save_file
 
 EMPTY_FIRST = {"x": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}
 

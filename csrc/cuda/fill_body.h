@@ -1,5 +1,9 @@
 // The kernel's body, for host and device: what one thread of a grid writes of a task list. A unit of work
 // goes to one thread block, and consecutive threads take consecutive items of it.
+//
+// What becomes of the values is the business of a sink: a fill's stores them; another, compare_body.h, holds
+// them against what is there. It has vector<Out>(Vector, place in memory, index of the first element), and
+// block(elements, first, end, stride, place in memory, index of `first`).
 #pragma once
 
 #include "cuda/segment.h"
@@ -17,16 +21,16 @@ struct Share {
 
 // A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have one schedule, and
 // keeps up one number, which gives the block and the address.
-template <class Source>
-CONVINIT_HD void fill_vectors(const Task& task, const Share& share) {
+template <class Source, class Sink>
+CONVINIT_HD void fill_vectors(const Task& task, const Share& share, Sink sink) {
+  using Out = typename Source::Out;
   constexpr int64_t kBlocks = Source::kPerVector / Source::kPerBlock;
   constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
   constexpr int64_t kLongest = int64_t{1} << 31;  // so that 32 bits count it
   const Segment run = part_of(task, kVectors, Source::kPerVector);
   int64_t left = share.end - share.begin;
   int64_t block = run.index / Source::kPerBlock + share.begin * kBlocks;
-  char* to =
-      task.data + run.place * static_cast<int64_t>(sizeof(typename Source::Out)) + share.begin * kVectorBytes;
+  char* to = task.data + run.place * static_cast<int64_t>(sizeof(Out)) + share.begin * kVectorBytes;
   Source source(task);
   CONVINIT_NO_UNROLL
   while (left > 0) {
@@ -39,7 +43,8 @@ CONVINIT_HD void fill_vectors(const Task& task, const Share& share) {
     uint32_t done = 0;
     CONVINIT_NO_UNROLL
     do {
-      store(vector_at(source, low + done * static_cast<uint32_t>(kBlocks)), to + done * kVectorBytes);
+      sink.template vector<Out>(vector_at(source, low + done * static_cast<uint32_t>(kBlocks)),
+                                to + done * kVectorBytes, (block + done * kBlocks) * Source::kPerBlock);
       done += share.step;
     } while (done < static_cast<uint32_t>(length));
     to += done * kVectorBytes;
@@ -69,9 +74,22 @@ CONVINIT_HD void store_block(const Out (&block)[kCount], uint32_t first, uint32_
   }
 }
 
+// The sink of a fill.
+struct Memory {
+  template <class Out>
+  CONVINIT_HD_METHOD void vector(const Vector& vector, char* to, int64_t) {
+    store(vector, to);
+  }
+  template <class Out, uint32_t kCount>
+  CONVINIT_HD_METHOD void block(const Out (&block)[kCount], uint32_t first, uint32_t end, int64_t stride,
+                                Out* to, int64_t) {
+    store_block(block, first, end, stride, to);
+  }
+};
+
 // Block by block. Where the index has gaps, a block serves one element.
-template <class Source>
-CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment) {
+template <class Source, class Sink>
+CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment, Sink sink) {
   using Out = typename Source::Out;
   constexpr uint32_t kPerBlock = Source::kPerBlock;
   const int64_t stride = task.data_stride, index_stride = task.index_stride;
@@ -87,7 +105,7 @@ CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment)
     Out elements[kPerBlock];
     seek(source, scalar::high_half(block));
     block_at(*source, scalar::low_half(block), elements);
-    store_block(elements, first, first + length, stride, to);
+    sink.block(elements, first, first + length, stride, to, segment.index);
     to += length * stride;
     segment.index += length * index_stride;
     segment.count -= length;
@@ -95,98 +113,130 @@ CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment)
 }
 
 // Segments, or a run's edges.
-template <class Source>
-CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share share) {
+template <class Source, class Sink>
+CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share share, Sink sink) {
   Source source(task);
   CONVINIT_NO_UNROLL
   for (int64_t item = share.begin; item < share.end; item += share.step) {
     const bool run = task.shape == Shape::kRun;
     fill_segment(&source, task,
-                 run ? part_of(task, item, Source::kPerVector) : segment_of(task, digits, item));
+                 run ? part_of(task, item, Source::kPerVector) : segment_of(task, digits, item), sink);
   }
 }
 
 // A thread's part of one visit of its block to a task.
-template <class Source>
-CONVINIT_HD void fill_share(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+template <class Source, class Sink>
+CONVINIT_HD void fill_share(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
+                            Sink sink) {
   if (task.shape == Shape::kRun) {
-    fill_vectors<Source>(task, share);
+    fill_vectors<Source>(task, share, sink);
     if (edges.number < kNumParts - kHead) {
-      fill_segments<Source>(task, digits, {kHead + edges.number, kNumParts, edges.num_threads});
+      fill_segments<Source>(task, digits, {kHead + edges.number, kNumParts, edges.num_threads}, sink);
     }
   } else {
-    fill_segments<Source>(task, digits, share);
+    fill_segments<Source>(task, digits, share, sink);
   }
 }
 
-template <class Sampler>
-CONVINIT_HD void fill_samples(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+template <class Sampler, class Sink>
+CONVINIT_HD void fill_samples(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
+                              Sink sink) {
   switch (task.dtype) {
     case DType::kFloat32:
-      return fill_share<Samples<Sampler, float>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, float>>(task, digits, share, edges, sink);
     case DType::kFloat64:
-      return fill_share<Samples<Sampler, double>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, double>>(task, digits, share, edges, sink);
     case DType::kFloat16:
-      return fill_share<Samples<Sampler, Half>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, Half>>(task, digits, share, edges, sink);
     case DType::kBFloat16:
-      return fill_share<Samples<Sampler, BFloat16>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, BFloat16>>(task, digits, share, edges, sink);
     case DType::kFloat8E4M3:
-      return fill_share<Samples<Sampler, Float8E4M3>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, Float8E4M3>>(task, digits, share, edges, sink);
     case DType::kFloat8E5M2:
-      return fill_share<Samples<Sampler, Float8E5M2>>(task, digits, share, edges);
+      return fill_share<Samples<Sampler, Float8E5M2>>(task, digits, share, edges, sink);
   }
 }
 
-CONVINIT_HD void fill_constant(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+template <class Sink>
+CONVINIT_HD void fill_constant(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
+                               Sink sink) {
   switch (task.dtype) {
     case DType::kFloat64:
-      return fill_share<Repeated<uint64_t>>(task, digits, share, edges);
+      return fill_share<Repeated<uint64_t>>(task, digits, share, edges, sink);
     case DType::kFloat32:
-      return fill_share<Repeated<uint32_t>>(task, digits, share, edges);
+      return fill_share<Repeated<uint32_t>>(task, digits, share, edges, sink);
     case DType::kFloat16:
     case DType::kBFloat16:
-      return fill_share<Repeated<uint16_t>>(task, digits, share, edges);
+      return fill_share<Repeated<uint16_t>>(task, digits, share, edges, sink);
     case DType::kFloat8E4M3:
     case DType::kFloat8E5M2:
-      return fill_share<Repeated<uint8_t>>(task, digits, share, edges);
+      return fill_share<Repeated<uint8_t>>(task, digits, share, edges, sink);
   }
 }
 
-CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& share, const Thread& edges) {
+template <class Sink>
+CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
+                           Sink sink) {
   switch (task.kind) {
     case Kind::kConstant:
-      return fill_constant(task, digits, share, edges);
+      return fill_constant(task, digits, share, edges, sink);
     case Kind::kUniform:
-      return fill_samples<scalar::Uniform>(task, digits, share, edges);
+      return fill_samples<scalar::Uniform>(task, digits, share, edges, sink);
     case Kind::kNormal:
-      return fill_samples<scalar::Normal>(task, digits, share, edges);
+      return fill_samples<scalar::Normal>(task, digits, share, edges, sink);
     case Kind::kTruncatedNormal:
-      return fill_samples<scalar::TruncatedNormal>(task, digits, share, edges);
+      return fill_samples<scalar::TruncatedNormal>(task, digits, share, edges, sink);
   }
+}
+
+// A thread block's visit to a task: one unit of it, or its part of the whole.
+struct Visit {
+  int32_t task;
+  bool has_edges;       // it comes to the task's first unit
+  int64_t begin, end;   // of the items
+  int64_t next_unit;    // of the block
+  int64_t num_threads;  // that share the items
+};
+
+CONVINIT_HD Visit visit_at(const TaskList<Task>& list, int64_t unit, uint32_t num_blocks,
+                           uint32_t num_threads) {
+  const int32_t t = task_of(list, unit);
+  const Task& task = list.tasks[t];
+  const int64_t first_unit = t > 0 ? list.unit_ends[t - 1] : 0;
+  const int64_t number = unit - first_unit, num_units = list.unit_ends[t] - first_unit;
+  Visit visit{
+      t,          number == 0, number * task.unit_items, (number + 1) * task.unit_items, unit + num_blocks,
+      num_threads};
+  if (task.unit_items == kWhole) {
+    const int64_t num_visitors = num_units < num_blocks ? num_units : num_blocks;
+    const int64_t num_visited = (num_units - number + num_blocks - 1) / num_blocks;
+    visit = {t,
+             number == 0,
+             number * num_threads,
+             task.num_items,
+             unit + num_visited * num_blocks,
+             num_visitors * num_threads};
+  }
+  if (visit.end > task.num_items) visit.end = task.num_items;
+  return visit;
+}
+
+// What a thread does at a visit.
+template <class Sink>
+CONVINIT_HD void fill_visit(const TaskList<Task>& list, const Visit& visit, const Thread& thread, Sink sink) {
+  const Share share{visit.begin + thread.number, visit.end, static_cast<uint32_t>(visit.num_threads)};
+  const Thread no_edges{kNumParts, thread.num_threads};
+  fill_task(list.tasks[visit.task], list.digits, share, visit.has_edges ? thread : no_edges, sink);
 }
 
 // Everything that a thread of block number `block` writes.
 CONVINIT_HD void fill_body(const void* image, uint32_t block, uint32_t num_blocks, const Thread& thread) {
   const TaskList<Task> list = open_image<Task>(image);
-  const uint32_t num_threads = thread.num_threads;
   CONVINIT_NO_UNROLL
   for (int64_t unit = block; unit < list.header->num_units;) {
-    const int32_t t = task_of(list, unit);
-    const Task& task = list.tasks[t];
-    const int64_t first_unit = t > 0 ? list.unit_ends[t - 1] : 0;
-    const int64_t number = unit - first_unit, num_units = list.unit_ends[t] - first_unit;
-    Share share{number * task.unit_items + thread.number, (number + 1) * task.unit_items, num_threads};
-    int64_t num_visited = 1;
-    if (task.unit_items == kWhole) {
-      const int64_t num_visitors = num_units < num_blocks ? num_units : num_blocks;
-      share = {number * num_threads + thread.number, task.num_items,
-               static_cast<uint32_t>(num_visitors * num_threads)};
-      num_visited = (num_units - number + num_blocks - 1) / num_blocks;
-    }
-    if (share.end > task.num_items) share.end = task.num_items;
-    const Thread no_edges{kNumParts, num_threads};
-    fill_task(task, list.digits, share, number == 0 ? thread : no_edges);
-    unit += num_visited * num_blocks;
+    const Visit visit = visit_at(list, unit, num_blocks, thread.num_threads);
+    fill_visit(list, visit, thread, Memory());
+    unit = visit.next_unit;
   }
 }
 

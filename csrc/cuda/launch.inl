@@ -30,7 +30,13 @@ bool set(Parameter* parameter, const void* image, int64_t num_bytes) {
   return true;
 }
 
-const char* describe(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+// CUDA keeps an error for whoever asks next: PyTorch, after a launch of its own that was right. It is told
+// here.
+const char* describe(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  (void)cudaGetLastError();
+  return cudaGetErrorString(error);
+}
 
 // How many blocks of a kernel the current device runs at once.
 template <auto kKernel>

@@ -66,12 +66,15 @@ static inline bool vectors_are_exact(const FillTask& task) {
   return task.dtype != DType::kFloat8E5M2 || largest_magnitude(d) < kE5M2Halfway;
 }
 
-// At least one dimension, the last one innermost in the index. A constant is the same at any index: its
-// elements are numbered as they lie in memory.
+// At least one dimension, the last one innermost in the index.
 static inline std::vector<Dim> index_dims(const FillTask& task) {
-  std::vector<Dim> dims(task.dims, task.dims + task.num_dims);
-  if (dims.empty()) return {{1, 1, 1}};
-  if (task.distribution.kind != Kind::kConstant) return dims;
+  if (task.num_dims == 0) return {{1, 1, 1}};
+  return {task.dims, task.dims + task.num_dims};
+}
+
+// The same of elements that are numbered as they lie in memory.
+static inline std::vector<Dim> memory_dims(const FillTask& task) {
+  std::vector<Dim> dims = index_dims(task);
   std::sort(dims.begin(), dims.end(),
             [](const Dim& a, const Dim& b) { return a.data_stride > b.data_stride; });
   std::vector<Dim> merged;
@@ -97,15 +100,18 @@ static inline void set_run(Task* task, int64_t per_vector) {
   task->num_items = (task->size - head) / per_vector;
 }
 
-static inline Packed pack_one(const FillTask& fill) {
+// What is done with the values: a constant's are the same at any index, but a comparison tells the index.
+enum class Deed { kFill, kCompare };
+
+static inline Packed pack_one(const FillTask& fill, Deed deed) {
   const int64_t size = scalar::item_size(fill.dtype), per_vector = kVectorBytes / size;
-  const std::vector<Dim> dims = index_dims(fill);
-  const bool constant = fill.distribution.kind == Kind::kConstant;
+  const bool constant = fill.distribution.kind == Kind::kConstant, anywhere = constant && deed == Deed::kFill;
+  const std::vector<Dim> dims = anywhere ? memory_dims(fill) : index_dims(fill);
   const int64_t place = static_cast<int64_t>(reinterpret_cast<uintptr_t>(fill.data) / size);
   Packed packed{};
   Task* task = &packed.task;
   task->data = static_cast<char*>(fill.data);
-  task->start = constant ? place % per_vector : fill.start;
+  task->start = anywhere ? place % per_vector : fill.start;
   task->size = dims.back().size;
   task->data_stride = dims.back().data_stride;
   task->index_stride = dims.back().index_stride;
@@ -137,11 +143,11 @@ static inline int64_t units_of(Task* task, bool whole, int64_t rounds) {
 }
 
 static inline PackedList<Task> pack_list(const FillTask* fills, int64_t num_fills,
-                                         const Measure& measure = Measure()) {
+                                         const Measure& measure = Measure(), Deed deed = Deed::kFill) {
   PackedList<Task> list;
   int64_t bytes = 0;
   for (int64_t t = 0; t < num_fills; ++t) {
-    Packed packed = pack_one(fills[t]);
+    Packed packed = pack_one(fills[t], deed);
     list.add(packed.task, packed.digits);
     bytes += packed.task.num_items *
              std::max<int64_t>(kVectorBytes, packed.task.segment * scalar::item_size(fills[t].dtype));
@@ -153,6 +159,14 @@ static inline PackedList<Task> pack_list(const FillTask* fills, int64_t num_fill
     units += units_of(&task, num_fills == 1 || task.num_items >= measure.whole_task_items, rounds);
     list.unit_ends.push_back(units);
   }
+  return list;
+}
+
+// A list to be compared, with the row of each task's result.
+static inline PackedList<Task> pack_compare_list(const FillTask* fills, const int64_t* rows,
+                                                 int64_t num_fills, const Measure& measure = Measure()) {
+  PackedList<Task> list = pack_list(fills, num_fills, measure, Deed::kCompare);
+  for (int64_t t = 0; t < num_fills; ++t) list.tasks[t].row = static_cast<int32_t>(rows[t]);
   return list;
 }
 

@@ -33,7 +33,7 @@ struct Task : Elements {
   char* data;
   Key key;
   DType dtype;
-  int32_t padding;
+  int32_t row;  // of the results, where the values are compared
   union {
     Parameters<float> single;
     Parameters<double> real;

@@ -10,11 +10,11 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "core/prepare.h"
 #include "cpu/fill.h"
 #include "cpu/isa.h"
 #include "cuda/fill_body.h"
 #include "cuda/pack.h"
+#include "distributions.h"
 #include "layouts.h"
 
 namespace {
@@ -23,17 +23,6 @@ using namespace convinit;  // NOLINT: this is a test of that namespace
 
 constexpr char kUntouched = 0x5a;
 constexpr int64_t kMargin = 64;  // bytes before and after a tensor
-std::vector<Distribution> make_distributions() {
-  std::vector<Distribution> distributions = {prepare_constant(0.1),          prepare_uniform(-0.25, 0.75),
-                                             prepare_uniform(-3e-39, 5e-39), prepare_uniform(0, 1e-30),
-                                             prepare_normal(0.5, 2),         prepare_normal(0, 200),
-                                             prepare_normal(0, 1e5)};
-  const double truncated[][4] = {{0, 1, -2, 2},         {0, 1, 5, 6},       {0, 1, -INFINITY, -9},
-                                 {0, 1, 30, 31},        {0, 1, 0.1, 0.101}, {0, 1, -INFINITY, INFINITY},
-                                 {0, 1, 1e12, INFINITY}};
-  for (const auto& params : truncated) distributions.push_back(prepare(Kind::kTruncatedNormal, params));
-  return distributions;
-}
 
 // A tensor, its margins, and what all of it must hold at the end.
 class Tensor {

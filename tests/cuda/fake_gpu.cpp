@@ -18,6 +18,7 @@
 
 #include "block_on_cpu.h"
 #include "cpu/fill.h"
+#include "cuda/compare.h"
 #include "cuda/digest.h"
 #include "cuda/fill.h"
 #include "cuda/fill_body.h"
@@ -202,6 +203,19 @@ const char* launch_digest(const void* image, int64_t num_bytes, const void* devi
   if (list == nullptr) return kFailure;
   std::memset(rows.sums, 0, static_cast<size_t>(rows.num_rows) * kSums * sizeof(uint64_t));
   digest_on_grid(list, kBlocks, kThreads, rows.sums);
+  return nullptr;
+}
+
+int64_t pack_compare(const FillTask* tasks, const int64_t* rows, int64_t num_tasks, void* image) {
+  return write(pack_compare_list(tasks, rows, num_tasks), image_bytes(tasks, num_tasks), image);
+}
+
+const char* launch_compare(const void* image, int64_t num_bytes, const void* device_image,
+                           const DifferenceRows& rows, Stream stream) {
+  const void* list = launched("compare", image, num_bytes, device_image, stream);
+  if (list == nullptr) return kFailure;
+  for (int64_t i = 0; i < 2 * rows.num_rows; ++i) rows.numbers[i] = -(i % 2);
+  compare_on_grid(list, kBlocks, kThreads, reinterpret_cast<uint64_t*>(rows.numbers));
   return nullptr;
 }
 
