@@ -172,8 +172,8 @@ def reading_row(
 
 
 def models(repeats: int) -> Iterator[dict[str, object]]:
-    """Warm: every module's reset_parameters against one call, with the call's own work on the host, and against
-    a plan that runs again.
+    """Warm: every module's reset_parameters against one call, with its own work on the host, and against a
+    plan that runs again.
     """
     for name, (build, dtype) in MODELS.items():
         gc.collect()

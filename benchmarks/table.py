@@ -63,7 +63,7 @@ def gpu_table(record: dict) -> str:
             "",
             *(reading_line(row) for row in rows if "of_sum_speed" in row or "of_convinit_speed" in row),
             "",
-            "| model, warm | tensors | torch.nn.init | init_model_ | ratio | host | plan | graph | launches |",
+            "| model, warm | tensors | torch.nn.init | init_model_ | ratio | host | plan | graph | kernels |",
             "|---|---|---|---|---|---|---|---|---|",
             *(model_line(row) for row in rows if "tensors" in row),
             "",
