@@ -147,5 +147,6 @@ def test_a_fill_on_the_cpu_is_never_captured() -> None:
 @pytest.mark.usefixtures("capturing")
 def test_a_compiled_draw_is_refused_under_capture() -> None:
     compiled = torch.compile(lambda tensor: init.normal_(tensor), backend="eager", fullgraph=True)
-    with pytest.raises(RuntimeError, match=r"key=convinit_ext\.Key"):
+    # Or PyTorch refuses, from 2.14 on where it has CUDA, to compile then.
+    with pytest.raises(RuntimeError, match=r"key=convinit_ext\.Key|during CUDA graph capture"):
         compiled(torch.empty(5))
