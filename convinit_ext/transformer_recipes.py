@@ -16,7 +16,7 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
 from convinit_ext.initialisers import ONES, ZEROS, RowZeroed, Target
 from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, TORCH, of_conv1d
-from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM
+from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM, called_norm
 from convinit_ext.recipe import Recipe
 from convinit_ext.rules import Rule
 
@@ -75,7 +75,7 @@ def trunc_normal(std: float = _STD) -> Recipe:
             Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
             Rule(normal, parameter=_TOKENS),
             Rule(normal, parameter="weight", where=_is_position_table),
-            Rule(_layer_scale, parameter=_LAYER_SCALES, label="constant_(layer scale)"),
+            Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
             *TORCH,
         ),
         name="trunc_normal",
@@ -182,6 +182,11 @@ def _normalises_responses(target: Target) -> bool:
 
 def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
+
+
+def _is_of_no_norm(target: Target) -> bool:
+    """Gains of norm layers are called gamma too."""
+    return not called_norm(target.module)
 
 
 def _layer_scale(target: Target) -> Distribution:
