@@ -14,11 +14,11 @@ from convinit_ext.rules import Rule
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 _NORM = re.compile(r"(layer|rms|group|batch|instance)_?norm", re.IGNORECASE)
-# Norm layers of transformers that multiply by 1 + weight, so that their weights start from zero.
+# Norm layers of transformers, diffusers and torchtitan that multiply by 1 + weight, which starts from zero.
 _OFFSET_NORM = re.compile(
     r"(Gemma[23]?|RecurrentGemma|T5Gemma2?|VaultGemma|Qwen3Next|Qwen3_5(Moe)?|Qwen4ExpText|MiniMaxM3VL|Step3p7"
     r"|MuseGlimmerTextCentered|MuseSparkText(Centered|InputScaled))RMSNorm"
-    r"|VideoPrismLayerNorm"
+    r"|VideoPrismLayerNorm|Krea2RMSNorm|QwenImage21ZeroCenterRMSNorm|OffsetRMSNorm"
 )
 # Norm layers of diffusers whose gain is called gamma, with no beta, and starts from one. Elsewhere such gains
 # start from one, from zero (gamma + 1) or from 1 / sqrt(dim) in types of one name: LayerNorm, RMSNorm.
