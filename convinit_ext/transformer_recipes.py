@@ -41,9 +41,8 @@ _LAYER_LIKE = re.compile(r"(Linear(\d\w*)?|Embedding|Conv[123]d|Router|Gate)$")
 _EXPERTS = re.compile(r"Experts?$")
 
 # ViT, Swin, ConvNeXt in timm and in transformers: learned tokens and tables beside the layers.
-_TOKENS = re.compile(
-    r"^(pos(ition)?_?emb\w*|\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$"
-)
+_POSITIONS = re.compile(r"^pos(ition)?_?emb\w*$")
+_TOKENS = re.compile(r"^(\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$")
 _LAYER_SCALES = re.compile(r"gamma_?\d?|lambda\d?|layer_scale(_parameter|_\d)?|scale_factor")
 
 
@@ -74,6 +73,7 @@ def trunc_normal(std: float = _STD) -> Recipe:
             Rule(ZEROS, where=_normalises_responses),
             Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
             Rule(normal, parameter=_TOKENS),
+            Rule(normal, parameter=_POSITIONS, where=_has_rows),
             Rule(normal, parameter="weight", where=_is_position_table),
             Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
             *TORCH,
@@ -178,6 +178,11 @@ def _is_of_layer(target: Target) -> bool:
 def _normalises_responses(target: Target) -> bool:
     name = type(target.module).__name__
     return name.endswith("GRN") or name == "GlobalResponseNorm"
+
+
+def _has_rows(target: Target) -> bool:
+    """As a table of positions has, and SeamlessM4Tv2's pos_emb_alpha, a gain, has not."""
+    return target.tensor.ndim >= 2
 
 
 def _is_position_table(target: Target) -> bool:

@@ -334,6 +334,15 @@ def test_trunc_normal_knows_vision_transformers_and_convnexts():
     assert fillings(model, trunc_normal(0.5))["head.weight"] == TruncatedNormal(0.0, 0.5, -2.0, 2.0)
 
 
+def test_a_position_table_has_two_dimensions():
+    model = nn.Module()
+    model.pos_emb, model.cls_token, model.class_embedding = vector(1, 3, 8), vector(8), vector(8)
+    assert set(fillings(model, "trunc_normal").values()) == {TruncatedNormal(0.0, 0.02, -2.0, 2.0)}
+    model.pos_emb_alpha = vector(1)  # a gain of SeamlessM4Tv2
+    with pytest.raises(ValueError, match=r"no rule for 1 parameter:\n  pos_emb_alpha \[1\]"):
+        make_plan(model, recipe="trunc_normal")
+
+
 LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 60}
 VISION = {
     "hidden_size": 32,
