@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils import parametrize
 
@@ -94,7 +95,11 @@ def of_conv1d(target: Target) -> bool:
 
 
 def _projects_attention(target: Target) -> bool:
-    return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
+    """The out_proj that nn.MultiheadAttention makes and resets, and no other layer of a subclass."""
+    if not isinstance(target.module, NonDynamicallyQuantizableLinear) or not target.parents:
+        return False
+    parent = target.parents[-1]
+    return isinstance(parent, nn.MultiheadAttention) and parent._modules.get("out_proj") is target.module
 
 
 TORCH = Recipe(

@@ -155,6 +155,20 @@ def test_torch_recipe_has_the_very_distributions_of_reset_parameters(case):
         assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
 
 
+class GatedAttention(nn.MultiheadAttention):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.gate = nn.Linear(width, width)
+
+
+@pytest.mark.parametrize("kind", [GatedAttention, torch.ao.nn.quantizable.MultiheadAttention])
+def test_torch_recipe_has_them_for_other_layers_inside_attention(kind):
+    with Fills() as fills:
+        module = kind(8, 2)
+    for row in make_plan(module).rows:
+        assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
+
+
 @pytest.mark.parametrize("case", READY, ids=case_id)
 def test_torch_recipe_fills_as_reset_parameters_does(case):
     kind, arguments, keywords = case
