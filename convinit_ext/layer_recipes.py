@@ -102,6 +102,10 @@ def _projects_attention(target: Target) -> bool:
     return isinstance(parent, nn.MultiheadAttention) and parent._modules.get("out_proj") is target.module
 
 
+def _is_no_attention(target: Target) -> bool:
+    return not _projects_attention(target)
+
+
 TORCH = Recipe(
     (
         Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
@@ -131,7 +135,12 @@ TORCH = Recipe(
 HE = Recipe(
     (
         Rule(Kaiming("normal", mode="fan_out", nonlinearity="relu"), module=_ConvNd, parameter="weight"),
-        Rule(Kaiming("normal", nonlinearity="relu"), module=nn.Linear, parameter="weight"),
+        Rule(
+            Kaiming("normal", nonlinearity="relu"),
+            module=nn.Linear,
+            parameter="weight",
+            where=_is_no_attention,
+        ),
         Rule(Kaiming("normal", nonlinearity="relu"), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=LAYERS, parameter="bias"),
         *TORCH,
@@ -140,10 +149,15 @@ HE = Recipe(
     defaults=False,
 )
 
-# Glorot's uniform for convolutions, linear and bilinear layers; attention has it in `torch` already.
+# Glorot's uniform for convolutions, linear and bilinear layers; in_proj of attention has it in `torch`.
 XAVIER = Recipe(
     (
-        Rule(Xavier("uniform"), module=(*LAYERS, nn.Bilinear), parameter="weight"),
+        Rule(
+            Xavier("uniform"),
+            module=(*LAYERS, nn.Bilinear),
+            parameter="weight",
+            where=_is_no_attention,
+        ),
         Rule(Xavier("uniform"), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=(*LAYERS, nn.Bilinear), parameter="bias"),
         *TORCH,
@@ -156,7 +170,7 @@ XAVIER = Recipe(
 # outputs.
 LECUN = Recipe(
     (
-        Rule(VarianceScaling(), module=LAYERS, parameter="weight"),
+        Rule(VarianceScaling(), module=LAYERS, parameter="weight", where=_is_no_attention),
         Rule(VarianceScaling(), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=LAYERS, parameter="bias"),
         *TORCH,
