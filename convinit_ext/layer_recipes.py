@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils import parametrize
 
@@ -94,7 +95,15 @@ def of_conv1d(target: Target) -> bool:
 
 
 def _projects_attention(target: Target) -> bool:
-    return bool(target.parents) and isinstance(target.parents[-1], nn.MultiheadAttention)
+    """The out_proj that nn.MultiheadAttention makes and resets, and no other layer of a subclass."""
+    if not isinstance(target.module, NonDynamicallyQuantizableLinear) or not target.parents:
+        return False
+    parent = target.parents[-1]
+    return isinstance(parent, nn.MultiheadAttention) and parent._modules.get("out_proj") is target.module
+
+
+def _is_no_attention(target: Target) -> bool:
+    return not _projects_attention(target)
 
 
 TORCH = Recipe(
@@ -126,7 +135,12 @@ TORCH = Recipe(
 HE = Recipe(
     (
         Rule(Kaiming("normal", mode="fan_out", nonlinearity="relu"), module=_ConvNd, parameter="weight"),
-        Rule(Kaiming("normal", nonlinearity="relu"), module=nn.Linear, parameter="weight"),
+        Rule(
+            Kaiming("normal", nonlinearity="relu"),
+            module=nn.Linear,
+            parameter="weight",
+            where=_is_no_attention,
+        ),
         Rule(Kaiming("normal", nonlinearity="relu"), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=LAYERS, parameter="bias"),
         *TORCH,
@@ -135,10 +149,15 @@ HE = Recipe(
     defaults=False,
 )
 
-# Glorot's uniform for convolutions, linear and bilinear layers; attention has it in `torch` already.
+# Glorot's uniform for convolutions, linear and bilinear layers; in_proj of attention has it in `torch`.
 XAVIER = Recipe(
     (
-        Rule(Xavier("uniform"), module=(*LAYERS, nn.Bilinear), parameter="weight"),
+        Rule(
+            Xavier("uniform"),
+            module=(*LAYERS, nn.Bilinear),
+            parameter="weight",
+            where=_is_no_attention,
+        ),
         Rule(Xavier("uniform"), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=(*LAYERS, nn.Bilinear), parameter="bias"),
         *TORCH,
@@ -151,7 +170,7 @@ XAVIER = Recipe(
 # outputs.
 LECUN = Recipe(
     (
-        Rule(VarianceScaling(), module=LAYERS, parameter="weight"),
+        Rule(VarianceScaling(), module=LAYERS, parameter="weight", where=_is_no_attention),
         Rule(VarianceScaling(), parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=LAYERS, parameter="bias"),
         *TORCH,

@@ -16,7 +16,7 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
 from convinit_ext.initialisers import ONES, ZEROS, RowZeroed, Target
 from convinit_ext.layer_recipes import EMBEDDINGS, LAYERS, TORCH, of_conv1d
-from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM
+from convinit_ext.norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM, called_norm
 from convinit_ext.recipe import Recipe
 from convinit_ext.rules import Rule
 
@@ -41,9 +41,8 @@ _LAYER_LIKE = re.compile(r"(Linear(\d\w*)?|Embedding|Conv[123]d|Router|Gate)$")
 _EXPERTS = re.compile(r"Experts?$")
 
 # ViT, Swin, ConvNeXt in timm and in transformers: learned tokens and tables beside the layers.
-_TOKENS = re.compile(
-    r"^(pos(ition)?_?emb\w*|\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$"
-)
+_POSITIONS = re.compile(r"^pos(ition)?_?emb\w*$")
+_TOKENS = re.compile(r"^(\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$")
 _LAYER_SCALES = re.compile(r"gamma_?\d?|lambda\d?|layer_scale(_parameter|_\d)?|scale_factor")
 
 
@@ -74,8 +73,9 @@ def trunc_normal(std: float = _STD) -> Recipe:
             Rule(ZEROS, where=_normalises_responses),
             Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
             Rule(normal, parameter=_TOKENS),
+            Rule(normal, parameter=_POSITIONS, where=_has_rows),
             Rule(normal, parameter="weight", where=_is_position_table),
-            Rule(_layer_scale, parameter=_LAYER_SCALES, label="constant_(layer scale)"),
+            Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
             *TORCH,
         ),
         name="trunc_normal",
@@ -180,8 +180,18 @@ def _normalises_responses(target: Target) -> bool:
     return name.endswith("GRN") or name == "GlobalResponseNorm"
 
 
+def _has_rows(target: Target) -> bool:
+    """As a table of positions has, and SeamlessM4Tv2's pos_emb_alpha, a gain, has not."""
+    return target.tensor.ndim >= 2
+
+
 def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
+
+
+def _is_of_no_norm(target: Target) -> bool:
+    """Gains of norm layers are called gamma too."""
+    return not called_norm(target.module)
 
 
 def _layer_scale(target: Target) -> Distribution:

@@ -91,16 +91,15 @@ def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
         lazy: leave out parameters that are not there yet.
 
     Raises:
-        ValueError: parameters that are not there yet (lazy modules), or two that share a canonical name.
+        ValueError: parameters or buffers that are not there yet (lazy modules), or two parameters that share
+            a canonical name.
     """
+    nodes = list(nodes)
     held = _held((node, node.module._parameters) for node in nodes)
-    absent = [each.path for each in held if is_lazy(each.tensor)]
     if lazy:
         held = [each for each in held if not is_lazy(each.tensor)]
-    elif absent:
-        raise ValueError(
-            f"parameters without a shape yet: {', '.join(absent)}; run their lazy modules on an input first"
-        )
+    else:
+        _check_shapes([*held, *buffers(nodes)])
     _check_names(held)
     return held
 
@@ -123,6 +122,15 @@ def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[H
                 held = found[id(tensor)] = Held(tensor, path, name, node)
             held.places.append((node.module, leaf))
     return list(found.values())
+
+
+def _check_shapes(held: Iterable[Held]) -> None:
+    absent = [each.path for each in held if is_lazy(each.tensor)]
+    if absent:
+        raise ValueError(
+            f"parameters or buffers without a shape yet: {', '.join(absent)}; "
+            "run their lazy modules on an input first"
+        )
 
 
 def _check_names(held: list[Held]) -> None:

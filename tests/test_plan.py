@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import Constant, Normal, Uniform
+from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
 from convinit_ext.ops import UnsupportedTensorError
 from convinit_ext.plan import make_plan
 from convinit_ext.recipes import Kaiming, Rule, Target
@@ -110,6 +110,37 @@ def test_lazy_parameters_are_named():
     model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4), nn.LazyConv2d(3, 3))
     with pytest.raises(ValueError, match=r"0\.weight, 0\.bias, 2\.weight, 2\.bias; run their lazy modules"):
         make_plan(model)
+
+
+@pytest.mark.parametrize("meta", [False, True], ids=["cpu", "meta"])
+@pytest.mark.parametrize(
+    "do",
+    [
+        init_model_,
+        lambda model: init_model_(model, dry_run=True),
+        lambda model: init_model_(model, only="0", dtype=torch.bfloat16),
+        lambda model: verify(model, seed=0),
+        lambda model: save_model(model, "never.safetensors"),
+        plan_model,
+    ],
+    ids=["init_model_", "dry_run", "only", "verify", "save_model", "plan_model"],
+)
+def test_lazy_buffers_are_named(do, meta, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False))
+    model = model.to("meta") if meta else model
+    before = model[0].weight.detach().clone()
+    said = r"without a shape yet: 1\.running_mean, 1\.running_var; run their lazy modules"
+    with pytest.raises(ValueError, match=said):
+        do(model)
+    assert meta or torch.equal(model[0].weight, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lazy_parameters_and_buffers_are_named_together():
+    said = r"without a shape yet: weight, bias, running_mean, running_var; run their"
+    with pytest.raises(ValueError, match=said):
+        make_plan(nn.LazyBatchNorm2d())
 
 
 @pytest.mark.parametrize(

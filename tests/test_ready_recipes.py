@@ -196,10 +196,12 @@ def test_llama_has_one_std_whatever_the_depth_and_takes_experts():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_norms_that_add_one_to_their_weights_start_from_zero(recipe):
-    model = nn.Sequential(GemmaRMSNorm(8), VideoPrismLayerNorm(8), nn.LayerNorm(8))
+    theirs = ("Krea2RMSNorm", "QwenImage21ZeroCenterRMSNorm", "OffsetRMSNorm")  # of diffusers and torchtitan
+    others = [type(name, (LlamaRMSNorm,), {})(8) for name in theirs]
+    model = nn.Sequential(GemmaRMSNorm(8), VideoPrismLayerNorm(8), nn.LayerNorm(8), *others)
     found = fillings(model, recipe)
-    assert found["0.weight"] == found["1.weight"] == found["1.bias"] == Constant(0.0)
-    assert found["2.weight"] == Constant(1.0)
+    assert found.pop("2.weight") == Constant(1.0)
+    assert set(found.values()) == {Constant(0.0)} and len(found) == 7
 
 
 @pytest.mark.parametrize("read", [False, True], ids=["list of rules", "file"])
@@ -212,6 +214,75 @@ def test_the_defaults_know_them_too(tmp_path, read):
     found = fillings(model, recipe)
     assert found["0.weight"] == found["0.bias"] == found["1.bias"] == Constant(0.0)
     assert found["1.weight"] == Constant(1.0) and found["2.weight"] == Normal()
+
+
+def norm(name: str, gamma=(8,), base: type[nn.Module] = nn.Module, **others) -> nn.Module:
+    """A module of a type of that name, with a gain called gamma and what else is given."""
+    module = type(name, (base,), {})(*(() if base is nn.Module else (8,)))
+    module.gamma = nn.Parameter(torch.empty(gamma))
+    for key, value in others.items():
+        setattr(module, key, value)
+    return module
+
+
+def vector(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(shape or 8))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_gains_called_gamma_start_from_what_their_norm_says(recipe):
+    model = nn.ModuleDict(
+        {
+            "wan": norm("WanRMS_norm", (8, 1, 1), bias=vector(8, 1, 1)),
+            "stable": norm("StableAudio3RMSNorm"),
+            "affine": norm("layer_norm", beta=vector()),
+            "fixed": norm("LayerNorm", beta=nn.Buffer(torch.zeros(8))),
+            "plain": norm("LayerNorm", unit_offset=False),
+            "offset": norm("MoonshineStreamingLayerNorm", unit_offset=1.0),
+            "lower": type("Rmsnorm", (LlamaRMSNorm,), {})(8),
+        }
+    )
+    assert fillings(model, recipe) == {
+        "wan.gamma": Constant(1.0),
+        "wan.bias": Constant(0.0),
+        "stable.gamma": Constant(1.0),
+        "affine.gamma": Constant(1.0),
+        "affine.beta": Constant(0.0),
+        "fixed.gamma": Constant(1.0),
+        "plain.gamma": Constant(1.0),
+        "offset.gamma": Constant(0.0),
+        "lower.weight": Constant(1.0),
+    }
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "module",
+    [
+        norm("RMSNorm", (2, 1, 8)),  # from 1 / sqrt(dim), where a ViT normalises queries and keys
+        norm("LayerNorm"),  # from 0, where it multiplies by gamma + 1
+        norm("LayerNorm", unit_offset="yes"),
+        norm("LayerNorm", unit_offset=0.5),
+        norm("ScaleNorm", beta=vector()),
+        norm("Scaled", base=nn.LayerNorm),  # beside its weight
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_a_gamma_of_which_nobody_can_know_is_listed_and_no_layer_scale(recipe, module):
+    with pytest.raises(ValueError, match=r"has no rule for \d parameters?:\n  1\.gamma \["):
+        make_plan(nn.Sequential(nn.Linear(8, 8), module), recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["he", "trunc_normal"])
+def test_the_norms_of_a_video_autoencoder_start_as_they_are_built(recipe):
+    diffusers = pytest.importorskip("diffusers")
+    config = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1}
+    model = diffusers.AutoencoderKLWan(**config, temperal_downsample=[False])
+    built = {name: tensor.detach().clone() for name, tensor in model.named_parameters() if "norm" in name}
+    assert any(name.endswith("gamma") for name in built)
+    init_model_(model, recipe=recipe)
+    for name, tensor in built.items():
+        assert torch.equal(model.get_parameter(name), tensor), name
 
 
 class LayerScale(nn.Module):
@@ -261,6 +332,15 @@ def test_trunc_normal_knows_vision_transformers_and_convnexts():
     model.config = types.SimpleNamespace(layer_scale_init_value=0.25)
     assert fillings(model, "trunc_normal")["block.layer_scale_parameter"] == Constant(0.25)
     assert fillings(model, trunc_normal(0.5))["head.weight"] == TruncatedNormal(0.0, 0.5, -2.0, 2.0)
+
+
+def test_a_position_table_has_two_dimensions():
+    model = nn.Module()
+    model.pos_emb, model.cls_token, model.class_embedding = vector(1, 3, 8), vector(8), vector(8)
+    assert set(fillings(model, "trunc_normal").values()) == {TruncatedNormal(0.0, 0.02, -2.0, 2.0)}
+    model.pos_emb_alpha = vector(1)  # a gain of SeamlessM4Tv2
+    with pytest.raises(ValueError, match=r"no rule for 1 parameter:\n  pos_emb_alpha \[1\]"):
+        make_plan(model, recipe="trunc_normal")
 
 
 LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 60}

@@ -1,4 +1,4 @@
-"""Recipes as TOML, JSON and dicts: what docs/recipes.md shows, round trips, errors with their places."""
+"""Recipes as TOML, JSON and dicts: what docs and README show, round trips, errors with their places."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, recipes
 from convinit_ext.plan import make_plan
 from convinit_ext.recipes import (
     HE,
@@ -28,7 +28,8 @@ from convinit_ext.recipes import (
     Xavier,
 )
 
-DOCS = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+ROOT = Path(__file__).parent.parent
+DOCS, README = (ROOT / "docs" / "recipes.md").read_text(), (ROOT / "README.md").read_text()
 needs_toml = pytest.mark.skipif(
     sys.version_info < (3, 11) and find_spec("tomli") is None, reason="needs tomllib or tomli"
 )
@@ -50,6 +51,26 @@ def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks("python"):
         exec(block, names)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.layer_scale1 = nn.Linear(4, 4), nn.Parameter(torch.empty(4))
+
+
+def test_every_line_of_the_readme_about_rules_runs_on_one_model():
+    (block,) = re.findall(r"```python\n(import re\n.*?)```", README, re.DOTALL)
+    model = nn.ModuleDict(
+        {side: nn.ModuleDict({"embed": nn.Embedding(5, 4)}) for side in ("encoder", "decoder")}
+    )
+    model.blocks, model.head = nn.ModuleList(Block() for _ in range(12)), nn.Linear(4, 2)
+    stage = nn.ModuleList([Block()])
+    names = {"model": model, "stage": stage, "init_model_": init_model_, "plan_model": plan_model}
+    exec(block, names)
+    assert not model.head.bias.any() and model.blocks[3].layer_scale1.eq(1e-6).all()
+    init_model_(model, seed=0, recipe=names["recipe"])
+    assert torch.equal(stage[0].proj.weight, model.blocks[8].proj.weight)
 
 
 @needs_toml

@@ -155,6 +155,20 @@ def test_torch_recipe_has_the_very_distributions_of_reset_parameters(case):
         assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
 
 
+class GatedAttention(nn.MultiheadAttention):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.gate = nn.Linear(width, width)
+
+
+@pytest.mark.parametrize("kind", [GatedAttention, torch.ao.nn.quantizable.MultiheadAttention])
+def test_torch_recipe_has_them_for_other_layers_inside_attention(kind):
+    with Fills() as fills:
+        module = kind(8, 2)
+    for row in make_plan(module).rows:
+        assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
+
+
 @pytest.mark.parametrize("case", READY, ids=case_id)
 def test_torch_recipe_fills_as_reset_parameters_does(case):
     kind, arguments, keywords = case
@@ -246,6 +260,30 @@ def test_other_recipes_cover_torch_nn_too(case, recipe):
     kind, arguments, keywords = case
     with torch.device("meta"):
         make_plan(kind(*arguments, **keywords), recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["he", "xavier", "lecun"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.MultiheadAttention(8, 2, add_bias_kv=True),
+        nn.MultiheadAttention(8, 2, kdim=6, vdim=4),
+        nn.TransformerEncoderLayer(8, 2, 16),
+        nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+        GatedAttention(8, 2),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_attention_is_left_to_the_torch_recipe_and_linear_layers_are_not(model, recipe):
+    torchs = {row.name: row for row in make_plan(model, recipe="torch").rows}
+    for row in make_plan(model, recipe=recipe).rows:
+        name = row.name
+        if re.search(r"(^|\.)(in_proj_|out_proj\.|[qkv]_proj_|bias_[kv]$|norm)", name):
+            assert row.distribution == torchs[name].distribution, name
+        else:
+            linear = model.get_submodule(name.rpartition(".")[0])
+            leaf = name.rpartition(".")[2]
+            assert row.distribution == distribution_of(linear, recipe, parameter=leaf), name
 
 
 def test_first_matching_rule_wins_and_defaults_come_last():
