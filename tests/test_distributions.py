@@ -23,6 +23,7 @@ from convinit_ext.distributions import (
 )
 
 given = pytest.importorskip("hypothesis").given
+settings = pytest.importorskip("hypothesis").settings
 st = pytest.importorskip("hypothesis.strategies")
 
 INF, NAN = math.inf, math.nan
@@ -120,6 +121,7 @@ def test_a_parameter_of_another_type():
 # Fans: fan_in is what one output element sums over, fan_out how many output elements one input element feeds.
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=5))
 def test_fans_are_those_of_pytorch(shape):
     assert fans(shape) == torch.nn.init._calculate_fan_in_and_fan_out(torch.empty(shape))
@@ -168,6 +170,7 @@ def test_gains_are_those_of_pytorch(nonlinearity):
     assert calculate_gain(nonlinearity) == torch.nn.init.calculate_gain(nonlinearity)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.none(), st.integers(-9, 9), st.floats(-1e100, 1e100)))
 def test_gain_of_a_slope_is_that_of_pytorch(slope):
     assert calculate_gain("leaky_relu", slope) == torch.nn.init.calculate_gain("leaky_relu", slope)

@@ -15,6 +15,7 @@ from convinit_ext import CONTRACT_VERSION, Key, canonical_name, init, keys
 from convinit_ext.keys import KeyRow, draw, stack
 
 given = pytest.importorskip("hypothesis").given
+settings = pytest.importorskip("hypothesis").settings
 st = pytest.importorskip("hypothesis.strategies")
 
 SEEDS = st.integers(-(2**63), 2**64 - 1)
@@ -27,6 +28,7 @@ def test_contract_version():
     assert CONTRACT_VERSION == 1
 
 
+@settings(deadline=None)
 @given(SEEDS, NAMES)
 def test_words_are_those_of_the_contract(seed, name):
     message = struct.pack("<Q", seed % 2**64) + name.encode("utf-8")
@@ -131,6 +133,7 @@ def test_wrappers_of_pytorch_do_not_change_keys():
 # As tensors
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SEEDS, NAMES), max_size=4))
 def test_stacked_words_are_two_s_complement(pairs):
     listed = [Key(seed, name) for seed, name in pairs]
@@ -140,6 +143,7 @@ def test_stacked_words_are_two_s_complement(pairs):
     assert [tuple(row) for row in stacked.numpy().view(np.uint64).tolist()] == [key.words for key in listed]
 
 
+@settings(deadline=None)
 @given(SEEDS, st.lists(NAMES, max_size=4))
 def test_keys_one_after_the_other_in_one_place(seed, names):
     row = KeyRow(seed)
