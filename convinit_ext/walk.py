@@ -99,7 +99,7 @@ def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
     if lazy:
         held = [each for each in held if not is_lazy(each.tensor)]
     else:
-        _check_shapes([*held, *buffers(nodes)])
+        _check_shapes([*held, *_lazy_buffers(nodes)])
     _check_names(held)
     return held
 
@@ -107,6 +107,15 @@ def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
 def buffers(nodes: Iterable[Node]) -> list[Held]:
     """Every buffer object once, under its first path."""
     return _held((node, node.module._buffers) for node in nodes)
+
+
+def _lazy_buffers(nodes: Iterable[Node]) -> list[Held]:
+    return _held((node, dict(filter(_is_absent, node.module._buffers.items()))) for node in nodes)
+
+
+def _is_absent(named: tuple[str, Tensor | None]) -> bool:
+    _, buffer = named
+    return buffer is not None and is_lazy(buffer)
 
 
 def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[Held]:

@@ -4,6 +4,7 @@
 #include "cuda/compare_body.h"
 #include "cuda/launch.inl"
 #include "cuda/pack.h"
+#include "cuda/team.inl"
 
 namespace convinit {
 namespace cuda {
@@ -12,30 +13,10 @@ namespace {
 constexpr int kThreads = kUnitItems;
 constexpr int kBlocksPerProcessor = 3;  // at least, which leaves 80 registers a thread
 
-// The threads of a block.
-class Block {
- public:
-  template <class Step>
-  __device__ __forceinline__ void each(Step step) {
-    step(Thread{threadIdx.x, kThreads}, &found_);
-    __syncthreads();
-  }
-
-  __device__ __forceinline__ void add(uint64_t* to, uint64_t value) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
-  }
-  __device__ __forceinline__ void lower(uint64_t* to, uint64_t value) {
-    atomicMin(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
-  }
-
- private:
-  Different found_ = nothing();
-};
-
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     compare_kernel(const __grid_constant__ Parameter parameter, const void* device_image, uint64_t* rows) {
   __shared__ Different whole;
-  Block block;
+  Block<Different, kThreads> block(nothing());
   compare_body(device_image != nullptr ? device_image : parameter.bytes, blockIdx.x, gridDim.x, kThreads,
                &block, &whole, rows);
 }

@@ -4,6 +4,7 @@
 #include "cuda/digest_body.h"
 #include "cuda/launch.inl"
 #include "cuda/pack_digest.h"
+#include "cuda/team.inl"
 
 namespace convinit {
 namespace cuda {
@@ -13,28 +14,10 @@ constexpr int kThreads = kUnitItems;
 constexpr int kBlocksPerProcessor = 3;  // at least, which leaves 80 registers a thread
 static_assert(kThreads <= kMostThreads, "shared memory has room for them");
 
-// The threads of a block.
-class Block {
- public:
-  template <class Step>
-  __device__ __forceinline__ void each(Step step) {
-    step(Thread{threadIdx.x, kThreads}, &sums_);
-    __syncthreads();
-  }
-
-  // Sums of whole numbers, so their order does not matter.
-  __device__ __forceinline__ void add(uint64_t* to, uint64_t value) {
-    atomicAdd(reinterpret_cast<unsigned long long*>(to), static_cast<unsigned long long>(value));
-  }
-
- private:
-  Sums sums_{};
-};
-
 __global__ void __launch_bounds__(kThreads, kBlocksPerProcessor)
     digest_kernel(const __grid_constant__ Parameter parameter, const void* device_image, uint64_t* rows) {
   __shared__ Shared shared;
-  Block block;
+  Block<Sums, kThreads> block(Sums{});
   digest_body(device_image != nullptr ? device_image : parameter.bytes, blockIdx.x, gridDim.x, &block,
               &shared, rows);
 }
