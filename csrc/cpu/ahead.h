@@ -1,15 +1,16 @@
-// Memory that will be gathered soon is asked for meanwhile.
+// Memory that will be read soon is asked for meanwhile.
 #pragma once
 
 #include "cpu/tiling.h"
 
 namespace convinit {
 
-// The lines of a unit's memory. They are in stretches far from each other, and the processor, which guesses
-// what comes next in one stretch only, would wait at the start of each.
+// The lines of a unit's memory, or of one stretch. Stretches are far from each other, and the processor,
+// which guesses what comes next in one stretch only, and not beyond a page, would wait at the start of each.
 class Ahead {
  public:
   static constexpr int64_t kLineBytes = 64;
+  static constexpr int64_t kLineWords = kLineBytes / 4;
 
   Ahead() = default;  // of nothing
   Ahead(const Unit& unit, const void* data, int64_t item_size)
@@ -21,6 +22,10 @@ class Ahead {
     num_left_ = is_transposed ? unit.columns : unit.rows;
     step_ = far.data_stride * item_size;
   }
+
+  // Of one stretch, which may end outside what there is: nothing is read.
+  Ahead(const char* stretch, int64_t num_bytes)
+      : stretch_(stretch), stretch_bytes_(num_bytes), num_left_(1) {}
 
   void prefetch(int64_t num_lines) {
     for (; num_lines > 0 && num_left_ > 0; --num_lines) {

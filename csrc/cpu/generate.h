@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/fill_task.h"
+#include "cpu/ahead.h"
 
 namespace convinit {
 
@@ -12,9 +13,11 @@ using GenerateFunction = void (*)(const Distribution& distribution, const Key& k
 
 // Adds the products of 32-bit words, which may lie anywhere, and weights to four sums: docs/fingerprint.md,
 // section 4. `weights` is where the first word's weight for the first sum is in the table; `kNextWeights`
-// words further on is the next word's, for loads as well aligned.
+// words further on is the next word's, for loads as well aligned. As many bytes as are read are asked for
+// ahead.
 constexpr int64_t kNextWeights = 1088;
-using WeighFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums);
+using WeighFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead,
+                               uint64_t* sums);
 
 struct GenerateTable {
   const char* isa;

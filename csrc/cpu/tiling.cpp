@@ -90,8 +90,8 @@ Tiling make_tiling(const Strided& tensor) {
   }
   if (tiling.row >= 0) {
     const int64_t rows = tensor.dims[tiling.row].size;
-    tiling.tile_rows = std::min(rows, kTileBytes / (tiling.tile_columns * size));
-    tiling.row_tiles = ceil_div(rows, tiling.tile_rows);
+    tiling.row_tiles = ceil_div(rows, kTileBytes / (tiling.tile_columns * size));
+    tiling.tile_rows = ceil_div(rows, tiling.row_tiles);
   }
   tiling.column_tiles = ceil_div(column.size, tiling.tile_columns);
   tiling.num_units = tiling.row_tiles * tiling.column_tiles;

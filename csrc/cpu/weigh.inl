@@ -18,16 +18,19 @@ CONVINIT_HD void weigh_each(const uint32_t* weights, const char* words, int64_t 
 }
 
 #ifdef CONVINIT_SCALAR_LANES
-static void weigh(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums) {
+static void weigh(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
+  ahead->prefetch(count / Ahead::kLineWords);
   weigh_each(weights, words, 0, count, sums);
 }
 #else
-static void weigh(const uint32_t* weights, const char* words, int64_t count, uint64_t* sums) {
+static void weigh(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
   constexpr int64_t kWords = sizeof(vector::U64) / sizeof(uint32_t);
+  constexpr int64_t kLines =
+      2 * kWords > Ahead::kLineWords ? 2 * kWords / Ahead::kLineWords : 1;  // of a step
   vector::U64 total[kSums] = {};
   int64_t done = 0;
   for (; done + 2 * kWords <= count; done += 2 * kWords) {
-    __builtin_prefetch(words + 4 * done + 1024);
+    if (done % Ahead::kLineWords == 0) ahead->prefetch(kLines);
     const vector::U64 first = load(words + 4 * done), second = load(words + 4 * (done + kWords));
     CONVINIT_UNROLL
     for (int a = 0; a < kSums; ++a) {
