@@ -5,6 +5,8 @@
 
 namespace convinit {
 
+constexpr int64_t kAheadBytes = 6 * 1024;  // in one stretch; by measurement: half is late, twice no better
+
 // The lines of a unit's memory, or of one stretch. Stretches are far from each other, and the processor,
 // which guesses what comes next in one stretch only, and not beyond a page, would wait at the start of each.
 class Ahead {

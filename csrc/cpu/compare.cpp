@@ -1,4 +1,5 @@
-// compare() of fill.h: every unit's values are generated in a buffer and held against the memory.
+// compare() of fill.h: every unit's values are held against the memory as they are generated, and where they
+// differ, once more in a buffer.
 #include <algorithm>
 #include <cstring>
 #include <mutex>
@@ -11,9 +12,9 @@
 namespace convinit {
 namespace {
 
-constexpr int64_t kStretchBytes = 2048;
+constexpr int64_t kStretchBytes = 8 * 1024;  // that are looked at closely where an element differs
 
-// Of neighbouring elements that are not all equal; `first` is a place among them.
+// Of neighbouring elements; `first` is a place among them.
 template <class Item>
 Difference compare_items(const char* one, const char* other, int64_t count) {
   const auto at = [](const char* items, int64_t i) {
@@ -22,13 +23,12 @@ Difference compare_items(const char* one, const char* other, int64_t count) {
     return item;
   };
   Difference found{0, 0};
-  while (at(one, found.first) == at(other, found.first)) ++found.first;
+  while (found.first < count && at(one, found.first) == at(other, found.first)) ++found.first;
   for (int64_t i = found.first; i < count; ++i) found.count += at(one, i) != at(other, i);
   return found;
 }
 
-Difference compare_run(const char* one, const char* other, int64_t count, int64_t size) {
-  if (std::memcmp(one, other, count * size) == 0) return {0, -1};
+Difference compare_items(const char* one, const char* other, int64_t count, int64_t size) {
   if (size == 1) return compare_items<uint8_t>(one, other, count);
   if (size == 2) return compare_items<uint16_t>(one, other, count);
   if (size == 4) return compare_items<uint32_t>(one, other, count);
@@ -41,38 +41,38 @@ void add(const Difference& part, Difference* whole) {
   whole->count += part.count;
 }
 
-// Asks for memory that will be looked at soon, while values are generated.
-void prefetch(const char* data, int64_t num_bytes) {
-  constexpr int64_t kLine = 64;
-  for (int64_t at = 0; at < num_bytes; at += kLine) __builtin_prefetch(data + at);
-}
-
-// The unit's own memory, stretch by stretch of what stays in the fastest cache beside it.
-void compare_in_place(const FillTask& task, const Unit& unit, int64_t size, GenerateFunction generate,
-                      char* buffer, Difference* found) {
-  const char* data = static_cast<const char*>(task.data) + unit.data * size;
-  const int64_t step = kStretchBytes / size;
-  for (int64_t done = 0; done < unit.columns; done += step) {
-    const int64_t count = std::min(step, unit.columns - done), index = unit.index + done;
-    prefetch(data + done * size, count * size);
-    generate(task.distribution, task.key, index, count, buffer);
-    Difference part = compare_run(buffer, data + done * size, count, size);
-    part.first += index;
-    add(part, found);
+// Neighbouring elements in memory, from linear index `index` on.
+void compare_run(const FillTask& task, const Functions& functions, int64_t index, int64_t count,
+                 const char* present, int64_t size, char* buffer, Difference* found) {
+  while (count > 0) {
+    const int64_t same = functions.match(task.distribution, task.key, index, count, present);
+    const int64_t length = std::min(count - same, kStretchBytes / size);
+    if (length > 0) {
+      functions.generate(task.distribution, task.key, index + same, length, buffer);
+      Difference part = compare_items(buffer, present + same * size, length, size);
+      part.first += index + same;
+      add(part, found);
+    }
+    index += same + length;
+    count -= same + length;
+    present += (same + length) * size;
   }
 }
 
-void compare_tile(const FillTask& task, const Tiling& tiling, const Unit& unit, GenerateFunction generate,
+void compare_unit(const FillTask& task, const Functions& functions, const Tiling& tiling, int64_t number,
                   char* buffer, Difference* found) {
+  const Unit unit = locate(tiling, number);
   const int64_t size = tiling.tensor.item_size;
+  if (tiling.in_place) {
+    const char* present = static_cast<const char*>(task.data) + unit.data * size;
+    return compare_run(task, functions, unit.index, unit.columns, present, size, buffer, found);
+  }
   char* const present = buffer + kTileBytes;
-  Ahead(unit, task.data, size).prefetch(kTileBytes / Ahead::kLineBytes);
-  generate_tile(task, unit, size, generate, buffer);
   gather(tiling, unit, task.data, present);
+  if (number + 1 < tiling.num_units)
+    Ahead(locate(tiling, number + 1), task.data, size).prefetch(kTileBytes / Ahead::kLineBytes);
   for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
-    Difference part = compare_run(buffer + place * size, present + place * size, count, size);
-    part.first += index;
-    add(part, found);
+    compare_run(task, functions, index, count, present + place * size, size, buffer, found);
   });
 }
 
@@ -87,16 +87,10 @@ void compare(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, cons
   schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
     const DefaultFloatEnvironment environment;
     const Tiling& tiling = schedule.tiling(t);
-    const GenerateFunction generate = generator_of(table, tasks[t]);
+    const Functions& functions = functions_of(table, tasks[t]);
     Difference found{0, -1};
-    for (int64_t number = first; number < last; ++number) {
-      const Unit unit = locate(tiling, number);
-      if (tiling.in_place) {
-        compare_in_place(tasks[t], unit, tiling.tensor.item_size, generate, buffer, &found);
-      } else {
-        compare_tile(tasks[t], tiling, unit, generate, buffer, &found);
-      }
-    }
+    for (int64_t number = first; number < last; ++number)
+      compare_unit(tasks[t], functions, tiling, number, buffer, &found);
     const std::lock_guard<std::mutex> lock(mutex);
     add(found, &differences[t]);
   });

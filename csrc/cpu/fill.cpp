@@ -50,7 +50,7 @@ void fill_unit(const Tiling& tiling, const FillTask& task, GenerateFunction gene
 bool fill_if_small(const FillTask& task, const GenerateTable& table) {
   const Tiling tiling = make_tiling(strided(task));
   if (!tiling.in_place || tiling.num_units > 1 || tiling.unit_bytes > kSmallestPiece) return false;
-  fill_unit(tiling, task, generator_of(table, task), 0, nullptr);
+  fill_unit(tiling, task, functions_of(table, task).generate, 0, nullptr);
   return true;
 }
 
@@ -64,7 +64,7 @@ void fill(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, const R
   for (int64_t t = 0; t < num_tasks; ++t) advise_huge_pages(tasks[t]);
   schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
     const DefaultFloatEnvironment environment;
-    const GenerateFunction generate = generator_of(table, tasks[t]);
+    const GenerateFunction generate = functions_of(table, tasks[t]).generate;
     for (int64_t unit = first; unit < last; ++unit)
       fill_unit(schedule.tiling(t), tasks[t], generate, unit, buffer);
   });

@@ -24,79 +24,187 @@ struct Layout<double> {
 CONVINIT_HD const Parameters<float>& parameters(const Distribution& d, float) { return d.single; }
 CONVINIT_HD const Parameters<double>& parameters(const Distribution& d, double) { return d.real; }
 
-template <class Sampler, class Out>
-CONVINIT_HD void store_group(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
-                             Word block_low, Out* out) {
-  const auto values = values_of_group(Sampler(), p, schedule, block_low);
-  store(out, values.even, values.odd);
+template <class Out>
+constexpr int64_t kGroup = kBlocks * Layout<Out>::kPerBlock;
+
+// Writes values to neighbouring memory.
+template <class Out>
+class Writer {
+ public:
+  CONVINIT_HD_METHOD explicit Writer(void* out) : out_(static_cast<Out*>(out)) {}
+
+  template <class Values>
+  CONVINIT_HD_METHOD bool whole(const Values& values) {
+    store(out_, values.even, values.odd);
+    out_ += kGroup<Out>;
+    return true;
+  }
+  template <class Values>
+  CONVINIT_HD_METHOD bool part(const Values& values, int64_t skip, int64_t count) {
+    Out group[kGroup<Out>];
+    store(group, values.even, values.odd);
+    memcpy(out_, group + skip, count * sizeof(Out));
+    out_ += count;
+    return true;
+  }
+
+ private:
+  Out* out_;
+};
+
+CONVINIT_HD bool are_same(const char* one, const char* other, int64_t num_bytes) {
+#ifdef CONVINIT_SCALAR_LANES
+  return memcmp(one, other, num_bytes) == 0;
+#else
+  constexpr int64_t kLanes = sizeof(vector::U64) / sizeof(uint64_t);
+  vector::U64 differing = {};
+  CONVINIT_UNROLL
+  for (int64_t at = 0; at < num_bytes; at += sizeof differing) differing |= load(one + at) ^ load(other + at);
+  uint64_t any = 0;
+  for (int64_t lane = 0; lane < kLanes; ++lane) any |= differing[lane];
+  return any == 0;
+#endif
 }
 
-// A run within 2^32 blocks of one schedule; `skip` elements of its first block come before it.
-template <class Sampler, class Out>
-CONVINIT_HD void generate_run(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
-                              uint32_t first_block, int64_t skip, int64_t count, Out* out) {
-  constexpr int64_t kGroup = kBlocks * Layout<Out>::kPerBlock;
+// Holds values against neighbouring memory, and stops at the first group that is not the same.
+template <class Out>
+class Matcher {
+ public:
+  CONVINIT_HD_METHOD explicit Matcher(const void* memory) : memory_(static_cast<const Out*>(memory)) {}
+
+  CONVINIT_HD_METHOD int64_t num_same() const { return num_same_; }
+
+  template <class Values>
+  CONVINIT_HD_METHOD bool whole(const Values& values) {
+    alignas(64) Out group[kGroup<Out>];
+    const char* here = reinterpret_cast<const char*>(memory_ + num_same_);
+    for (size_t at = 0; at < sizeof group; at += Ahead::kLineBytes)
+      __builtin_prefetch(here + kAheadBytes + at);
+    store(group, values.even, values.odd);
+    return add(are_same(reinterpret_cast<const char*>(group), here, sizeof group), kGroup<Out>);
+  }
+  template <class Values>
+  CONVINIT_HD_METHOD bool part(const Values& values, int64_t skip, int64_t count) {
+    Out group[kGroup<Out>];
+    store(group, values.even, values.odd);
+    return add(memcmp(group + skip, memory_ + num_same_, count * sizeof(Out)) == 0, count);
+  }
+
+ private:
+  CONVINIT_HD_METHOD bool add(bool is_same, int64_t count) {
+    if (is_same) num_same_ += count;
+    return is_same;
+  }
+
+  const Out* memory_;
+  int64_t num_same_ = 0;
+};
+
+// A run within 2^32 blocks of one schedule; `skip` elements of its first block come before it. Goes on as
+// long as the sink says so.
+template <class Sampler, class Out, class Sink>
+CONVINIT_HD bool visit_run(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
+                           uint32_t first_block, int64_t skip, int64_t count, Sink* sink) {
   const Word step = word(kBlocks);
   Word block_low = counters(first_block);
-  Out part[kGroup];
   if (skip > 0) {
-    store_group<Sampler>(p, schedule, block_low, part);
-    const int64_t head = count < kGroup - skip ? count : kGroup - skip;
-    memcpy(out, part + skip, head * sizeof(Out));
-    out += head;
+    const int64_t head = count < kGroup<Out> - skip ? count : kGroup<Out> - skip;
+    if (!sink->part(values_of_group(Sampler(), p, schedule, block_low), skip, head)) return false;
     count -= head;
     block_low = block_low + step;
   }
-  for (; count >= kGroup; count -= kGroup, out += kGroup, block_low = block_low + step) {
-    store_group<Sampler>(p, schedule, block_low, out);
+  for (; count >= kGroup<Out>; count -= kGroup<Out>, block_low = block_low + step) {
+    if (!sink->whole(values_of_group(Sampler(), p, schedule, block_low))) return false;
   }
-  if (count > 0) {
-    store_group<Sampler>(p, schedule, block_low, part);
-    memcpy(out, part, count * sizeof(Out));
+  return count == 0 || sink->part(values_of_group(Sampler(), p, schedule, block_low), 0, count);
+}
+
+template <class Sampler, class Out, class Sink>
+CONVINIT_HD void visit(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
+                       Sink* sink) {
+  constexpr int64_t kPerBlock = Layout<Out>::kPerBlock;
+  constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
+  const Parameters<typename Layout<Out>::Real> p = parameters(distribution, typename Layout<Out>::Real(0));
+  while (count > 0) {
+    const int64_t block = start / kPerBlock;
+    const int64_t end = (block / kBlocksPerSchedule + 1) * kBlocksPerSchedule * kPerBlock;
+    const int64_t length = count < end - start ? count : end - start;
+    const Schedule schedule = make_schedule(key, static_cast<uint32_t>(block / kBlocksPerSchedule));
+    if (!visit_run<Sampler, Out>(p, schedule, static_cast<uint32_t>(block), start % kPerBlock, length, sink))
+      return;
+    start += length;
+    count -= length;
   }
 }
 
 template <class Sampler, class Out>
 static void generate(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
                      void* out) {
-  constexpr int64_t kPerBlock = Layout<Out>::kPerBlock;
-  constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
-  const Parameters<typename Layout<Out>::Real> p = parameters(distribution, typename Layout<Out>::Real(0));
-  Out* to = static_cast<Out*>(out);
-  while (count > 0) {
-    const int64_t block = start / kPerBlock;
-    const int64_t end = (block / kBlocksPerSchedule + 1) * kBlocksPerSchedule * kPerBlock;
-    const int64_t length = count < end - start ? count : end - start;
-    const Schedule schedule = make_schedule(key, static_cast<uint32_t>(block / kBlocksPerSchedule));
-    generate_run<Sampler, Out>(p, schedule, static_cast<uint32_t>(block), start % kPerBlock, length, to);
-    start += length;
-    count -= length;
-    to += length;
-  }
+  Writer<Out> writer(out);
+  visit<Sampler, Out>(distribution, key, start, count, &writer);
+}
+
+template <class Sampler, class Out>
+static int64_t match(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
+                     const void* memory) {
+  Matcher<Out> matcher(memory);
+  visit<Sampler, Out>(distribution, key, start, count, &matcher);
+  return matcher.num_same();
+}
+
+template <class Out>
+CONVINIT_HD Out constant_of(const Distribution& distribution) {
+  Out value;
+  convert(parameters(distribution, typename Layout<Out>::Real(0)).value, &value);
+  return value;
 }
 
 template <class Out>
 static void generate_constant(const Distribution& distribution, const Key&, int64_t, int64_t count,
                               void* out) {
-  Out value;
-  convert(parameters(distribution, typename Layout<Out>::Real(0)).value, &value);
+  const Out value = constant_of<Out>(distribution);
   Out* to = static_cast<Out*>(out);
   for (int64_t i = 0; i < count; ++i) to[i] = value;
 }
 
+template <class Out>
+static int64_t match_constant(const Distribution& distribution, const Key&, int64_t, int64_t count,
+                              const void* memory) {
+  const Out value = constant_of<Out>(distribution);
+  Out group[kGroup<Out>];
+  for (Out& each : group) each = value;
+  const Out* const first = static_cast<const Out*>(memory);
+  int64_t num_same = 0;
+  for (int64_t length; num_same < count; num_same += length) {
+    length = count - num_same < kGroup<Out> ? count - num_same : kGroup<Out>;
+    if (memcmp(group, first + num_same, length * sizeof(Out)) != 0) break;
+  }
+  return num_same;
+}
+
+template <class Sampler, class Out>
+static constexpr Functions functions() {
+  return {generate<Sampler, Out>, match<Sampler, Out>};
+}
+template <class Out>
+static constexpr Functions constants() {
+  return {generate_constant<Out>, match_constant<Out>};
+}
+
 // In the order of Kind and DType.
 static constexpr GenerateTable make_table(const char* isa) {
-  return {isa,
-          weigh,
-          {{generate_constant<float>, generate_constant<double>, generate_constant<Half>,
-            generate_constant<BFloat16>, generate_constant<Float8E4M3>, generate_constant<Float8E5M2>},
-           {generate<Uniform, float>, generate<Uniform, double>, generate<Uniform, Half>,
-            generate<Uniform, BFloat16>, generate<Uniform, Float8E4M3>, generate<Uniform, Float8E5M2>},
-           {generate<Normal, float>, generate<Normal, double>, generate<Normal, Half>,
-            generate<Normal, BFloat16>, generate<Normal, Float8E4M3>, generate<Normal, Float8E5M2>},
-           {generate<TruncatedNormal, float>, generate<TruncatedNormal, double>,
-            generate<TruncatedNormal, Half>, generate<TruncatedNormal, BFloat16>,
-            generate<TruncatedNormal, Float8E4M3>, generate<TruncatedNormal, Float8E5M2>}}};
+  return {
+      isa,
+      weigh,
+      {{constants<float>(), constants<double>(), constants<Half>(), constants<BFloat16>(),
+        constants<Float8E4M3>(), constants<Float8E5M2>()},
+       {functions<Uniform, float>(), functions<Uniform, double>(), functions<Uniform, Half>(),
+        functions<Uniform, BFloat16>(), functions<Uniform, Float8E4M3>(), functions<Uniform, Float8E5M2>()},
+       {functions<Normal, float>(), functions<Normal, double>(), functions<Normal, Half>(),
+        functions<Normal, BFloat16>(), functions<Normal, Float8E4M3>(), functions<Normal, Float8E5M2>()},
+       {functions<TruncatedNormal, float>(), functions<TruncatedNormal, double>(),
+        functions<TruncatedNormal, Half>(), functions<TruncatedNormal, BFloat16>(),
+        functions<TruncatedNormal, Float8E4M3>(), functions<TruncatedNormal, Float8E5M2>()}}};
 }
 
 }  // namespace CONVINIT_LANES

@@ -1,5 +1,5 @@
 // What an instruction set provides: functions that write the values of consecutive linear indices to
-// consecutive memory, and one that reads words for a digest.
+// consecutive memory or hold them against it, and one that reads words for a digest.
 #pragma once
 
 #include "core/fill_task.h"
@@ -11,6 +11,11 @@ namespace convinit {
 using GenerateFunction = void (*)(const Distribution& distribution, const Key& key, int64_t start,
                                   int64_t count, void* out);
 
+// How many of the values that GenerateFunction writes are in memory already, bit for bit, before the first
+// group that has one that is not: `count` if all are.
+using MatchFunction = int64_t (*)(const Distribution& distribution, const Key& key, int64_t start,
+                                  int64_t count, const void* memory);
+
 // Adds the products of 32-bit words, which may lie anywhere, and weights to four sums: docs/fingerprint.md,
 // section 4. `weights` is where the first word's weight for the first sum is in the table; `kNextWeights`
 // words further on is the next word's, for loads as well aligned. As many bytes as are read are asked for
@@ -19,10 +24,15 @@ constexpr int64_t kNextWeights = 1088;
 using WeighFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead,
                                uint64_t* sums);
 
+struct Functions {
+  GenerateFunction generate;
+  MatchFunction match;
+};
+
 struct GenerateTable {
   const char* isa;
   WeighFunction weigh;
-  GenerateFunction functions[kNumKinds][kNumDTypes];
+  Functions functions[kNumKinds][kNumDTypes];
 };
 
 extern const GenerateTable kPortableTable;

@@ -6,7 +6,7 @@
 
 namespace convinit {
 
-inline GenerateFunction generator_of(const GenerateTable& table, const FillTask& task) {
+inline const Functions& functions_of(const GenerateTable& table, const FillTask& task) {
   return table.functions[static_cast<int>(task.distribution.kind)][static_cast<int>(task.dtype)];
 }
 

@@ -76,6 +76,8 @@ void run_on_std_threads(int64_t num_workers, const std::function<void()>& worker
   for (std::thread& thread : threads) thread.join();
 }
 
+void run_here(int64_t, const std::function<void()>& worker) { worker(); }
+
 int64_t last_of(const std::vector<Dim>& dims, int64_t Dim::* stride) {
   int64_t last = 0;
   for (const Dim& dim : dims) last += (dim.size - 1) * (dim.*stride);
@@ -111,7 +113,7 @@ std::vector<char> expected_memory(const Case& c, const Distribution& distributio
   const int64_t size = scalar::item_size(dtype), count = last_of(c.dims, &Dim::index_stride) + 1;
   std::vector<char> values(count * size), memory((last_of(c.dims, &Dim::data_stride) + 1) * size, kUntouched);
   const auto generate =
-      kPortableTable.functions[static_cast<int>(distribution.kind)][static_cast<int>(dtype)];
+      kPortableTable.functions[static_cast<int>(distribution.kind)][static_cast<int>(dtype)].generate;
   generate(distribution, kKey, c.start, count, values.data());
   for_each_element(c.dims, [&](int64_t place, int64_t index) {
     std::memcpy(&memory[place * size], &values[index * size], size);
@@ -138,24 +140,43 @@ std::vector<uint64_t> expected_sums(const Case& c, int64_t size, const char* dat
   return sums;
 }
 
-// After a fill: nothing differs, then one element does.
-void read_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
+// After a fill nothing differs, then the last element and one other: of a small tensor each in its turn,
+// whatever its place in a vector.
+void compare_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
+  constexpr int64_t kSmall = 129, kFewPlaces = 997;
+  const bool is_each = task.distribution.kind == Kind::kUniform || task.distribution.kind == Kind::kConstant;
   const int64_t size = scalar::item_size(task.dtype);
   char* data = static_cast<char*>(task.data);
   Difference found{};
   compare(&task, 1, num_threads, run_on_std_threads, &found);
   if (found.count != 0 || found.first != -1)
     fail(c, task.distribution, task.dtype, "differs from what it was filled with");
-  const int64_t last = last_of(c.dims, &Dim::data_stride), index = last_of(c.dims, &Dim::index_stride);
+  const int64_t last = last_of(c.dims, &Dim::data_stride), last_index = last_of(c.dims, &Dim::index_stride);
   data[last * size] ^= 1;
+  int64_t number = 0;
+  for_each_element(c.dims, [&](int64_t place, int64_t index) {
+    ++number;
+    if (!is_each || (last_index > kSmall && number % kFewPlaces != 1)) return;
+    char& changed = data[place * size + number % size];
+    changed ^= static_cast<char>(1 << number % 8);
+    compare(&task, 1, 1, run_here, &found);
+    const bool is_last = place == last,
+               is_found = is_last || (found.count == 2 && found.first == c.start + index);
+    if (!is_found) fail(c, task.distribution, task.dtype, "two elements differ, and were not found");
+    changed ^= static_cast<char>(1 << number % 8);
+  });
   compare(&task, 1, num_threads, run_on_std_threads, &found);
-  if (found.count != 1 || found.first != c.start + index)
+  if (found.count != 1 || found.first != c.start + last_index)
     fail(c, task.distribution, task.dtype, "the last element differs, and was not found");
   data[last * size] ^= 1;
+}
+
+void digest_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
   std::vector<uint64_t> sums(kSums);
-  const DigestTask digest_task{data, strided(task), kKey};
+  const DigestTask digest_task{task.data, strided(task), kKey};
   digest(&digest_task, 1, num_threads, run_on_std_threads, sums.data());
-  if (sums != expected_sums(c, size, data)) fail(c, task.distribution, task.dtype, "wrong digest");
+  if (sums != expected_sums(c, scalar::item_size(task.dtype), static_cast<const char*>(task.data)))
+    fail(c, task.distribution, task.dtype, "wrong digest");
 }
 
 void fill_and_check(const Case& c, const Distribution& distribution, DType dtype, int64_t num_threads) {
@@ -171,8 +192,9 @@ void fill_and_check(const Case& c, const Distribution& distribution, DType dtype
   if (std::string(last_isa()) != current_table().isa)
     fail(c, distribution, dtype, "another instruction set ran");
   if (std::memcmp(data, expected.data(), expected.size()) != 0) fail(c, distribution, dtype, "wrong values");
+  compare_and_check(c, task, num_threads);
   // The bytes of a digest are the same for every distribution; one is enough.
-  if (distribution.kind == Kind::kUniform) read_and_check(c, task, num_threads);
+  if (distribution.kind == Kind::kUniform) digest_and_check(c, task, num_threads);
 }
 
 // All cases as one list of tensors: the split over threads crosses from one to the next.
