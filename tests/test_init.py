@@ -528,7 +528,7 @@ def test_compiled_into_the_caller_without_a_break(fill, backend, source):
 
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_traced_fill_is_done_at_every_call(size, source):
     traced = torch.jit.trace(lambda x: init.normal_(x + 0, **source), torch.zeros(size), check_trace=False)

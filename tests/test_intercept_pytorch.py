@@ -179,7 +179,7 @@ def test_compiled_code_is_not_broken():
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("model", [None, nn.Linear(2, 2)], ids=["no model", "model"])
 @pytest.mark.parametrize("fill", [nn.init.normal_, torch.Tensor.uniform_])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_what_is_traced_keeps_the_random_operations_of_pytorch(size, model, fill):
     def noise(x):
         return fill(x + 0)
@@ -206,9 +206,7 @@ class Normed(nn.Module):
 @pytest.mark.parametrize(
     "script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))]
 )
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.*deprecated:DeprecationWarning", "ignore::torch.jit.TracerWarning"
-)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated", "ignore::torch.jit.TracerWarning")
 def test_script_modules(script, inside):
     model = script(Normed())
     if inside:

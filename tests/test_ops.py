@@ -81,7 +81,7 @@ def test_meta_and_fake_tensors_are_left_alone() -> None:
         assert fake.shape == (4, 4)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")  # inside inductor
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")  # inside inductor
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
 def test_compile_without_a_graph_break(backend: str) -> None:
     def build(tensor: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ class Wrapped(nn.Module):
         self.add_module(segment, inner)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # importing torch._dynamo
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # importing torch._dynamo
 @pytest.mark.parametrize(
     "wrap",
     [

@@ -284,7 +284,7 @@ def test_a_plan_that_ran_leaves_buffers_of_the_new_dtype_alone():
     assert model.table.dtype == torch.bfloat16 and torch.equal(model.table, before)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
 def test_a_plan_of_a_script_module():
     model = torch.jit.script(nn.Linear(3, 2))
     plan = plan_model(model, seed=0, recipe=DRAWN)
