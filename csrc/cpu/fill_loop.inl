@@ -52,6 +52,7 @@ class Writer {
   Out* out_;
 };
 
+// As many bytes as some vectors have.
 CONVINIT_HD bool are_same(const char* one, const char* other, int64_t num_bytes) {
 #ifdef CONVINIT_SCALAR_LANES
   return memcmp(one, other, num_bytes) == 0;
