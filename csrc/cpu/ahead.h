@@ -29,7 +29,8 @@ class Ahead {
   Ahead(const char* stretch, int64_t num_bytes)
       : stretch_(stretch), stretch_bytes_(num_bytes), num_left_(1) {}
 
-  void prefetch(int64_t num_lines) {
+  // Always inlined: what the files of the instruction sets call, none of them may define for the others.
+  inline __attribute__((always_inline)) void prefetch(int64_t num_lines) {
     for (; num_lines > 0 && num_left_ > 0; --num_lines) {
       __builtin_prefetch(stretch_ + at_);
       at_ += kLineBytes;
