@@ -42,6 +42,7 @@ def main() -> None:
     if rank == 0:
         print(f"after one bit flipped on one process: {changed}")
     if dist.is_initialized():
+        dist.barrier()  # a process that ends while others still talk to it can make them abort
         dist.destroy_process_group()
 
 

@@ -61,6 +61,7 @@ def main() -> None:
         say(f"{mesh.ndim}: an empty local tensor")
         check(mesh, "a", {3: torch.ones(2, 3, device="meta")}, ValueError, "'a' is on the meta device")
         say(f"{mesh.ndim}: a local tensor without values")
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -71,6 +71,7 @@ def main() -> None:
             if not shows_whole:
                 assert_refused(model, "is a FullyShardedDataParallel")
     say("pieces are refused on every rank, and whole parameters are filled")
+    dist.barrier()
     dist.destroy_process_group()
 
 

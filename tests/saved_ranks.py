@@ -110,6 +110,7 @@ def main() -> None:
         dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -105,6 +105,7 @@ def main() -> None:
         for dim in (0, 2):
             name, cut = f"Mixtral, FSDP2 by dimension {dim}", expert_parallel(mesh, dim)
             check(name, mixtral, cut, False, [*BARE, *TORCH], by_shard=dim > 0)
+    dist.barrier()
     dist.destroy_process_group()
 
 

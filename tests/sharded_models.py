@@ -295,6 +295,7 @@ def main() -> None:
     replicas()
     seeds_that_differ(size)
     transformers_models(size)
+    dist.barrier()
     dist.destroy_process_group()
 
 

@@ -130,6 +130,7 @@ def main() -> None:
     stages()
     shapes_that_differ()
     failures()
+    dist.barrier()
     dist.destroy_process_group()
 
 
