@@ -15,7 +15,6 @@ from convinit_ext.shard_files import parsed_size
 
 DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 USAGE, FAILURE = 2, 1  # exit statuses
-SHARD_SIZE = "5GB"
 _PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
 _SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 _PATH = "a .safetensors file, an index, or a folder that holds either"
@@ -75,7 +74,7 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--max-shard-size",
         type=size,
-        help=f"of each file in DIR, such as 500MB or 2GiB (default: {SHARD_SIZE})",
+        help="of each file in DIR, such as 500MB or 2GiB (default: 5GB)",
     )
     run.add_argument("--overwrite", action="store_true", help="replace other weights that DIR or FILE holds")
     run.set_defaults(refuse=run.error)

@@ -68,10 +68,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     if name:
         raise ValueError("name= is for one tensor: a model, a dict or a file has names of its own")
     if isinstance(target, nn.Module | Mapping):
-        tensors = _tensors_of(target)
-        ranks = Ranks(list(tensors), list(tensors.values()))
-        heads = _headers(tensors)
-        return digests.of_all(heads, ranks.total(lambda: _sums(heads, tensors)))
+        found = _Readable(target)
+        return digests.of_all(found.heads, found.ranks().total(found.sums))
     stored = _stored(target)
     heads = _headers(stored)
     return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
@@ -89,9 +87,8 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
     True
     """
     if isinstance(target, nn.Module | Mapping):
-        tensors = _tensors_of(target)
-        names, heads = list(tensors), _headers(tensors)
-        rows = Ranks(names, list(tensors.values())).each(lambda: _sums(heads, tensors))
+        found = _Readable(target)
+        names, heads, rows = list(found.tensors), found.heads, found.ranks().each(found.sums)
     else:
         stored = _stored(target)
         names, heads = list(stored), _headers(stored)
@@ -127,24 +124,50 @@ def _of_named(name: str, tensor: Tensor) -> str:
     return digests.of_one(heads[0], Ranks([name], [tensor]).total(lambda: _sums(heads, tensors)))
 
 
-def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """By canonical name; one that has several names comes once, under its first."""
-    given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
-    found: dict[str, Tensor] = {}
-    distinct = walk.Distinct()
-    for key, tensor in given.items():
+class _Readable:
+    """The tensors of a model or a dict that can be read; one that has several names comes once.
+
+    Args:
+        target: the model, or tensors by name.
+
+    Attributes:
+        tensors: by canonical name, the first of those that it has.
+        heads: what the digest knows of each.
+    """
+
+    def __init__(self, target: nn.Module | Mapping[str, Tensor]) -> None:
+        given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
+        self.tensors: dict[str, Tensor] = {}
+        self._distinct = walk.Distinct()
+        self._error: Exception | None = None  # for later: other ranks may wait for this one
+        for key, tensor in given.items():
+            try:
+                self._add(key, tensor)
+            except (RuntimeError, TypeError, ValueError) as error:
+                self._error = self._error or error
+        self.heads = _headers(self.tensors)
+
+    def _add(self, key: object, tensor: object) -> None:
         if not isinstance(key, str):
             raise TypeError(f"the names of a dict of tensors are strings, and {key!r} is not")
         if walk.is_extra_state(key):
-            continue
+            return
         name = walk.canonical(key)
         checked = _checked(key, tensor)
-        if not distinct.is_new(checked):
-            continue
-        if name in found:
+        if not self._distinct.is_new(checked):
+            return
+        if name in self.tensors:
             raise ValueError(_TWICE.format(name, key))
-        found[name] = checked
-    return found
+        self.tensors[name] = checked
+
+    def ranks(self) -> Ranks:
+        return Ranks(list(self.tensors), list(self.tensors.values()))
+
+    def sums(self) -> Sums:
+        """Raises what is wrong with a tensor that cannot be read."""
+        if self._error is not None:
+            raise self._error
+        return _sums(self.heads, self.tensors)
 
 
 def _checked(name: str, tensor: object) -> Tensor:

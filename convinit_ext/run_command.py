@@ -16,11 +16,10 @@ import torch
 from torch import nn
 
 from convinit_ext import bundled_model
-from convinit_ext.arguments import SHARD_SIZE
 from convinit_ext.compare import compare, wait_for
 from convinit_ext.memory import available_memory
 from convinit_ext.model import init_model_
-from convinit_ext.named import CommandError, built, environment, environment_line, imported
+from convinit_ext.named import built, environment, environment_line, imported
 from convinit_ext.report import Report, size_text
 from convinit_ext.saving import save_model
 from convinit_ext.wish import checked_device
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _check_save(options: argparse.Namespace) -> None:
     if options.save and options.dry_run:
-        raise CommandError("--dry-run makes no weights that --save could write")
+        options.refuse("--dry-run makes no weights that --save could write")
     for option, value in (("--max-shard-size", options.max_shard_size), ("--overwrite", options.overwrite)):
         if value and not options.save:
             options.refuse(f"{option} is for --save, which is not there")
@@ -134,7 +133,7 @@ def _save(model: nn.Module, options: argparse.Namespace, recipe: Any, dtype: tor
         options.seed,
         recipe,
         dtype,
-        max_shard_size=options.max_shard_size or SHARD_SIZE,
+        max_shard_size=options.max_shard_size,
         only=options.only,
         skip=options.skip,
         overwrite=options.overwrite,

@@ -32,6 +32,8 @@ from convinit_ext.shard_files import ShardFile, index_text, parsed_size, shard_f
 from convinit_ext.uncompiled import uncompiled
 from convinit_ext.weights_file import FILE_SUFFIX, INDEX_SUFFIX
 
+_SHARD_BYTES = 5 * 10**9  # as huggingface_hub and transformers split unless they are told
+
 
 class SavedFile(NamedTuple):
     """A file of weights.
@@ -115,7 +117,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     fan: Fan = "true",
     *,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str | None = None,
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
@@ -134,7 +136,8 @@ def save_model(
         model: any module, as for init_model_. A tied tensor is saved once, under its first name.
         path: a folder, made if only it is missing; or one file, if it ends in .safetensors.
         seed: as for init_model_, and so are recipe, dtype, fan, only, skip and names.
-        max_shard_size: of a file's tensors in a folder: bytes, or a text such as "5GB", "500MB" or "2GiB".
+        max_shard_size: of a file's tensors: bytes, or a text such as "500MB" or "2GiB". None is 5 GB in a
+            folder, and no limit for one file.
         overwrite: replace weights and config that are there, if they are others. Other files stay.
         progress: show a tqdm bar that counts bytes; on rank 0 alone.
 
@@ -142,7 +145,8 @@ def save_model(
         A SaveReport: the files, which of them were there already, the bytes and the time.
 
     Raises:
-        ValueError, TypeError: as init_model_; meta tensors that nothing fills; a max_shard_size that is none.
+        ValueError, TypeError: as init_model_; meta tensors that nothing fills; a max_shard_size that is none,
+            or less than one file would hold.
         WeightsError: the folder holds something else; it is named, and nothing was written.
         OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written.
         RuntimeError: another process failed; it says whose error that was.
@@ -158,7 +162,7 @@ def save_model(
     started = time.perf_counter()
 
     def prepare() -> tuple[Plan, Destination]:
-        size = parsed_size(max_shard_size)
+        size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
         plan = make_plan(model, seed, rules, None, dtype, fan, only, skip, names, persistent=True)
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
@@ -187,7 +191,7 @@ def _recipe_name(given: object, recipe: Recipe) -> str:
     return Path(given).name if isinstance(given, str | PathLike) else f"custom ({recipe.name})"
 
 
-def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int, recipe: str) -> Destination:
+def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int | None, recipe: str) -> Destination:
     found = entries(model, plan)
     metadata = {
         "contract": str(CONTRACT_VERSION),
@@ -197,13 +201,23 @@ def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int, recip
         "seed": str(plan.seed),
     }
     if path.suffix == FILE_SUFFIX:
+        _check_fits(path, found, max_bytes)
         files = shard_files(found, None, path.name.removesuffix(FILE_SUFFIX), metadata)
         return Destination(path.parent, None, files, {}, None)
     base = base_name(model)
-    files = shard_files(found, max_bytes, base, metadata)
+    files = shard_files(found, max_bytes or _SHARD_BYTES, base, metadata)
     dtype = next((each.dtype for each in found if each.dtype.is_floating_point), None)
     index = (f"{base}{INDEX_SUFFIX}", index_text(files)) if len(files) > 1 else None
     return Destination(path, base, files, config_files(model, dtype), index)
+
+
+def _check_fits(path: Path, found: list[Entry], max_bytes: int | None) -> None:
+    num_bytes = sum(each.num_bytes for each in found)
+    if max_bytes is not None and num_bytes > max_bytes:
+        raise ValueError(
+            f"{path} would be one file of {size_text(num_bytes)}, more than max_shard_size, "
+            f"{size_text(max_bytes)}; give a folder, whose files are split, or leave max_shard_size out"
+        )
 
 
 def _digest(found: list[Entry]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from convinit_ext import fingerprint, fingerprints
+from convinit_ext.ops import UnsupportedTensorError
 
 
 def say(text: str) -> None:
@@ -30,15 +32,20 @@ def state(mesh: DeviceMesh) -> dict[str, Tensor]:
 
 
 def check(mesh: DeviceMesh, name: str, wrong: dict[int, Tensor], error: type[Exception], own: str) -> None:
-    """Some ranks' memory of a tensor is not what its placements say."""
+    """Some ranks' memory of a tensor is not what its placements say, or is none."""
     rank = dist.get_rank()
     given = state(mesh)
-    assert isinstance(given[name], DTensor)
-    if rank in wrong:
-        given[name]._local_tensor = wrong[rank]
+    takes: list[Callable[[dict[str, Tensor]], object]] = [fingerprint, fingerprints]
+    held = given[name]
+    if isinstance(held, DTensor):
+        takes.append(lambda tensors: fingerprint(tensors[name], name))
+    if rank in wrong and isinstance(held, DTensor):
+        held._local_tensor = wrong[rank]
+    elif rank in wrong:
+        given[name] = wrong[rank]
     others = f"rank {next(iter(wrong))}" if len(wrong) == 1 else f"{len(wrong)} ranks"
     said = own if rank in wrong else rf"^{others} could not read what it holds of the tensors"
-    for take in (fingerprint, fingerprints, lambda tensors: fingerprint(tensors[name], name)):
+    for take in takes:
         with pytest.raises(error if rank in wrong else RuntimeError, match=said):
             take(given)
     assert fingerprint(state(mesh)) == fingerprint({key: full(each) for key, each in state(mesh).items()})
@@ -61,6 +68,9 @@ def main() -> None:
         say(f"{mesh.ndim}: an empty local tensor")
         check(mesh, "a", {3: torch.ones(2, 3, device="meta")}, ValueError, "'a' is on the meta device")
         say(f"{mesh.ndim}: a local tensor without values")
+        check(mesh, "plain", {1: torch.ones(3, device="meta")}, ValueError, "'plain' is on the meta device")
+        check(mesh, "plain", {2: torch.ones(3).to_sparse()}, UnsupportedTensorError, "'plain': cannot read")
+        say(f"{mesh.ndim}: a plain tensor that cannot be read")
     dist.barrier()
     dist.destroy_process_group()
 

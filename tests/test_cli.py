@@ -159,6 +159,7 @@ def test_info_says_what_is_in_use(capsys):
         (["run", "--dtype", "int8"], "'int8'"),
         (["run", "--max-shard-size", "5 XB"], "'5 XB' is no size; accepted are"),
         (["run", "--max-shard-size", "1GB"], "run: error: --max-shard-size is for --save"),
+        (["run", "--dry-run", "--save", "out.safetensors"], "no weights that --save could write"),
         (["run", "--overwrite"], "run: error: --overwrite is for --save"),
         (["run", "--threads", "0"], "'0' is not a positive"),
     ],
@@ -186,7 +187,10 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
         (["--model", SMALL, "--save", "/"], "/ holds something else"),
         (["--model", SMALL, "--recipe", "/no/such/soup.toml"], "No such file"),
         (["--model", SMALL, "--only", "3.*"], "only chooses nothing by '3.*'"),
-        (["--model", SMALL, "--dry-run", "--save", "out.safetensors"], "no weights that --save could write"),
+        (
+            ["--model", SMALL, "--save", "out.safetensors", "--max-shard-size", "9"],
+            "out.safetensors would be",
+        ),
     ],
     ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
 )

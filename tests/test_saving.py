@@ -501,6 +501,14 @@ def test_a_single_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "other.txt"]
 
 
+def test_one_file_is_no_larger_than_asked(tmp_path):
+    num_bytes = sum(each.nbytes for each in filled(rule_model).values())
+    with pytest.raises(ValueError, match=r"a.safetensors would be one file of .* more than max_shard_size"):
+        save_model(rule_model(), tmp_path / "a.safetensors", max_shard_size=num_bytes - 1)
+    assert not list(tmp_path.iterdir())
+    save_model(rule_model(), tmp_path / "a.safetensors", max_shard_size=num_bytes)
+
+
 def test_places_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
         save_model(rule_model(), tmp_path / "a" / "b")
