@@ -251,8 +251,9 @@ def _call(function: str, **arguments: object) -> str:
 
 
 def _type_name(kind: type) -> str:
-    if getattr(nn, kind.__name__, None) is kind:
-        return kind.__name__
+    name = kind.__name__
+    if getattr(nn, name, None) is kind:
+        return name
     name = f"{kind.__module__}.{kind.__qualname__}"
     try:
         found = _module_type(name)
