@@ -69,6 +69,24 @@ def test_copies_presets_and_padding_rows(meta, dtype):
         assert report.num_bytes == sum(p.to_local().nbytes for p in model.parameters())
 
 
+def test_a_copy_of_another_precision():
+    recipe = [Rule(CopyFrom("table.weight"), name="copy.weight"), *TORCH]
+
+    def pair() -> nn.Module:
+        model = build()
+        model.copy = nn.Embedding(9, 4).double()
+        return model
+
+    whole = pair()
+    init_model_(whole, 3, recipe)
+    assert torch.equal(whole.copy.weight, whole.table.weight.double())
+    for mesh in every_rank((2, 3)):
+        model = sharded(mesh, pair())
+        init_model_(model, 3, recipe)
+        assert_is_part_of(model, whole)
+        assert verify(model, 3, recipe)
+
+
 def test_a_plan_runs_again_and_a_part_alone():
     whole = build()
     init_model_(whole, 5)
