@@ -248,6 +248,8 @@ def _said(rule: Rule, target: Target) -> Start:
         values = rule.init if is_values(rule.init) else rule.init(target)
     except TypeError as error:
         raise TypeError(f"{about}: {error}") from error
+    except AttributeError as error:  # of a function that knows only some modules
+        raise AttributeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     values = values.tensor if isinstance(values, Preset) else values

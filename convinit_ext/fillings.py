@@ -104,6 +104,8 @@ def _values(rule: Rule, target: Target) -> Values:
         values = Preset(said) if isinstance(said, Tensor) else said
     except TypeError as error:
         raise TypeError(f"{about}: {error}") from error
+    except AttributeError as error:  # of a function that knows only some modules
+        raise AttributeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     inner = values.distribution if isinstance(values, RowZeroed) else values

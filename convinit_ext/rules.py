@@ -105,7 +105,10 @@ class Rule:
         """The conditions on the one parameter."""
         if self.name is not None and not patterns.matches(self.name, target.name):
             return False
-        return self.where is None or bool(self.where(target))
+        try:
+            return self.where is None or bool(self.where(target))
+        except AttributeError as error:  # not every module has what it asks for
+            raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
 
     def singles_out(self, target: Target) -> bool:
         """Whether it is for this part of a parametrized weight by the part's own name."""
