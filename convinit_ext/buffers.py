@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import keys, offered, ops, parametrized, spectral, walk
-from convinit_ext.boxes import is_dtensor
+from convinit_ext.boxes import copy_whole_, is_dtensor, local_of, parts
 from convinit_ext.derived import Orthogonal, Preset, check_converts, check_given
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.fillings import check_range
@@ -56,7 +56,8 @@ class BufferRow:
 
     @property
     def num_bytes(self) -> int:
-        return self.held.tensor.numel() * self.dtype.itemsize
+        """Of what this process holds."""
+        return local_of(self.held.tensor).numel() * self.dtype.itemsize
 
     def new(self, seed: int) -> Tensor:
         """The buffer's values in new memory."""
@@ -67,17 +68,28 @@ class BufferRow:
 
     def write_(self, memory: Tensor, seed: int) -> Tensor:
         """Its values into memory of its shape."""
-        if isinstance(self.start, Tensor):
-            return memory.copy_(self.start)
         if isinstance(self.start, Constant):
             return memory.fill_(self.start.value)
-        if isinstance(self.start, Orthogonal):
+        if not isinstance(self.start, Tensor | Orthogonal):
+            self._draw_(memory, seed)
+            return memory
+        values = self.start
+        if isinstance(values, Orthogonal):
             exact = torch.float64 if self.dtype == torch.float64 else torch.float32
             matrix = torch.empty(memory.shape, dtype=exact, device=memory.device)
-            return memory.copy_(orthogonal_(matrix, key=Key(seed, self.key)))
-        assert self.start is not None
-        ops.fill_([memory], keys.of_names(seed, [self.key]), [self.start])
+            values = orthogonal_(matrix, key=Key(seed, self.key))
+        if not is_dtensor(memory):
+            return memory.copy_(values)
+        copy_whole_(memory, values)
         return memory
+
+    def _draw_(self, memory: Tensor, seed: int) -> None:
+        assert is_distribution(self.start)
+        held = parts(memory)
+        if held:
+            words = keys.of_names(seed, [self.key] * len(held))
+            boxes = [part.box(memory.shape) for part in held]
+            ops.fill_([part.tensor for part in held], words, [self.start] * len(held), boxes)
 
 
 def buffer_rows(
@@ -116,6 +128,8 @@ def buffer_rows(
         wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
         if start is not None:
             spectral.check_settles(held, wanted)
+            if is_dtensor(tensor):
+                _check_placed(held)
             if rules:
                 if isinstance(start, Constant | Uniform) and wanted.is_floating_point:
                     check_range(start, wanted, f"buffer {held.path!r}")
@@ -162,13 +176,24 @@ def known_rows(
     return tuple(rows)
 
 
+def _check_placed(held: Held) -> None:
+    """Of a DTensor: that each process knows its part, and needs no more."""
+    if spectral.is_vector(held):
+        raise ValueError(
+            f"buffer {held.path!r}: it is a DTensor, and spectral_norm needs the whole; initialise the model "
+            "before it is sharded"
+        )
+    try:
+        parts(held.tensor)
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"buffer {held.path!r}: {error}") from error
+
+
 def _check_writable(held: Held, is_drawn: bool) -> None:
-    if is_dtensor(held.tensor):
-        raise ValueError(f"buffer {held.path!r}: cannot fill a DTensor; assign its values")
     if not walk.has_memory(held.tensor):
         return  # PyTorch's own way to write it is all there is
     try:
-        check_places(held.tensor)
+        check_places(local_of(held.tensor))
     except RuntimeError as error:
         raise RuntimeError(f"buffer {held.path!r}: {error}") from error
     if held.tensor.is_neg() and is_drawn:
@@ -223,6 +248,8 @@ def _said(rule: Rule, target: Target) -> Start:
         values = rule.init if is_values(rule.init) else rule.init(target)
     except TypeError as error:
         raise TypeError(f"{about}: {error}") from error
+    except AttributeError as error:  # of a function that knows only some modules
+        raise AttributeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     values = values.tensor if isinstance(values, Preset) else values
@@ -243,6 +270,8 @@ def _checked(values: Tensor, buffer: Tensor, about: str) -> Tensor:
         check_given(values, buffer)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{about}: {error}") from error
+    if is_dtensor(values):
+        raise TypeError(f"{about}: a DTensor; accepted is the whole tensor; each process takes its part")
     if values.layout is not torch.strided:
         raise TypeError(f"{about}: a {values.layout} tensor; accepted is a dense one")
     if values.shape != buffer.shape:

@@ -122,6 +122,25 @@ def _copy_(block: Tensor, source: Tensor, start: int) -> None:
         done += size
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """Values of this dtype, rounded to the block's."""
+
+    content: Content
+    dtype: torch.dtype
+
+    def write_(self, block: Tensor, start: int) -> None:
+        step = _SCRATCH_BYTES // self.dtype.itemsize
+        scratch = torch.empty(min(step, len(block)), dtype=self.dtype, device="cpu")
+        for begin in range(0, len(block), step):
+            part = block[begin : begin + step]
+            self.content.write_(scratch[: len(part)], start + begin)
+            part.copy_(scratch[: len(part)])
+
+    def text(self) -> str:
+        return f"rounded from {self.dtype} {self.content.text()}"
+
+
 @dataclass(frozen=True, slots=True)
 class Same:
     """The same value everywhere, of any dtype."""

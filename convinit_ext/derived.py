@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext.boxes import copy_whole_, is_dtensor, local_of, share_rows
+from convinit_ext.distributions import Distribution
 from convinit_ext.supported import NO_MEMORY
 
 
@@ -146,11 +147,34 @@ class MinusIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Redrawn:
+    """A copy between float64 and a narrower dtype: the two draw other words. So the values are drawn in the
+    dtype of the parameter that is copied, and rounded.
+
+    Args:
+        distribution: of the values.
+        zero_row: as in Row.
+        dtype: of the parameter that is copied.
+    """
+
+    distribution: Distribution
+    zero_row: int | None
+    dtype: torch.dtype
+
+    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+        pass
+
+    def write_(self, memory: Tensor, source: Tensor | None) -> None:
+        assert source is not None
+        local_of(memory).copy_(local_of(source))
+
+
+@dataclass(frozen=True, slots=True)
 class Orthogonal:
     """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
 
 
-Derived: TypeAlias = Preset | NormOf | MinusIdentity
+Derived: TypeAlias = Preset | NormOf | MinusIdentity | Redrawn
 
 
 def check_given(values: Tensor, target: Tensor) -> None:
@@ -179,7 +203,9 @@ def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:
 
 def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> None:
     """Raises ValueError where a process has less of the source than its part of the values needs."""
-    if isinstance(derived, Preset) or not (is_dtensor(tensor) or (source is not None and is_dtensor(source))):
+    if isinstance(derived, Preset | Redrawn) or not (
+        is_dtensor(tensor) or (source is not None and is_dtensor(source))
+    ):
         return
     if not (isinstance(derived, NormOf) and source is not None and share_rows(tensor, source, derived.dim)):
         raise ValueError("it needs the whole of a tensor that is a DTensor; give it a rule of its own")

@@ -14,7 +14,7 @@ from convinit_ext.boxes import is_dtensor
 from convinit_ext.buffers import BufferRow
 from convinit_ext.derived import Preset, norm_dtype
 from convinit_ext.rows import Row
-from convinit_ext.running import fill_rows
+from convinit_ext.running import fill_rows, write_derived_
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Expected:
             fill_rows(self.seed, [(row, memory)])
             return memory
         source = None if row.source is None else self._source(row.source.name, memory)
-        row.derived.write_(memory, source)
+        write_derived_(self.seed, row, memory, source)
         return memory
 
     def _source(self, name: str, memory: Tensor) -> Tensor:

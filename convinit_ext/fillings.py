@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convinit_ext.derived import CopyFrom, Derived, MinusIdentity, NormOf, Preset
+from convinit_ext.derived import CopyFrom, Derived, MinusIdentity, NormOf, Preset, Redrawn
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.initialisers import (
     ZEROS,
@@ -41,6 +41,14 @@ class Filling(NamedTuple):
     fans: tuple[int, int] | None
     derived: Derived | None = None
     copy: CopyFrom | None = None
+
+    def copied_to(self, dtype: torch.dtype, own: torch.dtype) -> Filling:
+        """What a copy of another dtype gets of a parameter whose values are of its own."""
+        other_words = dtype != own and torch.float64 in (dtype, own)
+        if not other_words or self.derived is not None or isinstance(self.distribution, Constant):
+            return self
+        redrawn = Redrawn(self.distribution, self.zero_row, own)
+        return self._replace(distribution=ZEROS, zero_row=None, derived=redrawn)
 
 
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
@@ -96,6 +104,8 @@ def _values(rule: Rule, target: Target) -> Values:
         values = Preset(said) if isinstance(said, Tensor) else said
     except TypeError as error:
         raise TypeError(f"{about}: {error}") from error
+    except AttributeError as error:  # of a function that knows only some modules
+        raise AttributeError(f"{about}: {error}") from error
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{about}: {error}") from error
     inner = values.distribution if isinstance(values, RowZeroed) else values

@@ -11,6 +11,7 @@ from convinit_ext.excerpt import excerpt, reason
 Pattern: TypeAlias = "str | re.Pattern[str]"
 
 _REGEX = "re:"  # leads a regular expression where a pattern is text
+_FLAGS = {re.ASCII: "a", re.IGNORECASE: "i", re.MULTILINE: "m", re.DOTALL: "s", re.VERBOSE: "x"}
 _WILD = frozenset("*?[")
 
 
@@ -29,7 +30,7 @@ def check(pattern: object, what: str) -> None:
     """
     Raises:
         TypeError: neither a str nor a re.Pattern of str.
-        ValueError: an empty one, or a glob whose [ is never closed.
+        ValueError: an empty one, a glob whose [ is never closed, or that begins with re:.
     """
     if isinstance(pattern, re.Pattern):
         if not isinstance(pattern.pattern, str):
@@ -42,7 +43,12 @@ def check(pattern: object, what: str) -> None:
         raise TypeError(f"{what} must be a str (a glob) or a re.Pattern, not {excerpt(pattern)}")
     if not pattern:
         raise ValueError(f"{what} is an empty pattern, which no name fits; '*' fits all")
-    rest = re.sub(r"\[!?\]?[^\]]*\]", "", pattern)
+    if pattern.startswith(_REGEX):
+        raise ValueError(
+            f"{what} {excerpt(pattern)} is a glob, and no name begins so; a regular expression is a "
+            "re.Pattern, as re.compile makes it"
+        )
+    rest = re.sub(r"\[(!.|[^!])[^\]]*\]", "", pattern)  # a ] that comes first does not close it
     if "[" in rest:
         shown = excerpt(pattern)
         raise ValueError(f"{what} {shown}: its '[' is never closed; write [[] for the character itself")
@@ -69,8 +75,16 @@ def parse(text: str, what: str) -> Pattern:
 
 
 def text_of(pattern: Pattern) -> str:
-    """What parse() makes the pattern of."""
-    return pattern if isinstance(pattern, str) else _REGEX + pattern.pattern
+    """What parse() makes the pattern of; flags stand before it.
+
+    >>> text_of(re.compile("^enc", re.IGNORECASE))
+    're:(?i)^enc'
+    """
+    if isinstance(pattern, str):
+        return pattern
+    letters = "".join(letter for flag, letter in _FLAGS.items() if pattern.flags & flag)
+    rest = re.sub(r"\A\(\?[aimsux]+\)", "", pattern.pattern)
+    return _REGEX + (f"(?{letters}){rest}" if letters else pattern.pattern)
 
 
 def is_exact(pattern: str) -> bool:

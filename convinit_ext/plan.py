@@ -113,6 +113,7 @@ def _rows(
             origin, filling = parameters.copied(origin, filling, filling_of)
             dtype = wish.dtype or target.tensor.dtype
             check_range(filling.distribution, dtype, f"parameter {target.name!r}, {filling.initialiser}")
+            filling = filling.copied_to(dtype, wish.dtype or origin.tensor.dtype)
         rows.append(_row(group, filling, key_of(origin.name), wish))
     _check_derived([row for row in rows if row.derived is not None], groups, parameters, wish.reading)
     return tuple(rows)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext import digests, spectral, walk
 from convinit_ext.boxes import is_dtensor, local_of
 from convinit_ext.buffers import BufferRow
-from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Same, whole
+from convinit_ext.contents import Computed, Content, Drawn, Given, MinusOnes, NormOfRows, Rounded, Same, whole
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal, Preset, norm_dtype
 from convinit_ext.distributions import Constant
 from convinit_ext.file_header import DTYPES
@@ -160,16 +160,17 @@ class _Planned:
         return Entry(name, dtype, tuple(tensor.shape), content)
 
     def _of_row(self, row: Row) -> Content:
-        derived = row.derived
-        if derived is None:
-            width = row.tensor.numel() // row.tensor.shape[0] if row.zero_row is not None else 0
-            first = (row.zero_row or 0) * width
-            return Drawn(self._seed, row.key, row.distribution, range(first, first + width))
+        derived, drawn = row.derived, row.drawn
+        if drawn is not None:
+            width = row.tensor.numel() // row.tensor.shape[0] if drawn.zero_row is not None else 0
+            first = (drawn.zero_row or 0) * width
+            content = Drawn(self._seed, row.key, drawn.distribution, range(first, first + width))
+            return content if derived is None else Rounded(content, drawn.dtype)
         if isinstance(derived, Preset):
             return Given(derived.tensor, row.dtype)
         if isinstance(derived, MinusIdentity):
             return MinusOnes(*row.tensor.shape[-2:])
-        assert row.source is not None
+        assert isinstance(derived, NormOf) and row.source is not None
         return self._norm(derived, row.source.tensor)
 
     def _norm(self, derived: NormOf, tensor: Tensor) -> Content:

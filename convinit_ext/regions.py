@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -105,17 +106,24 @@ class Owned:
         """How many fills of this part there were."""
         named = self.named
         if self.region:
-            return named.num_rounds + named.num_fills.get(self.region, 0)
+            return named.num_rounds + named.num_fills.get(self._elements(), 0)
         return named.num_rounds + max(named.num_fills.values(), default=0)
 
     def count(self, number: int) -> None:
         """One more fill of this part than the number there were."""
         named = self.named
         if self.region:
-            named.num_fills[self.region] = number - named.num_rounds + 1
+            named.num_fills[self._elements()] = number - named.num_rounds + 1
         else:
             named.num_rounds = number + 1
             named.num_fills.clear()
+
+    def _elements(self) -> Region:
+        """The region, equal for all views of the same elements: w[1] and w[1:2]."""
+        if self.box is None:  # in memory
+            return self.region
+        start, shape, strides = self.region
+        return start, _steps_of(shape, strides)
 
     def key_name(self, number: int, alone: bool = False) -> str:
         """The name of the key of the fill of this number.
@@ -128,6 +136,25 @@ class Owned:
         if self.region and (alone or self.words_are_own):
             name += "[" + ",".join(map(_text, self.region)) + "]"
         return f"{name}#{number}" if number else name
+
+
+@lru_cache(maxsize=1024)
+def _steps_of(shape: Sequence[int], strides: Sequence[int]) -> Region:
+    """The dimensions that elements are counted along, in the order of the index; as few as there can be.
+
+    >>> _steps_of((1, 2, 4), (99, 4, 1)), _steps_of((4, 2), (1, 6))
+    (((1, 8),), ((1, 4), (6, 2)))
+    """
+    merged: list[tuple[int, int]] = []
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size == 1:
+            continue
+        if merged and merged[-1][0] * merged[-1][1] == stride:
+            step, count = merged.pop()
+            merged.append((step, count * size))
+        else:
+            merged.append((stride, size))
+    return tuple(merged)
 
 
 def _layout_of(tensor: Tensor) -> Layout:

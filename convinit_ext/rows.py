@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convinit_ext import boxes
 from convinit_ext.buffers import BufferRow
-from convinit_ext.derived import Derived
+from convinit_ext.derived import Derived, Redrawn
 from convinit_ext.distributions import Distribution
 from convinit_ext.initialisers import ZEROS
 from convinit_ext.ops import Box
@@ -68,7 +68,16 @@ class Row:
 
     @property
     def std(self) -> float:
-        return std_of(self.distribution) if self.derived is None else math.nan
+        drawn = self.drawn
+        return math.nan if drawn is None else std_of(drawn.distribution)
+
+    @property
+    def drawn(self) -> Row | None:
+        """The row whose fill, rounded to this one's dtype, has its values; None where PyTorch makes them."""
+        if not isinstance(self.derived, Redrawn):
+            return self if self.derived is None else None
+        distribution, zero_row, dtype = self.derived.distribution, self.derived.zero_row, self.derived.dtype
+        return replace(self, distribution=distribution, zero_row=zero_row, dtype=dtype, derived=None)
 
     def pieces(self, memory: Tensor) -> Iterator[Piece]:
         """What the engine fills of `memory`, of this row's shape: all, parts, or nothing."""

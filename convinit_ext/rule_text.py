@@ -13,7 +13,7 @@ from torch import nn
 
 from convinit_ext import patterns
 from convinit_ext.derived import CopyFrom
-from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.excerpt import excerpt, reason
 from convinit_ext.initialisers import ONES, ZEROS, Fan, Kaiming, VarianceScaling, Xavier
 from convinit_ext.rules import Rule, is_values
@@ -47,6 +47,8 @@ def _variance_scaling(
 ) -> VarianceScaling:
     return VarianceScaling(scale, mode, distribution, fan)
 
+
+_WRITTEN = (Constant, Uniform, Normal, TruncatedNormal, Kaiming, Xavier, VarianceScaling, CopyFrom)
 
 # The arguments' names are those of torch.nn.init.
 INITIALISERS: dict[str, Callable[..., Any]] = {
@@ -105,7 +107,7 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
     """The table of a rule.
 
     Raises:
-        ValueError: a function that cannot be imported by its name, or a tensor.
+        ValueError: a function or a type that cannot be imported by its name, or a tensor.
     """
     table: dict[str, Any] = {"init": _init_text(rule.init)}
     if rule.module is not None:
@@ -210,9 +212,12 @@ def _accepted() -> str:
 
 def _init_text(init: object) -> str:
     """As initialiser_text, with every digit."""
+    if type(init) not in _WRITTEN:  # a type derived from one of them may do otherwise
+        return _function_name(init, "init")
     match init:
         case Constant():
-            return _call("constant_", val=init.value) if init not in (ZEROS, ONES) else _zeros_or_ones(init)
+            named = {repr(ZEROS.value): "zeros_", repr(ONES.value): "ones_"}.get(repr(init.value))
+            return named or _call("constant_", val=init.value)
         case Uniform():
             return _call("uniform_", a=init.low, b=init.high)
         case Normal():
@@ -238,10 +243,6 @@ def _init_text(init: object) -> str:
     return _function_name(init, "init")
 
 
-def _zeros_or_ones(init: Distribution) -> str:
-    return "zeros_" if init == ZEROS else "ones_"
-
-
 def _call(function: str, **arguments: object) -> str:
     """With the arguments that are not the defaults."""
     defaults = inspect.signature(INITIALISERS[function]).parameters
@@ -251,7 +252,16 @@ def _call(function: str, **arguments: object) -> str:
 
 def _type_name(kind: type) -> str:
     name = kind.__name__
-    return name if getattr(nn, name, None) is kind else f"{kind.__module__}.{kind.__qualname__}"
+    if getattr(nn, name, None) is kind:
+        return name
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        found = _module_type(name)
+    except ValueError:
+        found = None
+    if found is not kind:
+        raise ValueError(f"module {kind!r} cannot be written: it has no name to import it by")
+    return name
 
 
 def _function_name(function: object, key: str) -> str:

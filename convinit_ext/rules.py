@@ -44,7 +44,7 @@ class Rule:
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: a pattern that no name can fit; both parameter and buffer.
+        ValueError: a pattern that no name can fit; no types in module; both parameter and buffer.
 
     >>> from convinit_ext.initialisers import ONES
     >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
@@ -68,6 +68,8 @@ class Rule:
         types = self.module if isinstance(self.module, tuple) else (self.module,)
         if self.module is not None and not all(isinstance(each, type) for each in types):
             raise TypeError(f"a rule's module must be a module type or a tuple of them, not {self.module!r}")
+        if not types:
+            raise ValueError("a rule's module is empty, and no parameter would fit; leave it out, and all do")
         for condition in ("parameter", "name", "buffer"):
             if getattr(self, condition) is not None:
                 patterns.check(getattr(self, condition), f"a rule's {condition}")
@@ -103,7 +105,10 @@ class Rule:
         """The conditions on the one parameter."""
         if self.name is not None and not patterns.matches(self.name, target.name):
             return False
-        return self.where is None or bool(self.where(target))
+        try:
+            return self.where is None or bool(self.where(target))
+        except AttributeError as error:  # not every module has what it asks for
+            raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
 
     def singles_out(self, target: Target) -> bool:
         """Whether it is for this part of a parametrized weight by the part's own name."""

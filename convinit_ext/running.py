@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convinit_ext import keys, ops, spectral
-from convinit_ext.derived import norm_dtype
+from convinit_ext.derived import Redrawn, norm_dtype
 from convinit_ext.fillable import check_not_faked
 from convinit_ext.memory import check_memory
 from convinit_ext.placing import place_buffer, place_parameter
@@ -95,8 +95,17 @@ def _derive(seed: int, rows: Sequence[Row], filled: Sequence[Tensor]) -> None:
         return
     chosen = {id(row.held[0]): (row, memory) for row, memory in zip(rows, filled, strict=True)}
     for row, memory in sorted(derived, key=lambda each: each[0].source is not None):
-        assert row.derived is not None
-        row.derived.write_(memory, _source_of(row, seed, chosen))
+        write_derived_(seed, row, memory, _source_of(row, seed, chosen))
+
+
+def write_derived_(seed: int, row: Row, memory: Tensor, source: Tensor | None) -> None:
+    """Writes what a derived row's values are, given what they are made of."""
+    assert row.derived is not None
+    if isinstance(row.derived, Redrawn):
+        assert row.drawn is not None
+        source = torch.empty_like(memory.detach(), dtype=row.drawn.dtype)
+        fill_rows(seed, [(row.drawn, source)])
+    row.derived.write_(memory, source)
 
 
 def _source_of(row: Row, seed: int, chosen: Mapping[int, tuple[Row, Tensor]]) -> Tensor | None:
@@ -117,5 +126,5 @@ def _source_of(row: Row, seed: int, chosen: Mapping[int, tuple[Row, Tensor]]) ->
     if source.derived is None:
         fill_rows(seed, [(source, exact)])
     else:
-        source.derived.write_(exact, _source_of(source, seed, chosen))
+        write_derived_(seed, source, exact, _source_of(source, seed, chosen))
     return exact

@@ -49,7 +49,7 @@ def main() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        mean = loss.detach() / size
+        mean = loss.detach() * len(batch) / BATCH
         dist.all_reduce(mean)
         if rank == 0 and step in (0, STEPS - 1):
             print(f"{size} processes, step {step}: loss {mean.item():.6f}", flush=True)

@@ -8,7 +8,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, verify
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.plan import make_plan
 from convinit_ext.recipes import HE, RECIPES, TORCH, CopyFrom, Preset, RowZeroed, Rule
 
@@ -63,6 +63,41 @@ def test_a_copy_keeps_the_zero_row_and_follows_names_and_ties():
     source[1] = 0
     assert torch.equal(model.c.weight.detach(), source)
     assert torch.equal(model.a.weight.detach(), source)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("own", [torch.float32, torch.float16, torch.float64], ids=str)
+def test_a_copy_between_float64_and_narrower_is_the_rounding_of_its_source(own, device, tmp_path):
+    """The two draw other words."""
+    source_dtype = torch.float32 if own == torch.float64 else torch.float64
+
+    def build() -> nn.Module:
+        model = pair(
+            a=nn.Embedding(5, 3, padding_idx=1, dtype=source_dtype), b=nn.Linear(3, 5, bias=False, dtype=own)
+        )
+        model.c = nn.Linear(3, 5, bias=False)
+        return model
+
+    with torch.device(device):
+        model = build()
+    rules = [Rule(CopyFrom("b.weight"), name="c.weight"), Rule(CopyFrom("a.weight"), name="b.weight"), *TORCH]
+    plan = plan_model(model, 1, rules)
+    marks = plan.fingerprint(), plan.fingerprint(seed=2)
+    for seed, mark in enumerate(marks, 1):
+        report = plan.run(seed=seed)
+        for copied in (model.b.weight, model.c.weight):
+            assert torch.equal(copied.detach(), model.a.weight.detach().to(copied.dtype))
+        assert model.a.weight[0, 0] != 0 and not model.a.weight[1].any()
+        assert report.rows[1].std == report.rows[0].std
+        assert fingerprint(model) == mark
+        assert verify(model, seed, rules)
+        save_model(model, tmp_path / "saved.safetensors", seed, rules, overwrite=True)
+        assert verify(tmp_path / "saved.safetensors", seed, rules, model=model)
+    alone = build()
+    init_model_(alone, 2, rules, only="b")
+    assert torch.equal(alone.b.weight, model.b.weight)
+    init_model_(alone, 2, rules, dtype=torch.float32)  # all of one dtype: the same words
+    assert torch.equal(alone.a.weight, alone.b.weight)
 
 
 def test_a_copy_of_what_is_not_chosen_is_what_it_would_be_initialised_to():

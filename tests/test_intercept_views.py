@@ -122,6 +122,27 @@ def test_numbers_of_slices():
         assert_is(top, "weight#2")
 
 
+def test_a_slice_counts_as_one_however_it_is_seen():
+    """Of a contiguous parameter and of one that is not."""
+    for transposed in (False, True):
+        layer = a_layer()
+        if transposed:
+            layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+        weight = layer.weight.detach()
+        views = [weight[1], weight[1:2], weight[1:2].t(), weight[1].unflatten(0, (2, -1)), weight[None, 1]]
+        with intercept(layer, seed=0):
+            for view in views:
+                view.normal_()
+            assert_is(weight[1], f"weight#{len(views) - 1}", start=weight.shape[1])
+            weight[::2, :4].normal_()
+            weight[::2, :4].t().normal_()
+            weight[::2, :3].normal_()
+            again = init.normal_(torch.empty(weight.shape), key=Key(0, "weight#1"))
+            first = init.normal_(torch.empty(weight.shape), key=Key(0, "weight"))
+            assert torch.equal(weight[::2, 3], again[::2, 3])
+            assert torch.equal(weight[::2, :3], first[::2, :3])
+
+
 def test_orthogonal_slices_differ():
     layer = nn.Linear(4, 8)
     with intercept(layer, seed=0):

@@ -119,6 +119,18 @@ def test_a_file_fills_as_its_rules_do(tmp_path):
     assert report.recipe == "mine"  # the file's name
 
 
+class TwiceKaiming(Kaiming):
+    def __call__(self, target):
+        return Normal(0.0, 2 * super().__call__(target).std)
+
+
+def local_module() -> type[nn.Module]:
+    class Local(nn.Module):
+        pass
+
+    return Local
+
+
 ROUND_TRIP = [
     Rule(Constant(0.1234567890123), parameter="gamma*"),
     Rule(Constant(0.0), name="a"),
@@ -126,6 +138,7 @@ ROUND_TRIP = [
     Rule(Uniform(-0.1, 1 / 3), module=nn.Linear),
     Rule(Normal(), module=(nn.Conv1d, nn.modules.batchnorm._NormBase)),
     Rule(Normal(1.0, 0.02), name=re.compile(r"^x\.\d")),
+    Rule(Normal(1.0, 0.03), name=re.compile("(?i)^Enc")),
     Rule(TruncatedNormal(0.0, 1.0, -math.inf, 2.0), buffer="table"),
     Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), label="as torch"),
     Rule(Kaiming("truncated_normal", mode="fan_avg", nonlinearity="selu")),
@@ -145,6 +158,26 @@ def test_a_recipe_goes_through_a_dict_and_json_unchanged():
     assert Recipe.from_dict(json.loads(json.dumps(table))) == recipe
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (re.compile("^Enc", re.IGNORECASE), "re:(?i)^Enc"),
+        (re.compile("(?m)^Enc", re.IGNORECASE | re.ASCII), "re:(?aim)^Enc"),
+        (re.compile("x . y  # comment", re.VERBOSE | re.DOTALL), "re:(?sx)x . y  # comment"),
+    ],
+)
+def test_flags_of_a_regular_expression_are_written(pattern, text):
+    table = Recipe((Rule(Constant(0.5), name=pattern),)).to_dict()
+    assert table["rules"][0]["name"] == text
+    (rule,) = Recipe.from_dict(table).rules
+    assert rule.name.flags == pattern.flags
+
+
+def test_the_sign_of_a_zero_is_written():
+    (rule,) = Recipe.from_dict(Recipe((Rule(Constant(-0.0)),)).to_dict()).rules
+    assert math.copysign(1.0, rule.init.value) == -1.0
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_ready_made_recipes_extend_themselves(name):
     table = RECIPES[name].to_dict()
@@ -158,6 +191,8 @@ def test_ready_made_recipes_extend_themselves(name):
         (Rule(lambda target: Constant(0.0)), "rule 2: init .*lambda.*no name to import it by"),
         (Rule(Constant(0.0), where=lambda target: True), "rule 2: where .*lambda"),
         (Rule(Preset(torch.ones(2))), "rule 2: init Preset"),
+        (Rule(TwiceKaiming()), "rule 2: init TwiceKaiming.*no name to import it by"),
+        (Rule(Constant(0.0), module=local_module()), "rule 2: module .*Local.*no name to import it by"),
     ],
 )
 def test_what_cannot_be_written_is_named(rule, said):

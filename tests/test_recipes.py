@@ -359,6 +359,10 @@ def test_every_unmatched_parameter_is_listed():
         (lambda: Rule(Constant(0.0), name=re.compile("")), ValueError, "rule's name .* is an empty pattern"),
         (lambda: Rule(Constant(0.0), parameter=re.compile("")), ValueError, "parameter .* is an empty"),
         (lambda: Rule(Constant(0.0), buffer=re.compile("")), ValueError, "buffer .* is an empty pattern"),
+        (lambda: Rule(Constant(0.0), name="re:^blocks"), ValueError, "'re:.blocks' is a glob.*re.Pattern"),
+        (lambda: Rule(Constant(0.0), name="[]blocks"), ValueError, "never closed"),
+        (lambda: Rule(Constant(0.0), name="a[!]b"), ValueError, "never closed"),
+        (lambda: Rule(Constant(0.0), module=()), ValueError, "module is empty"),
         (lambda: Rule(Constant(0.0), where=True), TypeError, "True"),
         (lambda: Kaiming("normal", mode="fan"), ValueError, "fan"),
         (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
@@ -378,6 +382,10 @@ def test_an_initialisers_errors_name_the_parameter():
         make_plan(model, recipe=[Rule(Kaiming("normal"))])
     with pytest.raises(TypeError, match=r"'0.weight'.*distribution, not 3"):
         make_plan(model, recipe=[Rule(lambda target: 3)])
+    with pytest.raises(AttributeError, match=r"'0.weight', zeros_: 'Target' object has no attribute"):
+        make_plan(model, recipe=[Rule(nn.init.zeros_)])
+    with pytest.raises(AttributeError, match=r"'0.weight', where of ones_: 'Linear' object has no attribute"):
+        make_plan(model, recipe=[Rule(Constant(1.0), where=lambda target: target.module.groups > 1)])
     with pytest.raises(ValueError, match=r"'0.weight'.*float16 cannot hold"):
         make_plan(model, recipe=[Rule(Uniform(-7e4, 0.0))], dtype=torch.float16)
 

@@ -10,11 +10,11 @@ from filling import assert_same_bits
 from meshes import every_rank
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_module, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import Constant, Normal, init_model_, plan_model
+from convinit_ext import Constant, Normal, fingerprint, init_model_, plan_model, verify
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 CUTS = [Cut(0), Cut(1)]
@@ -67,6 +67,24 @@ def test_copies_presets_and_padding_rows(meta, dtype):
         assert_is_part_of(model, whole)
         assert report.num_elements == 7 * 5 * 2 + 5 * 2 + 9 * 4
         assert report.num_bytes == sum(p.to_local().nbytes for p in model.parameters())
+
+
+def test_a_copy_of_another_precision():
+    recipe = [Rule(CopyFrom("table.weight"), name="copy.weight"), *TORCH]
+
+    def pair() -> nn.Module:
+        model = build()
+        model.copy = nn.Embedding(9, 4).double()
+        return model
+
+    whole = pair()
+    init_model_(whole, 3, recipe)
+    assert torch.equal(whole.copy.weight, whole.table.weight.double())
+    for mesh in every_rank((2, 3)):
+        model = sharded(mesh, pair())
+        init_model_(model, 3, recipe)
+        assert_is_part_of(model, whole)
+        assert verify(model, 3, recipe)
 
 
 def test_a_plan_runs_again_and_a_part_alone():
@@ -141,3 +159,56 @@ def test_a_tied_dtensor_is_filled_once_and_stays_tied():
             assert [row.name for row in report.rows] == ["0.weight"]
             assert model[0].weight is model[1].weight
             assert model[0].weight.to_local().std() > 0.2
+
+
+def test_the_statistics_of_a_model_that_was_distributed_start_anew():
+    whole = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4))
+    init_model_(whole, 3)
+    for mesh in every_rank((3,)):
+        model = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4))
+        model[1].running_mean.fill_(7.0)
+        distribute_module(model, mesh)  # which makes copies of buffers too
+        init_model_(model, 3)
+        for name, tensor in model.state_dict().items():
+            assert isinstance(tensor, DTensor)
+            assert_same_bits(tensor.to_local(), whole.state_dict()[name], name)
+
+
+VALUES = torch.arange(45.0).view(9, 5)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("start", [Constant(2.0), Normal(), Preset(VALUES), lambda target: VALUES])
+def test_rules_fill_the_buffers_of_a_mesh(meta, start):
+    def build() -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.register_buffer("table", torch.zeros(9, 5))
+        return model
+
+    recipe, whole = [Rule(start, buffer="table"), *TORCH], build()
+    init_model_(whole, 3, recipe)
+    for mesh in every_rank((2, 3)):
+        for cuts in ([Cut(0), Cut(1)], [Cut(0), Cut(0)], [Replicate(), Cut(1)]):
+            with torch.device("meta" if meta else "cpu"):
+                model = build()
+                model.table = distribute_tensor(model.table, mesh, cuts, src_data_rank=None)
+            plan = plan_model(model, 3, recipe)
+            mark = plan.fingerprint()
+            plan.run()
+            part = distribute_tensor(whole.table, mesh, cuts, src_data_rank=None)
+            assert_same_bits(model.table.to_local(), part.to_local(), str(cuts))
+            assert mark == fingerprint(whole)
+            assert verify(model, 3, recipe)
+
+
+def test_buffers_of_a_mesh_that_cannot_be_filled_are_named():
+    for mesh in every_rank((2,)):
+        model = nn.BatchNorm1d(4)
+        model.running_mean = DTensor.from_local(torch.ones(4), mesh, [Partial()], run_check=False)
+        with pytest.raises(RuntimeError, match=r"buffer 'running_mean': .*Partial\(sum\) on 2 ranks"):
+            init_model_(model, 0)
+        model.running_mean = distribute_tensor(torch.zeros(4), mesh, [Replicate()], src_data_rank=None)
+        cut = distribute_tensor(torch.ones(4), mesh, [Cut(0)], src_data_rank=None)
+        with pytest.raises(TypeError, match=r"buffer 'running_mean', <lambda>: a DTensor; accepted is"):
+            init_model_(model, 0, [Rule(lambda target, cut=cut: cut, buffer="running_mean"), *TORCH])
+        assert model.weight.eq(1.0).all() and not model.running_mean.to_local().any()
