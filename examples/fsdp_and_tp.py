@@ -40,6 +40,8 @@ def main() -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(dist.get_rank() % torch.cuda.device_count())
+    if dist.get_world_size() % 2:
+        raise SystemExit("the mesh is 2 x N: give an even number of processes")
     mesh = init_device_mesh(device, (2, dist.get_world_size() // 2), mesh_dim_names=("dp", "tp"))
 
     with torch.device("meta"):  # no memory yet
