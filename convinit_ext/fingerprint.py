@@ -148,7 +148,7 @@ def _tensors_of(target: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked(name: str, tensor: object) -> Tensor:
-    """A tensor with values that can be read as they are. A DTensor's may fail on one rank, and come later."""
+    """A tensor that can be read as it is. What may fail on one rank alone, such as its values, is later."""
     if isinstance(tensor, Tensor) and type(tensor) in PLAIN and _is_plain_memory(tensor):
         return tensor
     if not isinstance(tensor, Tensor):
@@ -156,7 +156,7 @@ def _checked(name: str, tensor: object) -> Tensor:
     if is_lazy(tensor):
         raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
     if not boxes.is_dtensor(tensor):
-        _check_values(name, tensor)
+        _check_memory(name, tensor)
     return tensor
 
 
@@ -165,13 +165,19 @@ def _what(name: str) -> str:
 
 
 def _check_values(name: str, local: Tensor) -> None:
-    what = _what(name)
+    """That there are some; asked where an error on this rank is one on all."""
     if local.is_meta or isinstance(local, FakeTensor):
-        raise ValueError(f"{what} is on the meta device, or fake: it has no values to take a fingerprint of")
+        raise ValueError(
+            f"{_what(name)} is on the meta device, or fake: it has no values to take a fingerprint of"
+        )
+
+
+def _check_memory(name: str, local: Tensor) -> None:
+    what = _what(name)
     if is_traceable_wrapper_subclass(local) or local.is_nested or local.layout != torch.strided:
         kind = type(local).__name__ if local.layout == torch.strided else str(local.layout)
         raise UnsupportedTensorError(f"{what}: cannot read a {kind}; accepted is a plain dense tensor")
-    if local.is_quantized or local.device.type not in _DEVICES:
+    if local.is_quantized or local.device.type not in (*_DEVICES, "meta"):
         raise UnsupportedTensorError(
             f"{what} is of {local.dtype} on {local.device}; accepted are dtypes of whole bytes on {_DEVICES}"
         )
@@ -192,6 +198,7 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     pieces: list[tuple[Tensor, Box | None]] = []
     for row, (name, tensor) in enumerate(tensors.items()):
         if not boxes.is_dtensor(tensor):
+            _check_values(name, tensor)
             pieces.append((tensor, None))
         else:
             pieces += _pieces_of_dtensor(name, tensor)
@@ -205,7 +212,9 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
 
 
 def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | None]]:
-    _check_values(name, boxes.local_of(tensor))
+    local = boxes.local_of(tensor)
+    _check_values(name, local)
+    _check_memory(name, local)
     try:
         return [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
     except (RuntimeError, TypeError) as error:

@@ -30,15 +30,20 @@ def state(mesh: DeviceMesh) -> dict[str, Tensor]:
 
 
 def check(mesh: DeviceMesh, name: str, wrong: dict[int, Tensor], error: type[Exception], own: str) -> None:
-    """Some ranks' memory of a tensor is not what its placements say."""
+    """Some ranks' memory of a tensor is not what its placements say, or has no values."""
     rank = dist.get_rank()
     given = state(mesh)
-    assert isinstance(given[name], DTensor)
-    if rank in wrong:
-        given[name]._local_tensor = wrong[rank]
+    takes = [fingerprint, fingerprints]
+    sharded = given[name]
+    if isinstance(sharded, DTensor):
+        takes.append(lambda tensors: fingerprint(tensors[name], name))
+        if rank in wrong:
+            sharded._local_tensor = wrong[rank]
+    elif rank in wrong:
+        given[name] = wrong[rank]
     others = f"rank {next(iter(wrong))}" if len(wrong) == 1 else f"{len(wrong)} ranks"
     said = own if rank in wrong else rf"^{others} could not read what it holds of the tensors"
-    for take in (fingerprint, fingerprints, lambda tensors: fingerprint(tensors[name], name)):
+    for take in takes:
         with pytest.raises(error if rank in wrong else RuntimeError, match=said):
             take(given)
     assert fingerprint(state(mesh)) == fingerprint({key: full(each) for key, each in state(mesh).items()})
@@ -61,6 +66,8 @@ def main() -> None:
         say(f"{mesh.ndim}: an empty local tensor")
         check(mesh, "a", {3: torch.ones(2, 3, device="meta")}, ValueError, "'a' is on the meta device")
         say(f"{mesh.ndim}: a local tensor without values")
+        check(mesh, "plain", {0: torch.ones(3, device="meta")}, ValueError, "'plain' is on the meta device")
+        say(f"{mesh.ndim}: a whole tensor without values beside sharded ones")
     dist.barrier()
     dist.destroy_process_group()
 

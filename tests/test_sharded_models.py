@@ -27,6 +27,7 @@ def test_what_one_process_cannot_read():
             "a local tensor of another shape",
             "an empty local tensor",
             "a local tensor without values",
+            "a whole tensor without values beside sharded ones",
         )
     ]
 
