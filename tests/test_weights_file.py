@@ -257,6 +257,7 @@ def test_an_index_that_disagrees_with_its_files(tmp_path):
         "holds c, and it does not": FILES | {"c": FILES["a"]},
         "lacks gone.safetensors": FILES | {"c": "gone.safetensors"},
         "must have a weight_map": [],
+        "that is not empty": {},
     }
     for message, weight_map in cases.items():
         with pytest.raises(WeightsError, match=message):
