@@ -51,8 +51,10 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
-            files or names one elsewhere, a folder with no weights or with more than one set.
+            files or names one elsewhere, a folder with no weights or with more than one set, no path at all.
     """
+    if not os.fspath(path):
+        raise WeightsError("the path is empty; accepted are a safetensors file, an index, and a folder")
     path = Path(path)
     try:
         path = _found(path)

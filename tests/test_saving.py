@@ -501,7 +501,11 @@ def test_a_single_file_stays_until_the_new_one_is_whole(tmp_path, monkeypatch):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.safetensors", "other.txt"]
 
 
-def test_places_that_are_none(tmp_path):
+def test_places_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the path is empty"):
+        save_model(rule_model(), "")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
         save_model(rule_model(), tmp_path / "a" / "b")
     with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):

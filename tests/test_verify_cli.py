@@ -155,6 +155,14 @@ def test_what_the_users_code_raises_is_no_answer(capsys, path):
     assert "no such thing" in capsys.readouterr().err
 
 
+def test_no_path_is_not_the_current_folder(capsys, path, monkeypatch):
+    monkeypatch.chdir(Path(path).parent)
+    for arguments in (["verify", "", "--model", SMALL, "--recipe", "he"], ["fingerprint", ""]):
+        assert __main__.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "the path is empty" in err
+
+
 @pytest.mark.parametrize(
     ("model", "recipe"),
     [
