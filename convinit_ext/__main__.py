@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
         print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
         return int(options.failure)
-    except Exception:  # the user's code may raise anything; that it did is not the answer "something differs"
+    except (Exception, SystemExit):  # the user's code may raise anything, and that is no answer about weights
         if options.failure == FAILURE:
             raise
         traceback.print_exc()

@@ -94,7 +94,7 @@ def _add_verify(commands: Any) -> None:
         epilog="Exit status: 0 all is equal, 1 something differs or is missing, 2 it could not be checked.",
     )
     parser.set_defaults(failure=USAGE)
-    parser.add_argument("path", type=Path, metavar="PATH", help=_PATH)
+    parser.add_argument("path", metavar="PATH", help=_PATH)
     _add_model(parser, required=True)
     parser.add_argument("--seed", type=seed, help="in [-2**63, 2**64) (default: what the file says, or 0)")
     parser.add_argument("--recipe", type=recipe, help="as for run (default: what the file says, or torch)")
@@ -114,7 +114,7 @@ def _add_fingerprint(commands: Any) -> None:
         epilog="Exit status: 0 done, 1 not the number that --expect says, 2 it could not be computed.",
     )
     parser.set_defaults(failure=USAGE)
-    parser.add_argument("path", type=Path, nargs="?", metavar="PATH", help=_PATH)
+    parser.add_argument("path", nargs="?", metavar="PATH", help=_PATH)
     _add_model(parser, required=False)
     parser.add_argument("--seed", type=seed, help="with --model (default: 0)")
     parser.add_argument("--recipe", type=recipe, help="with --model, as for run")

@@ -28,7 +28,7 @@ DRAW_UNDER_CAPTURE = (
     "say whose values they are with key=convinit_ext.Key(seed, name)"
 )
 
-_WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})  # their attributes
 _DDP_WRAPPER = "module"
 
 
@@ -50,7 +50,7 @@ def canonical_name(name: str) -> str:
         raise TypeError(f"a parameter's name must be a str, not {type(name).__name__}")
     if name and not (name.startswith(_DDP_WRAPPER) or "_orig_mod" in name or "_wrapped_module" in name):
         return name  # no wrapper is in it: most names
-    segments = [segment for segment in name.split(".") if segment not in _WRAPPERS]
+    segments = [segment for segment in name.split(".") if segment not in WRAPPERS]
     num_leading = 0
     while num_leading < len(segments) and segments[num_leading] == _DDP_WRAPPER:
         num_leading += 1

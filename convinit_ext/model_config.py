@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from convinit_ext.keys import WRAPPERS
 
 
 def base_name(model: nn.Module) -> str:
@@ -21,7 +24,8 @@ def config_files(model: nn.Module, dtype: torch.dtype | None) -> dict[str, bytes
 
     Args:
         model: is not changed.
-        dtype: of the weights: from_pretrained loads them in this one.
+        dtype: of the weights: from_pretrained loads them in this one; float8, in which it makes no model, in
+            the model's own.
     """
     found: Any = _unwrapped(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -29,11 +33,31 @@ def config_files(model: nn.Module, dtype: torch.dtype | None) -> dict[str, bytes
             found.save_config(folder)
         elif callable(getattr(getattr(found, "config", None), "save_pretrained", None)):
             config = copy.deepcopy(found.config)
-            config.architectures = [type(found).__name__]
+            config.architectures = [_class_name(found)]
             if dtype is not None:
-                setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", dtype)
+                wide = dtype if dtype.itemsize > 1 else _wide_dtype(found)
+                setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", wide)
             config.save_pretrained(folder)
-        return {each.name: each.read_bytes() for each in sorted(Path(folder).iterdir())}
+        return {each.name: _of_class(each, found) for each in sorted(Path(folder).iterdir())}
+
+
+def _of_class(path: Path, model: nn.Module) -> bytes:
+    """A file's content; diffusers' says the class of the model, which may be one that FSDP made."""
+    made, own = (
+        json.dumps({"_class_name": name})[1:-1] for name in (type(model).__name__, _class_name(model))
+    )
+    return path.read_bytes().replace(made.encode(), own.encode())
+
+
+def _class_name(model: nn.Module) -> str:
+    """Of what was wrapped in place: fully_shard, replicate and parametrizations derive classes from it."""
+    classes = (each for each in type(model).__mro__ if issubclass(each, nn.Module))
+    return next((each for each in classes if not each.__module__.startswith("torch.")), type(model)).__name__
+
+
+def _wide_dtype(model: nn.Module) -> torch.dtype:
+    dtypes = (each.dtype for each in model.parameters() if each.is_floating_point() and each.itemsize > 1)
+    return next(dtypes, torch.get_default_dtype())
 
 
 def _is_of_diffusers(model: Any) -> bool:
@@ -41,11 +65,11 @@ def _is_of_diffusers(model: Any) -> bool:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """Without DDP and torch.compile around it."""
-    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or hasattr(
-        model, "_orig_mod"
-    ):
-        inner = getattr(model, "_orig_mod", None) or model.module
-        assert isinstance(inner, nn.Module)
+    """Without DDP, FSDP, torch.compile and activation checkpointing around it."""
+    while True:
+        wrapper = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
+        names = ("module",) if wrapper else WRAPPERS
+        inner = next((model._modules[name] for name in names if name in model._modules), None)
+        if inner is None:
+            return model
         model = inner
-    return model

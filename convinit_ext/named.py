@@ -23,7 +23,7 @@ class CommandError(Exception):
 def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device) -> nn.Module:
     try:
         model = construct(build, on_meta, device)
-    except Exception as error:  # it is the user's code, and may raise anything
+    except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
         hint = "; --construct cpu may help" if on_meta else ""
         raise CommandError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error
     if not isinstance(model, nn.Module):
@@ -41,6 +41,8 @@ def imported(spec: str, what: str) -> Any:
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
         raise CommandError(f"{what} {spec!r}: {text_of(error)}") from error
+    except SystemExit as error:  # a script; it must not end this program as if all were well
+        raise CommandError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
     return found
 
 

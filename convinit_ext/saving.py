@@ -145,8 +145,8 @@ def save_model(
         A SaveReport: the files, which of them were there already, the bytes and the time.
 
     Raises:
-        ValueError, TypeError: as init_model_; meta tensors that nothing fills; a max_shard_size that is none,
-            or less than one file would hold.
+        ValueError, TypeError: as init_model_; meta tensors that nothing fills; no path; a max_shard_size
+            that is none, or less than one file would hold.
         WeightsError: the folder holds something else; it is named, and nothing was written.
         OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written.
         RuntimeError: another process failed; it says whose error that was.
@@ -162,6 +162,8 @@ def save_model(
     started = time.perf_counter()
 
     def prepare() -> tuple[Plan, Destination]:
+        if path == "":  # the current folder to pathlib, and an unset variable to the user
+            raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
         plan = make_plan(model, seed, rules, None, dtype, fan, only, skip, names, persistent=True)

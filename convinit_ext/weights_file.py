@@ -51,8 +51,10 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
-            files or names one elsewhere, a folder with no weights or with more than one set.
+            files or names one elsewhere, a folder with no weights or with more than one set, no path at all.
     """
+    if not os.fspath(path):
+        raise WeightsError("the path is empty; accepted are a safetensors file, an index, and a folder")
     path = Path(path)
     try:
         path = _found(path)
@@ -169,8 +171,8 @@ def _open_index(path: Path) -> Weights:
 
 def _checked_map(path: Path, where: object) -> dict[str, str]:
     """The index's names of tensors and of files: all of the files are there, beside it."""
-    if not isinstance(where, dict):
-        raise WeightsError(f"{path}: must have a weight_map, an object of tensors' and files' names")
+    if not isinstance(where, dict) or not where:
+        raise WeightsError(f"{path}: must have a weight_map, tensors' and files' names, that is not empty")
     for name, file in where.items():
         if not isinstance(file, str) or _leaves_folder(file):
             raise WeightsError(
@@ -206,7 +208,7 @@ def _check_total(path: Path, metadata: object, tensors: Mapping[str, StoredTenso
 
 def _shared(path: Path, metadata: Mapping[str, dict[str, str]]) -> dict[str, str]:
     """What the metadata of all the files say. Those of one run must agree about the run."""
-    (first, said), *others = metadata.items() or [("", {})]
+    (first, said), *others = metadata.items()
     for file, other in others:
         for key in _RUN_KEYS:
             if said.get(key) != other.get(key):

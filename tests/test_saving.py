@@ -509,7 +509,11 @@ def test_one_file_is_no_larger_than_asked(tmp_path):
     save_model(rule_model(), tmp_path / "a.safetensors", max_shard_size=num_bytes)
 
 
-def test_places_that_are_none(tmp_path):
+def test_places_that_are_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="the path is empty"):
+        save_model(rule_model(), "")
+    assert not list(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
         save_model(rule_model(), tmp_path / "a" / "b")
     with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,11 @@ def odd(target: object) -> None:
     raise KeyError("no such thing")
 
 
-ODD = [Rule(odd)]
+def ends(target: object = None) -> nn.Module:
+    sys.exit(0)
+
+
+ODD, ENDING = [Rule(odd)], [Rule(ends)]
 NAMED = Recipe(tuple(MINE), name="gpt")
 SMALL = f"{__name__}:small_model"
 
@@ -148,6 +153,35 @@ def test_files_that_cannot_be_read_are_named(capsys, tmp_path, path, what):
 def test_what_the_users_code_raises_is_no_answer(capsys, path):
     assert run(path, "--recipe", f"{__name__}:ODD") == 2
     assert "no such thing" in capsys.readouterr().err
+
+
+def test_no_path_is_not_the_current_folder(capsys, path, monkeypatch):
+    monkeypatch.chdir(Path(path).parent)
+    for arguments in (["verify", "", "--model", SMALL, "--recipe", "he"], ["fingerprint", ""]):
+        assert __main__.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "the path is empty" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "recipe"),
+    [
+        ("a_script:build", "he"),
+        (f"{__name__}:ends", "he"),
+        (SMALL, "a_script:MINE"),
+        (SMALL, f"{__name__}:ENDING"),
+    ],
+)
+def test_users_code_that_ends_the_program_is_no_answer(capsys, path, tmp_path, monkeypatch, model, recipe):
+    (tmp_path / "a_script.py").write_text("import sys\nsys.exit(0)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = ["--model", model, "--recipe", recipe]
+    for arguments in (["verify", path, *chosen], ["fingerprint", *chosen]):
+        assert __main__.main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and "SystemExit: 0" in err
+    assert __main__.main(["run", "--model", "a_script:build", "--save", str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_has_to_be_said_and_help_tells_the_exit_status(capsys, path):

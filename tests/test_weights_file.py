@@ -175,6 +175,14 @@ def sharded(folder, weight_map=FILES, index="model.safetensors.index.json", meta
     return folder / index
 
 
+def test_no_path_is_not_the_current_folder(tmp_path, monkeypatch):
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert open_weights(".").tensors
+    with pytest.raises(WeightsError, match="the path is empty"):
+        open_weights("")
+
+
 def test_an_index(tmp_path):
     for path in (
         sharded(tmp_path, metadata=({"format": "pt", "n": "1"}, {"format": "pt", "n": "2"})),
@@ -257,6 +265,7 @@ def test_an_index_that_disagrees_with_its_files(tmp_path):
         "holds c, and it does not": FILES | {"c": FILES["a"]},
         "lacks gone.safetensors": FILES | {"c": "gone.safetensors"},
         "must have a weight_map": [],
+        "that is not empty": {},
     }
     for message, weight_map in cases.items():
         with pytest.raises(WeightsError, match=message):
