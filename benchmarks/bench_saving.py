@@ -27,25 +27,32 @@ RECIPE = [Rule(Normal(0.0, 0.02))]
 WIDTH = 8192  # a matrix of 134 MB in bfloat16
 NUM_MATRICES, REPEATS = 30, 5  # 4 GB
 NUM_BYTES = 2 * WIDTH * WIDTH * NUM_MATRICES
-# The shapes of a Llama of 4 billion parameters: 8 GB in bfloat16.
+# The shapes of a Llama of 4 billion parameters, 8 GB in bfloat16, which are written; and of one of 70
+# billion, 141 GB, of which every block is made and none is written: the disk need not have so much.
 SAVE_LLAMA = """
 import re, sys, torch
 from torch import nn
-from convinit_ext import save_model
+from convinit_ext import destination, file_writer, save_model
 
-SHAPES = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336), (4096, 14336), (14336, 4096)]
+width, hidden, num_layers = map(int, sys.argv[2:5])
+shapes = [(width, width), (width, 1024), (width, 1024), (width, width), (width, hidden), (width, hidden)]
 
 def layer():
-    matrices = [nn.Linear(*shape, bias=False) for shape in SHAPES]
-    return nn.ModuleList([*matrices, nn.RMSNorm(4096), nn.RMSNorm(4096)])
+    matrices = [nn.Linear(*shape, bias=False) for shape in [*shapes, (hidden, width)]]
+    return nn.ModuleList([*matrices, nn.RMSNorm(width), nn.RMSNorm(width)])
 
 with torch.device("meta"):
-    ends = nn.Embedding(128256, 4096), nn.Linear(4096, 128256, bias=False)
-    model = nn.ModuleList([*ends, *(layer() for _ in range(14))])
+    ends = nn.Embedding(128256, width), nn.Linear(width, 128256, bias=False)
+    model = nn.ModuleList([*ends, *(layer() for _ in range(num_layers))])
+if sys.argv[5:] == ["nowhere"]:
+    usage = destination.shutil.disk_usage
+    destination.shutil.disk_usage = lambda path: usage(path)._replace(free=1 << 50)
+    file_writer._write = lambda descriptor, block: len(block)
 report = save_model(model, sys.argv[1], dtype=torch.bfloat16)
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
-print(report.num_bytes, int(peak) * 1024)
+print(report.num_bytes, int(peak) * 1024, report.seconds)
 """
+LLAMA_4B, LLAMA_70B = (4096, 14336, 14), (8192, 28672, 80)  # width, hidden width, layers
 
 
 def matrices(device: str) -> nn.Module:
@@ -76,11 +83,10 @@ def speeds(folder: Path, repeats: int) -> dict[str, list[float]]:
     return found
 
 
-def peak_memory(folder: Path) -> dict[str, int]:
-    command = [sys.executable, "-c", SAVE_LLAMA, str(folder / "llama")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    saved, peak = map(int, printed.split())
-    return {"saved_bytes": saved, "peak_bytes": peak}
+def saved_llama(folder: Path, sizes: tuple[int, ...], *options: str) -> dict[str, float]:
+    command = [sys.executable, "-c", SAVE_LLAMA, str(folder), *map(str, sizes), *options]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return {"bytes": int(printed[0]), "peak_bytes": int(printed[1]), "seconds": float(printed[2])}
 
 
 def main() -> None:
@@ -90,8 +96,10 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         found = speeds(Path(folder), options.repeats)
-        memory = peak_memory(Path(folder))
+        llama_4b = saved_llama(Path(folder) / "llama", LLAMA_4B)
+        llama_70b = saved_llama(Path(folder) / "nowhere", LLAMA_70B, "nowhere")
     medians = {name: statistics.median(values) for name, values in found.items()}
+    llama_70b["seconds_at_the_speed_of_saving"] = llama_70b["bytes"] / medians["saving"]
     ratio = medians["saving"] / min(medians["dd"], medians["fill"])
     result = {
         "command": " ".join(["python", *sys.argv]),
@@ -100,7 +108,8 @@ def main() -> None:
         "bytes_per_second": found,
         "medians": medians,
         "saving_to_the_slower_of_dd_and_fill": ratio,
-        "memory": memory,
+        "llama_4b": llama_4b,
+        "llama_70b_not_written": llama_70b,
     }
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({name: result[name] for name in (*result,)[3:]}, indent=2))
