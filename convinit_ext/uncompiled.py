@@ -36,7 +36,8 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
         if "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
         if not disabled:
-            disabled.append(disable(function, reason=reason))
+            made = disable(function, reason=reason)  # a line of its own: torch 2.11 breaks its graph here
+            disabled.append(made)
         return disabled[0](*args, **kwargs)
 
     marks: Any = call

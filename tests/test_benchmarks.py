@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -134,3 +136,25 @@ def test_the_clock_of_fills_changes_none():
 def test_bars_of_intercept_are_judged(microseconds, ratio, met):
     rows = [{"case": "a", "more_microseconds": microseconds}, {"case": "b", "fill_ratio": ratio}]
     assert [each["met"] for each in bench_intercept.judged(rows)] == [met, met]
+
+
+def test_the_gpu_check_tells_how_many_bars_are_missed(tmp_path):
+    """A script stands in for Python: it has a GPU, and figures that miss one of two bars."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        "*get_device_capability*) echo 9.0 ;;\n"
+        """*gpu_against_torch*) printf '"met": true\\n"met": false\\n' >"$OUT/gpu.json" ;;\n"""
+        "esac\n"
+    )
+    python.chmod(0o755)
+    script = Path(__file__).parent.parent / "scripts" / "gpu_check.sh"
+    told = subprocess.run(
+        ["bash", str(script)],
+        env=os.environ | {"PYTHON": str(python), "OUT": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "every step passed; bars missed: 1;" in told.stdout

@@ -148,13 +148,15 @@ CONVINIT_HD Vector scaled_mills(Vector y, Real) {
   return y / ((y + Real(1)) - Real(2) / a);
 }
 
-// The same quantile for any larger radius. With y = z^2, -2 ln(tail) = y + ln(2 pi y) - 2 ln(scaled_mills(y))
-// = radius^2: two Newton steps from the first-order solution.
+// The same quantile for any larger radius; a smaller one, whose result nobody takes, is made as large, since
+// its y would not be positive. With y = z^2, -2 ln(tail) = y + ln(2 pi y) - 2 ln(scaled_mills(y)) = radius^2:
+// two Newton steps from the first-order solution.
 template <class Vector, class Real>
 CONVINIT_HD_CALLED Vector far_quantile(Vector radius, Real) {
   constexpr Real kTwoPi = Real(6.283185307179586);
   const Vector zero = splat(Real(0));
-  const Vector target = radius * radius;
+  const Vector far = max(radius, splat(near_radius(Real(0))));
+  const Vector target = far * far;
   Vector y = target + Real(0.5) * neg2log(target * kTwoPi, zero);
   for (int step = 0; step < 2; ++step) {
     const Vector excess =

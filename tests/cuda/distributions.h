@@ -13,9 +13,9 @@ inline std::vector<Distribution> make_distributions() {
                                              prepare_uniform(-3e-39, 5e-39), prepare_uniform(0, 1e-30),
                                              prepare_normal(0.5, 2),         prepare_normal(0, 200),
                                              prepare_normal(0, 1e5)};
-  const double truncated[][4] = {{0, 1, -2, 2},         {0, 1, 5, 6},       {0, 1, -INFINITY, -9},
-                                 {0, 1, 30, 31},        {0, 1, 0.1, 0.101}, {0, 1, -INFINITY, INFINITY},
-                                 {0, 1, 1e12, INFINITY}};
+  const double truncated[][4] = {{0, 1, -2, 2},          {0, 1, 5, 6},       {0, 1, -INFINITY, -9},
+                                 {0, 1, 30, 31},         {0, 1, 0.1, 0.101}, {0, 1, -INFINITY, INFINITY},
+                                 {0, 1, 1e12, INFINITY}, {0, 1, -20, -0.7}};
   for (const auto& params : truncated) distributions.push_back(prepare(Kind::kTruncatedNormal, params));
   return distributions;
 }
