@@ -216,7 +216,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _memory(tensor: Tensor) -> int:
-    return local_of(tensor).untyped_storage()._cdata
+    memory: int = local_of(tensor).untyped_storage()._cdata
+    return memory
 
 
 def view(tensor: Tensor) -> object:
