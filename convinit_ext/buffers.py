@@ -231,7 +231,7 @@ def _start(held: Held, rules: Sequence[Rule]) -> Start | None:
     """What a rule says, otherwise what torch.nn does."""
     module, leaf = held.places[0]
     if rules:
-        target = Target(held.name, leaf, held.tensor, module, held.node.parents)
+        target = Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
         for rule in rules:
             if rule.matches_buffer(target):
                 return _said(rule, target)

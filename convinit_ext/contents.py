@@ -105,7 +105,7 @@ class Given:
 def _copy_(block: Tensor, source: Tensor, start: int) -> None:
     """Elements of `source` from the row-major index `start` on; of any strides."""
     if source.is_contiguous():
-        block.copy_(source.view(-1)[start : start + len(block)])
+        block.copy_(source.view(-1)[start : start + len(block)].resolve_neg())  # float8 knows no negation
         return
     row = math.prod(source.shape[1:])
     done = 0
@@ -118,7 +118,7 @@ def _copy_(block: Tensor, source: Tensor, start: int) -> None:
         else:
             size = num_rows * row
             whole = source[index : index + num_rows]
-            block[done : done + size].view(whole.shape).copy_(whole)
+            block[done : done + size].view(whole.shape).copy_(whole.resolve_neg())
         done += size
 
 

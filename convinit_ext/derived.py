@@ -117,7 +117,8 @@ class NormOf:
         assert source is not None
         memory, source = local_of(memory), local_of(source)
         if memory.numel():
-            exact = source.detach().to(norm_dtype(source.dtype))
+            # in row-major order, since the sum's last bit depends on the order of memory
+            exact = source.detach().to(norm_dtype(source.dtype)).contiguous()
             memory.copy_(torch.norm_except_dim(exact, 2, self.dim))
 
     def __str__(self) -> str:

@@ -138,7 +138,7 @@ class _Readable:
     def __init__(self, target: nn.Module | Mapping[str, Tensor]) -> None:
         given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
         self.tensors: dict[str, Tensor] = {}
-        self._distinct = walk.Distinct()
+        self._distinct = walk.Distinct(detached=not isinstance(target, nn.Module))
         self._error: Exception | None = None  # for later: other ranks may wait for this one
         for key, tensor in given.items():
             try:

@@ -15,7 +15,7 @@ from convinit_ext import spectral
 from convinit_ext.derived import MinusIdentity, NormOf, Orthogonal
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.initialisers import Fan, Target
-from convinit_ext.walk import Held, join
+from convinit_ext.walk import Held, Node, canonical, join
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
 _OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
@@ -35,7 +35,10 @@ def target_of(held: Held, fan: Fan) -> Target:
 
 def _new_part(held: Held, leaf: str, fan: Fan) -> Target:
     node = held.node
-    prefix, _, weight = node.canonical.rpartition(".")
+    if not _has_owner(node):
+        return Target(held.name, leaf, held.tensor, node.module, node.parents, fan)
+    module = canonical(node.canonical)
+    prefix, _, weight = module.rpartition(".")
     owner = prefix.removesuffix("parametrizations").removesuffix(".")
     plain: Target | None = None
     start: NormOf | MinusIdentity | None = None
@@ -46,11 +49,16 @@ def _new_part(held: Held, leaf: str, fan: Fan) -> Target:
     elif type(held_by).__name__ == "_WeightNorm":
         plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
         if leaf == "original0":
-            start = NormOf(join(node.canonical, "original1"), held_by.dim)
+            start = NormOf(join(module, "original1"), held_by.dim)
     if getattr(held_by, "base", None) is not None:
         plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
         start = MinusIdentity()
     return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+
+
+def _has_owner(node: Node) -> bool:
+    """Whether the layer that is parametrized is there: a model may be no more than its `parametrizations`."""
+    return len(node.parents) > 1 and node.parents[-2]._modules.get("parametrizations") is node.parents[-1]
 
 
 def _is_free(orthogonal: Any) -> bool:
@@ -65,9 +73,10 @@ def _old_part(held: Held, leaf: str, fan: Fan) -> Target:
     for hook in node.module._forward_pre_hooks.values():
         if not isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) or hook.name != weight:
             continue
-        plain = Target(join(node.canonical, weight), weight, held.tensor, node.module, node.parents, fan)
+        name = canonical(join(node.canonical, weight))
+        plain = Target(name, weight, held.tensor, node.module, node.parents, fan)
         if part == "g":
-            start = NormOf(join(node.canonical, f"{weight}_v"), hook.dim)
+            start = NormOf(canonical(join(node.canonical, f"{weight}_v")), hook.dim)
     return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
 
 
@@ -83,8 +92,8 @@ def plain_name(held: Held) -> str | None:
     """The name of the plain weight that such a buffer belongs to; None of any other buffer."""
     if drawn_start(held) is None:
         return None
-    leaf, canonical = held.places[0][1], held.node.canonical
+    leaf, module = held.places[0][1], held.node.canonical
     if leaf.endswith(spectral.VECTORS) and leaf not in spectral.VECTORS:
-        return join(canonical, leaf[:-2])
-    owner, _, weight = canonical.rpartition(".")[0].rpartition(".")
-    return join(owner.removesuffix("parametrizations").removesuffix("."), weight)
+        return canonical(join(module, leaf[:-2]))
+    owner, _, weight = module.rpartition(".")[0].rpartition(".")
+    return canonical(join(owner.removesuffix("parametrizations").removesuffix("."), weight))

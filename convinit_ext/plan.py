@@ -136,6 +136,21 @@ def _check_derived(
             row.derived.check(row.tensor, None if source is None else source.tensor)
         except (ValueError, TypeError) as error:
             raise type(error)(f"parameter {row.name!r}, {row.initialiser}: {error}") from error
+    _check_no_cycle({id(row.held[0]): row for row in rows})
+
+
+def _check_no_cycle(rows: dict[int, Row]) -> None:
+    """That nothing is made of itself by way of tied parameters. The rows are by the ids of what they fill."""
+    for row in rows.values():
+        source, seen = row.source, {id(row.held[0])}
+        while source is not None and id(source) in rows:
+            if id(source) in seen:
+                raise ValueError(
+                    f"parameter {row.name!r}, {row.initialiser}: it is made of itself, since it is tied to "
+                    "what it is made of; give it a rule of its own"
+                )
+            seen.add(id(source))
+            source = rows[id(source)].source
 
 
 def _check_vectors(rows: Sequence[Row], buffers: Sequence[BufferRow]) -> None:

@@ -56,6 +56,11 @@ def check_settles(held: Held, dtype: torch.dtype) -> None:
         )
     if not is_newer(held.places[0][0]):
         return
+    if not held.node.parents:
+        raise ValueError(
+            f"buffer {held.path!r}: its weight is not in this model, and spectral_norm starts from it; "
+            "initialise the layer around it"
+        )
     weight = held.node.parents[-1]._parameters.get("original")
     if weight is None:
         raise ValueError(
@@ -109,7 +114,8 @@ def settle(held: Held) -> None:
         _normalise(found._v, found.eps)
         weight: Any = held.node.parents[-1]._parameters["original"]
         if not (weight.is_meta or found._u.is_meta):  # where only some of them were chosen
-            found._power_method(found._reshape_weight_to_matrix(weight), _POWER_ITERATIONS)
+            matrix = found._reshape_weight_to_matrix(weight.contiguous())  # last bits depend on the order
+            found._power_method(matrix, _POWER_ITERATIONS)
 
 
 def settled(held: Held, buffers: dict[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:

@@ -212,31 +212,46 @@ def tied(held: list[Held]) -> list[list[Held]]:
 
 def _storage(tensor: Tensor) -> int:
     """What tells one memory from another. A tensor without elements shares none: its own address."""
-    local = local_of(tensor)
-    return local.untyped_storage()._cdata if local.numel() else id(tensor)
+    return _memory(tensor) if local_of(tensor).numel() else id(tensor)
+
+
+def _memory(tensor: Tensor) -> int:
+    memory: int = local_of(tensor).untyped_storage()._cdata
+    return memory
 
 
 def view(tensor: Tensor) -> object:
     """Equal for tensors that are the same memory seen the same way; a conjugate view is another one."""
+    return _storage(tensor), _seen(tensor)
+
+
+def _seen(tensor: Tensor) -> object:
+    """How a tensor sees its memory."""
     local = local_of(tensor)
-    place = _storage(tensor), local.storage_offset(), local.shape, local.stride()
+    place = local.storage_offset(), local.shape, local.stride()
     return place, local.dtype, local.is_conj(), local.is_neg()
 
 
 class Distinct:
     """Tells whether a tensor is the same memory, seen the same way, as one that was asked about before.
 
+    Args:
+        detached: the tensors may be new ones for the same memory, as in a state dict; then that tells also
+            which ones without elements are the same.
+
     >>> distinct, weight = Distinct(), torch.zeros(2)
     >>> distinct.is_new(weight), distinct.is_new(weight.detach()), distinct.is_new(weight[:1])
     (True, False, True)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, detached: bool = False) -> None:
         self._by_storage: dict[int, list[Tensor]] = {}
+        self._storage = _memory if detached else _storage
 
     def is_new(self, tensor: Tensor) -> bool:
-        others = self._by_storage.setdefault(_storage(tensor), [])
-        if others and view(tensor) in map(view, others):  # few tensors share their memory
+        others = self._by_storage.setdefault(self._storage(tensor), [])
+        seen = _seen(tensor) if others else None  # few tensors share their memory
+        if any(seen == _seen(other) for other in others):
             return False
         others.append(tensor)
         return True

@@ -46,6 +46,14 @@ def test_rules_for_buffers_say_values_distributions_and_functions(device):
     assert layer.weight.abs().max() < 1  # rules for buffers are for buffers alone
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module", "module"])
+def test_rules_name_buffers_without_wrappers(wrapper):
+    model = nn.Module()
+    model.add_module(wrapper, with_buffers(scale=torch.ones(3)))
+    init_model_(model, 9, [Rule(Constant(0.5), buffer="scale", name="0.scale"), *TORCH])
+    assert torch.equal(model.get_submodule(f"{wrapper}.0").scale, torch.full((3,), 0.5))
+
+
 def test_rules_for_parameters_are_not_for_buffers():
     model = with_buffers("cpu", scale=torch.full((3,), 7.0))
     init_model_(model, recipe=[Rule(Constant(0.0))])

@@ -152,6 +152,17 @@ def test_an_empty_model_and_empty_tensors():
     assert len({fingerprint({}), fingerprint(empty), fingerprint({"a": torch.empty(3, 0)})}) == 3
 
 
+def test_tensors_without_elements_that_have_several_names():
+    shared, other = nn.PReLU(0), nn.PReLU(0)
+    shared.register_buffer("nothing", torch.empty(0))
+    tied = nn.Module()
+    tied.weight = shared.weight
+    model = nn.Sequential(shared, shared, tied, other)
+    assert list(fingerprints(model)) == ["0.weight", "0.nothing", "3.weight"]
+    assert fingerprints(model.state_dict()) == fingerprints(model)
+    assert fingerprint(model.state_dict()) == fingerprint(model)
+
+
 def test_every_bit_counts():
     for dtype in (torch.float32, torch.bfloat16, torch.uint8, torch.float64):
         tensor = tensor_of((1030,), dtype)

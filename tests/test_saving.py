@@ -163,6 +163,19 @@ def with_views() -> nn.Module:
     return model
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_negative_view_in_float8(dtype, tmp_path):
+    model = nn.Linear(2, 3)
+    waves = torch.randn(4, 6, dtype=torch.complex64)
+    model.register_buffer("rows", waves.conj().imag)
+    model.register_buffer("columns", waves.t().conj().imag)
+    plan = plan_model(model, 3, dtype=dtype)
+    save_model(model, tmp_path / "a.safetensors", 3, dtype=dtype)
+    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors")
+    init_model_(model, 3, dtype=dtype)
+    assert fingerprint(model) == fingerprint(tmp_path / "a.safetensors")
+
+
 def test_a_conjugate_view_is_another_tensor(tmp_path):
     model = with_views()
     save_model(model, tmp_path / "a.safetensors")
