@@ -34,7 +34,10 @@ def tensors() -> Iterator[tuple[str, torch.Tensor]]:
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         yield name, torch.ones(NUM_BYTES // dtype.itemsize, dtype=dtype)
-    yield "float32 channels_last", torch.ones(1024, 1024, 8, 8).to(memory_format=torch.channels_last)
+    for shape in ((1024, 1024, 8, 8), (4096, 1024, 3, 3)):
+        name = f"float32 {shape[2]}x{shape[3]} channels_last"
+        yield name, torch.ones(shape).to(memory_format=torch.channels_last)
+    yield "float32 transposed", torch.ones(8192, 8192).t()
 
 
 def models() -> Iterator[tuple[str, nn.Module]]:
