@@ -19,7 +19,6 @@ from convinit_ext.ops import HAS_CUDA, Box, UnsupportedTensorError
 from convinit_ext.replicas import Ranks, added_up
 from convinit_ext.supported import check_not_in_fake_mode
 from convinit_ext.uncompiled import uncompiled
-from convinit_ext.watched import Moment
 from convinit_ext.weights_file import StoredTensor, blocks, open_weights
 from convinit_ext.writable import PLAIN
 
@@ -94,27 +93,6 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
         names, heads = list(stored), _headers(stored)
         rows = _sums_of_stored(heads, stored)
     return {name: digests.of_one(head, row) for name, head, row in zip(names, heads, rows, strict=True)}
-
-
-class LaterFingerprint:
-    """The fingerprint of a model as it was, computed when first asked for.
-
-    Args:
-        moment: the model then.
-
-    Attributes:
-        known: the fingerprint, None before it was asked for.
-    """
-
-    def __init__(self, moment: Moment) -> None:
-        self.known: str | None = None
-        self._moment = moment
-
-    def value(self) -> str:
-        """Raises RuntimeError where the model is gone, or has changed."""
-        if self.known is None:
-            self.known = fingerprint(self._moment.model())
-        return self.known
 
 
 def _of_named(name: str, tensor: Tensor) -> str:

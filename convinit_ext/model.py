@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from os import PathLike
@@ -10,7 +9,6 @@ from os import PathLike
 import torch
 from torch import nn
 
-from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.initialisers import Fan
 from convinit_ext.key_names import Names
 from convinit_ext.model_plan import ModelPlan
@@ -22,7 +20,6 @@ from convinit_ext.rules import Rule
 from convinit_ext.running import run
 from convinit_ext.selection import Selectors
 from convinit_ext.uncompiled import uncompiled
-from convinit_ext.watched import Watched
 
 
 @uncompiled
@@ -68,8 +65,7 @@ def init_model_(
         dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
-        A Report: what each parameter got, and how long it took; on a GPU, until all work was queued. Its
-        `fingerprint` is computed when first asked for.
+        A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
@@ -96,8 +92,7 @@ def init_model_(
     plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
     if not dry_run:
         run(plan, plan.seed, progress)
-    report = plan.report(time.perf_counter() - started, dry_run)
-    return report if dry_run else dataclasses.replace(report, later=LaterFingerprint(Watched(model).moment()))
+    return plan.report(time.perf_counter() - started, dry_run)
 
 
 @uncompiled

@@ -12,14 +12,13 @@ from torch import nn
 from convinit_ext import keys, ops
 from convinit_ext.boxes import is_dtensor
 from convinit_ext.fillable import check_not_faked
-from convinit_ext.fingerprint import LaterFingerprint
 from convinit_ext.keys import checked_seed
 from convinit_ext.planned import entries, fingerprint_of
 from convinit_ext.report import Report
 from convinit_ext.rows import Plan, Row
 from convinit_ext.running import run
 from convinit_ext.uncompiled import uncompiled
-from convinit_ext.watched import Places, Watched
+from convinit_ext.watched import Places
 
 
 class ModelPlan:
@@ -58,8 +57,7 @@ class ModelPlan:
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started
-        later = LaterFingerprint(self._watched.moment())
-        return Report(self.report.rows, seconds, seed, self._plan.recipe, later=later)
+        return Report(self.report.rows, seconds, seed, self._plan.recipe)
 
     @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:
@@ -76,9 +74,11 @@ class ModelPlan:
             ValueError, TypeError: a seed as init_model_ refuses it; tensors that nothing fills, or of a kind
                 that no file holds.
 
-        >>> from convinit_ext import plan_model
-        >>> plan = plan_model(nn.Linear(8, 4), seed=7)
-        >>> plan.fingerprint() == plan.run().fingerprint
+        >>> from convinit_ext import fingerprint, plan_model
+        >>> model = nn.Linear(8, 4)
+        >>> plan = plan_model(model, seed=7)
+        >>> report = plan.run()
+        >>> plan.fingerprint() == fingerprint(model)
         True
         """
         seed = self._plan.seed if seed is None else checked_seed(seed)
@@ -89,7 +89,6 @@ class ModelPlan:
     def _remember(self) -> None:
         plan = self._plan
         self._places = Places(list(plan.held()))
-        self._watched = Watched(self._model)
         self._whole = None if plan.buffers else _Whole.of(plan.rows)
 
     def _check_unchanged(self) -> None:

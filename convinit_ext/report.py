@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
@@ -44,25 +44,6 @@ class ReportRow(NamedTuple):
         return math.prod(self.shape)
 
 
-class Later(Protocol):
-    """A text that is computed when first asked for."""
-
-    @property
-    def known(self) -> str | None: ...
-
-    def value(self) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Such a text that is there already."""
-
-    known: str
-
-    def value(self) -> str:
-        return self.known
-
-
 @dataclass(frozen=True, slots=True)
 class Report:
     """What init_model_ did: `print(report)` shows a table, `report.rows` has a row for every parameter.
@@ -73,7 +54,6 @@ class Report:
         seed: of the model.
         recipe: its name.
         dry: whether it says what would be done, and nothing was.
-        later: where its fingerprint comes from.
     """
 
     rows: tuple[ReportRow, ...]
@@ -81,28 +61,6 @@ class Report:
     seed: int
     recipe: str
     dry: bool = False
-    later: Later | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def fingerprint(self) -> str | None:
-        """Of the whole model as it was filled, computed when first asked for; None of a dry run.
-
-        Where DTensors are sharded, every rank has to ask. A copy or a pickle of the report has it if it was
-        asked for before, and otherwise None.
-
-        Raises:
-            RuntimeError: the model is gone, or has changed since it was planned or filled: it has other
-                tensors, or one was written. Writes through `.data`, and of inference tensors, leave no trace
-                and are not noticed.
-            As convinit_ext.fingerprint.
-        """
-        return None if self.later is None else self.later.value()
-
-    def __reduce__(self) -> tuple[type[Report], tuple[object, ...]]:
-        """A model that a fingerprint could be taken of does not go with it."""
-        known = None if self.later is None else self.later.known
-        later = None if known is None else Known(known)
-        return type(self), (self.rows, self.seconds, self.seed, self.recipe, self.dry, later)
 
     @property
     def num_elements(self) -> int:
@@ -117,7 +75,7 @@ class Report:
         return self.num_bytes / self.seconds if self.seconds > 0 else 0.0
 
     def to_dict(self) -> dict[str, object]:
-        """Everything in it as numbers, strings, lists and dicts; no fingerprint before it was asked for."""
+        """Everything in it as numbers, strings, lists and dicts."""
         return {
             "seed": self.seed,
             "recipe": self.recipe,
@@ -127,7 +85,6 @@ class Report:
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
-            "fingerprint": self.later and self.later.known,
             "rows": [row._asdict() | {"shape": list(row.shape)} for row in self.rows],
         }
 
@@ -151,8 +108,7 @@ class Report:
         rows = [(row.name, _alike(row), row) for row in self.rows]
         cells = [_cells(name, group[0]) for name, group in grouped(rows)]
         lines = table(_COLUMNS, cells, _TEXT_COLUMNS)
-        known = [f"fingerprint {self.later.known}"] if self.later and self.later.known else []
-        return "\n".join([*shortened(lines, "report.rows"), "", self.summary(), *known])
+        return "\n".join([*shortened(lines, "report.rows"), "", self.summary()])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:

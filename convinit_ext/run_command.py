@@ -17,6 +17,7 @@ from torch import nn
 
 from convinit_ext import bundled_model
 from convinit_ext.compare import compare, wait_for
+from convinit_ext.fingerprint import fingerprint
 from convinit_ext.memory import available_memory
 from convinit_ext.model import init_model_
 from convinit_ext.named import built, environment, environment_line, imported
@@ -41,10 +42,11 @@ def run(options: argparse.Namespace) -> None:
         _save(model, options, recipe, dtype)
         return
     report = _initialised(model, options, recipe, device, dtype)
-    _take_fingerprint(report)
-    result: dict[str, object] = {"environment": environment(), "report": report.to_dict()}
+    number = None if options.dry_run else _fingerprint_of(model)
+    facts = report.to_dict() | {"fingerprint": number}
+    result: dict[str, object] = {"environment": environment(), "report": facts}
     if not options.json:
-        print(f"\n{report}")
+        print(f"\n{report}" + (f"\nfingerprint {number}" if number else ""))
     del model
     if _compares(options, dtype):
         comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta, device)
@@ -65,12 +67,12 @@ def _check_save(options: argparse.Namespace) -> None:
             options.refuse(f"{option} is for --save, which is not there")
 
 
-def _take_fingerprint(report: Report) -> None:
-    """From here on the report prints it."""
+def _fingerprint_of(model: nn.Module) -> str | None:
     try:
-        _ = report.fingerprint
+        return fingerprint(model)
     except (TypeError, ValueError) as error:
         print(f"notice: no fingerprint: {error}", file=sys.stderr)
+        return None
 
 
 def _compares(options: argparse.Namespace, dtype: torch.dtype | None) -> bool:

@@ -265,7 +265,8 @@ def test_extra_state_is_left_out(tmp_path):
     plan = plan_model(model)
     save_model(model, tmp_path / "a.safetensors")
     assert set(load_file(tmp_path / "a.safetensors")) == {"0.weight", "0.bias"}
-    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors") == plan.run().fingerprint
+    plan.run()
+    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors") == fingerprint(model)
 
 
 def test_what_cannot_be_saved_is_named(tmp_path):
