@@ -21,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := $(VENV)/bin/python -m pip install --quiet --quiet
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress,safetensors]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
-CXX_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
+CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
 # Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
 SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
@@ -104,7 +104,7 @@ check-cuda: $(VENV)/torch-$(TORCH)
 	@mkdir -p build
 	$(CXX) -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -Wno-unused-parameter -Icsrc \
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
-		-c csrc/ops_cuda.cpp -o build/ops_cuda.o
+		-c csrc/torch/ops_cuda.cpp -o build/ops_cuda.o
 	@if command -v nvcc >/dev/null; then set -x; \
 		for kernels in fill compare digest launch; do \
 			$(NVCC) -Werror all-warnings -c csrc/cuda/$$kernels.cu -o build/$$kernels.o || exit 1; \

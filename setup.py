@@ -89,7 +89,7 @@ def relative(paths: Iterable[Path]) -> list[str]:
 
 def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     """With CUDA where a toolkit is given."""
-    sources = {*ROOT.glob("csrc/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")}
+    sources = {*ROOT.glob("csrc/torch/*.cpp"), *ROOT.glob("csrc/cpu/*.cpp")}
     macros = [("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')]
     if toolkit is not None:
         chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or architectures(toolkit)
@@ -97,7 +97,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
         sources |= {*ROOT.glob("csrc/cuda/*.cu")}
         macros.append(("CONVINIT_CUDA", f'"{toolkit[0]}.{toolkit[1]} for {chosen.replace(";", " ")}"'))
     else:
-        sources -= {ROOT / "csrc/ops_cuda.cpp"}
+        sources -= {ROOT / "csrc/torch/ops_cuda.cpp"}
     headers = [path for path in ROOT.glob("csrc/**/*") if path.suffix in (".h", ".inl")]
     # No contraction: a fused multiply-add where the source has none would change the values.
     cxx = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -20,9 +20,10 @@ from models import resnet50_layers
 from safetensors.torch import save_file
 from torch import nn
 
-from convinit_ext import fingerprint, init_model_, plan_model
-from convinit_ext.bundled_model import UNet
-from convinit_ext.weights_file import blocks, open_weights
+from convinit_ext import init_model_, plan_model
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext.checkpoint._weights_file import blocks, open_weights
+from convinit_ext.cli._unet import UNet
 
 GOAL = 0.5
 NUM_BYTES = 1 << 28

@@ -27,7 +27,8 @@ from models import convnextv2_huge, resnet50, run_init_code, small_llama, unet2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convinit_ext import announce, intercept
+from convinit_ext import intercept
+from convinit_ext.intercept import _patch as announce
 
 CALLS = 200
 FUNCTIONS: dict[str, Callable[[Tensor], object]] = {

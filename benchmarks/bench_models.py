@@ -10,7 +10,7 @@ from against_torch import build_on_meta, reset_parameters
 from torch import nn
 
 from convinit_ext import init_model_
-from convinit_ext.bundled_model import UNet
+from convinit_ext.cli._unet import UNet
 
 WIDTH = 96  # a tenth of the full model
 

@@ -20,7 +20,7 @@ from measure import environment, seconds
 from torch import nn
 
 from convinit_ext import Normal, plan_model, save_model
-from convinit_ext.rules import Rule
+from convinit_ext.recipes._rules import Rule
 
 RESULTS = Path(__file__).parent / "results" / "saving.json"
 RECIPE = [Rule(Normal(0.0, 0.02))]

@@ -21,10 +21,11 @@ from measure import Run, environment, in_turns
 from models import resnet50_layers
 from torch import nn
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, verify
-from convinit_ext.bundled_model import UNet
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model
+from convinit_ext.checkpoint import _verify as verify
+from convinit_ext.checkpoint._weights_file import blocks, open_weights
+from convinit_ext.cli._unet import UNet
 from convinit_ext.recipes import Recipe, Rule
-from convinit_ext.weights_file import blocks, open_weights
 
 GOAL = 0.8
 MATRIX = 8192  # 67 M elements

@@ -26,8 +26,9 @@ from gpu_measure import Fill, buffers, gpu_environment, host_and_all, in_turns, 
 from models import llama_7b_layers, resnet50_layers, sdxl_layers
 from torch import nn
 
-from convinit_ext import _C, Normal, Uniform, init, init_model_, keys, ops, plan_model
-from convinit_ext.plan import make_plan
+from convinit_ext import _C, Normal, Uniform, init, init_model_, keys, plan_model
+from convinit_ext._engine import _ops as ops
+from convinit_ext.model._planner import make_plan
 
 FUNCTIONS = {"uniform": "uniform_", "normal": "normal_", "truncated normal": "trunc_normal_"}
 SIZES = (2**20, 2**24, 2**28, 2**30)

@@ -6,7 +6,7 @@ import itertools
 
 from torch import nn
 
-from convinit_ext.bundled_model import UNet
+from convinit_ext.cli._unet import UNet
 
 
 def sdxl_unet() -> nn.Module:

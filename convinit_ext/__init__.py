@@ -5,16 +5,13 @@ docs/value-contract.md.
 """
 
 from convinit_ext import init as init
-from convinit_ext.digests import FINGERPRINT_VERSION
+from convinit_ext._engine import FINGERPRINT_VERSION
+from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
-from convinit_ext.fingerprint import fingerprint, fingerprints
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_model_, plan_model
-from convinit_ext.saving import save_model
-from convinit_ext.shards import Shard
-from convinit_ext.verification import Verification
-from convinit_ext.verify import verify
+from convinit_ext.sharding import Shard
 
 __version__ = "0.1.0"
 

@@ -8,10 +8,16 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from convinit_ext.arguments import FAILURE, parser
-from convinit_ext.check_commands import run_fingerprint, run_verify
-from convinit_ext.named import CommandError, environment, text_of
-from convinit_ext.run_command import run
+from convinit_ext.cli import (
+    FAILURE,
+    CommandError,
+    environment,
+    parser,
+    run,
+    run_fingerprint,
+    run_verify,
+    text_of,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

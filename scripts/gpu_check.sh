@@ -44,14 +44,14 @@ step "build for sm_$TORCH_CUDA_ARCH_LIST" "$python" setup.py --quiet build_ext -
 step "build info" "$python" -m convinit_ext info
 step "tests" "$python" -m pytest -q -m gpu --durations=5
 if "$python" -c "import hypothesis" 2>/dev/null; then
-    step "tests of properties" "$python" -m pytest -q tests/test_properties.py
+    step "tests of properties" "$python" -m pytest -q tests/engine/test_properties.py
 else
     echo "== left out: tests of properties; there is no hypothesis"
 fi
 step "benchmarks" "$python" benchmarks/gpu_against_torch.py --output "$out/gpu.json" --repeats 5
 
 if command -v compute-sanitizer >/dev/null; then
-    part=(tests/test_cuda.py tests/test_cuda_digest.py tests/test_cuda_compare.py)
+    part=(tests/engine/test_cuda.py tests/engine/test_cuda_digest.py tests/engine/test_cuda_compare.py)
     part+=(-k "a_list_equals or lists_of_any_length or test_layouts or digests_of_layouts or lists_are_one_launch")
     for tool in memcheck racecheck initcheck; do
         # Every tensor an allocation of its own, so that its end is the end.

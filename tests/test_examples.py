@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from processes import TESTS, run_script
+from processes import ROOT, run_script
 
-EXAMPLES = TESTS.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def test_same_weights_anywhere():

@@ -14,16 +14,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "convinit_ext"
+MODULES = sorted(PACKAGE.rglob("*.py"))
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 
-# What a file of each folder may include: folders of csrc (csrc itself is ""), and headers from outside.
+# What a file of each folder may include: folders of csrc, and headers from outside.
 STANDARD = "[a-z_]+"  # no folder, no ending
 FOLDERS = {
     "core": {"core"},
     "cpu": {"core", "cpu"},
     "cuda": {"core", "cuda"},
-    "": {"core", "cpu", "cuda", ""},
+    "torch": {"core", "cpu", "cuda", "torch"},
 }
 OUTSIDE = {
     "core": re.compile(STANDARD),
@@ -35,7 +37,7 @@ STABLE_ABI = re.compile(r"torch/(csrc/(stable|inductor/aoti_torch/c)|headeronly)
 
 
 def layer(path: Path) -> str:
-    return path.parent.name if path.parent != CSRC else ""
+    return path.parent.name
 
 
 def includes(path: Path) -> list[tuple[bool, str]]:
@@ -63,11 +65,27 @@ def test_imports_point_down():
 
 def test_only_ops_calls_the_compiled_ops():
     users = {
-        path.name
-        for path in (ROOT / "convinit_ext").glob("*.py")
-        if "torch.ops.convinit_ext" in path.read_text()
+        str(path.relative_to(PACKAGE)) for path in MODULES if "torch.ops.convinit_ext" in path.read_text()
     }
-    assert users <= {"ops.py"}
+    assert users <= {"_engine/_ops.py"}
+
+
+def room(name: str) -> str:
+    """Of a module's name: "model" of convinit_ext.model._run."""
+    return name.split(".")[1] if name.startswith("convinit_ext.") else ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_other_rooms_are_entered_by_their_door(path: Path):
+    """What a room lists in its __init__ is what others may use; its other files start with an underscore."""
+    own = path.parent.name if path.parent != PACKAGE else ""
+    assert not own or path.name.startswith("_"), "a room's file starts with an underscore"
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and room(node.module) != own:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            inside = [name for name in names if room(name) and re.search(r"\._[a-z]", name.partition(".")[2])]
+            inside = [name for name in inside if name.partition(".")[2] not in ("_engine", "_build")]
+            assert not inside, f"{inside} is inside another room"
 
 
 def imported(source: str) -> set[str]:
@@ -86,10 +104,10 @@ def test_tests_import_no_more_than_a_machine_with_a_gpu_may_have():
     pytest.importorskip.
     """
     own = {
-        path.stem for folder in ("tests", "benchmarks", "examples") for path in ROOT.glob(f"{folder}/*.py")
+        path.stem for folder in ("tests", "benchmarks", "examples") for path in ROOT.glob(f"{folder}/**/*.py")
     }
     known = {*sys.stdlib_module_names, "convinit_ext", "numpy", "pytest", "torch", *own}
-    wanted = {path.name: imported(path.read_text()) - known for path in ROOT.glob("tests/*.py")}
+    wanted = {path.name: imported(path.read_text()) - known for path in ROOT.glob("tests/**/*.py")}
     assert {name: more for name, more in wanted.items() if more} == {}
 
 

@@ -108,7 +108,7 @@ def test_the_extension_with_cuda(setup, monkeypatch):
     monkeypatch.setattr(setup.cpp_extension, "CUDAExtension", lambda **given: given)
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9 9.0a")
     given = setup.extension((13, 0))
-    assert "csrc/ops_cuda.cpp" in given["sources"]
+    assert "csrc/torch/ops_cuda.cpp" in given["sources"]
     assert all(source.startswith("csrc/cuda/") for source in given["sources"] if source.endswith(".cu"))
     assert ("CONVINIT_CUDA", '"13.0 for 8.9 9.0a"') in given["define_macros"]
     assert "--fmad=false" in given["extra_compile_args"]["nvcc"]

@@ -1,7 +1,7 @@
-// GPUs that are not there, for csrc/ops_cuda.cpp: torch tells it that some CPU memory is on a CUDA device,
+// GPUs that are not there, for csrc/torch/ops_cuda.cpp: torch tells it that some CPU memory is on a CUDA device,
 // and the launches run the kernel's body on the host. What happens is logged, in order. Made and run by
 // tests/test_cuda_ops.py.
-#include "torch_abi.h"
+#include "torch/torch_abi.h"
 
 #define USE_CUDA
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

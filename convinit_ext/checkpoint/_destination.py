@@ -1,0 +1,133 @@
+"""Where a model is saved: what is in the way there, what an earlier run has done, whether there is room."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from convinit_ext.checkpoint._file_header import WeightsError
+from convinit_ext.checkpoint._shard_files import ShardFile
+from convinit_ext.checkpoint._writer import sync_folder, temporary_of, write_bytes
+from convinit_ext.model import size_text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Destination:
+    """All that is to be written, and where.
+
+    Args:
+        folder: where the files go.
+        base: how the names of all files of weights start; None where only one file of the folder is meant.
+        files: of weights.
+        configs: what is beside them, by name.
+        index: its name and content, where there are several files.
+    """
+
+    folder: Path
+    base: str | None
+    files: list[ShardFile]
+    configs: dict[str, bytes]
+    index: tuple[str, bytes] | None
+
+    def make_room(self, overwrite: bool) -> set[str]:
+        """Leaves the folder ready for the files that are not there yet, and says which are.
+
+        Raises:
+            WeightsError: something else is there, and is not to be replaced; nothing was changed.
+            OSError: the disk has not enough space, or there is no folder around this one.
+        """
+        if not self.folder.absolute().parent.is_dir() or not (self.base or self.folder.is_dir()):
+            missing = self.folder.absolute().parent if self.base else self.folder
+            raise FileNotFoundError(errno.ENOENT, f"there is no folder {str(missing)!r}")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise WeightsError(f"{self.folder} is a file, and a folder is needed, or a name in .safetensors")
+        done = {
+            file.name for file in self.files if _holds(self.folder / file.name, file.head, file.num_bytes)
+        }
+        others = self._others(done)
+        self._check_others(others, overwrite)
+        stale = sorted(filter(self._is_weights, others), key=lambda each: not each.endswith(".json"))
+        self._check_space(done, stale)
+        self.folder.mkdir(exist_ok=True)
+        if self.index is not None and len(done) < len(self.files):
+            stale.insert(0, self.index[0])  # even if it is right: without it nothing looks whole
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        sync_folder(self.folder)
+        self._write_texts(self.configs)
+        return done
+
+    def finish(self) -> None:
+        """Writes the index, once all files are there."""
+        if self.index is not None:
+            self._write_texts(dict([self.index]))
+
+    def _write_texts(self, texts: dict[str, bytes]) -> None:
+        for name, content in texts.items():
+            if not _holds(self.folder / name, content, len(content)):
+                write_bytes(self.folder / name, content)
+
+    def _others(self, done: set[str]) -> list[str]:
+        """What is there and neither done nor a leftover."""
+        texts = self.configs | dict([self.index] if self.index else [])
+        ours = done | {name for name, text in texts.items() if _holds(self.folder / name, text, len(text))}
+        ours |= {temporary_of(name) for name in (*texts, *(file.name for file in self.files))}
+        if self.base is None:
+            names = [file.name for file in self.files if (self.folder / file.name).exists()]
+        else:
+            names = sorted(each.name for each in self.folder.iterdir()) if self.folder.is_dir() else []
+        return [name for name in names if name not in ours]
+
+    def _check_others(self, others: list[str], overwrite: bool) -> None:
+        if others and not overwrite:
+            raise WeightsError(
+                f"{self.folder} holds something else than these files of this model and seed: "
+                f"{_listed(others)}; overwrite=True (--overwrite) replaces weights and config"
+            )
+        targets = {*self.configs, *(file.name for file in self.files)}
+        folders = [name for name in others if (self.folder / name).is_dir()]
+        blocked = [name for name in folders if name in targets or self._is_weights(name)]
+        if blocked:
+            raise WeightsError(f"{self.folder}: {_listed(blocked)} must be a file, and is a folder")
+
+    def _is_weights(self, name: str) -> bool:
+        """Whether a loader, or a later run, would take it for a part of these weights."""
+        if self.base is None:
+            return False  # the one file is replaced when the new one is whole
+        numbered = rf"{re.escape(self.base)}(-\d+-of-\d+)?\.safetensors"
+        return re.fullmatch(rf"{numbered}(\.index\.json)?|\.{numbered}\.partial", name) is not None
+
+    def _check_space(self, done: set[str], stale: list[str]) -> None:
+        needed = sum(file.num_bytes for file in self.files if file.name not in done)
+        leftovers = (temporary_of(file.name) for file in self.files)
+        freed = sum(_size(self.folder / name) for name in (*stale, *leftovers))
+        disk = self.folder if self.folder.is_dir() else self.folder.absolute().parent
+        free = shutil.disk_usage(disk).free + freed
+        if needed > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{size_text(needed)} are to be written, and {size_text(free)} are free",
+                str(disk),
+            )
+
+
+def _holds(path: Path, start: bytes, num_bytes: int) -> bool:
+    """Whether there is a file of this size that starts so."""
+    if not path.is_file() or path.stat().st_size != num_bytes:
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [*names]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return ", ".join(shown[:8]) + more

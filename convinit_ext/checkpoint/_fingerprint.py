@@ -1,0 +1,248 @@
+"""fingerprint: one number for all the values of a model, the same for any sharding, device and order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext._engine import (
+    HAS_CUDA,
+    PLAIN,
+    Box,
+    Sums,
+    UnsupportedTensorError,
+    check_not_in_fake_mode,
+    digests,
+    uncompiled,
+)
+from convinit_ext.checkpoint._weights_file import StoredTensor, blocks, open_weights
+from convinit_ext.model import walk
+from convinit_ext.sharding import Ranks, added_up, boxes
+
+_DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
+_TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
+
+Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
+
+
+@uncompiled
+def fingerprint(target: Fingerprinted, name: str = "") -> str:
+    """128 bits that depend on the names, shapes, dtypes and every bit of every value, and on nothing else.
+
+    The same for any sharding, device, memory format and order of the parameters. A model counts what is in
+    its state_dict(), tied tensors once under their first name; so a model, its state dict and the file it is
+    saved to have one fingerprint.
+
+    Where DTensors are sharded, every rank of their mesh must call it: their sums are added up in one
+    all-reduce of 192 bytes. Otherwise nothing communicates.
+
+    Args:
+        target: a tensor of any shape; a module; a dict of tensors by name; the path of a .safetensors file,
+            of an index of several (.safetensors.index.json), or of a folder that holds either.
+        name: of the tensor, if its name is to count; only for a tensor.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
+            that are not equal; a file that is not what it should be (weights_file.WeightsError).
+        UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
+        RuntimeError: another rank cannot read what it holds, or holds nothing; memory that is not what the
+            placements of a DTensor say.
+        TypeError: something else; a value of a dict that is not a tensor, a name that is not a string.
+
+    Source: docs/fingerprint.md.
+
+    >>> fingerprint(torch.zeros(2, 3))
+    'f4d8bc4e1f56784d81520f4c985e5c7d'
+    >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
+    False
+    """
+    if isinstance(target, Tensor):
+        return _of_named(name, target)
+    if name:
+        raise ValueError("name= is for one tensor: a model, a dict or a file has names of its own")
+    if isinstance(target, nn.Module | Mapping):
+        found = _Readable(target)
+        return digests.of_all(found.heads, found.ranks().total(found.sums))
+    stored = _stored(target)
+    heads = _headers(stored)
+    return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
+
+
+@uncompiled
+def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str]) -> dict[str, str]:
+    """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
+
+    Each is `fingerprint(tensor, name)`. The arguments and errors are those of fingerprint; of sharded models
+    one all-reduce adds up the sums of all tensors, 192 bytes each.
+
+    >>> model = nn.Linear(2, 2)
+    >>> fingerprints(model)["bias"] == fingerprint(model.bias, "bias")
+    True
+    """
+    if isinstance(target, nn.Module | Mapping):
+        found = _Readable(target)
+        names, heads, rows = list(found.tensors), found.heads, found.ranks().each(found.sums)
+    else:
+        stored = _stored(target)
+        names, heads = list(stored), _headers(stored)
+        rows = _sums_of_stored(heads, stored)
+    return {name: digests.of_one(head, row) for name, head, row in zip(names, heads, rows, strict=True)}
+
+
+def _of_named(name: str, tensor: Tensor) -> str:
+    tensor = _checked(name, tensor)
+    tensors = {name: tensor}
+    heads = _headers(tensors)
+    return digests.of_one(heads[0], Ranks([name], [tensor]).total(lambda: _sums(heads, tensors)))
+
+
+class _Readable:
+    """The tensors of a model or a dict that can be read; one that has several names comes once.
+
+    Args:
+        target: the model, or tensors by name.
+
+    Attributes:
+        tensors: by canonical name, the first of those that it has.
+        heads: what the digest knows of each.
+    """
+
+    def __init__(self, target: nn.Module | Mapping[str, Tensor]) -> None:
+        given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
+        self.tensors: dict[str, Tensor] = {}
+        self._distinct = walk.Distinct(detached=not isinstance(target, nn.Module))
+        self._error: Exception | None = None  # for later: other ranks may wait for this one
+        for key, tensor in given.items():
+            try:
+                self._add(key, tensor)
+            except (RuntimeError, TypeError, ValueError) as error:
+                self._error = self._error or error
+        self.heads = _headers(self.tensors)
+
+    def _add(self, key: object, tensor: object) -> None:
+        if not isinstance(key, str):
+            raise TypeError(f"the names of a dict of tensors are strings, and {key!r} is not")
+        if walk.is_extra_state(key):
+            return
+        name = walk.canonical(key)
+        checked = _checked(key, tensor)
+        if not self._distinct.is_new(checked):
+            return
+        if name in self.tensors:
+            raise ValueError(_TWICE.format(name, key))
+        self.tensors[name] = checked
+
+    def ranks(self) -> Ranks:
+        return Ranks(list(self.tensors), list(self.tensors.values()))
+
+    def sums(self) -> Sums:
+        """Raises what is wrong with a tensor that cannot be read."""
+        if self._error is not None:
+            raise self._error
+        return _sums(self.heads, self.tensors)
+
+
+def _checked(name: str, tensor: object) -> Tensor:
+    """A tensor with values that can be read as they are. A DTensor's may fail on one rank, and come later."""
+    if isinstance(tensor, Tensor) and type(tensor) in PLAIN and _is_plain_memory(tensor):
+        return tensor
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
+    if is_lazy(tensor):
+        raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
+    if not boxes.is_dtensor(tensor):
+        _check_values(name, tensor)
+    return tensor
+
+
+def _what(name: str) -> str:
+    return f"tensor {name!r}" if name else "the tensor"
+
+
+def _check_values(name: str, local: Tensor) -> None:
+    what = _what(name)
+    if local.is_meta or isinstance(local, FakeTensor):
+        raise ValueError(f"{what} is on the meta device, or fake: it has no values to take a fingerprint of")
+    if is_traceable_wrapper_subclass(local) or local.is_nested or local.layout != torch.strided:
+        kind = type(local).__name__ if local.layout == torch.strided else str(local.layout)
+        raise UnsupportedTensorError(f"{what}: cannot read a {kind}; accepted is a plain dense tensor")
+    if local.is_quantized or local.device.type not in _DEVICES:
+        raise UnsupportedTensorError(
+            f"{what} is of {local.dtype} on {local.device}; accepted are dtypes of whole bytes on {_DEVICES}"
+        )
+
+
+def _is_plain_memory(tensor: Tensor) -> bool:
+    """Most tensors are no more than this."""
+    return tensor.is_cpu and tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
+
+
+def _headers(tensors: Mapping[str, Tensor] | Mapping[str, StoredTensor]) -> list[bytes]:
+    return [digests.header(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+
+
+def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
+    """Of what this process holds: (n, 4)."""
+    rows: list[int] = []
+    pieces: list[tuple[Tensor, Box | None]] = []
+    for row, (name, tensor) in enumerate(tensors.items()):
+        if not boxes.is_dtensor(tensor):
+            pieces.append((tensor, None))
+        else:
+            pieces += _pieces_of_dtensor(name, tensor)
+        rows += [row] * (len(pieces) - len(rows))
+    found = digests.no_sums(len(tensors))
+    with torch.no_grad():
+        given = [_as_stored(piece) for piece, _ in pieces]
+        part = digests.sums_of([heads[row] for row in rows], given, [box for _, box in pieces])
+    np.add.at(found, rows, part)
+    return found
+
+
+def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | None]]:
+    _check_values(name, boxes.local_of(tensor))
+    try:
+        return [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(f"{_what(name)}: {error}") from error
+
+
+def _as_stored(tensor: Tensor) -> Tensor:
+    """The memory of a conjugate or negative view is not what it says."""
+    return tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
+
+
+def _stored(target: object) -> dict[str, StoredTensor]:
+    if not isinstance(target, str | PathLike):
+        raise TypeError(
+            f"cannot take a fingerprint of a {type(target).__name__}; accepted are a tensor, a module, a "
+            "dict of tensors by name, and the path of a safetensors file, index or folder"
+        )
+    found: dict[str, StoredTensor] = {}
+    for key, stored in open_weights(target).tensors.items():
+        name = walk.canonical(key)
+        if name in found:
+            raise ValueError(_TWICE.format(name, key))
+        found[name] = stored
+    return found
+
+
+def _sums_of_stored(heads: Sequence[bytes], stored: Mapping[str, StoredTensor]) -> Sums:
+    """Block by block: (n, 4)."""
+    check_not_in_fake_mode("take a fingerprint")
+    found = digests.no_sums(len(stored))
+    for row, (head, tensor) in enumerate(zip(heads, stored.values(), strict=True)):
+        for start, block in blocks(tensor):
+            found[row] += digests.sums_of([head], [block], [Box(start, (1,))])[0]
+    return found

@@ -1,0 +1,246 @@
+"""What a verification found: a row for each tensor, and what was amiss before; as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from convinit_ext.model import finite, grouped, shape_text, shortened, table
+from convinit_ext.sharding import ranks
+
+_COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
+_TEXT_COLUMNS = 6  # these lead, and are aligned to the left
+
+
+class VerifiedRow(NamedTuple):
+    """One tensor, compared bit for bit: -0.0 is not 0.0, and a NaN is what its bits are.
+
+    Args:
+        name: canonical name.
+        shape: of the tensor; of the whole where it is sharded.
+        dtype: "float32".
+        initialiser: in the words of torch.nn.init.
+        num_elements: how many were compared: of a sharded tensor what this process holds.
+        num_different: how many of them differ.
+        first_index: of the first that does, in the whole tensor; None if none does.
+        actual: what is there, of the first that differs; None if none does.
+        expected: what should be there.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    initialiser: str
+    num_elements: int
+    num_different: int
+    first_index: tuple[int, ...] | None
+    actual: float | None
+    expected: float | None
+
+    @property
+    def equal(self) -> bool:
+        return self.num_different == 0
+
+
+class Problem(NamedTuple):
+    """A tensor whose values could not be compared.
+
+    Args:
+        name: canonical name.
+        kind: "missing", "unexpected", "shape" or "dtype".
+        text: what is the matter.
+    """
+
+    name: str
+    kind: Literal["missing", "unexpected", "shape", "dtype"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What verify found: true if all is as it should be; `print(verification)` shows a table.
+
+    Args:
+        rows: parameters in the order of named_parameters(), then buffers.
+        problems: tensors that are missing, unexpected, or of another shape or dtype, than on other ranks too.
+        unchecked: buffers whose start nobody knows: nobody looked at them.
+        seconds: of the whole call.
+        seed: of the model.
+        recipe: its name.
+        num_ranks: how many processes it speaks for.
+    """
+
+    rows: tuple[VerifiedRow, ...]
+    problems: tuple[Problem, ...]
+    unchecked: tuple[str, ...]
+    seconds: float
+    seed: int
+    recipe: str
+    num_ranks: int = 1
+
+    @property
+    def equal(self) -> bool:
+        """Whether every tensor is there and holds, to the bit, what the seed and the recipe say."""
+        return not self.problems and all(row.equal for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.equal
+
+    @property
+    def different(self) -> tuple[str, ...]:
+        """The tensors that hold other values."""
+        return tuple(row.name for row in self.rows if not row.equal)
+
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """The tensors that hold what they were initialised to: of a trained model those that never moved."""
+        return tuple(row.name for row in self.rows if row.equal)
+
+    @property
+    def num_elements(self) -> int:
+        return sum(row.num_elements for row in self.rows)
+
+    @property
+    def num_different(self) -> int:
+        return sum(row.num_different for row in self.rows)
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything in it as numbers, strings, lists and dicts."""
+        return {
+            "equal": self.equal,
+            "seed": self.seed,
+            "recipe": self.recipe,
+            "num_ranks": self.num_ranks,
+            "num_tensors": len(self.rows),
+            "num_elements": self.num_elements,
+            "num_different": self.num_different,
+            "seconds": self.seconds,
+            "different": list(self.different),
+            "unmoved": list(self.unmoved),
+            "problems": [problem._asdict() for problem in self.problems],
+            "unchecked": list(self.unchecked),
+            "rows": [_as_dict(row) for row in self.rows],
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        return json.dumps(finite(self.to_dict()), indent=indent)
+
+    def summary(self) -> str:
+        """The verdict in a line.
+
+        >>> Verification((), (), (), 0.5, 7, "he").summary()
+        'equal: 0 tensors, 0 elements compared in 0.500 s; recipe he, seed 7'
+        """
+        about = _tensors(len(self.rows))
+        if self.different:
+            about += f", {len(self.different)} of them different"
+        if self.problems:
+            about += f", {len(self.problems)} more problem{'s' * (len(self.problems) > 1)}"
+        where = f" on {self.num_ranks} ranks" if self.num_ranks > 1 else ""
+        if any(row.num_elements < math.prod(row.shape) for row in self.rows):
+            where += ", of sharded tensors what this process holds"
+        return (
+            f"{'equal' if self.equal else 'not equal'}: {about}, {self.num_elements:,} elements compared"
+            f"{where} in {self.seconds:.3f} s; recipe {self.recipe}, seed {self.seed}"
+        )
+
+    def __str__(self) -> str:
+        rows = [(row.name, (row.shape, row.dtype, row.initialiser, row.equal), row) for row in self.rows]
+        cells = [_cells(name, group) for name, group in grouped(rows)]
+        lines = shortened(table(_COLUMNS, cells, _TEXT_COLUMNS), "verification.rows")
+        if self.problems:
+            problems = table(("name", "problem", ""), self.problems, num_left=3)
+            lines += ["", *shortened(problems, "verification.problems")]
+        if self.unchecked:
+            lines += ["", f"not looked at, as nobody knows their start: {_listed(self.unchecked)}"]
+        return "\n".join([*lines, "", self.summary()])
+
+
+class Share(NamedTuple):
+    """What one process found in a tensor, and in which part of it; copies of a part have equal ones."""
+
+    row: VerifiedRow
+    part: Hashable
+
+
+def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
+    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts.
+
+    Those that `shapes_that_differ` names are no copies, and left out.
+    """
+    shares = list(shares)
+    if len(shares) == 1:
+        return tuple(share.row for share in shares[0])
+    by_name: dict[str, dict[Hashable, list[VerifiedRow]]] = {}
+    for process in shares:
+        for row, part in process:
+            by_name.setdefault(row.name, {}).setdefault(part, []).append(row)
+    left_out = {problem.name for problem in shapes_that_differ(shares)}
+    return tuple(_merged(list(parts.values())) for name, parts in by_name.items() if name not in left_out)
+
+
+def shapes_that_differ(shares: Iterable[Sequence[Share]]) -> Iterator[Problem]:
+    """Of the tensors of one name on all processes."""
+    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
+    for rank, process in enumerate(shares):
+        for row, _ in process:
+            shapes.setdefault(row.name, {}).setdefault(row.shape, []).append(rank)
+    for name, found in shapes.items():
+        if len(found) > 1:
+            listed = (f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in found.items())
+            yield Problem(name, "shape", f"its shape is {', and '.join(listed)}")
+
+
+def _merged(parts: list[list[VerifiedRow]]) -> VerifiedRow:
+    rows = [row for copies in parts for row in copies]
+    first = min((row for row in rows if row.first_index is not None), key=_index, default=rows[0])
+    return first._replace(
+        num_elements=sum(copies[0].num_elements for copies in parts),
+        num_different=sum(max(row.num_different for row in copies) for copies in parts),
+    )
+
+
+def _index(row: VerifiedRow) -> tuple[int, ...]:
+    assert row.first_index is not None
+    return row.first_index
+
+
+def _as_dict(row: VerifiedRow) -> dict[str, object]:
+    index = None if row.first_index is None else list(row.first_index)
+    return row._asdict() | {"shape": list(row.shape), "first_index": index, "equal": row.equal}
+
+
+def _cells(name: str, group: Sequence[VerifiedRow]) -> tuple[str, ...]:
+    first = group[0]
+    described = name, shape_text(first.shape), first.dtype, first.initialiser
+    if first.equal:
+        return *described, "equal", "", "", ""
+    num_different, num_elements = (
+        sum(counts) for counts in zip(*((row.num_different, row.num_elements) for row in group), strict=True)
+    )
+    verdict = f"{num_different:,} of {num_elements:,} differ"
+    return *described, verdict, str(list(first.first_index or ())), *_numbers(first)
+
+
+def _numbers(row: VerifiedRow) -> tuple[str, str]:
+    digits = 17 if row.dtype == "float64" else 9  # as many as tell any two apart
+    actual, expected = (f"{value:.{digits}g}" for value in (row.actual or 0.0, row.expected or 0.0))
+    return actual, expected
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'s' * (count != 1)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few of them.
+
+    >>> _listed(["a", "b", "c", "d", "e", "f"])
+    'a, b, c, d and 2 more'
+    """
+    shown = 4
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

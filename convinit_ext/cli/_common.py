@@ -1,0 +1,77 @@
+"""What the commands have in common: the model and the recipe that are named, facts about the machine."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import convinit_ext
+from convinit_ext import _C
+from convinit_ext.cli._compare import construct
+
+
+class CommandError(Exception):
+    """A command cannot go on; its text is the one line that the user sees."""
+
+
+def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device) -> nn.Module:
+    try:
+        model = construct(build, on_meta, device)
+    except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
+        hint = "; --construct cpu may help" if on_meta else ""
+        raise CommandError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error
+    if not isinstance(model, nn.Module):
+        raise CommandError(
+            f"the model's constructor returned a {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model
+
+
+def imported(spec: str, what: str) -> Any:
+    module_name, _, path = spec.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+        for attribute in path.split("."):
+            found = getattr(found, attribute)
+    except (ImportError, AttributeError) as error:
+        raise CommandError(f"{what} {spec!r}: {text_of(error)}") from error
+    except SystemExit as error:  # a script; it must not end this program as if all were well
+        raise CommandError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
+    return found
+
+
+def text_of(error: BaseException) -> str:
+    """What it says; its type where it says nothing."""
+    return str(error) or type(error).__name__
+
+
+def environment() -> dict[str, object]:
+    build = _C.build_info()
+    return {
+        "convinit_ext": convinit_ext.__version__,
+        "value contract": convinit_ext.CONTRACT_VERSION,
+        "torch running": torch.__version__,
+        "torch built for": build["torch"],
+        "compiler": build["compiler"],
+        "instruction set": _C.isa(),
+        "instruction sets here": ", ".join(_C.available_isas()),
+        "threads": torch.get_num_threads(),
+        "cuda": build["cuda"],
+        "gpus": ", ".join(map(torch.cuda.get_device_name, range(torch.cuda.device_count()))) or "none",
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cpus",
+    }
+
+
+def environment_line() -> str:
+    threads = torch.get_num_threads()
+    return (
+        f"convinit_ext {convinit_ext.__version__}, torch {torch.__version__}, {_C.isa()}, "
+        f"{threads} thread{'s' * (threads != 1)}"
+    )

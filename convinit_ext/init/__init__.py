@@ -1,0 +1,570 @@
+"""torch.nn.init, filled by convinit's generator: the same names, signatures, warnings and errors.
+
+Each function is a distribution, a key, and one fill. What is not random is PyTorch's own. Every random
+function takes `key=`: the values are then those of that seed and parameter name, whatever was drawn before.
+Without it the key is drawn from `generator`, or from PyTorch's default CPU generator, so that
+torch.manual_seed reproduces a run.
+
+    >>> import torch
+    >>> from convinit_ext import Key, init
+    >>> w = init.kaiming_normal_(torch.empty(64, 16, 3, 3), mode="fan_out", nonlinearity="relu")
+    >>> w = init.kaiming_normal_(torch.empty(64, 16, 3, 3), key=Key(seed=0, name="layer1.0.conv1.weight"))
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from math import copysign
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.nn.init as _torch_init
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.nn.init import constant, constant_, ones_, zeros_
+from torch.overrides import has_torch_function_unary
+
+from convinit_ext.distributions import (
+    Distribution,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    calculate_gain,
+    fans,
+    kaiming,
+    kaiming_fan,
+    variance_scaling,
+    xavier,
+)
+from convinit_ext.init._fill import check_extras
+from convinit_ext.init._fill import fill_ as fill_
+from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
+from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
+from convinit_ext.init._torch_function import override
+from convinit_ext.keys import Key
+from convinit_ext.sharding import Shard, logical_shape
+
+__all__ = [
+    "calculate_gain",
+    "constant",
+    "constant_",
+    "delta_orthogonal_",
+    "dirac",
+    "dirac_",
+    "eye",
+    "eye_",
+    "identity_",
+    "kaiming_normal",
+    "kaiming_normal_",
+    "kaiming_uniform",
+    "kaiming_uniform_",
+    "lecun_normal_",
+    "lecun_uniform_",
+    "normal",
+    "normal_",
+    "ones_",
+    "orthogonal",
+    "orthogonal_",
+    "sparse",
+    "sparse_",
+    "trunc_normal_",
+    "uniform",
+    "uniform_",
+    "variance_scaling_",
+    "xavier_normal",
+    "xavier_normal_",
+    "xavier_uniform",
+    "xavier_uniform_",
+    "zeros_",
+]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _remembered(
+    function: Callable[..., Distribution], signed: int | None = None
+) -> Callable[..., Distribution]:
+    """The function with its last results at hand: a model has few shapes, and a small fill is short.
+
+    A zero is found again whatever its sign. Where that counts, `signed` is the argument's place.
+    """
+
+    def made(*args: Any) -> Distribution:
+        if any(
+            isinstance(arg, Tensor) for arg in args
+        ):  # found again by its identity, though its value may change
+            raise TypeError("a tensor cannot be remembered")
+        distribution = function(*args)
+        if isinstance(distribution, Uniform) and not (distribution.low or distribution.high):
+            raise TypeError("the signs of two zeros cannot be remembered")
+        return distribution
+
+    remembering = lru_cache(maxsize=4096, typed=True)(made)
+
+    @wraps(function)
+    def remembered(*args: Any) -> Distribution:
+        if is_compiling():  # a compiler traces through the function, and warns of the cache
+            return function(*args)
+        if signed is not None and not _is_found_again(args[signed]):
+            return function(*args)
+        try:
+            return remembering(*args)
+        except TypeError:  # an argument that cannot be remembered: the function knows whether it is wrong
+            return function(*args)
+
+    return remembered
+
+
+def _is_found_again(value: Any) -> bool:
+    return isinstance(value, float | int) and (value != 0 or copysign(1.0, value) > 0.0)
+
+
+uniform_distribution = _remembered(Uniform)
+normal_distribution = _remembered(Normal, signed=0)
+kaiming_distribution = _remembered(kaiming)
+xavier_distribution = _remembered(xavier)
+
+
+def uniform_(
+    tensor: Tensor,
+    a: float = 0.0,
+    b: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill with the uniform distribution on [a, b). (float16 and bfloat16 may round up to b.)
+
+    Args:
+        tensor: of any shape.
+        a: lower bound.
+        b: upper bound.
+        generator: where the key is drawn from; PyTorch's default CPU generator if None.
+        key: whose values these are, instead of a generator's.
+        shard: which part of a larger tensor this is; its values and fans are then those of the whole. A
+            DTensor's placements say it without.
+
+    Raises:
+        ValueError, RuntimeError: a > b; bounds that the tensor's dtype cannot hold.
+
+    Source: torch.nn.init.uniform_.
+
+    >>> from convinit_ext import init
+    >>> w = init.uniform_(torch.empty(3, 5), -0.1, 0.1)
+    """
+    if has_torch_function_unary(tensor):
+        return override(uniform_, tensor, a=a, b=b, generator=generator, key=key, shard=shard)
+    return fill_(tensor, uniform_distribution(a, b), generator, key, shard)
+
+
+def normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill with the normal distribution.
+
+    Args:
+        tensor: of any shape.
+        mean: mean of the values.
+        std: standard deviation of the values.
+        generator, key, shard: as for uniform_.
+
+    Raises:
+        ValueError, RuntimeError: std < 0; a parameter that is not finite.
+
+    Source: torch.nn.init.normal_.
+
+    >>> from convinit_ext import Key, init
+    >>> w = init.normal_(torch.empty(3, 5), std=0.02, key=Key(0, "embed.weight"))
+    """
+    if has_torch_function_unary(tensor):
+        return override(normal_, tensor, mean=mean, std=std, generator=generator, key=key, shard=shard)
+    return fill_(tensor, normal_distribution(mean, std), generator, key, shard)
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill with the normal distribution conditioned on [a, b]: absolute bounds, not multiples of std.
+
+    One word an element through the inverse distribution function, exact in both tails and for any std.
+
+    Args:
+        tensor: of any shape.
+        mean: mean of the normal before truncation.
+        std: standard deviation of the normal before truncation.
+        a: smallest value.
+        b: largest value.
+        generator, key, shard: as for uniform_.
+
+    Raises:
+        ValueError, RuntimeError: std < 0; a > b; mean or std not finite.
+
+    Source: torch.nn.init.trunc_normal_.
+
+    >>> from convinit_ext import init
+    >>> w = init.trunc_normal_(torch.empty(3, 5), std=0.02)
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key, shard=shard
+        )
+    if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
+        return tensor
+    distribution = TruncatedNormal(mean, std, a, b)
+    warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, stacklevel=3)
+    return fill_(tensor, distribution, generator, key, shard)
+
+
+def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: int) -> None:
+    """PyTorch's warning about a truncation far from the mean."""
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+            "The values are right, but all of them come from one tail of the normal distribution.",
+            stacklevel=stacklevel,
+        )
+
+
+def xavier_uniform_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Fill with U(-bound, bound), bound = gain * sqrt(6 / (fan_in + fan_out)).
+
+    Args:
+        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
+        gain: factor of the values.
+        generator, key, shard: as for uniform_.
+        groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
+
+    Raises:
+        ValueError: fewer than 2 dimensions; groups that do not divide the first.
+
+    Source: Glorot & Bengio 2010; torch.nn.init.xavier_uniform_.
+
+    >>> from convinit_ext import init
+    >>> w = init.xavier_uniform_(torch.empty(3, 5), gain=init.calculate_gain("relu"))
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            xavier_uniform_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
+        )
+    return fill_(
+        tensor,
+        xavier_distribution(logical_shape(tensor, shard), gain, "uniform", groups),
+        generator,
+        key,
+        shard,
+    )
+
+
+def xavier_normal_(
+    tensor: Tensor,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Fill with N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out)).
+
+    Args, raises: as for xavier_uniform_.
+
+    Source: Glorot & Bengio 2010; torch.nn.init.xavier_normal_.
+
+    >>> from convinit_ext import init
+    >>> w = init.xavier_normal_(torch.empty(8, 1, 3, 3), groups=8)
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            xavier_normal_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
+        )
+    return fill_(
+        tensor,
+        xavier_distribution(logical_shape(tensor, shard), gain, "normal", groups),
+        generator,
+        key,
+        shard,
+    )
+
+
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Fill with U(-bound, bound), bound = gain * sqrt(3 / fan).
+
+    Args:
+        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
+        a: negative slope of the leaky_relu that follows.
+        mode: "fan_in" keeps the variance in the forward pass, "fan_out" in the backward pass.
+        nonlinearity: what follows the layer; a name that calculate_gain knows.
+        generator, key, shard: as for uniform_.
+        groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
+
+    Raises:
+        ValueError: fewer than 2 dimensions; another mode or nonlinearity; groups that do not divide dim 0.
+
+    Source: He et al. 2015; torch.nn.init.kaiming_uniform_.
+
+    >>> from convinit_ext import init
+    >>> w = init.kaiming_uniform_(torch.empty(3, 5), nonlinearity="relu")
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            kaiming_uniform_,
+            tensor,
+            a=a,
+            mode=mode,
+            nonlinearity=nonlinearity,
+            generator=generator,
+            key=key,
+            shard=shard,
+            groups=groups,
+        )
+    shape = logical_shape(tensor, shard)
+    if 0 in shape:
+        return _nothing_to_fill(tensor, generator, key, shard)
+    return fill_(
+        tensor, kaiming_distribution(shape, a, mode, nonlinearity, "uniform", groups), generator, key, shard
+    )
+
+
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Fill with N(0, std^2), std = gain / sqrt(fan).
+
+    Args, raises: as for kaiming_uniform_.
+
+    Source: He et al. 2015; torch.nn.init.kaiming_normal_.
+
+    >>> from convinit_ext import init
+    >>> w = init.kaiming_normal_(torch.empty(64, 3, 7, 7), mode="fan_out", nonlinearity="relu")
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            kaiming_normal_,
+            tensor,
+            a=a,
+            mode=mode,
+            nonlinearity=nonlinearity,
+            generator=generator,
+            key=key,
+            shard=shard,
+            groups=groups,
+        )
+    shape = logical_shape(tensor, shard)
+    if 0 in shape:
+        return _nothing_to_fill(tensor, generator, key, shard)
+    return fill_(
+        tensor, kaiming_distribution(shape, a, mode, nonlinearity, "normal", groups), generator, key, shard
+    )
+
+
+def variance_scaling_(
+    tensor: Tensor,
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "normal",
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+    groups: int = 1,
+) -> Tensor:
+    """Fill with mean zero and variance scale / fan: what Kaiming, Xavier and LeCun are cases of.
+
+    Args:
+        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
+        scale: factor of the variance.
+        mode: "fan_in", "fan_out", or their mean: "fan_avg" (arithmetic), "fan_geo_avg" (geometric).
+        distribution: "normal", "uniform", or "truncated_normal" (the std is that after the cut at two stds).
+        generator, key, shard: as for uniform_.
+        groups: of the convolution: fan_out is that of one group.
+
+    Raises:
+        ValueError: fewer than 2 dimensions; scale < 0; another mode or distribution.
+
+    Source: jax.nn.initializers.variance_scaling.
+
+    >>> from convinit_ext import init
+    >>> w = init.variance_scaling_(torch.empty(3, 5), 2.0, "fan_avg", "truncated_normal")
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            variance_scaling_,
+            tensor,
+            scale=scale,
+            mode=mode,
+            distribution=distribution,
+            generator=generator,
+            key=key,
+            shard=shard,
+            groups=groups,
+        )
+    shape = logical_shape(tensor, shard)
+    if 0 in shape:
+        return _nothing_to_fill(tensor, generator, key, shard)
+    fan_in, fan_out = fans(shape, groups=groups)
+    return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
+
+
+def lecun_normal_(
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill with a normal distribution of variance 1 / fan_in, cut at two standard deviations.
+
+    Args:
+        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
+        generator, key, shard: as for uniform_.
+
+    Raises:
+        ValueError: fewer than 2 dimensions.
+
+    Source: LeCun et al. 1998, section 4.6; jax.nn.initializers.lecun_normal.
+
+    >>> from convinit_ext import init
+    >>> w = init.lecun_normal_(torch.empty(3, 5))
+    """
+    return variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal", generator, key=key, shard=shard)
+
+
+def lecun_uniform_(
+    tensor: Tensor,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill with U(-bound, bound), bound = sqrt(3 / fan_in).
+
+    Args, raises: as for lecun_normal_.
+
+    Source: LeCun et al. 1998, section 4.6; jax.nn.initializers.lecun_uniform.
+
+    >>> from convinit_ext import init
+    >>> w = init.lecun_uniform_(torch.empty(3, 5))
+    """
+    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard)
+
+
+# What other libraries import from torch.nn.init although it is not public.
+
+
+def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
+    return fans(tensor.shape)
+
+
+def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
+    return kaiming_fan(tensor.shape, mode)
+
+
+_no_grad_fill_ = _torch_init._no_grad_fill_
+_no_grad_zero_ = _torch_init._no_grad_zero_
+
+
+def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
+    return uniform_(tensor, a, b, generator)
+
+
+def _no_grad_normal_(
+    tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None
+) -> Tensor:
+    return normal_(tensor, mean, std, generator)
+
+
+def _no_grad_trunc_normal_(
+    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
+) -> Tensor:
+    return trunc_normal_(tensor, mean, std, a, b, generator)
+
+
+def _nothing_to_fill(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> Tensor:
+    check_extras(tensor, generator, key, shard)
+    warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+    return tensor
+
+
+# PyTorch's deprecated names.
+
+
+def _make_deprecate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    new_name = function.__name__
+    old_name = new_name[:-1]
+
+    def deprecated_init(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        warnings.warn(
+            f"`nn.init.{old_name}` is now deprecated in favor of `nn.init.{new_name}`.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return function(*args, **kwargs)
+
+    deprecated_init.__name__ = old_name
+    deprecated_init.__doc__ = f"Deprecated name of {new_name}."
+    return deprecated_init
+
+
+uniform = _make_deprecate(uniform_)
+normal = _make_deprecate(normal_)
+xavier_uniform = _make_deprecate(xavier_uniform_)
+xavier_normal = _make_deprecate(xavier_normal_)
+kaiming_uniform = _make_deprecate(kaiming_uniform_)
+kaiming_normal = _make_deprecate(kaiming_normal_)
+eye = _make_deprecate(eye_)
+dirac = _make_deprecate(dirac_)
+orthogonal = _make_deprecate(orthogonal_)
+sparse = _make_deprecate(sparse_)
+
+
+# Whatever this PyTorch lists as public and did not when this file was written, it does itself.
+_newer_names = [name for name in getattr(_torch_init, "__all__", ()) if name not in __all__]
+globals().update({name: getattr(_torch_init, name) for name in _newer_names})
+__all__.extend(_newer_names)

@@ -1,0 +1,220 @@
+"""Initialisers with a structure: ones on a diagonal, zeros in every column. On shards as on whole tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import init as _torch_init
+from torch.overrides import has_torch_function_unary
+
+from convinit_ext._engine import Box, UnsupportedTensorError, check_writable, increment_version
+from convinit_ext._engine import fill_ as fill_list_
+from convinit_ext.distributions import Normal, Uniform
+from convinit_ext.init._fill import check_extras, fill_
+from convinit_ext.init._torch_function import override
+from convinit_ext.keys import Key, draw
+from convinit_ext.sharding import Part, Shard, is_dtensor, local_of, logical_shape, parts
+
+_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # for which PyTorch has few operations
+_SCORES_AT_ONCE = 1 << 22  # of sparse_ on a shard: whole columns are scored, so many elements at a time
+
+
+def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
+    """Fill a matrix with the identity: ones on the diagonal, zeros elsewhere.
+
+    Args:
+        tensor: [rows, columns].
+        shard: which part of a larger matrix this is. A DTensor's placements say it without.
+
+    Raises:
+        ValueError: not 2 dimensions.
+
+    Source: torch.nn.init.eye_.
+
+    >>> from convinit_ext import init
+    >>> init.eye_(torch.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    if shard is None and not is_dtensor(tensor):
+        return _torch_init.eye_(tensor)
+    if tensor.ndimension() != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    return _ones_on_diagonals(tensor, 1, shard)
+
+
+def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Tensor:
+    """Fill a convolution's weight so that it passes as many input channels on as there are.
+
+    Args:
+        tensor: [out, in / groups, *kernel] with 1 to 3 kernel dimensions.
+        groups: of the convolution; each group passes its own inputs on.
+        shard: as for eye_.
+
+    Raises:
+        ValueError: another number of dimensions; groups that do not divide the first.
+
+    Source: torch.nn.init.dirac_.
+
+    >>> from convinit_ext import init
+    >>> init.dirac_(torch.empty(2, 2, 1)).flatten()
+    tensor([1., 0., 0., 1.])
+    """
+    if shard is None and not is_dtensor(tensor):
+        return _torch_init.dirac_(tensor, groups)
+    if tensor.ndimension() not in (3, 4, 5):
+        raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
+    _check_groups(logical_shape(tensor, shard)[0], groups)
+    return _ones_on_diagonals(tensor, groups, shard)
+
+
+def _check_groups(num_rows: int, groups: int) -> None:
+    if not isinstance(groups, int):
+        raise TypeError(f"groups must be an int, not {groups!r}")
+    if groups < 1 or num_rows % groups:
+        raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
+
+
+def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
+    """Fill so that the layer passes its input on: eye_ for a matrix, dirac_ for a convolution's weight.
+
+    Args:
+        tensor: [out, in] or [out, in / groups, *kernel] with 1 to 3 kernel dimensions.
+        gain: factor of the values.
+        groups: of the convolution; each group passes its own inputs on.
+        shard: as for eye_.
+
+    Raises:
+        ValueError: another number of dimensions; groups that do not divide the first.
+
+    Source: torch.nn.init.eye_, torch.nn.init.dirac_.
+
+    >>> from convinit_ext import init
+    >>> w = init.identity_(torch.empty(4, 4, 3, 3))
+    >>> w.sum().item(), w[2, 2, 1, 1].item()
+    (4.0, 1.0)
+    """
+    gain = float(gain)
+    if not tensor.is_meta:
+        check_writable(local_of(tensor))
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"identity_ cannot fill {tensor.dtype}; accepted are wider types")
+    if tensor.dim() == 2 and groups == 1:
+        eye_(tensor, shard=shard)
+    else:
+        dirac_(tensor, groups, shard=shard)
+    with torch.no_grad():
+        return tensor.mul_(gain)
+
+
+def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tensor:
+    """Zeros, and a one for output r, input r modulo the outputs of a group, at the kernel's centre."""
+    shape = logical_shape(tensor, shard)
+    with torch.no_grad():
+        found = parts(tensor, shard)
+        local = local_of(tensor)
+        check_writable(local)
+        local.zero_()
+        for part in found:
+            _set_ones(part, shape, groups)
+        if local is not tensor:
+            increment_version(tensor)
+    return tensor
+
+
+def _set_ones(part: Part, shape: Sequence[int], groups: int) -> None:
+    rows, columns, *kernel = part.ranges
+    centre = [size // 2 for size in shape[2:]]
+    if not all(place in indices for place, indices in zip(centre, kernel, strict=True)):
+        return
+    matrix = part.tensor
+    for place, indices in zip(centre, kernel, strict=True):
+        matrix = matrix.select(2, indices.index(place))
+    per_group = shape[0] // groups
+    inputs = [row % per_group for row in rows]
+    ones = [(place, columns.index(each)) for place, each in enumerate(inputs) if each in columns]
+    if ones:
+        matrix[tuple(torch.tensor(ones, device=matrix.device).t())] = 1
+
+
+def sparse_(
+    tensor: Tensor,
+    sparsity: float,
+    std: float = 0.01,
+    generator: torch.Generator | None = None,
+    *,
+    key: Key | None = None,
+    shard: Shard | None = None,
+) -> Tensor:
+    """Fill a matrix with N(0, std^2), and set the same number of elements of each column to zero.
+
+    Zero are, of each column, the ceil(sparsity * rows) elements whose scores are lowest (of equal scores,
+    those further up). The scores are the float64 uniform [0, 1) fill of a matrix of the same shape: with
+    `key`, that of the same seed and the name with "#zeros" appended; without, that of a second key drawn.
+
+    Args:
+        tensor: [rows, columns].
+        sparsity: fraction of each column to be zero. Above 1 it is all of it; a negative one is the fraction
+            (its size rounded down to whole rows) that is not zero, as PyTorch has it.
+        std: standard deviation of the other values.
+        generator, key, shard: as for uniform_.
+
+    Raises:
+        ValueError: not 2 dimensions; std < 0.
+        ValueError, OverflowError: a sparsity that is NaN, or infinite.
+
+    Source: Martens 2010; torch.nn.init.sparse_.
+
+    >>> from convinit_ext import init
+    >>> w = init.sparse_(torch.empty(10, 5), sparsity=0.1)
+    >>> (w == 0).sum(dim=0)
+    tensor([1, 1, 1, 1, 1])
+    """
+    if has_torch_function_unary(tensor):
+        return override(
+            sparse_, tensor, sparsity=sparsity, std=std, generator=generator, key=key, shard=shard
+        )
+    if tensor.dim() != 2:
+        raise ValueError("Only tensors with 2 dimensions are supported")
+    if tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
+        return tensor
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")
+    shape = logical_shape(tensor, shard)
+    with torch.no_grad():
+        found = parts(tensor, shard)
+    num_zeros = _num_zeros(sparsity, shape[0])
+    fill_(tensor, Normal(0.0, std), generator, key, shard)
+    if 0 in shape:
+        return tensor
+    words = draw(generator, local_of(tensor)) if key is None else Key(key.seed, key.name + "#zeros").tensor()
+    with torch.no_grad():
+        for part in found:
+            _zero_lowest(part, shape, num_zeros, words)
+    return tensor
+
+
+def _num_zeros(sparsity: float, num_rows: int) -> int:
+    """Of each column. PyTorch slices a permutation of the rows: a negative number leaves so many out, and one
+    that is too large takes all.
+    """
+    try:
+        return len(range(num_rows)[: math.ceil(sparsity * num_rows)])
+    except (ValueError, OverflowError) as error:
+        raise type(error)(f"sparsity must be a finite number, but found {sparsity}") from error
+
+
+def _zero_lowest(part: Part, shape: tuple[int, ...], num_zeros: int, words: Tensor) -> None:
+    """Zeroes, in the part's rows, the lowest scores of its columns. A column is scored whole."""
+    rows, columns = part.ranges
+    for start in range(0, len(columns), max(1, _SCORES_AT_ONCE // shape[0])):
+        some = columns[start : start + max(1, _SCORES_AT_ONCE // shape[0])]
+        scores = part.tensor.new_empty((shape[0], len(some)), dtype=torch.float64)
+        fill_list_([scores], words, [Uniform()], [Box(some.start, (shape[1], some.step))])
+        lowest = torch.zeros_like(scores, dtype=torch.bool)
+        lowest.scatter_(0, scores.argsort(dim=0, stable=True)[:num_zeros], True)
+        part.tensor[:, start : start + len(some)].masked_fill_(lowest[rows.start : rows.stop : rows.step], 0)

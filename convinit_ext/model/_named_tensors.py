@@ -1,0 +1,285 @@
+"""A model's parameters and buffers by canonical name, each with every place it is held in; tied ones found.
+
+It reads names, types and memory layouts, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from convinit_ext.keys import canonical_name
+from convinit_ext.sharding import local_of
+
+Place: TypeAlias = tuple[nn.Module, str]
+
+_WRAPPERS = (DistributedDataParallel, DataParallel)
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A module of the model: its path as PyTorch spells it, its canonical one, and the modules around it."""
+
+    module: nn.Module
+    path: str
+    canonical: str
+    parents: tuple[nn.Module, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it."""
+
+    tensor: Tensor
+    path: str
+    name: str
+    node: Node
+    places: list[Place] = field(default_factory=list)
+
+    @property
+    def persistent(self) -> bool:
+        """Of a buffer: whether a state dict has it."""
+        return any(leaf not in module._non_persistent_buffers_set for module, leaf in self.places)
+
+
+def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
+    """Every module, in the order of named_modules(); `module` of DDP or DataParallel adds no segment.
+
+    Args:
+        model: the outermost module.
+        again: whether a module comes once for every place that holds it, or only once.
+    """
+    seen: set[int] = set()
+    pending = [Node(model, "", "", ())]
+    while pending:
+        node = pending.pop()
+        if id(node.module) in seen if not again else any(node.module is each for each in node.parents):
+            continue
+        seen.add(id(node.module))
+        yield node
+        children = node.module._modules
+        if not children:
+            continue
+        parents = (*node.parents, node.module)
+        wrapper = isinstance(node.module, _WRAPPERS)
+        same = node.path == node.canonical
+        for child, module in reversed(children.items()):
+            if module is None:
+                continue
+            path = join(node.path, child)
+            if wrapper and child == "module":
+                canonical = node.canonical
+            else:
+                canonical = path if same else join(node.canonical, child)
+            pending.append(Node(module, path, canonical, parents))
+
+
+def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
+    """Every parameter object once, under the first name that named_parameters() gives it.
+
+    Args:
+        nodes: of modules().
+        lazy: leave out parameters that are not there yet.
+
+    Raises:
+        ValueError: parameters or buffers that are not there yet (lazy modules), or two parameters that share
+            a canonical name.
+    """
+    nodes = list(nodes)
+    held = _held((node, node.module._parameters) for node in nodes)
+    if lazy:
+        held = [each for each in held if not is_lazy(each.tensor)]
+    else:
+        _check_shapes([*held, *_lazy_buffers(nodes)])
+    _check_names(held)
+    return held
+
+
+def buffers(nodes: Iterable[Node]) -> list[Held]:
+    """Every buffer object once, under its first path."""
+    return _held((node, node.module._buffers) for node in nodes)
+
+
+def _lazy_buffers(nodes: Iterable[Node]) -> list[Held]:
+    return _held((node, dict(filter(_is_absent, node.module._buffers.items()))) for node in nodes)
+
+
+def _is_absent(named: tuple[str, Tensor | None]) -> bool:
+    _, buffer = named
+    return buffer is not None and is_lazy(buffer)
+
+
+def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[Held]:
+    found: dict[int, Held] = {}
+    for node, named in tensors:
+        for leaf, tensor in named.items():
+            if tensor is None:
+                continue
+            held = found.get(id(tensor))
+            if held is None:
+                path = join(node.path, leaf)
+                name = path if node.path == node.canonical else join(node.canonical, leaf)
+                held = found[id(tensor)] = Held(tensor, path, name, node)
+            held.places.append((node.module, leaf))
+    return list(found.values())
+
+
+def _check_shapes(held: Iterable[Held]) -> None:
+    absent = [each.path for each in held if is_lazy(each.tensor)]
+    if absent:
+        raise ValueError(
+            f"parameters or buffers without a shape yet: {', '.join(absent)}; "
+            "run their lazy modules on an input first"
+        )
+
+
+def _check_names(held: list[Held]) -> None:
+    first: dict[str, Held] = {}
+    for each in held:
+        try:
+            each.name = canonical_name(each.name)
+        except ValueError as error:
+            raise ValueError(f"parameter {each.path!r}: {error}") from error
+        other = first.setdefault(each.name, each)
+        if other is not each:
+            raise ValueError(
+                f"parameters {other.path!r} and {each.path!r} are both named {each.name!r} once "
+                "wrappers are removed, and would get the same values; rename one"
+            )
+
+
+def every_name(model: nn.Module) -> dict[int, list[str]]:
+    """The canonical names of every parameter and buffer, by the id of the tensor; many if it is tied.
+
+    Also those that it has because its module is held in more than one place.
+    """
+    found: dict[int, list[str]] = {}
+    for node in modules(model, again=True):
+        for named in (node.module._parameters, node.module._buffers):
+            for leaf, tensor in named.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), []).append(canonical(join(node.canonical, leaf)))
+    return found
+
+
+def canonical(name: str) -> str:
+    """canonical_name, but where that leaves nothing the name as it is: a buffer may be called `module`."""
+    try:
+        return canonical_name(name)
+    except ValueError:
+        return name
+
+
+def is_extra_state(key: str) -> bool:
+    """Whether a state dict's key is what modules keep there beside tensors, by get_extra_state()."""
+    return key.rpartition(".")[2] == "_extra_state"
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
+    local = local_of(tensor)
+    return local.layout is torch.strided and not (local.is_nested or is_traceable_wrapper_subclass(local))
+
+
+def tied(held: list[Held]) -> list[list[Held]]:
+    """Groups of parameters that are the same memory seen the same way; the first of each is the one to fill.
+
+    Raises:
+        ValueError: two parameters that share a part of their memory, or see it in different ways.
+    """
+    by_storage: dict[int, list[Held]] = {}
+    for each in held:
+        by_storage.setdefault(_storage(each.tensor), []).append(each)
+    if len(by_storage) == len(held):  # as in most models
+        return [[each] for each in held]
+    groups: dict[object, list[Held]] = {}
+    for each in held:
+        groups.setdefault(view(each.tensor), []).append(each)
+    for sharing in by_storage.values():
+        if len(sharing) > 1:
+            _check_apart({view(each.tensor): each for each in reversed(sharing)}.values())
+    return list(groups.values())
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells one memory from another. A tensor without elements shares none: its own address."""
+    return _memory(tensor) if local_of(tensor).numel() else id(tensor)
+
+
+def _memory(tensor: Tensor) -> int:
+    memory: int = local_of(tensor).untyped_storage()._cdata
+    return memory
+
+
+def view(tensor: Tensor) -> object:
+    """Equal for tensors that are the same memory seen the same way; a conjugate view is another one."""
+    return _storage(tensor), _seen(tensor)
+
+
+def _seen(tensor: Tensor) -> object:
+    """How a tensor sees its memory."""
+    local = local_of(tensor)
+    place = local.storage_offset(), local.shape, local.stride()
+    return place, local.dtype, local.is_conj(), local.is_neg()
+
+
+class Distinct:
+    """Tells whether a tensor is the same memory, seen the same way, as one that was asked about before.
+
+    Args:
+        detached: the tensors may be new ones for the same memory, as in a state dict; then that tells also
+            which ones without elements are the same.
+
+    >>> distinct, weight = Distinct(), torch.zeros(2)
+    >>> distinct.is_new(weight), distinct.is_new(weight.detach()), distinct.is_new(weight[:1])
+    (True, False, True)
+    """
+
+    def __init__(self, detached: bool = False) -> None:
+        self._by_storage: dict[int, list[Tensor]] = {}
+        self._storage = _memory if detached else _storage
+
+    def is_new(self, tensor: Tensor) -> bool:
+        others = self._by_storage.setdefault(self._storage(tensor), [])
+        seen = _seen(tensor) if others else None  # few tensors share their memory
+        if any(seen == _seen(other) for other in others):
+            return False
+        others.append(tensor)
+        return True
+
+
+def _check_apart(held: Iterable[Held]) -> None:
+    """That views of one storage follow each other; views that interleave without meeting are refused too."""
+    ordered = sorted((*span(local_of(each.tensor)), each.path) for each in held)
+    for (_, end, path), (start, _, other) in itertools.pairwise(ordered):
+        if start < end:
+            raise ValueError(
+                f"parameters {path!r} and {other!r} overlap in memory, and only one of them can be filled; "
+                "tie them fully (the same shape and strides) or give each its own memory"
+            )
+
+
+def span(tensor: Tensor) -> tuple[int, int]:
+    """First byte and the byte after the last, from the start of the storage."""
+    item, start = tensor.element_size(), int(tensor.storage_offset())
+    size = tensor.numel() if tensor.is_contiguous() else extent(tensor.shape, tensor.stride())
+    return start * item, (start + size) * item
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last in memory, of a tensor that is not empty."""
+    size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
+    return size
+
+
+def join(prefix: str, segment: str) -> str:
+    return f"{prefix}.{segment}" if prefix else segment

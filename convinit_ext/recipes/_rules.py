@@ -1,0 +1,124 @@
+"""Rules: which initialiser for which parameter. A rule looks at names, types and shapes, never at a value.
+
+Lists of rules are in recipe.py and recipes.py; nothing here touches memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+from typing_extensions import TypeIs
+
+from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.recipes._initialisers import (
+    Initialiser,
+    RowZeroed,
+    Target,
+    Values,
+    initialiser_text,
+    is_distribution,
+)
+from convinit_ext.recipes._patterns import Pattern
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An initialiser, and which parameters it is for: those that meet every condition given.
+
+    Args:
+        init: a Distribution, CopyFrom("name of another parameter"), Preset(tensor), or a function of the
+            Target that returns one of these or a tensor, as Kaiming and Xavier are.
+        module: type, or tuple of types, of the module that owns the parameter.
+        parameter: pattern on the name inside the module: "weight", "bias*".
+        name: pattern on the canonical full name: "encoder.*.fc?.weight", re.compile("^layers[.][0-3][.]").
+        where: a function of the Target that says yes or no.
+        label: what the report calls the initialiser (otherwise its own text).
+        buffer: pattern on the name inside the module, of buffers: such a rule is for buffers and not for
+            parameters. The other conditions hold too.
+
+    A pattern is a glob that fits the whole name, its `*` crossing dots, or a compiled regular expression that
+    is searched for in it.
+
+    Raises:
+        TypeError: an argument of another type.
+        ValueError: a pattern that no name can fit; no types in module; both parameter and buffer.
+
+    >>> from convinit_ext.recipes._initialisers import ONES
+    >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
+    'ones_'
+    """
+
+    init: Initialiser
+    module: type[nn.Module] | tuple[type[nn.Module], ...] | None = None
+    parameter: Pattern | None = None
+    name: Pattern | None = None
+    where: Callable[[Target], bool] | None = None
+    label: str | None = None
+    buffer: Pattern | None = None
+
+    def __post_init__(self) -> None:
+        if not (is_values(self.init) or callable(self.init)):
+            raise TypeError(
+                "a rule's init must be a distribution, a CopyFrom, a Preset or a function of a Target, "
+                f"not {self.init!r}"
+            )
+        types = self.module if isinstance(self.module, tuple) else (self.module,)
+        if self.module is not None and not all(isinstance(each, type) for each in types):
+            raise TypeError(f"a rule's module must be a module type or a tuple of them, not {self.module!r}")
+        if not types:
+            raise ValueError("a rule's module is empty, and no parameter would fit; leave it out, and all do")
+        for condition in ("parameter", "name", "buffer"):
+            if getattr(self, condition) is not None:
+                patterns.check(getattr(self, condition), f"a rule's {condition}")
+        if not isinstance(self.label, str | None):
+            raise TypeError(f"a rule's label must be a str, not {self.label!r}")
+        if self.where is not None and not callable(self.where):
+            raise TypeError(f"a rule's where must be a function of a Target, not {self.where!r}")
+        if self.parameter is not None and self.buffer is not None:
+            raise ValueError("a rule is for parameters or for buffers: give parameter= or buffer=, not both")
+
+    def matches(self, target: Target) -> bool:
+        """Whether the rule is for this parameter."""
+        return self.suits(type(target.module), target.parameter) and self.matches_rest(target)
+
+    def matches_buffer(self, target: Target) -> bool:
+        """Whether the rule is for this buffer."""
+        return (
+            self.buffer is not None
+            and (self.module is None or isinstance(target.module, self.module))
+            and patterns.matches(self.buffer, target.parameter)
+            and self.matches_rest(target)
+        )
+
+    def suits(self, module: type[nn.Module], parameter: str) -> bool:
+        """The conditions on a module's type and on a parameter's name inside it."""
+        return (
+            self.buffer is None
+            and (self.module is None or issubclass(module, self.module))
+            and (self.parameter is None or patterns.matches(self.parameter, parameter))
+        )
+
+    def matches_rest(self, target: Target) -> bool:
+        """The conditions on the one parameter."""
+        if self.name is not None and not patterns.matches(self.name, target.name):
+            return False
+        try:
+            return self.where is None or bool(self.where(target))
+        except AttributeError as error:  # not every module has what it asks for
+            raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
+
+    def singles_out(self, target: Target) -> bool:
+        """Whether it is for this part of a parametrized weight by the part's own name."""
+        return (self.parameter is not None or self.name is not None) and self.matches(target)
+
+    @property
+    def text(self) -> str:
+        return self.label or initialiser_text(self.init)
+
+
+def is_values(init: object) -> TypeIs[Values]:
+    """Whether an initialiser says the values itself, and is no function to ask."""
+    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)

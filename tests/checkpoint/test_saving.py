@@ -1,0 +1,364 @@
+"""save_model writes what init_model_ and the safetensors library would; what is in the way is named."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import reference
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+
+from convinit_ext import Normal, Uniform, init_model_, plan_model, save_model
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext.checkpoint import _writer as file_writer
+from convinit_ext.checkpoint._shard_files import parsed_size
+from convinit_ext.checkpoint._weights_file import open_weights
+from convinit_ext.model import _contents as contents
+from convinit_ext.recipes import TORCH, Rule
+from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset
+from convinit_ext.recipes._initialisers import ZEROS
+
+safetensors = pytest.importorskip("safetensors.torch")
+load_file, save = safetensors.load_file, safetensors.save
+
+
+class Odd(nn.Module):
+    """Buffers of many kinds, some of which no state dict has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+        self.register_buffer("steps", torch.arange(5), persistent=False)
+        self.register_buffer("lost", torch.rand(3), persistent=False)  # nobody can rebuild it
+        self.scalar = nn.Parameter(torch.tensor(1.0))
+        self.empty = nn.Parameter(torch.empty(0, 3))
+
+
+def tied() -> nn.Module:
+    model = nn.Sequential(nn.Embedding(11, 7, padding_idx=3), nn.Linear(7, 11, bias=False), nn.LSTM(7, 5))
+    model[1].weight = model[0].weight
+    return model
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(9, 6)),
+        parametrizations.weight_norm(nn.Conv1d(3, 5, 2), dim=1),
+        parametrizations.weight_norm(nn.Linear(4, 3), dim=None),
+        weight_norm(nn.Linear(9, 6)),
+    )
+
+
+def spectral() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)),
+        spectral_norm(nn.Linear(9, 6)),
+        parametrizations.orthogonal(nn.Linear(6, 6)),
+        parametrizations.orthogonal(nn.Linear(5, 8), use_trivialization=False),
+    )
+
+
+ANY = [*TORCH, Rule(Normal())]
+MODELS = {
+    "layers": lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4)),
+    "odd": Odd,
+    "tied": tied,
+    "normed": normed,
+    "spectral": spectral,
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet_old_norms(recwarn):
+    """PyTorch calls its older norms deprecated."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
+
+
+@pytest.fixture(params=[1 << 25, 48], ids=["one block", "many blocks"])
+def block_bytes(request, monkeypatch):
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", request.param)
+    monkeypatch.setattr(contents, "_SCRATCH_BYTES", request.param)
+
+
+def assert_file_is(path, tensors):
+    """Bit for bit what the library writes, but for the order of the metadata."""
+    written = path.read_bytes()
+    metadata = open_weights(path).metadata
+    expected = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    length = 8 + int.from_bytes(written[:8], "little")
+    assert written[:8] == expected[:8]
+    assert json.loads(written[8:length]) == json.loads(expected[8:length])
+    assert list(json.loads(written[8:length])) == list(json.loads(expected[8:length]))
+    assert written[length:] == expected[length:]
+
+
+def filled(build, **arguments):
+    model = build()
+    init_model_(model, **arguments)
+    return unique(model)
+
+
+def unique(model):
+    """The state dict without tied names."""
+    found, seen = {}, set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor.detach()
+    return found
+
+
+def on_meta(build):
+    if build is spectral:  # PyTorch looks at its values
+        return build().to("meta")
+    with torch.device("meta"):
+        return build()
+
+
+@pytest.mark.usefixtures("block_bytes")
+@pytest.mark.parametrize(
+    "dtype", [None, torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str
+)
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_the_file_is_what_filling_and_saving_gives(tmp_path, build, dtype):
+    if dtype == torch.float8_e4m3fn and build is spectral:
+        with pytest.raises(ValueError, match="PyTorch has no norm of"):
+            filled(build, recipe=ANY, dtype=dtype)
+        return
+    model = on_meta(build)
+    report = save_model(model, tmp_path / "a.safetensors", seed=7, recipe=ANY, dtype=dtype)
+    assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    assert_file_is(tmp_path / "a.safetensors", filled(build, seed=7, recipe=ANY, dtype=dtype))
+    assert report.num_bytes == (tmp_path / "a.safetensors").stat().st_size
+
+
+def test_values_are_those_of_the_contract(tmp_path, monkeypatch):
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 1600)
+    rules = [Rule(Uniform(-0.5, 2.0), parameter="weight"), *TORCH]
+    save_model(on_meta(lambda: nn.Linear(31, 57)), tmp_path / "a.safetensors", seed=-3, recipe=rules)
+    expected = reference.reference(
+        (57, 31), *reference.layer_key(-3, "weight"), ("uniform", -0.5, 2.0), "float32"
+    )
+    np.testing.assert_array_equal(load_file(tmp_path / "a.safetensors")["weight"].numpy(), expected)
+
+
+def with_views() -> nn.Module:
+    """Buffers that share their memory and differ in what they say."""
+    model = nn.Linear(2, 2)
+    waves = torch.tensor([[1 + 2j, 3 - 1j], [0.5j, -4 + 1j]])
+    views = {"waves": waves, "conj": waves.conj(), "same": waves.detach().conj()}
+    for name, view in (views | {"imag": waves.imag, "minus_imag": waves.conj().imag}).items():
+        model.register_buffer(name, view)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_negative_view_in_float8(dtype, tmp_path):
+    model = nn.Linear(2, 3)
+    waves = torch.randn(4, 6, dtype=torch.complex64)
+    model.register_buffer("rows", waves.conj().imag)
+    model.register_buffer("columns", waves.t().conj().imag)
+    plan = plan_model(model, 3, dtype=dtype)
+    save_model(model, tmp_path / "a.safetensors", 3, dtype=dtype)
+    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors")
+    init_model_(model, 3, dtype=dtype)
+    assert fingerprint(model) == fingerprint(tmp_path / "a.safetensors")
+
+
+def test_a_conjugate_view_is_another_tensor(tmp_path):
+    model = with_views()
+    save_model(model, tmp_path / "a.safetensors")
+    init_model_(model)
+    stored = load_file(tmp_path / "a.safetensors")
+    assert set(stored) == {"weight", "bias", "waves", "conj", "imag", "minus_imag"}  # "same" is "conj"
+    for name, values in stored.items():
+        assert torch.equal(values, model.state_dict()[name]), name
+    assert fingerprint(model) == fingerprint(tmp_path / "a.safetensors") == plan_model(model).fingerprint()
+
+
+def rule_model() -> nn.Module:
+    return nn.Sequential(*(nn.Linear(6, 6) for _ in range(5)))
+
+
+PRESET = torch.linspace(-3, 3, 36, dtype=torch.float64).view(6, 6)
+RULES = {
+    "preset": [Rule(Preset(PRESET), name="1.weight")],
+    "strided preset": [Rule(Preset(PRESET.t()), name="1.weight")],
+    "expanded preset": [Rule(Preset(PRESET[0].expand(6, 6)), name="1.weight")],
+    "copy": [Rule(CopyFrom("0.weight"), name="4.weight")],
+    "norm of a preset": [
+        Rule(Preset(PRESET), name="1.weight"),
+        Rule(lambda target: NormOf("1.weight", 0), name="norm"),
+    ],
+}
+
+
+@pytest.mark.usefixtures("block_bytes")
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_rules_of_every_kind(tmp_path, rules):
+    def build():
+        model = rule_model()
+        model.norm = nn.Parameter(torch.ones(6, 1))
+        return model
+
+    recipe = [*rules, Rule(Normal(), name="norm"), *TORCH]
+    for dtype in (None, torch.bfloat16):
+        path = tmp_path / f"{dtype}.safetensors"
+        save_model(on_meta(build), path, recipe=recipe, dtype=dtype)
+        assert_file_is(path, filled(build, recipe=recipe, dtype=dtype))
+
+
+@pytest.mark.usefixtures("block_bytes")
+def test_what_is_not_chosen_is_copied_from_memory(tmp_path):
+    model = nn.Sequential(nn.Linear(6, 5), nn.Conv2d(4, 3, 3).to(memory_format=torch.channels_last))
+    model.extra = nn.Parameter(torch.randn(7, 5).t(), requires_grad=False)
+    model.register_buffer("mask", torch.rand(9) > 0.5)
+    model.register_buffer("counts", torch.arange(12).view(3, 4).t())
+    model.register_buffer("phases", torch.randn(3, dtype=torch.complex64).conj())
+    before = {name: (tensor, tensor.clone(), tensor._version) for name, tensor in model.state_dict().items()}
+    save_model(model, tmp_path / "a.safetensors", only="0", seed=3, names={"0": "elsewhere"})
+    for tensor, values, version in before.values():
+        assert tensor.equal(values) and tensor._version == version
+    init_model_(model, 3, only="0", names={"0": "elsewhere"})
+    assert_file_is(tmp_path / "a.safetensors", {k: v.resolve_conj() for k, v in unique(model).items()})
+
+
+def test_every_dtype_in_the_order_of_the_library(tmp_path):
+    from convinit_ext.checkpoint._file_header import DTYPES
+
+    model = nn.Module()
+    for code, dtype in DTYPES.items():
+        bits = torch.randint(0, 2, (16,), dtype=torch.uint8)
+        model.register_buffer(code.lower(), bits.bool() if code == "BOOL" else bits.view(dtype))
+    save_model(model, tmp_path / "a.safetensors")
+    assert_file_is(tmp_path / "a.safetensors", model.state_dict())
+
+
+def test_names_are_canonical(tmp_path):
+    model = nn.Sequential(torch.compile(nn.Linear(3, 2)))
+    save_model(nn.DataParallel(model), tmp_path / "a.safetensors")
+    assert list(open_weights(tmp_path / "a.safetensors").tensors) == ["0.bias", "0.weight"]
+    strange = nn.Module()
+    strange.register_parameter("a/\\é b", nn.Parameter(torch.ones(2)))
+    save_model(strange, tmp_path / "b", recipe=[Rule(Normal(), name="*")])
+    assert [each.name for each in (tmp_path / "b").iterdir()] == ["model.safetensors"]
+    assert list(load_file(tmp_path / "b" / "model.safetensors")) == ["a/\\é b"]
+
+
+def test_extra_state_is_left_out(tmp_path):
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    model = nn.Sequential(Extra(2, 2))
+    plan = plan_model(model)
+    save_model(model, tmp_path / "a.safetensors")
+    assert set(load_file(tmp_path / "a.safetensors")) == {"0.weight", "0.bias"}
+    plan.run()
+    assert plan.fingerprint() == fingerprint(tmp_path / "a.safetensors") == fingerprint(model)
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(
+        ValueError, match=r"nothing fills 2 tensors on the meta device:\n  1.weight \[4, 6\]\n"
+    ):
+        save_model(on_meta(lambda: nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 4))), path, only="0")
+
+    strange = nn.Linear(2, 2)
+    strange.register_state_dict_post_hook(lambda module, state, prefix, _: state.update(scale={"a": 1}))
+    with pytest.raises(TypeError, match="'scale' of the state dict is a dict"):
+        save_model(strange, path)
+    sparse = nn.Linear(2, 2)
+    sparse.register_buffer("mask", torch.eye(3).to_sparse())
+    with pytest.raises(TypeError, match=r"'mask' is a torch.sparse_coo tensor"):
+        save_model(sparse, path)
+    wide = nn.Linear(2, 2)
+    wide.register_buffer("phases", torch.zeros(3, dtype=torch.complex128))
+    with pytest.raises(TypeError, match=r"'phases' is of torch.complex128; a file holds BOOL"):
+        save_model(wide, path)
+    assert not list(tmp_path.iterdir())
+
+
+SIZES = {
+    "5GB": 5 * 10**9,
+    " 500 mb ": 5 * 10**8,
+    "2GiB": 2 << 30,
+    "1.5KB": 1500,
+    "12": 12,
+    7: 7,
+    "1TB": 10**12,
+}
+
+
+def test_sizes():
+    from huggingface_hub.serialization._base import parse_size_to_int
+
+    for text, size in SIZES.items():
+        assert parsed_size(text) == size
+        if str(text).strip().upper().endswith("B") and "iB" not in str(text):
+            assert parse_size_to_int(text) == size
+    for wrong in ("", "GB", "-1GB", "5 GX", "five", 0, -1, "0GB", "1e3", "0.1", 10**400, "9" * 308 + "TB"):
+        with pytest.raises(ValueError, match="is no size"):
+            parsed_size(wrong)
+    for wrong in (1.5, True, None):
+        with pytest.raises(TypeError, match="max_shard_size"):
+            parsed_size(wrong)
+
+
+@pytest.mark.parametrize("max_bytes", [1, 150, 168, 400, 1000, 10**6])
+def test_files_are_split_as_huggingface_hub_splits_them(tmp_path, max_bytes):
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    model = rule_model()
+    split = split_torch_state_dict_into_shards(
+        model.state_dict(), filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
+    )
+    report = save_model(model, tmp_path, max_shard_size=max_bytes)
+    assert [file.name for file in report.files] == list(split.filename_to_tensors)
+    for name, tensors in split.filename_to_tensors.items():
+        assert open_weights(tmp_path / name).tensors.keys() == set(tensors)
+    if split.is_sharded:
+        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+        assert index == {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+    opened = open_weights(tmp_path)
+    assert opened.metadata.keys() == {"format", "seed", "recipe", "contract", "plan"}
+    assert (opened.metadata["format"], opened.metadata["contract"]) == ("pt", "1")
+
+
+def test_a_parameter_named_as_the_metadata(tmp_path):
+    model = nn.ParameterDict({"__metadata__": torch.zeros(3, 3)})
+    with pytest.raises(ValueError, match=r"cannot hold a tensor named '__metadata__'"):
+        save_model(model, tmp_path / "out", recipe=[Rule(name="*", init=ZEROS)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_counts_every_byte(tmp_path, monkeypatch):
+    import tqdm.auto
+
+    bars = []
+
+    class Bar(tqdm.auto.tqdm):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 64)
+    report = save_model(rule_model(), tmp_path, max_shard_size=200, progress=True)
+    (bar,) = bars
+    assert bar.n == bar.total == report.num_bytes > 0
+
+
+def test_the_report(tmp_path):
+    report = save_model(rule_model(), tmp_path, max_shard_size=200)
+    assert json.loads(json.dumps(report.to_dict()))["num_bytes"] == report.num_bytes
+    assert report.num_bytes == sum(each.stat().st_size for each in tmp_path.glob("*.safetensors"))
+    assert report.bytes_per_second > 0
+    assert "model-00005-of-00005.safetensors" in str(report)
+    assert [row.name for row in report.plan.rows] == list(rule_model().state_dict())

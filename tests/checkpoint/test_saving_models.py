@@ -1,0 +1,179 @@
+"""Saved models load where they come from; many processes share the files; memory stays small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from meshes import every_rank
+from processes import SUPPORT, run_script
+from torch import nn
+from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
+
+from convinit_ext import Normal, init_model_, save_model
+from convinit_ext.checkpoint._weights_file import blocks, open_weights
+from convinit_ext.recipes import TORCH, Rule
+
+ANY = [*TORCH, Rule(Normal(0.0, 0.02))]
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
+# (class of the config, class of the model, arguments)
+TRANSFORMERS = {
+    "tied llama": (
+        "LlamaConfig",
+        "LlamaForCausalLM",
+        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    ),
+    "bert": ("BertConfig", "BertForMaskedLM", TINY | {"intermediate_size": 48}),
+    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}),
+    "t5": (
+        "T5Config",
+        "T5ForConditionalGeneration",
+        {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 99},
+    ),
+    "vit": (
+        "ViTConfig",
+        "ViTForImageClassification",
+        {**TINY, "intermediate_size": 48, "image_size": 32, "patch_size": 8},
+    ),
+    "experts": (
+        "MixtralConfig",
+        "MixtralForCausalLM",
+        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 4},
+    ),
+}
+
+
+def assert_equal(one: nn.Module, other: nn.Module):
+    first, second = one.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype and tensor.equal(second[name]), name
+
+
+@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+@pytest.mark.parametrize("max_shard_size", ["5GB", "40KB"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_transformers_loads_it(tmp_path, case, max_shard_size, dtype):
+    transformers = pytest.importorskip("transformers")
+    config, kind = getattr(transformers, case[0])(**case[2]), getattr(transformers, case[1])
+    with torch.device("meta"):
+        model = kind(config)
+    said = config.to_dict()
+    save_model(model, tmp_path, 7, ANY, dtype, max_shard_size=max_shard_size)
+    assert config.to_dict() == said
+    loaded, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    expected = kind(config)
+    init_model_(expected, 7, ANY, dtype=dtype)
+    assert_equal(loaded, expected)
+    auto = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert auto.architectures == [case[1]]
+
+
+UNET = {
+    "sample_size": 16,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 8,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # its own
+@pytest.mark.parametrize("max_shard_size", ["5GB", "900KB"])
+def test_diffusers_loads_it(tmp_path, max_shard_size):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        model = diffusers.UNet2DModel(**UNET)
+    save_model(model, tmp_path, 7, max_shard_size=max_shard_size)
+    names = {each.name for each in tmp_path.iterdir()}
+    assert "config.json" in names
+    assert ("diffusion_pytorch_model.safetensors" in names) == (max_shard_size == "5GB")
+    assert ("diffusion_pytorch_model.safetensors.index.json" in names) == (max_shard_size != "5GB")
+    expected = diffusers.UNet2DModel(**UNET)
+    init_model_(expected, 7)
+    assert_equal(diffusers.UNet2DModel.from_pretrained(tmp_path), expected)
+    assert not save_model(model, tmp_path, 7, max_shard_size=max_shard_size).num_bytes
+
+
+def values_of(path):
+    """Every tensor of a saved model, read by this package."""
+    tensors = open_weights(path).tensors
+    return {
+        name: torch.cat([block.clone() for _, block in blocks(stored)]).view(stored.shape)
+        for name, stored in tensors.items()
+    }
+
+
+def test_a_sharded_model_is_saved_whole(tmp_path):
+    """By each rank of a mesh as if it were alone: no rank's shard decides a value."""
+
+    def build():
+        return nn.Sequential(nn.Embedding(10, 6, padding_idx=4), nn.Linear(6, 7))
+
+    expected = build()
+    init_model_(expected, 3)
+    for rank, mesh in enumerate(every_rank((2, 2))):
+
+        def cut(name, module, mesh):
+            for leaf, tensor in list(module._parameters.items()):
+                placements = (Shard(0), Shard(1) if tensor.dim() > 1 else Replicate())
+                sharded = distribute_tensor(tensor, mesh, placements, src_data_rank=None)
+                setattr(module, leaf, nn.Parameter(sharded))
+
+        with torch.device("meta"):
+            model = build()
+        distribute_module(model, mesh, cut)
+        from convinit_ext.checkpoint import _save as saving
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(saving, "place", lambda: (0, 1))
+            patch.setattr(saving, "gathered", lambda value: [value])
+            patch.setattr(saving, "together", lambda work: work())
+            save_model(model, tmp_path / f"{rank}.safetensors", 3)
+            with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that nothing fills"):
+                save_model(model, tmp_path / "part.safetensors", 3, skip="0")
+        saved = values_of(tmp_path / f"{rank}.safetensors")
+        assert all(saved[name].equal(tensor) for name, tensor in expected.state_dict().items())
+
+
+@pytest.mark.parametrize("num_processes", [2, 4])
+def test_many_processes_share_the_files(num_processes):
+    printed = run_script(SUPPORT / "saved_ranks.py", num_processes)
+    assert printed.count("held: ") == 5, printed
+
+
+MEASURED = """
+import re, sys, torch
+from convinit_ext import save_model
+from torch import nn
+with torch.device("meta"):
+    model = nn.Embedding(2**19, 1024, padding_idx=5)
+
+def peak():  # not getrusage's maximum, which counts the process that started this one
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+before = peak()
+report = save_model(model, sys.argv[1], dtype=torch.bfloat16, max_shard_size="500MB")
+print(report.num_bytes, peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    """1.07 GB in one tensor."""
+    try:
+        printed = subprocess.run(
+            [sys.executable, "-c", MEASURED, str(tmp_path / "out")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        saved, grown = map(int, printed.split())
+        assert saved > 2**30
+        assert grown < 0.25 * 2**30, printed
+    finally:
+        for each in (tmp_path / "out").glob("*"):
+            each.unlink()

@@ -1,0 +1,188 @@
+"""verify on weights files: the values of a file are compared block by block as it is read."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from filling import DTYPES
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from convinit_ext import Normal, init_model_
+from convinit_ext.checkpoint import _verdicts as verdicts
+from convinit_ext.checkpoint import _verify as verify
+from convinit_ext.checkpoint._weights_file import WeightsError
+from convinit_ext.recipes import TORCH, Preset, Rule
+from convinit_ext.recipes._initialisers import ONES
+
+safetensors = pytest.importorskip("safetensors.torch")
+
+PRESET = torch.arange(60.0).reshape(12, 5).t()  # not contiguous
+RECIPE = [Rule(Preset(PRESET), name="last.weight"), Rule(Preset(torch.arange(4.0)), buffer="steps"), *TORCH]
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 5, padding_idx=4)
+        self.normed = weight_norm(nn.Conv1d(5, 6, 3))
+        self.last = nn.Linear(12, 5)
+        self.head = nn.Linear(5, 9, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("steps", torch.zeros(4))
+        self.register_buffer("mask", torch.ones(2, 2))
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Net()
+
+
+@pytest.fixture(params=[16, 36, 1 << 20])
+def block_bytes(request, monkeypatch) -> int:
+    """Blocks of a few elements, whose edges are not those of rows, and blocks of all."""
+    read = functools.partial(verdicts.blocks, block_bytes=request.param)
+    monkeypatch.setattr(verdicts, "blocks", read)
+    return request.param
+
+
+def state(dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    model = Net()
+    init_model_(model, 3, RECIPE, dtype=dtype)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "head.weight"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_file_is_equal_to_what_was_saved_and_one_element_is_found(tmp_path, block_bytes, dtype):
+    tensors, path = state(dtype), tmp_path / "model.safetensors"
+    safetensors.save_file(tensors, path)
+    found = verify(path, 3, RECIPE, model=on_meta())
+    assert found and found.num_elements == sum(t.numel() for t in tensors.values()) - 4
+    assert found.unchecked == ("mask",)
+    wrong = {
+        "embed.weight": (4, 2),
+        "last.weight": (3, 7),
+        "normed.parametrizations.weight.original0": (5, 0, 0),
+    }
+    wrong |= {"steps": (3,), "last.bias": (4,)}
+    expected = {name: float(tensors[name][index]) for name, index in wrong.items()}
+    for name, index in wrong.items():
+        tensors[name][index] = 100.0
+    tensors["embed.weight"][8, 4] = 100.0
+    safetensors.save_file(tensors, path)
+    rows = {row.name: row for row in verify(str(path), 3, RECIPE, model=on_meta()).rows if not row.equal}
+    assert rows.keys() == wrong.keys()
+    for name, row in rows.items():
+        assert (row.first_index, row.actual, row.expected) == (wrong[name], 100.0, expected[name])
+        assert row.num_different == 1 + (name == "embed.weight")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype(tmp_path, dtype):
+    model, path = nn.Linear(7, 5, bias=False), tmp_path / "model.safetensors"
+    recipe = [Rule(Normal())]
+    init_model_(model, 1, recipe, dtype=DTYPES[dtype])
+    safetensors.save_file(model.state_dict(), path)
+    assert verify(path, 1, recipe, model=nn.Linear(7, 5, bias=False))
+    assert not verify(path, 2, recipe, model=nn.Linear(7, 5, bias=False))
+
+
+def test_folders_and_indexes_of_several_files(tmp_path):
+    tensors = state()
+    names = list(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[:3], names[3:])):
+        file = f"model-0000{number + 1}-of-00002.safetensors"
+        safetensors.save_file({name: tensors[name] for name in part}, tmp_path / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    assert verify(tmp_path, 3, RECIPE, model=on_meta())
+    assert verify(index, 3, RECIPE, model=on_meta())
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(WeightsError, match="model-00002-of-00002"):
+        verify(index, 3, RECIPE, model=on_meta())
+
+
+def test_names_of_wrappers_missing_and_unexpected_tensors(tmp_path):
+    tensors, path = state(), tmp_path / "model.safetensors"
+    tensors["head.weight"] = tensors.pop("embed.weight")  # the other name of a tied parameter
+    tensors["adapter"] = torch.zeros(2)
+    del tensors["last.bias"]
+    tensors["last.weight"] = tensors["last.weight"].t().contiguous()
+    safetensors.save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, path)
+    found = verify(path, 3, RECIPE, model=on_meta())
+    assert [(problem.name, problem.kind) for problem in found.problems] == [
+        ("last.bias", "missing"),
+        ("adapter", "unexpected"),
+        ("last.weight", "shape"),
+    ]
+    assert "head.weight" in found.unmoved and not found.different
+
+
+def test_a_tensor_of_whole_numbers_is_refused(tmp_path):
+    tensors, path = state(), tmp_path / "model.safetensors"
+    tensors["embed.weight"] = tensors["embed.weight"].to(torch.int8)
+    safetensors.save_file(tensors, path)
+    with pytest.raises(
+        TypeError, match=r"tensor 'embed\.weight': cannot verify a tensor of dtype torch\.int8"
+    ):
+        verify(path, 3, RECIPE, model=on_meta())
+
+
+def test_a_tensor_is_never_whole_in_memory_twice(tmp_path, monkeypatch):
+    """The largest piece that the engine gets is a block."""
+    path = tmp_path / "model.safetensors"
+    model = nn.Linear(256, 512, bias=False)
+    init_model_(model, 1)
+    safetensors.save_file(model.state_dict(), path)
+    sizes = []
+    compare = verdicts.differences.from_fills
+
+    def watched(tensors, *arguments):
+        sizes.extend(tensor.numel() for tensor in tensors)
+        return compare(tensors, *arguments)
+
+    monkeypatch.setattr(verdicts.differences, "from_fills", watched)
+    monkeypatch.setattr(verdicts, "blocks", functools.partial(verdicts.blocks, block_bytes=1 << 16))
+    assert verify(Path(path), 1, model=model)
+    assert len(sizes) == 8 and set(sizes) == {1 << 14}
+
+
+def llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+
+
+def resnet() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    return transformers.ResNetForImageClassification(config)
+
+
+def unet() -> nn.Module:
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "layers_per_block": 1}
+    blocks |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8}
+    return diffusers.UNet2DModel(sample_size=16, block_out_channels=(32, 32), **blocks)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("build", [llama, resnet, unet])
+def test_what_other_libraries_saved(tmp_path, build, dtype):
+    recipe = [Rule(ONES, name="*norm*.weight"), *TORCH]  # of transformers' own layers
+    model = build()
+    init_model_(model, 5, recipe, dtype=dtype)
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        same = build()
+    found = verify(tmp_path, 5, recipe, model=same)
+    assert found, found
+    assert set(found.unmoved) >= {name for name, _ in model.named_parameters()}
+    assert not verify(tmp_path, 6, recipe, model=same)

@@ -1,0 +1,253 @@
+"""The command line: what it prints, its exit statuses, and that an error is a line that names the thing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import Constant, __main__, init_model_
+from convinit_ext.cli import _run as run_command
+from convinit_ext.cli import _unet as bundled_model
+from convinit_ext.recipes import TORCH, Rule
+
+MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
+
+
+def small_model() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
+
+
+def raising_model() -> nn.Module:
+    raise RuntimeError("no blueprint")
+
+
+def uncovered_model() -> nn.Module:
+    model = nn.Module()
+    model.scale = nn.Parameter(torch.ones(3))
+    return model
+
+
+SMALL = f"{__name__}:small_model"
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("recipe", ["torch", "he", "xavier", f"{__name__}:MINE"])
+def test_run_prints_the_report_and_the_comparison(capsys, recipe):
+    status = __main__.main(["run", "--model", SMALL, "--seed", "-5", "--recipe", recipe, "--repeats", "1"])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    assert "0.weight" in out
+    assert "seed -5" in out
+    assert "torch.nn.init" in out
+    assert "cold" in out
+    assert "warm" in out
+    assert "thread" in out.splitlines()[0]
+
+
+def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, monkeypatch):
+    monkeypatch.setattr(run_command, "available_memory", lambda: 4 * 10**7)
+    assert __main__.main(["run", "--repeats", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("notice: 40.00 MB of memory are available")
+    assert f"from width {bundled_model.FULL_WIDTH} to 32" in err
+    assert "369 tensors" in out
+
+
+def test_run_as_json(capsys):
+    assert (
+        __main__.main(
+            ["run", "--model", SMALL, "--json", "--dtype", "bfloat16", "--threads", "1", "--repeats", "2"]
+        )
+        == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert result["environment"]["threads"] == 1
+    assert {row["dtype"] for row in result["report"]["rows"]} == {"bfloat16"}
+    cold, warm = result["comparison"]["cases"]
+    assert len(cold["ours"]) == len(warm["theirs"]) == 2
+
+
+def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
+    path = tmp_path / "halves.json"
+    path.write_text('{"extends": "he", "rules": [{"init": "constant_(0.5)", "name": "*.bias"}]}')
+    choice = ["--only", "0", "--only", "re:^2[.]", "--skip", "*.weight"]
+    assert __main__.main(["run", "--model", SMALL, "--recipe", str(path), "--json", *choice]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["report"]["recipe"] == "halves"
+    assert [row["name"] for row in result["report"]["rows"]] == ["0.bias", "2.bias"]
+    assert {row["initialiser"] for row in result["report"]["rows"]} == {"constant_(0.5)"}
+    assert "comparison" not in result
+
+
+def test_what_run_does_not_choose_keeps_the_constructors_values(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "out.safetensors"
+    torch.manual_seed(5)
+    assert __main__.main(["run", "--model", SMALL, "--only", "2", "--save", str(path)]) == 0
+    torch.manual_seed(5)
+    model = small_model()
+    init_model_(model, only="2")
+    saved = safetensors.load_file(path)
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_dry_run_prints_the_report_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr("convinit_ext.model._api.run", None)
+    assert __main__.main(["run", "--model", SMALL, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "planned, nothing done" in out and "0.weight" in out and "cold" not in out
+    assert err == ""
+
+
+def test_run_without_comparison(capsys):
+    assert __main__.main(["run", "--model", SMALL, "--no-compare", "--construct", "cpu"]) == 0
+    assert "cold" not in capsys.readouterr().out
+
+
+def test_saved_weights_are_the_initialised_ones(capsys, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = tmp_path / "out.safetensors"
+    assert __main__.main(["run", "--model", SMALL, "--seed", "7", "--save", str(path), "--no-compare"]) == 0
+    model = small_model()
+    init_model_(model, seed=7)
+    saved = safetensors.load_file(path)
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_info_says_what_is_in_use(capsys):
+    assert __main__.main(["info"]) == 0
+    out = capsys.readouterr().out
+    for fact in ("instruction set", "threads", "cuda", "value contract", torch.__version__):
+        assert fact in out
+    assert __main__.main(["info", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["value contract"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "required"),
+        (["walk"], "'walk'"),
+        (["run", "--model", "nocolon"], "'nocolon' is not of the form MODULE:CALLABLE"),
+        (["run", "--model", "../mine:build"], "'../mine:build' is not of the form MODULE:CALLABLE, as pack"),
+        (["run", "--model", ".mine:build"], "as package.module:callable; MODULE is what Python imports"),
+        (["run", "--model", "mine/model.py:build"], "is not of the form"),
+        (["run", "--model", "mine..model:build"], "is not of the form"),
+        (["run", "--model", "mine :build"], "is not of the form"),
+        (["run", "--model", "json:decoder."], "is not of the form"),
+        (["run", "--model", "json:JSONDecoder:decode"], "is not of the form"),
+        (["run", "--recipe", "../mine:recipe"], "'../mine:recipe' is not of the form"),
+        (["verify", "a.safetensors", "--model", "../mine:build"], "is not of the form"),
+        (["run", "--recipe", "soup"], "no recipe 'soup'; there are torch, he, xavier"),
+        (["run", "--recipe", "soup.yaml"], "'soup.yaml'; there are torch, he"),
+        (["run", "--only", "re:("], "'re:(' is no regular expression"),
+        (["run", "--skip", ""], "empty pattern"),
+        (["run", "--skip", "re:"], "empty pattern"),
+        (["run", "--save", ""], "--save is empty"),
+        (["run", "--seed", "many"], "'many' is not a seed"),
+        (["run", "--seed", str(2**64)], "seed must be in"),
+        (["run", "--dtype", "int8"], "'int8'"),
+        (["run", "--max-shard-size", "5 XB"], "'5 XB' is no size; accepted are"),
+        (["run", "--max-shard-size", "1GB"], "run: error: --max-shard-size is for --save"),
+        (["run", "--dry-run", "--save", "out.safetensors"], "no weights that --save could write"),
+        (["run", "--overwrite"], "run: error: --overwrite is for --save"),
+        (["run", "--threads", "0"], "'0' is not a positive"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
+    with pytest.raises(SystemExit) as exit_:
+        __main__.main(arguments)
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--model", "no_such_module_here:build"], "'no_such_module_here:build': No module named"),
+        (["--model", f"{__name__}:no_such_name"], "no_such_name"),
+        (["--model", f"{__name__}:raising_model"], "raised RuntimeError: no blueprint"),
+        (["--model", SMALL, "--save", "/no/such/folder/out.safetensors"], "no folder '/no/such/folder'"),
+        (["--model", "builtins:dict"], "returned a dict"),
+        (["--model", f"{__name__}:uncovered_model"], "scale [3] of Module"),
+        (["--model", SMALL, "--device", "toaster"], "'toaster'"),
+        (["--model", SMALL, "--save", "/"], "/ holds something else"),
+        (["--model", SMALL, "--recipe", "/no/such/soup.toml"], "No such file"),
+        (["--model", SMALL, "--only", "3.*"], "only chooses nothing by '3.*'"),
+        (
+            ["--model", SMALL, "--save", "out.safetensors", "--max-shard-size", "9"],
+            "out.safetensors would be",
+        ),
+    ],
+    ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
+)
+def test_what_fails_is_named_and_status_1(capsys, arguments, said):
+    assert __main__.main(["run", "--no-compare", *arguments]) == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [("ImportError", "model 'silent:build': ImportError"), ("ValueError", ": ValueError")]
+)
+def test_errors_without_a_text_are_said_by_their_type(capsys, tmp_path, monkeypatch, error, said):
+    (tmp_path / "silent.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert __main__.main(["run", "--model", "silent:build"]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_saving_to_a_folder_again_and_over_another(capsys, tmp_path):
+    command = ["run", "--model", SMALL, "--save", str(tmp_path / "out"), "--max-shard-size", "500"]
+    assert __main__.main(command) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "0.weight" in out and "cold" not in out
+    assert "2 files, 2.02 kB written in" in out
+    assert __main__.main([*command, "--json"]) == 0
+    saved = json.loads(capsys.readouterr().out)["saved"]
+    assert (saved["num_bytes"], len(saved["skipped"]), len(saved["files"])) == (0, 2, 2)
+    assert __main__.main([*command, "--seed", "1"]) == 1
+    assert "model-00001-of-00002.safetensors" in capsys.readouterr().err
+    assert __main__.main([*command, "--seed", "1", "--overwrite"]) == 0
+
+
+def test_saving_fills_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("convinit_ext.model._api.run", None)
+    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out")]) == 0
+
+
+def test_saving_needs_no_other_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out.safetensors")]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_filled_and_saved_without_a_comparison(capsys, tmp_path, dtype):
+    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype]) == 0
+    out, err = capsys.readouterr()
+    assert dtype in out and "cold" not in out
+    assert err == "notice: PyTorch fills no float8, so the comparison is left out\n"
+    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype, "--save", str(tmp_path / "out")]) == 0
+
+
+def test_python_dash_m_runs_it():
+    done = subprocess.run(
+        [sys.executable, "-m", "convinit_ext", "info"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "instruction set" in done.stdout

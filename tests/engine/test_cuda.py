@@ -1,0 +1,547 @@
+"""On a GPU: the bits of the CPU, one launch for a list, and PyTorch's rules for streams, graphs and memory.
+
+The tests of values, layouts, boxes and golden values run on every device there is; these are CUDA's own.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pytest
+import torch
+from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, Backend, assert_same_bits, key_tensor
+from reference import layer_key
+from test_cli import SMALL
+from test_layouts import LARGE, LAYOUTS, SENTINEL
+from test_values import SHIFTED
+from torch import nn
+
+from convinit_ext import _C, Key, Normal, Shard, Uniform, init, init_model_
+from convinit_ext.__main__ import main
+from convinit_ext._engine import _ops as ops
+from convinit_ext._engine._ops import UnsupportedTensorError
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
+several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+CPU, GPU = Backend("cpu"), Backend("cuda")
+MANY = 300  # tensors: more than a kernel parameter can describe
+LONG = 1_000_000_000  # clock ticks: about half a second
+RANDOM = ("uniform", "normal", "truncated_normal")
+
+
+@pytest.fixture
+def never_waits():
+    """Any wait for the GPU that PyTorch knows of is an error."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+def rows() -> list[tuple[tuple[int, ...], str, str]]:
+    """(shape, dtype, distribution): every dtype and distribution, small tensors and a large one."""
+    shapes = ((0,), (1,), (9,), (3, 3), (1031,), (65, 3, 3, 3))
+    found = [(shape, dtype, name) for shape in shapes for dtype in DTYPES for name in SHIFTED]
+    return [*found[:7], ((LARGE,), "float32", "normal"), *found[7:], ((LARGE,), "bfloat16", "uniform")]
+
+
+def arguments(device: str, chosen=None):
+    """Tensors, keys and distributions of one call."""
+    chosen = rows() if chosen is None else chosen
+    tensors = [torch.empty(shape, dtype=DTYPES[dtype], device=device) for shape, dtype, _ in chosen]
+    keys = key_tensor(*[layer_key(3, f"layer{number}.weight") for number in range(len(chosen))])
+    return tensors, keys, [DISTRIBUTIONS[name](*SHIFTED[name][1:]) for *_, name in chosen]
+
+
+def assert_equal_to_cpu(tensors, chosen=None) -> None:
+    expected = arguments("cpu", chosen)
+    ops.fill_(*expected)
+    for tensor, on_cpu in zip(tensors, expected[0], strict=True):
+        assert_same_bits(tensor, on_cpu)
+
+
+def launches(function) -> int:
+    before = _C.num_cuda_launches()
+    function()
+    return _C.num_cuda_launches() - before
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SHIFTED)
+def test_large_tensors_equal_the_cpus(dtype, name):
+    for start in (0, 3, 2**34 - 501):
+        filled = GPU.fill((LARGE,), SHIFTED[name], dtype, start=start)
+        assert_same_bits(filled, CPU.fill((LARGE,), SHIFTED[name], dtype, start=start), start)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_equal_the_cpus(dtype, layout):
+    shape, view = LAYOUTS[layout]
+    for distribution in SHIFTED.values():
+        on_gpu, on_cpu = (backend.empty(shape, dtype).fill_(SENTINEL) for backend in (GPU, CPU))
+        GPU.fill_(view(on_gpu), distribution)
+        CPU.fill_(view(on_cpu), distribution)
+        assert_same_bits(on_gpu, on_cpu, distribution)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda m: m.to(memory_format=torch.channels_last),
+        lambda m: m.permute(2, 0, 3, 1),
+        lambda m: m.transpose(0, 3),
+        lambda m: m[:, 1:, ::2, 1:],
+        lambda m: m[1:, 3:].to(memory_format=torch.channels_last)[:, 1:],
+    ],
+    ids=["channels_last", "permuted", "transposed", "sliced", "sliced channels_last"],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_large_layouts_equal_the_cpus(dtype, view):
+    shape = (96, 80, 17, 23)
+    for name in RANDOM:
+        on_gpu, on_cpu = (view(backend.empty(shape, dtype).fill_(SENTINEL)) for backend in (GPU, CPU))
+        assert_same_bits(GPU.fill_(on_gpu, SHIFTED[name]), CPU.fill_(on_cpu, SHIFTED[name]), name)
+
+
+def test_a_list_equals_the_cpus():
+    given = arguments("cuda")
+    assert launches(lambda: ops.fill_(*given)) == 1
+    assert_equal_to_cpu(given[0])
+
+
+@pytest.mark.parametrize("num_tensors", [1, 2, 5, 10, 20, 30, 50, 100, 2000])
+def test_lists_of_any_length(num_tensors):
+    """Short ones go as a kernel parameter, long ones through memory."""
+    chosen = [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
+    given = arguments("cuda", chosen)
+    assert launches(lambda: ops.fill_(*given)) == 1
+    assert_equal_to_cpu(given[0], chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_more_than_2_32_elements(dtype, name):
+    size = 2**32 + 10_007
+    if torch.cuda.mem_get_info()[0] < 1.1 * size * DTYPES[dtype].itemsize:
+        pytest.skip("needs more free memory on the GPU")
+    huge = GPU.fill((size,), SHIFTED[name], dtype)
+    for start in (0, 2**31 - 2048, 2**32 - 2048, size - 4096, 1_234_567_891, 4_000_000_007):
+        expected = CPU.fill((4096,), SHIFTED[name], dtype, start=start)
+        assert_same_bits(huge[start : start + 4096], expected, start)
+
+
+DROP_IN = {
+    "uniform_": {},
+    "normal_": {},
+    "trunc_normal_": {},
+    "xavier_uniform_": {},
+    "xavier_normal_": {},
+    "kaiming_uniform_": {},
+    "kaiming_normal_": {"mode": "fan_out"},
+    "variance_scaling_": {"mode": "fan_avg", "distribution": "truncated_normal"},
+    "lecun_normal_": {},
+    "lecun_uniform_": {},
+    "orthogonal_": {},
+    "sparse_": {"sparsity": 0.3},
+    "eye_": {},
+    "identity_": {},
+    "constant_": {"val": 0.25},
+}
+
+NOT_RANDOM = ("eye_", "identity_", "constant_")
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["generator", "key"])
+@pytest.mark.parametrize("function", DROP_IN)
+def test_drop_in_functions_equal_the_cpus(function, keyed):
+    """Also without a key: it comes from PyTorch's CPU generator whatever the device."""
+    given = DROP_IN[function] | ({"key": Key(7, "w")} if keyed and function not in NOT_RANDOM else {})
+    filled = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(5)
+        tensor = torch.empty(40, 24, device=device)
+        assert getattr(init, function)(tensor, **given) is tensor
+        filled.append((tensor, torch.get_rng_state()))
+    assert_same_bits(filled[1][0], filled[0][0])
+    assert torch.equal(filled[0][1], filled[1][1])
+
+
+def test_convolutions_by_pytorchs_own_functions_equal_the_cpus():
+    for function in (init.dirac_, init.identity_, init.delta_orthogonal_):
+        on_cpu, on_gpu = torch.empty(8, 4, 3, 3), torch.empty(8, 4, 3, 3, device="cuda")
+        for tensor in (on_cpu, on_gpu):
+            torch.manual_seed(5)
+            function(tensor)
+        assert_same_bits(on_gpu, on_cpu, function)
+
+
+@pytest.mark.parametrize("function", ["kaiming_normal_", "uniform_", "trunc_normal_", "orthogonal_"])
+def test_shards_equal_the_cpus(function):
+    whole = getattr(init, function)(torch.empty(12, 10), key=Key(0, "w"))
+    part = torch.empty(5, 4, device="cuda")
+    getattr(init, function)(part, key=Key(0, "w"), shard=Shard(shape=(12, 10), offset=(3, 2)))
+    assert_same_bits(part, whole[3:8, 2:6])
+
+
+# Models
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.BatchNorm2d(16),
+        nn.Embedding(20, 8, padding_idx=3),
+        nn.LSTM(8, 8, 2),
+        nn.Linear(5, 7),
+    )
+
+
+def assert_same_state(model: nn.Module, expected: nn.Module) -> None:
+    state, wanted = model.state_dict(), expected.state_dict()
+    assert state.keys() == wanted.keys()
+    for name, tensor in state.items():
+        assert torch.equal(tensor.cpu(), wanted[name]), name
+
+
+@pytest.mark.parametrize("recipe", ["torch", "he", "xavier"])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+def test_models_equal_the_cpus(recipe, dtype):
+    expected, moved = network(), network().cuda()
+    with torch.device("meta"):
+        meta = network()
+    init_model_(expected, 11, recipe, dtype=dtype)
+    assert launches(lambda: init_model_(moved, 11, recipe, dtype=dtype)) == 1
+    assert launches(lambda: init_model_(meta, 11, recipe, device="cuda", dtype=dtype)) == 1
+    assert {tensor.device.type for tensor in (*meta.parameters(), *meta.buffers())} == {"cuda"}
+    assert_same_state(moved, expected)
+    assert_same_state(meta, expected)
+
+
+def test_a_model_on_the_cpu_and_a_gpu():
+    expected, model = network(), network()
+    model[0].cuda()
+    model[4].cuda()
+    init_model_(expected, 11)
+    assert launches(lambda: init_model_(model, 11)) == 1
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu", "cuda"}
+    assert_same_state(model, expected)
+
+
+def test_a_large_model_is_one_launch():
+    layers = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500))).cuda()
+    assert launches(lambda: init_model_(layers, 1)) == 1
+    expected = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500)))
+    init_model_(expected, 1)
+    assert_same_state(layers, expected)
+
+
+def test_the_command_line(capsys):
+    assert main(["run", "--model", SMALL, "--device", "cuda", "--repeats", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["environment"]["gpus"].startswith(torch.cuda.get_device_name(0))
+    assert {case["ratio"] > 0 for case in result["comparison"]["cases"]} == {True}
+    for recipe in ("he", "torch"):
+        assert main(["run", "--model", SMALL, "--device", "cuda", "--recipe", recipe, "--no-compare"]) == 0
+
+
+# Streams and devices
+
+
+@pytest.mark.parametrize("num_tensors", [1, MANY])
+def test_fills_run_on_the_current_stream(num_tensors):
+    """A stream held up by a long kernel holds up the fill; another stream, or the host, is not held up."""
+    chosen = [((64, 64), "float32", "normal")] * num_tensors
+    tensors, keys, kinds = arguments("cuda", chosen)
+    stream, done = torch.cuda.Stream(), torch.cuda.Event()
+    for wait in (0, LONG):  # the first time loads kernels and allocates
+        for tensor in tensors:
+            tensor.zero_()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(wait)
+            ops.fill_(tensors, keys, kinds)
+            done.record()
+        held_up = not done.query()
+        sums = [tensor.abs().sum() for tensor in tensors[:3]]  # on the default stream
+        torch.cuda.default_stream().synchronize()
+    assert held_up and not done.query()
+    assert not any(each.item() for each in sums)
+    stream.synchronize()
+    assert_equal_to_cpu(tensors, chosen)
+
+
+def test_lists_are_not_overwritten_while_a_stream_lags_behind():
+    """The lists of many calls are on their way at once."""
+    chosen = [((9, 9), "float32", "normal")] * MANY
+    calls = [arguments("cuda", chosen) for _ in range(20)]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(LONG)
+        for number, (tensors, keys, kinds) in enumerate(calls):
+            keys[:, 1] += number
+            ops.fill_(tensors, keys, kinds)
+    stream.synchronize()
+    for tensors, keys, kinds in calls:
+        expected = [torch.empty(9, 9) for _ in chosen]
+        ops.fill_(expected, keys, kinds)
+        for tensor, on_cpu in zip(tensors, expected, strict=True):
+            assert_same_bits(tensor, on_cpu)
+
+
+@pytest.mark.parametrize("num_tensors", [1, 10, MANY])
+def test_nothing_waits_for_the_gpu(never_waits, num_tensors):
+    tensors, keys, kinds = arguments("cuda", [((33, 5), "float32", "uniform")] * num_tensors)
+    ops.fill_(tensors, keys, kinds)
+    init.kaiming_normal_(tensors[0])
+    init.trunc_normal_(tensors[0], key=Key(0, "w"))
+    init.sparse_(tensors[0], 0.5)
+    init.uniform_(tensors[0], generator=torch.Generator("cuda").manual_seed(1))
+
+
+@pytest.mark.usefixtures("never_waits")
+def test_init_model_does_not_wait_for_the_gpu():
+    with torch.device("meta"):
+        model = network()
+    init_model_(model, device="cuda")
+    init_model_(model)
+
+
+@several_gpus
+def test_the_current_device_does_not_matter_and_stays():
+    torch.cuda.set_device(0)
+    for num_tensors in (1, MANY):
+        chosen = [((33, 5), "float32", "normal")] * num_tensors
+        tensors, keys, kinds = arguments("cuda:1", chosen)
+        ops.fill_(tensors, keys, kinds)
+        assert torch.cuda.current_device() == 0
+        assert_equal_to_cpu(tensors, chosen)
+
+
+@several_gpus
+def test_a_list_on_several_devices_is_a_launch_each():
+    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(MANY)]
+    tensors, keys, kinds = arguments("cpu", chosen)
+    tensors = [tensor.to(("cpu", "cuda:0", "cuda:1")[number % 3]) for number, tensor in enumerate(tensors)]
+    assert launches(lambda: ops.fill_(tensors, keys, kinds)) == 2
+    assert_equal_to_cpu(tensors, chosen)
+
+
+def test_a_list_on_cpu_and_gpu():
+    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(MANY)]
+    tensors, keys, kinds = arguments("cpu", chosen)
+    tensors = [tensor.to(("cpu", "cuda")[number % 2]) for number, tensor in enumerate(tensors)]
+    boxes = [ops.Box(5, (1000, 3)) for _ in tensors]
+    assert launches(lambda: ops.fill_(tensors, keys, kinds, boxes)) == 1
+    expected = [torch.empty_like(tensor, device="cpu") for tensor in tensors]
+    ops.fill_(expected, keys, kinds, boxes)
+    for tensor, on_cpu in zip(tensors, expected, strict=True):
+        assert_same_bits(tensor, on_cpu)
+
+
+# Graphs
+
+
+def captured(function) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        function()
+    return graph
+
+
+@pytest.mark.parametrize("num_tensors", [1, 10, 2000])
+def test_a_graph_writes_the_same_values_at_every_replay(num_tensors):
+    chosen = [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
+    tensors, keys, kinds = arguments("cuda", chosen)
+    graph = captured(lambda: ops.fill_(tensors, keys, kinds))
+    churn = [torch.randint(0, 255, (1 << 20,), dtype=torch.uint8, device="cuda") for _ in range(20)]
+    for _ in range(5):
+        for tensor in tensors:
+            tensor.fill_(SENTINEL)
+        churn.append(torch.ones(1 << 16).pin_memory().cuda(non_blocking=True))
+        graph.replay()
+        assert_equal_to_cpu(tensors, chosen)
+
+
+def test_a_graph_of_many_fills_and_other_work():
+    """The memory of one list is used again by what follows it in the graph."""
+    chosen = [((9, 9), "float32", "normal")] * MANY
+    first, second = arguments("cuda", chosen), arguments("cuda", chosen)
+    sums: list[torch.Tensor] = []
+
+    def work() -> None:
+        ops.fill_(*first)
+        scratch = [torch.full((4096,), float(number), device="cuda") for number in range(10)]
+        sums.append(torch.stack(scratch).sum())
+        ops.fill_(*second)
+
+    graph = captured(work)
+    for _ in range(3):
+        for tensor in (*first[0], *second[0]):
+            tensor.fill_(SENTINEL)
+        graph.replay()
+        assert_equal_to_cpu(first[0], chosen)
+        assert_equal_to_cpu(second[0], chosen)
+        assert sums[0].item() == 4096 * 45
+
+
+def test_a_keyed_drop_in_call_is_captured():
+    tensor = torch.empty(64, 64, device="cuda")
+    graph = captured(lambda: init.kaiming_normal_(tensor, key=Key(0, "conv.weight")))
+    tensor.zero_()
+    graph.replay()
+    assert_same_bits(tensor, init.kaiming_normal_(torch.empty(64, 64), key=Key(0, "conv.weight")))
+
+
+def test_a_model_is_captured():
+    model, expected = network().cuda(), network()
+    graph = captured(lambda: init_model_(model, 4))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    graph.replay()
+    init_model_(expected, 4)
+    assert_same_state(model, expected)
+
+
+@pytest.mark.parametrize("source", ["default", "cpu", "cuda"])
+def test_a_fill_without_a_key_is_refused_under_capture(source):
+    tensor = torch.zeros(64, 64, device="cuda")
+    generator = None if source == "default" else torch.Generator(source).manual_seed(1)
+    before = (generator or torch.default_generator).get_state()
+
+    def fill() -> None:
+        torch.zeros(3, device="cuda")  # else there is nothing in the graph, which is a warning
+        for function in (init.normal_, init.kaiming_uniform_, init.sparse_, init.orthogonal_):
+            given = {"sparsity": 0.5} if function is init.sparse_ else {}
+            with pytest.raises(RuntimeError, match=r"key=convinit_ext\.Key|cannot be captured"):
+                function(tensor, generator=generator, **given)
+
+    captured(fill)
+    assert torch.equal((generator or torch.default_generator).get_state(), before)
+    assert not tensor.any()
+    init.normal_(tensor, generator=generator)
+    assert tensor.any()
+
+
+# Generators
+
+
+def test_a_cuda_generator_gives_keys_by_its_seed_and_offset():
+    first, second = (torch.Generator("cuda").manual_seed(3) for _ in range(2))
+    tensors = [torch.empty(100, device="cuda") for _ in range(3)]
+    init.normal_(tensors[0], generator=first)
+    assert first.get_offset() == 4
+    init.normal_(tensors[1], generator=first)
+    assert first.get_offset() == 8
+    second.set_offset(4)
+    init.normal_(tensors[2], generator=second)
+    assert not torch.equal(tensors[0], tensors[1])
+    assert_same_bits(tensors[1], tensors[2])
+    init.normal_(torch.empty(0, 3, device="cuda"), generator=first)
+    assert first.get_offset() == 8
+
+
+def test_a_cuda_generator_is_refused_for_a_cpu_tensor():
+    tensor = torch.zeros(4)
+    with pytest.raises(RuntimeError, match="Expected a 'cpu' device type"):
+        init.normal_(tensor, generator=torch.Generator("cuda"))
+    assert not tensor.any()
+
+
+# PyTorch's rules
+
+
+def test_versions_gradients_and_inference_mode():
+    weight = nn.Parameter(torch.zeros(8, 8, device="cuda"))
+    init.normal_(weight)
+    assert weight.is_leaf and weight.requires_grad and weight._version == 1
+    with torch.inference_mode():
+        tensor = torch.zeros(8, 8, device="cuda")
+        init.normal_(tensor, key=Key(0, "w"))
+    with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
+        init.normal_(tensor)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method")  # inside inductor
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_without_a_graph_break(backend):
+    compiled = torch.compile(lambda t: init.normal_(t, key=Key(0, "w")) * 2, backend=backend, fullgraph=True)
+    expected = init.normal_(torch.empty(33, 5), key=Key(0, "w")) * 2
+    assert_same_bits(compiled(torch.empty(33, 5, device="cuda")), expected)
+
+
+def test_deterministic_mode():
+    chosen = [((33, 5), "float32", "normal")] * MANY
+    tensors, keys, kinds = arguments("cuda", chosen)
+    torch.use_deterministic_algorithms(True)
+    try:
+        ops.fill_(tensors, keys, kinds)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal_to_cpu(tensors, chosen)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "said"),
+    [
+        (lambda: torch.zeros(3, dtype=torch.int32, device="cuda"), UnsupportedTensorError, "torch.int32"),
+        (lambda: torch.zeros(1, 3, device="cuda").expand(3, 3), RuntimeError, "single memory location"),
+        (lambda: torch.eye(3, device="cuda").to_sparse(), UnsupportedTensorError, "torch.sparse_coo"),
+        (lambda: torch.zeros(3, device="meta"), RuntimeError, "1 of 3 tensors are on the meta device"),
+    ],
+    ids=["integer", "expanded", "sparse", "meta"],
+)
+def test_nothing_is_written_if_a_tensor_is_refused(bad, error, said):
+    innocent = [torch.zeros(100, device="cuda"), torch.zeros(100)]
+    keys = key_tensor((1, 2), (3, 4), (5, 6))
+    with pytest.raises(error, match=said):
+        ops.fill_([*innocent, bad()], keys, [Normal()] * 3)
+    assert not any(tensor.any() for tensor in innocent)
+
+
+def test_too_little_memory_for_a_model_leaves_it_as_it_was():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(1 << 21, 1 << 21))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        init_model_(model, device="cuda")
+    assert model[0].weight.is_meta
+    GPU.fill((1000,), SHIFTED["normal"])
+    torch.cuda.synchronize()
+
+
+def test_too_little_memory_for_the_list_is_said_and_nothing_written():
+    tensors, keys, kinds = arguments("cuda", [((3, 3), "float32", "normal")] * MANY)
+    for tensor in tensors:
+        tensor.zero_()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-6)
+    hoard: list[torch.Tensor] = []
+    try:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            hoard.extend(torch.empty(4096, device="cuda", dtype=torch.uint8) for _ in range(1_000_000))
+        with pytest.raises(RuntimeError, match="out of memory on the GPU, for the list"):
+            ops.fill_(tensors, keys, kinds)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        hoard.clear()
+    assert not any(tensor.any() for tensor in tensors)
+    ops.fill_(tensors, keys, kinds)
+    assert all(tensor.any() for tensor in tensors)
+
+
+def test_a_key_tensor_stays_on_the_cpu():
+    with torch.device("cuda"):
+        tensor = init.normal_(torch.empty(100), key=Key(0, "w"))
+        drawn = init.normal_(torch.empty(100))
+    assert tensor.is_cuda and drawn.is_cuda
+    assert_same_bits(tensor, init.normal_(torch.empty(100), key=Key(0, "w")))
+    with pytest.raises(RuntimeError, match="keys is a contiguous int64 tensor on the CPU"):
+        ops.fill_([tensor], key_tensor(KEY).cuda(), [Uniform()])

@@ -1,0 +1,195 @@
+"""The same bits whatever the instruction set, the threads, the memory layout and the cut into boxes."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+import torch
+from filling import DISTRIBUTIONS, DTYPES, KEY, Backend, assert_same_bits, forced_isa, key_tensor, values
+from reference import layer_key, reference
+from test_values import SHIFTED, STANDARD
+
+from convinit_ext import _C
+from convinit_ext._engine import _ops as ops
+
+SENTINEL = -77.0
+LARGE = 3 * 2**19 + 13  # more than a few pages for each of eight threads
+
+# name: shape of the memory, and the view of it that is filled
+LAYOUTS = {
+    "contiguous": ((6, 5, 7, 9), lambda m: m),
+    "transposed": ((67, 43), lambda m: m.t()),
+    "permuted": ((5, 6, 7, 8), lambda m: m.permute(2, 0, 3, 1)),
+    "channels_last": ((4, 5, 6, 13), lambda m: m.permute(0, 3, 1, 2)),
+    "channels_last_odd": ((3, 3, 3, 7), lambda m: m.permute(0, 3, 1, 2)),
+    "channels_last_3d": ((2, 3, 4, 5, 11), lambda m: m.permute(0, 4, 1, 2, 3)),
+    "one_channel_last": ((8, 3, 3, 1), lambda m: m.permute(0, 3, 1, 2)),
+    "sliced": ((9, 31), lambda m: m[2:8, 3:20]),
+    "sliced_channels_last": ((4, 6, 6, 16), lambda m: m.permute(0, 3, 1, 2)[:, 1:14, 1:5, 2:]),
+    "stepped": ((500,), lambda m: m[1::3]),
+    "stepped_rows": ((40, 17), lambda m: m[::2, ::3]),
+    "narrow": ((12, 33), lambda m: m.narrow(1, 5, 1)),
+    "narrow_first": ((12, 33), lambda m: m.narrow(0, 3, 2)),
+    "one_row": ((7, 100), lambda m: m[3]),
+    "one_column": ((100, 7), lambda m: m[:, 3]),
+    "unsqueezed": ((7, 30), lambda m: m[:, None, :20, None]),
+    "diagonal": ((40, 40), lambda m: m.diagonal()),
+    "scalar": ((5,), lambda m: m[2]),
+    "empty": ((5, 6), lambda m: m[:, 2:2]),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layout_does_not_change_values_and_only_the_view_changes(backend: Backend, dtype, layout):
+    shape, view = LAYOUTS[layout]
+    for distribution in SHIFTED.values():
+        memory = backend.empty(shape, dtype).fill_(SENTINEL)
+        viewed = torch.zeros(shape, dtype=torch.bool, device=backend.device)
+        view(viewed).fill_(True)
+        backend.fill_(view(memory), distribution)
+        assert_same_bits(view(memory), backend.fill(view(memory).shape, distribution, dtype), distribution)
+        assert bool(torch.all(memory[~viewed] == SENTINEL))
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
+@pytest.mark.parametrize("shape", [(64, 48, 3, 3), (33, 17, 5, 2), (130, 1, 3, 3), (1, 300, 1, 1)], ids=str)
+def test_memory_formats(backend: Backend, memory_format, shape):
+    for dtype, distribution in (("float32", SHIFTED["normal"]), ("bfloat16", SHIFTED["uniform"])):
+        tensor = backend.empty(shape, dtype).to(memory_format=memory_format)
+        backend.fill_(tensor, distribution)
+        assert tensor.is_contiguous(memory_format=memory_format)
+        assert_same_bits(tensor, backend.fill(shape, distribution, dtype))
+
+
+def test_a_view_has_the_values_of_its_own_shape(backend: Backend):
+    """The view is the logical tensor: the memory around it has no say in the indices."""
+    memory = torch.empty(8, 8, device=backend.device)
+    backend.fill_(memory[1:4, 2:7], STANDARD["uniform"])
+    assert_same_bits(memory[1:4, 2:7], reference((3, 5), *KEY, STANDARD["uniform"], "float32"))
+
+
+# Boxes: parts of a larger logical tensor
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", STANDARD)
+def test_two_boxes_make_the_whole(backend: Backend, dtype, name):
+    whole = backend.fill((29, 37), SHIFTED[name], dtype)
+    for cut in (0, 1, 2, 3, 17, 28, 29):
+        upper = backend.fill((cut, 37), SHIFTED[name], dtype, start=0)
+        lower = backend.fill((29 - cut, 37), SHIFTED[name], dtype, start=37 * cut)
+        assert_same_bits(torch.cat([upper, lower]), whole, ("rows", cut))
+        left = backend.fill((29, cut), SHIFTED[name], dtype, start=0, strides=(37, 1))
+        right = backend.fill((29, 37 - cut), SHIFTED[name], dtype, start=cut, strides=(37, 1))
+        assert_same_bits(torch.cat([left, right], dim=1), whole, ("columns", cut))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_strided_boxes(backend: Backend, dtype):
+    """Every third row, every second column, in memory of another order again."""
+    for distribution in SHIFTED.values():
+        whole = values(backend.fill((30, 41, 6), distribution, dtype))
+        for row, column in [(0, 0), (1, 1), (2, 0)]:
+            part = backend.empty((6, 10, 20), dtype).permute(1, 2, 0)
+            backend.fill_(part, distribution, start=row * 246 + column * 6, strides=(3 * 246, 12, 1))
+            assert_same_bits(part, whole[row::3, column : column + 39 : 2], (distribution, row, column))
+
+
+def test_box_of_transposed_indices(backend: Backend):
+    whole = backend.fill((19, 23), STANDARD["normal"])
+    assert_same_bits(backend.fill((23, 19), STANDARD["normal"], start=0, strides=(1, 23)), whole.t())
+
+
+def test_boxes_far_into_a_huge_tensor(backend: Backend):
+    """Rows of a 2^21 x 2^21 logical tensor, straddling the 2^32, 2^33 and 2^34 element marks."""
+    row = 2**21
+    for mark in (2**32, 2**33, 2**34, 2**41):
+        start = mark - 2 * row - 5
+        for dtype in ("float32", "float64"):
+            filled = backend.fill((4, 11), STANDARD["uniform"], dtype, start=start, strides=(row, 1))
+            expected = reference((4, 11), *KEY, STANDARD["uniform"], dtype, start=start, strides=(row, 1))
+            assert_same_bits(filled, expected, (mark, dtype))
+
+
+# Instruction sets and threads
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", STANDARD)
+def test_instruction_sets_agree(dtype, name):
+    for shape, start in (((LARGE,), 0), ((1031,), 2**34 - 501)):
+        filled = [Backend("cpu", isa) for isa in _C.available_isas()]
+        results = []
+        for backend in filled:
+            with backend.forced():
+                results.append(backend.fill(shape, SHIFTED[name], dtype, start=start))
+        for backend, result in zip(filled, results, strict=True):
+            assert_same_bits(result, results[0], backend)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_threads_do_not_change_values(cpu: Backend, num_threads, dtype):
+    assert torch.get_num_threads() == num_threads
+    for name in ("uniform", "normal", "truncated_normal"):
+        with forced_isa("portable"):
+            expected = Backend("cpu", "portable").fill((20_011,), SHIFTED[name], dtype)
+        filled = cpu.fill((LARGE,), SHIFTED[name], dtype)
+        assert_same_bits(filled[:20_011], expected, name)
+        pieces = [
+            cpu.fill((n,), SHIFTED[name], dtype, start=s)
+            for s, n in ((0, 700_001), (700_001, LARGE - 700_001))
+        ]
+        assert_same_bits(filled, torch.cat(pieces), name)
+        strided = cpu.fill_(torch.empty(13, LARGE // 13, dtype=DTYPES[dtype]).t(), SHIFTED[name])
+        assert_same_bits(strided.reshape(-1), filled[: strided.numel()], name)
+
+
+def test_threads_share_a_list_of_tensors(cpu: Backend, num_threads):
+    """One large tensor among many small ones, of every dtype and distribution, in one call."""
+    rows = [
+        (shape, dtype, name)
+        for shape in ((0,), (1,), (3, 3), (65, 3, 3, 3))
+        for dtype in DTYPES
+        for name in STANDARD
+    ]
+    rows.insert(7, ((LARGE,), "float32", "normal"))
+    keys = [layer_key(3, f"layer{i}.weight") for i in range(len(rows))]
+    tensors = [cpu.empty(shape, dtype) for shape, dtype, _ in rows]
+    kinds = [DISTRIBUTIONS[name](*SHIFTED[name][1:]) for *_, name in rows]
+    ops.fill_(tensors, key_tensor(*keys), kinds)
+    for tensor, key, (shape, dtype, name) in zip(tensors, keys, rows, strict=True):
+        assert_same_bits(tensor, cpu.fill(shape, SHIFTED[name], dtype, key), (shape, dtype, name))
+
+
+# More than 2^32 elements
+
+
+def memory_available() -> int:
+    meminfo = pathlib.Path("/proc/meminfo")
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["uniform", "normal", "truncated_normal"])
+def test_more_than_2_32_elements(cpu: Backend, name):
+    if memory_available() < 12 * 2**30:
+        pytest.skip("needs 12 GiB of available memory: the tensor takes 8.6")
+    size = 2**32 + 10_007
+    huge = cpu.fill((size,), SHIFTED[name], "bfloat16")
+    marks = [
+        0,
+        2**31 - 2048,
+        2**32 - 2048,
+        size - 4096,
+        *np.random.default_rng(0).integers(0, size - 4096, 50).tolist(),
+    ]
+    for start in marks:
+        expected = cpu.fill((4096,), SHIFTED[name], "bfloat16", start=start)
+        assert_same_bits(huge[start : start + 4096], expected, start)
+    if name == "uniform":
+        expected = reference((4096,), *KEY, SHIFTED[name], "bfloat16", start=2**32 - 2048)
+        assert_same_bits(huge[2**32 - 2048 : 2**32 + 2048], expected)

@@ -1,0 +1,145 @@
+"""The ops that read: digests of parts, and comparison with what a fill would write.
+
+What a fill writes is tested elsewhere (test_values.py, test_layouts.py); here its memory is changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from filling import DTYPES, key_tensor
+from test_layouts import LAYOUTS
+from torch import Tensor
+
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext._engine import _ops as ops
+from convinit_ext._engine._ops import Box, row_major
+
+KEYS = key_tensor((2**63 + 5, 7))
+DISTRIBUTIONS = [Constant(0.5), Uniform(-1.0, 2.0), Normal(0.5, 2.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0)]
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
+def flip(tensor: Tensor, places: list[int]) -> None:
+    """The lowest bit of the elements with these row-major indices."""
+    for place in places:
+        index = np.unravel_index(place, tensor.shape)
+        bits(tensor)[index] ^= 1
+
+
+def difference(tensor: Tensor, distribution: ops.Encoded, box: Box | None = None) -> list[int]:
+    return ops.differences([tensor], KEYS, [distribution], None if box is None else [box])[0].tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_changed_elements_are_found(isa: str, dtype: str, layout: str):
+    shape, view = LAYOUTS[layout]
+    random = np.random.default_rng(3)
+    for distribution in DISTRIBUTIONS:
+        memory = torch.zeros(shape, dtype=torch.float32).to(DTYPES[dtype])
+        tensor = view(memory)
+        ops.fill_([tensor], KEYS, [distribution])
+        assert difference(tensor, distribution) == [0, -1]
+        if not tensor.numel():
+            continue
+        for count in (1, min(3, tensor.numel()), tensor.numel()):
+            places = sorted(random.choice(tensor.numel(), count, replace=False).tolist())
+            flip(tensor, places)
+            assert difference(tensor, distribution) == [count, places[0]], distribution
+            flip(tensor, places)
+        assert difference(tensor, distribution) == [0, -1]
+
+
+def test_first_and_last_of_a_large_tensor(num_threads: int):
+    """Over several pieces of work, of which the last may end first."""
+    tensor = torch.empty(1_500_007)
+    ops.fill_([tensor], KEYS, [Normal()])
+    assert difference(tensor, Normal()) == [0, -1]
+    for places in ([0], [1_500_006], [700_000, 1_500_006], [3, 4095, 4096, 1_200_000]):
+        flip(tensor, places)
+        assert difference(tensor, Normal()) == [len(places), places[0]]
+        flip(tensor, places)
+    assert difference(tensor, Normal(0.0, 2.0))[0] > 1_490_000
+
+
+def test_index_is_that_of_the_logical_tensor():
+    """Columns 5, 7, 9 of rows 3 and 4 of a tensor of shape (10, 20)."""
+    tensor, box = torch.empty(2, 3), Box(3 * 20 + 5, (20, 2))
+    ops.fill_([tensor], KEYS, [Normal()], [box])
+    assert difference(tensor, Normal(), box) == [0, -1]
+    flip(tensor, [4])
+    assert difference(tensor, Normal(), box) == [1, 4 * 20 + 7]
+    assert difference(tensor.t().contiguous().t(), Normal(), box) == [1, 4 * 20 + 7]
+
+
+def test_bits_count_and_not_numbers():
+    tensor = torch.zeros(4)
+    tensor[2] = -0.0
+    assert difference(tensor, Constant(0.0)) == [1, 2]
+    tensor[1] = float("nan")
+    assert difference(tensor, Constant(0.0)) == [2, 1]
+
+
+def test_a_list_with_empty_tensors():
+    tensors = [torch.empty(0, 3), torch.empty(5), torch.empty(2, 0), torch.empty(7, dtype=torch.bfloat16)]
+    keys = key_tensor((1, 1), (2, 2), (3, 3), (4, 4))
+    ops.fill_(tensors, keys, [Normal()] * 4)
+    flip(tensors[3], [6])
+    assert ops.differences(tensors, keys, [Normal()] * 4).tolist() == [[0, -1], [0, -1], [0, -1], [1, 6]]
+    assert (ops.digest(tensors, keys)[[0, 2]] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32, torch.complex128], ids=str)
+def test_digests_of_parts_add_up(isa: str, dtype: torch.dtype):
+    """Parts that start and end inside a word, and inside a chunk."""
+    data = np.random.default_rng(1).integers(0, 256, 40 * 181 * dtype.itemsize, dtype=np.uint8)
+    whole = torch.from_numpy(data).view(dtype).reshape(40, 181)
+    expected = ops.digest([whole], KEYS)[0]
+    rows, columns = row_major(whole.shape)
+    for cut in (1, 2, 3, 90, 179):
+        parts = [(whole[:, :cut], 0), (whole[:, cut::2], cut), (whole[:, cut + 1 :: 2], cut + 1)]
+        boxes = [Box(start, (rows, columns if start == 0 else 2 * columns)) for _, start in parts]
+        found = ops.digest([part for part, _ in parts], KEYS.expand(3, 2).contiguous(), boxes)
+        assert (found.sum(0) == expected).all()
+        assert (ops.digest([whole.flatten()[cut:]], KEYS, [Box(cut, (1,))])[0] != expected).any()
+
+
+def test_nothing_is_written():
+    tensor = torch.randn(1000)
+    before, version = tensor.clone(), tensor._version
+    ops.digest([tensor], KEYS)
+    ops.differences([tensor], KEYS, [Normal()])
+    assert torch.equal(tensor, before) and tensor._version == version
+
+
+def test_opcheck():
+    tests = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
+    tensors, keys = [torch.randn(5, 7), torch.randn(3)], key_tensor((1, 2), (3, 4))
+    digest, compare = torch.ops.convinit_ext.digest.default, torch.ops.convinit_ext.compare.default
+    torch.library.opcheck(digest, (tensors, keys, [], []), test_utils=tests)
+    params = [0.0, 1.0, 0.0, 0.0] * 2
+    torch.library.opcheck(compare, (tensors, keys, [1, 2], params, [], []), test_utils=tests)
+
+
+def test_refusals():
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        ops.digest([released()], KEYS)
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        difference(released(), Normal())
+    with pytest.raises(RuntimeError, match="unsupported dtype"):
+        difference(torch.zeros(3, dtype=torch.int32), Normal())
+    with pytest.raises(RuntimeError, match="keys is a contiguous int64 tensor"):
+        ops.digest([torch.zeros(3)], KEYS[:, :1])
+    with pytest.raises(ValueError, match="a box with 1 strides for a tensor of 2 dimensions"):
+        ops.digest([torch.zeros(3, 3)], KEYS, [Box(0, (1,))])
+
+
+def released() -> Tensor:
+    tensor = torch.zeros(3)
+    tensor.untyped_storage().resize_(0)
+    return tensor

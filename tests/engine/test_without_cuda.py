@@ -1,0 +1,157 @@
+"""What of CUDA can be tested without a GPU: refusals by a build without it, and while a graph is captured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from convinit_ext import Key, Normal, init, init_model_, keys
+from convinit_ext.__main__ import main
+from convinit_ext._engine import _ops as ops
+from convinit_ext._engine import _supported as supported
+from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext.init import _fill as fill
+from convinit_ext.init import _words as words
+from convinit_ext.model import _planner as plan
+
+no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
+HOW_TO_BUILD = r"this build has no CUDA.*CONVINIT_CUDA=1 pip install --no-build-isolation \."
+
+
+@pytest.fixture
+def fake_cuda_tensor(monkeypatch):
+    """As much of a CUDA tensor as there can be without a GPU. Drawing a key for it is noticed."""
+
+    def drawn(*_: object) -> None:
+        raise AssertionError("a key was drawn")
+
+    monkeypatch.setattr(words, "draw", drawn)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield torch.empty(4, 3, device="cuda:0")
+
+
+@no_cuda
+@pytest.mark.parametrize("function", ["normal_", "uniform_", "trunc_normal_", "orthogonal_", "sparse_"])
+@pytest.mark.parametrize("given", [{}, {"key": Key(0, "w")}], ids=["generator", "key"])
+def test_a_cuda_tensor_is_refused_and_nothing_drawn(fake_cuda_tensor, function, given) -> None:
+    given = given | ({"sparsity": 0.5} if function == "sparse_" else {})
+    with pytest.raises(UnsupportedTensorError, match=f"on cuda:0; {HOW_TO_BUILD}"):
+        getattr(init, function)(fake_cuda_tensor, **given)
+
+
+@no_cuda
+def test_a_cuda_tensor_in_a_list_is_refused(fake_cuda_tensor) -> None:
+    for given in ([fake_cuda_tensor], [fake_cuda_tensor, torch.empty(4)]):
+        with pytest.raises(UnsupportedTensorError, match=HOW_TO_BUILD):
+            ops.fill_(given, torch.empty(len(given), 2, dtype=torch.int64), [Normal()] * len(given))
+
+
+@no_cuda
+def test_a_cuda_tensor_is_not_digested(fake_cuda_tensor) -> None:
+    keys = torch.empty(2, 2, dtype=torch.int64)
+    with pytest.raises(UnsupportedTensorError, match=f"cannot digest a tensor on cuda:0; {HOW_TO_BUILD}"):
+        ops.digest([torch.empty(4), fake_cuda_tensor], keys)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (torch.empty(3, device="meta"), "cannot digest a tensor on meta; accepted are CPU and CUDA tensors"),
+        (torch.eye(3).to_sparse(), r"cannot digest a tensor of layout torch\.sparse_coo; accepted is"),
+    ],
+    ids=["meta", "sparse"],
+)
+def test_what_has_no_dense_memory_is_not_digested(bad, said) -> None:
+    for given in ([bad], [torch.empty(4), bad]):
+        with pytest.raises(UnsupportedTensorError, match=said):
+            ops.digest(given, torch.zeros(len(given), 2, dtype=torch.int64))
+
+
+@no_cuda
+def test_a_model_cannot_go_to_cuda() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match=f"device 'cuda' cannot be filled: {HOW_TO_BUILD}"):
+        init_model_(model, device="cuda")
+    assert model.weight.is_meta
+
+
+def test_a_model_cannot_go_to_a_gpu_that_is_not_there(monkeypatch) -> None:
+    monkeypatch.setattr(ops, "HAS_CUDA", True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert plan.checked_device("cuda") == torch.device("cuda")
+    assert plan.checked_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ValueError, match="device 'cuda:3': PyTorch sees 1 CUDA device"):
+        plan.checked_device("cuda:3")
+
+
+def test_memory_on_a_gpu_is_not_counted_as_the_cpus(monkeypatch) -> None:
+    monkeypatch.setattr(ops, "HAS_CUDA", True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    assert plan.make_plan(model, device="cuda").new_bytes == 0
+    assert plan.make_plan(model).new_bytes == 104
+
+
+@no_cuda
+def test_the_command_line_says_so(capsys) -> None:
+    assert main(["run", "--model", "torch.nn:Identity", "--device", "cuda"]) == 1
+    assert "this build has no CUDA" in capsys.readouterr().err
+    assert main(["info"]) == 0
+    assert "cuda                   not built" in capsys.readouterr().out
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """As if a graph were being captured on cuda:0, and on no other device."""
+    current = [0]
+
+    class Current:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            self.before, current[0] = current[0], self.index
+
+        def __exit__(self, *_: object) -> None:
+            current[0] = self.before
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
+    monkeypatch.setattr(torch.cuda, "device", Current)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 0)
+    for module in (fill, words, supported):
+        monkeypatch.setattr(module, "HAS_CUDA", True)
+
+
+@pytest.mark.usefixtures("capturing")
+def test_capture_is_that_of_the_tensors_device() -> None:
+    with pytest.raises(RuntimeError, match="no"):
+        keys.check_not_capturing(torch.device("cuda", 0), "no")
+    keys.check_not_capturing(torch.device("cuda", 1), "no")
+    keys.check_not_capturing(torch.device("cpu"), "no")
+
+
+@pytest.mark.usefixtures("capturing")
+@pytest.mark.parametrize("generator", [None, torch.Generator()], ids=["default", "passed"])
+@pytest.mark.parametrize("function", ["normal_", "kaiming_uniform_", "trunc_normal_", "orthogonal_"])
+def test_a_fill_without_a_key_is_refused_under_capture(fake_cuda_tensor, function, generator) -> None:
+    said = "cannot be captured" if function == "orthogonal_" else r"key=convinit_ext\.Key"
+    with pytest.raises(RuntimeError, match=said):
+        getattr(init, function)(fake_cuda_tensor, generator=generator)
+
+
+@pytest.mark.usefixtures("capturing")
+def test_a_fill_on_the_cpu_is_never_captured() -> None:
+    fill.fill_(torch.empty(3), Normal(), None, None)
+
+
+@pytest.mark.usefixtures("capturing")
+def test_a_compiled_draw_is_refused_under_capture() -> None:
+    compiled = torch.compile(lambda tensor: init.normal_(tensor), backend="eager", fullgraph=True)
+    # Or PyTorch refuses, from 2.14 on where it has CUDA, to compile then.
+    with pytest.raises(RuntimeError, match=r"key=convinit_ext\.Key|during CUDA graph capture"):
+        compiled(torch.empty(5))

@@ -1,0 +1,586 @@
+"""init.py: keys and generators, what is turned away untouched, the extras, and where the functions work."""
+
+from __future__ import annotations
+
+import math
+import threading
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from filling import assert_same_bits
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from convinit_ext import Key, Normal, Shard, TruncatedNormal, Uniform, init
+from convinit_ext._engine import _ops as ops
+from convinit_ext.keys import draw
+
+stats = pytest.importorskip("scipy.stats")
+
+KEY = Key(3, "conv.weight")
+RANDOM = {
+    "uniform_": init.uniform_,
+    "normal_": init.normal_,
+    "trunc_normal_": init.trunc_normal_,
+    "xavier_uniform_": init.xavier_uniform_,
+    "xavier_normal_": init.xavier_normal_,
+    "kaiming_uniform_": init.kaiming_uniform_,
+    "kaiming_normal_": init.kaiming_normal_,
+    "variance_scaling_": init.variance_scaling_,
+    "lecun_normal_": init.lecun_normal_,
+    "lecun_uniform_": init.lecun_uniform_,
+    "orthogonal_": init.orthogonal_,
+    "delta_orthogonal_": lambda weight, **source: init.delta_orthogonal_(
+        weight.unsqueeze(2), **source
+    ).squeeze(2),
+    "sparse_": lambda weight, **source: init.sparse_(weight, 0.3, **source),
+}
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+random_function = pytest.mark.parametrize("fill", RANDOM.values(), ids=RANDOM)
+
+
+def filled_with(distribution, shape, key=KEY, dtype=torch.float32):
+    """The tensor that the engine itself makes of a distribution."""
+    tensor = torch.empty(shape, dtype=dtype)
+    ops.fill_([tensor], key.tensor() if isinstance(key, Key) else key, [distribution])
+    return tensor
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+# Keys: values of a seed and a name, and of nothing else
+
+
+@random_function
+def test_a_key_decides_alone(fill):
+    first = fill(torch.empty(6, 4), key=KEY).clone()
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    assert torch.equal(fill(torch.empty(6, 4), key=Key(3, "module.conv.weight")), first)
+    assert not torch.equal(fill(torch.empty(6, 4), key=Key(4, "conv.weight")), first)
+    assert not torch.equal(fill(torch.empty(6, 4), key=Key(3, "conv.bias")), first)
+    assert torch.equal(torch.get_rng_state(), state), "no generator takes part"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_function_is_its_distribution(dtype):
+    def empty():
+        return torch.empty(5, 3, dtype=dtype)
+
+    assert torch.equal(
+        init.uniform_(empty(), -1, 2, key=KEY), filled_with(Uniform(-1, 2), (5, 3), dtype=dtype)
+    )
+    assert torch.equal(init.normal_(empty(), 1, 2, key=KEY), filled_with(Normal(1, 2), (5, 3), dtype=dtype))
+    truncated = filled_with(TruncatedNormal(0.5, 2, -1, 3), (5, 3), dtype=dtype)
+    assert torch.equal(init.trunc_normal_(empty(), 0.5, 2, -1, 3, key=KEY), truncated)
+
+
+ZEROS = {
+    "uniform_": (lambda w, zero: init.uniform_(w, zero, zero, key=KEY), Uniform(-0.0, -0.0)),
+    "normal_": (lambda w, zero: init.normal_(w, zero, 0.0, key=KEY), Normal(-0.0, 0.0)),
+    "xavier_uniform_": (lambda w, zero: init.xavier_uniform_(w, zero, key=KEY), Uniform(0.0, -0.0)),
+    "trunc_normal_": (
+        lambda w, zero: init.trunc_normal_(w, zero, 0.0, key=KEY),
+        TruncatedNormal(-0.0, 0.0, -2.0, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("fill", "negative"), ZEROS.values(), ids=ZEROS)
+def test_the_sign_of_a_zero_does_not_depend_on_an_earlier_call(fill, negative):
+    for _ in range(2):
+        fill(torch.empty(6, 4), 0.0)
+        after = fill(torch.empty(6, 4), -0.0)
+        assert_same_bits(after, filled_with(negative, (6, 4)))
+
+
+NUMPY = [np.float16, np.float32, np.float64, np.int8, np.int64, np.longdouble]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", NUMPY)
+def test_numbers_of_numpy(number, dtype):
+    def same(fill, *numbers):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            given = fill(torch.empty(6, 4, dtype=dtype), *map(number, numbers), key=KEY)
+        assert_same_bits(given, fill(torch.empty(6, 4, dtype=dtype), *map(float, numbers), key=KEY))
+
+    same(init.uniform_, -100, 100)
+    same(init.normal_, 0, 1)
+    same(init.trunc_normal_, 0, 100, -100, 100)
+
+
+def test_bounds_near_the_end_of_numpy_s_own_type():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bounds = np.float32(-3e38), np.float32(3e38)
+        assert init.uniform_(torch.empty(9, dtype=torch.float64), *bounds, key=KEY).abs().max() > 1e38
+        assert Normal(np.float32(3e38)).params == (float(np.float32(3e38)), 1.0, 0.0, 0.0)
+
+
+# Generators: the draws of the value contract
+
+
+@random_function
+def test_the_default_generator(fill):
+    torch.manual_seed(5)
+    first = fill(torch.empty(6, 4)).clone()
+    second = fill(torch.empty(6, 4)).clone()
+    torch.manual_seed(5)
+    assert torch.equal(fill(torch.empty(6, 4)), first), "torch.manual_seed reproduces a run"
+    assert not torch.equal(first, second), "successive calls differ"
+
+
+@random_function
+def test_a_generator_of_the_caller_s(fill):
+    torch.manual_seed(5)
+    expected = fill(torch.empty(6, 4)).clone()
+    state = torch.get_rng_state()
+    generator = torch.Generator().manual_seed(5)
+    assert torch.equal(fill(torch.empty(6, 4), generator=generator), expected)
+    assert torch.equal(torch.get_rng_state(), state), "the default one is left alone"
+    assert torch.equal(generator.get_state(), state), "both drew the same"
+
+
+def test_one_fill_draws_one_key():
+    words = draw(torch.Generator().manual_seed(5))
+    torch.manual_seed(5)
+    assert torch.equal(init.normal_(torch.empty(5, 3)), filled_with(Normal(), (5, 3), words))
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.nn.Parameter(torch.empty(5, 3)), torch.empty(3, 5).T, torch.empty(10, 3)[::2]]
+)
+def test_every_kind_of_tensor_draws_the_same(weight):
+    torch.manual_seed(5)
+    expected = init.normal_(torch.empty(5, 3))
+    torch.manual_seed(5)
+    assert torch.equal(init.normal_(weight), expected)
+
+
+@random_function
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_a_view_that_shows_its_memory_negated(fill, dtype):
+    for source in ({"key": KEY}, {"generator": torch.Generator().manual_seed(5)}):
+        plain = torch.ones(6, 4, dtype=dtype).imag
+        expected = fill(plain, **source).clone()
+        if "generator" in source:
+            source["generator"].manual_seed(5)
+        whole = torch.ones(6, 4, dtype=dtype)
+        weight = whole.conj().imag
+        assert weight.is_neg()
+        fill(weight, **source)
+        assert torch.equal(weight, expected)
+        assert weight._version > 0
+        assert whole.real.eq(1).all(), "what is not viewed stays"
+
+
+def test_a_part_that_shows_its_memory_negated():
+    whole = init.normal_(torch.empty(6, 4), key=KEY)
+    part = torch.ones(2, 4, dtype=torch.complex64).conj().imag
+    init.normal_(part, key=KEY, shard=Shard((6, 4), (3, 0)))
+    assert torch.equal(part, whole[3:5])
+
+
+def test_threads_draw_their_own_keys():
+    def fill_many(weights):
+        for weight in weights:
+            init.normal_(weight)
+
+    torch.manual_seed(5)
+    one_after_the_other = {tuple(init.normal_(torch.empty(4)).tolist()) for _ in range(400)}
+    torch.manual_seed(5)
+    weights = [[torch.empty(4) for _ in range(100)] for _ in range(4)]
+    threads = [threading.Thread(target=fill_many, args=(part,)) for part in weights]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {tuple(weight.tolist()) for part in weights for weight in part} == one_after_the_other
+
+
+def test_a_key_drawn_in_inference_mode_first():
+    def first_in_this_thread():
+        with torch.inference_mode():
+            init.normal_(torch.empty(3))
+        init.normal_(torch.empty(3))
+        done.append(True)
+
+    done = []
+    thread = threading.Thread(target=first_in_this_thread)
+    thread.start()
+    thread.join()
+    assert done
+
+
+# Nothing to fill: nothing drawn
+
+
+@random_function
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_nothing_to_fill_draws_nothing(fill, device):
+    shape = (0, 4) if device == "cpu" else (6, 4)
+    generator = torch.Generator().manual_seed(5)
+    states = torch.get_rng_state(), generator.get_state()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        for source in ({}, {"generator": generator}, {"key": KEY}):
+            if fill is RANDOM["delta_orthogonal_"] and device == "cpu":
+                continue  # no outputs are fewer than four inputs
+            assert fill(torch.empty(shape, device=device), **source).shape == shape
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])
+
+
+# Turned away: named, and nothing touched
+
+
+class CudaGenerator(torch.Generator):
+    """As far as a CPU fill looks at it, a generator on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+
+def untouched(tensor_of, call, error, match):
+    """The call raises, the tensor keeps every bit, and no generator moves."""
+    generator = torch.Generator().manual_seed(5)
+    tensor = tensor_of()
+    before, version = tensor.clone(), tensor._version
+    states = torch.get_rng_state(), generator.get_state()
+    with pytest.raises(error, match=match):
+        call(tensor, generator)
+    assert tensor._version == version
+    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])
+
+
+@random_function
+@pytest.mark.parametrize(
+    ("source", "error", "match"),
+    [
+        (lambda g: {"key": KEY, "generator": g}, ValueError, "key= and generator="),
+        (lambda g: {"key": "conv.weight"}, TypeError, "key must be a convinit_ext.Key, not str"),
+        (lambda g: {"key": (3, "conv.weight")}, TypeError, "key must be a convinit_ext.Key, not tuple"),
+        (lambda g: {"generator": 3}, TypeError, "generator must be a torch.Generator, not int"),
+        (
+            lambda g: {"generator": CudaGenerator()},
+            RuntimeError,
+            "Expected a 'cpu' device .* but found 'cuda'",
+        ),
+    ],
+    ids=["key and generator", "string", "tuple", "integer", "device"],
+)
+def test_a_wrong_source_of_values(fill, source, error, match):
+    untouched(lambda: torch.ones(6, 4), lambda tensor, g: fill(tensor, **source(g)), error, match)
+
+
+UNSUPPORTED = {
+    "int64": (lambda: torch.ones(6, 4, dtype=torch.int64), "int64"),
+    "bool": (lambda: torch.ones(6, 4, dtype=torch.bool), "bool"),
+    "complex64": (lambda: torch.ones(6, 4, dtype=torch.complex64), "complex64"),
+    "sparse": (lambda: torch.ones(6, 4).to_sparse(), "layout torch.sparse_coo"),
+}
+FILLS = {name: fill for name, fill in RANDOM.items() if "orthogonal" not in name}
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize(("tensor_of", "named"), UNSUPPORTED.values(), ids=UNSUPPORTED)
+@pytest.mark.parametrize("passed", [False, True], ids=["default generator", "generator"])
+def test_an_unsupported_tensor(fill, tensor_of, named, passed):
+    def call(tensor, generator):
+        fill(tensor, **({"generator": generator} if passed else {}))
+
+    untouched(tensor_of, call, NotImplementedError, named)
+    untouched(tensor_of, call, TypeError, named)
+    untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
+
+
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+def test_overlapping_memory(fill):
+    untouched(
+        lambda: torch.ones(4).expand(6, 4), lambda t, _: fill(t), RuntimeError, "single memory location"
+    )
+
+
+BAD_ARGUMENTS = {
+    "low > high": (lambda w: init.uniform_(w, 2.0, 1.0), "from=2.0 and to=1.0"),
+    "NaN bound": (lambda w: init.uniform_(w, 0.0, math.nan), "to=nan"),
+    "infinite bound": (lambda w: init.uniform_(w, 0.0, math.inf), "to=inf"),
+    "negative std": (lambda w: init.normal_(w, 0.0, -1.0), "std -1.0"),
+    "negative std, truncated": (lambda w: init.trunc_normal_(w, 0.0, -1.0), "std -1.0"),
+    "negative std, sparse": (lambda w: init.sparse_(w, 0.1, -1.0), "std -1.0"),
+    "bounds of truncation": (lambda w: init.trunc_normal_(w, a=1.0, b=-1.0), "a=1.0 and b=-1.0"),
+    "negative gain": (lambda w: init.xavier_normal_(w, gain=-1.0), "std -"),
+    "mode": (lambda w: init.kaiming_normal_(w, mode="fan_avg"), r"Mode fan_avg .*'fan_in', 'fan_out'"),
+    "mode of variance scaling": (lambda w: init.variance_scaling_(w, mode="fan"), "Mode fan .*fan_geo_avg"),
+    "nonlinearity, no text": (
+        lambda w: init.kaiming_normal_(w, nonlinearity=["relu"]),
+        r"nonlinearity \['relu'\], .*'relu'",
+    ),
+    "nonlinearity": (lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"), "nonlinearity gelu, .*'relu'"),
+    "distribution": (
+        lambda w: init.variance_scaling_(w, distribution="cauchy"),
+        "Distribution cauchy .*uniform",
+    ),
+    "scale": (lambda w: init.variance_scaling_(w, -2.0), "scale -2.0"),
+    "groups": (lambda w: init.kaiming_normal_(w, groups=4), "divisible by groups, but found 6 and groups=4"),
+    "groups, xavier": (lambda w: init.xavier_uniform_(w, groups=0), "groups=0"),
+    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "finite number, but found nan"),
+    "dimensions": (lambda w: init.lecun_normal_(w[0]), "fewer than 2 dimensions"),
+    "dimensions, delta": (lambda w: init.delta_orthogonal_(w), "3, 4, or 5 dimensions"),
+    "dimensions, identity": (lambda w: init.identity_(w[0]), "3, 4, or 5 dimensions"),
+    "more inputs than outputs": (lambda w: init.delta_orthogonal_(w.T.unsqueeze(2)), r"dim 1 .* 6 > 4"),
+}
+
+
+@pytest.mark.parametrize(("call", "match"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
+def test_a_bad_argument(call, match):
+    untouched(lambda: torch.ones(6, 4), lambda tensor, _: call(tensor), ValueError, match)
+
+
+@pytest.mark.parametrize("fill", [init.orthogonal_, init.delta_orthogonal_])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.complex64])
+def test_orthogonal_names_the_dtypes_it_has(fill, dtype):
+    def call(tensor, _):
+        fill(tensor)
+
+    untouched(
+        lambda: torch.ones(6, 4, 3, dtype=dtype),
+        call,
+        NotImplementedError,
+        f"float32 or float64, not {dtype}",
+    )
+
+
+# Groups
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_fan_out_of_a_grouped_convolution(groups):
+    weight, size = torch.empty(8, 3, 5, 5), 25 * 8 // groups
+    expected = filled_with(Normal(0.0, math.sqrt(2.0) / math.sqrt(size)), weight.shape)
+    assert torch.equal(init.kaiming_normal_(weight, mode="fan_out", groups=groups, key=KEY), expected)
+    bound = math.sqrt(3.0) * (1.0 * math.sqrt(2.0 / float(75 + size)))
+    expected = filled_with(Uniform(-bound, bound), weight.shape)
+    assert torch.equal(init.xavier_uniform_(weight, groups=groups, key=KEY), expected)
+
+
+def test_fan_in_does_not_depend_on_groups():
+    weight = torch.empty(8, 3, 5, 5)
+    grouped = init.kaiming_uniform_(weight, groups=8, key=KEY).clone()
+    assert torch.equal(init.kaiming_uniform_(weight, key=KEY), grouped)
+
+
+# What peers have and torch.nn.init lacks
+
+
+@pytest.mark.parametrize(
+    ("mode", "fan"), [("fan_in", 450), ("fan_out", 270), ("fan_avg", 360), ("fan_geo_avg", 348.569)]
+)
+@pytest.mark.parametrize("distribution", ["normal", "uniform", "truncated_normal"])
+def test_variance_scaling(mode, fan, distribution):
+    weight = init.variance_scaling_(torch.empty(30, 50, 3, 3), 2.0, mode, distribution)
+    assert weight.var().item() == pytest.approx(2.0 / fan, rel=0.05)
+    limit = {"normal": 6.0, "uniform": math.sqrt(3), "truncated_normal": 2 / 0.87962566103423978}[
+        distribution
+    ]
+    assert weight.abs().max() <= limit * math.sqrt(2.0 / fan) * (1 + 1e-6)
+
+
+def test_kaiming_xavier_and_lecun_are_variance_scaling():
+    def scaled(*arguments):
+        return init.variance_scaling_(torch.empty(30, 50, 3, 3), *arguments, key=KEY)
+
+    weight = torch.empty(30, 50, 3, 3)
+    torch.testing.assert_close(init.kaiming_normal_(weight, key=KEY), scaled(2.0, "fan_in", "normal"))
+    torch.testing.assert_close(init.xavier_uniform_(weight, key=KEY), scaled(1.0, "fan_avg", "uniform"))
+    assert torch.equal(init.lecun_normal_(weight, key=KEY), scaled(1.0, "fan_in", "truncated_normal"))
+    assert torch.equal(init.lecun_uniform_(weight, key=KEY), scaled(1.0, "fan_in", "uniform"))
+
+
+def test_lecun_normal_is_truncated_at_two_standard_deviations():
+    weight = init.lecun_normal_(torch.empty(100, 400))
+    std = math.sqrt(1 / 400) / 0.87962566103423978
+    assert stats.kstest(weight.double().flatten().numpy(), "truncnorm", (-2, 2, 0, std)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("name", ["variance_scaling_", "lecun_normal_", "lecun_uniform_"])
+def test_zero_elements_of_the_extras(name):
+    weight = torch.empty(0, 3)
+    with pytest.warns(UserWarning, match="zero-element"):
+        assert getattr(init, name)(weight) is weight
+
+
+@pytest.mark.parametrize("kernel", [(3,), (3, 5), (3, 1, 5), (2, 4)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_delta_orthogonal_is_orthogonal_at_the_centre(kernel, dtype):
+    weight = init.delta_orthogonal_(torch.full((8, 6, *kernel), 7.0, dtype=dtype), 0.5, key=KEY)
+    centre = weight[(..., *((size - 1) // 2 for size in kernel))]
+    assert torch.equal(centre, init.orthogonal_(torch.empty(8, 6, dtype=dtype), 0.5, key=KEY))
+    assert weight.count_nonzero() == centre.count_nonzero() == 48
+    torch.testing.assert_close(centre.T @ centre, 0.25 * torch.eye(6, dtype=dtype))
+
+
+def test_delta_orthogonal_keeps_the_norm_of_an_image():
+    weight = init.delta_orthogonal_(torch.empty(8, 6, 3, 3, dtype=torch.float64))
+    image = torch.randn(2, 6, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(torch.conv2d(image, weight, padding="same").norm(), image.norm())
+
+
+def test_identity():
+    assert torch.equal(init.identity_(torch.empty(3, 5), 2.0), 2 * torch.eye(3, 5))
+    assert torch.equal(init.identity_(torch.empty(6, 2, 3), groups=3), init.dirac_(torch.empty(6, 2, 3), 3))
+    image = torch.randn(2, 4, 5, 5)
+    assert torch.equal(torch.conv2d(image, init.identity_(torch.empty(4, 4, 3, 3)), padding="same"), image)
+
+
+@pytest.mark.parametrize(
+    "strided", [torch.empty(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.empty(8, 3).T]
+)
+def test_orthogonal_of_any_strides(strided):
+    expected = init.orthogonal_(torch.empty(strided.shape), key=KEY)
+    assert torch.equal(init.orthogonal_(strided, key=KEY), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0])
+def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
+    weight = init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0, key=KEY)
+    expected = filled_with(Normal(0.0, 2.0), (7, 5), dtype=dtype)
+    scores = filled_with(Uniform(), (7, 5), Key(3, "conv.weight#zeros"), torch.float64)
+    for column in range(5):
+        rows = sorted(range(7), key=lambda row, column=column: scores[row, column].item())
+        expected[rows[: math.ceil(sparsity * 7)], column] = 0
+    assert torch.equal(weight, expected)
+    theirs = torch.nn.init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0)
+    assert torch.equal((weight == 0).sum(dim=0), (theirs == 0).sum(dim=0))
+
+
+def test_sparse_without_a_key_draws_two():
+    generator = torch.Generator().manual_seed(5)
+    init.sparse_(torch.empty(7, 5), 0.3, generator=generator)
+    twice = torch.Generator().manual_seed(5)
+    draw(twice), draw(twice)
+    assert torch.equal(generator.get_state(), twice.get_state())
+
+
+# Where the functions work
+
+
+@random_function
+def test_in_inference_mode(fill):
+    expected = fill(torch.empty(6, 4), key=KEY)
+    with torch.inference_mode():
+        assert torch.equal(fill(torch.empty(6, 4), key=KEY), expected)
+        fill(torch.empty(6, 4))
+
+
+@random_function
+def test_under_fake_tensor_mode(fill):
+    state = torch.get_rng_state()
+    with FakeTensorMode():
+        assert fill(torch.empty(6, 4)).shape == (6, 4)
+        assert fill(torch.empty(6, 4), key=KEY).shape == (6, 4)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_fake_tensor_outside_its_mode():
+    with FakeTensorMode():
+        weight = torch.empty(6, 4)
+    state = torch.get_rng_state()
+    assert init.kaiming_normal_(weight) is weight
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_under_a_functional_transform():
+    def loss(scale):
+        return (init.normal_(torch.empty(4)) * scale).sum()
+
+    torch.manual_seed(5)
+    gradient = torch.func.grad(loss)(torch.tensor(1.0))
+    torch.manual_seed(5)
+    assert gradient == init.normal_(torch.empty(4)).sum()
+
+
+@random_function
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*_prims_common.check:FutureWarning")
+def test_compiled_into_the_caller_without_a_break(fill, backend, source):
+    def caller(first, second):
+        return fill(first, **source) + 1, fill(second, **source)
+
+    expected = [part.clone() for part in caller(torch.empty(6, 4), torch.empty(6, 4))]
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    compiled = torch.compile(caller, fullgraph=True, backend=backend)
+    for actual, eager in zip(compiled(torch.empty(6, 4), torch.empty(6, 4)), expected, strict=True):
+        torch.testing.assert_close(
+            actual, eager, rtol=0, atol=1e-6 if "orthogonal" in fill.__qualname__ else 0
+        )
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_fill_is_done_at_every_call(size, source):
+    traced = torch.jit.trace(lambda x: init.normal_(x + 0, **source), torch.zeros(size), check_trace=False)
+    torch.manual_seed(1)
+    first, second = traced(torch.zeros(size)), traced(torch.zeros(size))
+    torch.manual_seed(1)
+    assert torch.equal(first, init.normal_(torch.empty(size), **source))
+    assert torch.equal(second, init.normal_(torch.empty(size), **source))
+
+
+def test_a_key_made_in_compiled_code():
+    def caller(weight, layer):
+        return init.normal_(weight, key=Key(3, f"layers.{layer}.weight"))
+
+    torch.compiler.reset()
+    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
+    assert torch.equal(
+        compiled(torch.empty(4), 2), init.normal_(torch.empty(4), key=Key(3, "layers.2.weight"))
+    )
+
+
+def test_seeds_given_to_compiled_code():
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda weight, seed: init.normal_(weight, key=Key(seed, "w")), fullgraph=True, backend="aot_eager"
+    )
+    for seed in (3, 4, -5, 2**63 + 1):
+        assert torch.equal(
+            compiled(torch.empty(4), seed), init.normal_(torch.empty(4), key=Key(seed, "w"))
+        ), seed
+
+
+def test_whole_numbers_in_compiled_code():
+    def caller(weight):
+        return init.normal_(weight, 0, 1, key=KEY) + init.uniform_(torch.empty(4), -1, 1, key=KEY)
+
+    torch.compiler.reset()
+    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(torch.empty(4)), caller(torch.empty(4)))
+
+
+def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
+    std, key = torch.tensor(1.0), Key(0, "weight")
+    first = init.normal_(torch.empty(100), 0.0, std, key=key)
+    std.fill_(2.0)
+    assert torch.equal(init.normal_(torch.empty(100), 0.0, std, key=key), 2 * first)
+
+
+def test_orthogonal_values_do_not_depend_on_threads(num_threads):
+    before = torch.get_num_threads()
+    filled = init.orthogonal_(torch.empty(96, 80), key=Key(0, "weight"))
+    assert torch.get_num_threads() == before == num_threads
+    torch.set_num_threads(1)
+    assert torch.equal(filled, init.orthogonal_(torch.empty(96, 80), key=Key(0, "weight")))

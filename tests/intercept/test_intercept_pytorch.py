@@ -1,0 +1,245 @@
+"""intercept: what stays PyTorch's own: other operations, errors, autograd, modes, compilers and scripts."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from filling import assert_same_bits
+from intercepted import MODULE_FUNCTIONS, a_layer, assert_is, assert_values, expected, generator_of
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from convinit_ext import init, intercept
+from convinit_ext.intercept import _patch as announce
+
+
+def same_as_torch(function, *args):
+    """Whether a call gives the same inside a block as outside, from the default generator."""
+    results = []
+    for block in (intercept(seed=0), None):
+        torch.manual_seed(0)
+        if block is None:
+            results.append(function(*args))
+        else:
+            with block:
+                results.append(function(*args))
+    return torch.equal(*(torch.as_tensor(result) for result in results))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda: torch.randperm(20),
+        lambda: torch.randn(20),
+        lambda: torch.rand(20),
+        lambda: torch.randint(5, (20,)),
+        lambda: torch.empty(20).bernoulli_(0.3),
+        lambda: torch.empty(20).exponential_(),
+        lambda: torch.empty(20, dtype=torch.int64).random_(),
+        lambda: torch.nn.functional.dropout(torch.ones(20), 0.5),
+        lambda: torch.normal(torch.zeros(20), 1.0),
+        lambda: torch.empty(20, dtype=torch.complex64).normal_(),
+        lambda: torch.zeros(20, dtype=torch.complex64).conj().imag.normal_(),
+    ],
+)
+def test_other_random_operations_and_tensors_are_left_alone(function):
+    assert same_as_torch(function)
+
+
+def test_what_cannot_be_filled_raises_as_in_torch():
+    integers = torch.zeros(4, dtype=torch.int64)
+    layer = a_layer()
+    calls = [
+        lambda: integers.normal_(),
+        lambda: nn.init.normal_(integers),
+        lambda: torch.empty(3).normal_(0, -1),
+        lambda: torch.empty(3).uniform_(1, 0),
+        lambda: torch.empty(3).normal_("mean"),
+        lambda: torch.empty(3).normal_(0, 1, 2),
+        lambda: torch.empty(3).uniform_(wrong=2),
+        lambda: nn.init.kaiming_normal_(torch.empty(3)),
+        lambda: nn.init.kaiming_uniform_(torch.empty(3, 3), mode="fan"),
+        lambda: nn.init.xavier_normal_(torch.empty(3)),
+        lambda: nn.init.orthogonal_(torch.empty(3)),
+        lambda: nn.init.sparse_(torch.empty(3), 0.5),
+        lambda: nn.init.normal_(torch.empty(3), generator=3),
+        lambda: nn.init.trunc_normal_("tensor"),
+        lambda: nn.init.normal_(),
+        lambda: torch.empty(1).expand(3).normal_(),
+        lambda: layer.weight.normal_(),
+        lambda: layer.weight[1:].uniform_(),
+    ]
+    for call in calls:
+        bare = error_of(call)
+        assert bare is not None
+        with intercept(layer, seed=0):
+            inside = error_of(call)
+        assert isinstance(inside, type(bare)), (bare, inside)
+
+
+def error_of(call):
+    try:
+        call()
+    except Exception as error:
+        return error
+    return None
+
+
+def test_autograd_records_what_it_recorded():
+    source = torch.ones(4, requires_grad=True)
+    with intercept(seed=0):
+        filled = (source * 2).normal_()
+    filled.sum().backward()
+    assert torch.equal(source.grad, torch.zeros(4))
+
+
+def test_version_and_identity():
+    layer = a_layer()
+    version = layer.weight._version
+    with intercept(layer, seed=0), torch.no_grad():
+        assert layer.weight.normal_() is layer.weight
+        assert layer.weight._version == version + 1
+        view = layer.weight[1:]
+        assert nn.init.uniform_(view) is view
+        assert layer.weight._version == version + 2
+    assert layer.weight.requires_grad
+
+
+def test_warnings_are_those_of_torch():
+    with intercept(seed=0):
+        with pytest.warns(UserWarning, match="zero-element"):
+            nn.init.kaiming_normal_(torch.empty(0, 3))
+        with pytest.warns(UserWarning, match=r"mean is more than 2 std") as caught:
+            nn.init.trunc_normal_(torch.empty(3), mean=9.0)
+    assert caught[0].filename == __file__
+
+
+def test_meta_and_fake_tensors_stay_what_they_are():
+    with torch.device("meta"):
+        layer = a_layer()
+
+    def state_after_fills() -> torch.Tensor:
+        torch.manual_seed(0)
+        for function, arguments in MODULE_FUNCTIONS.items():
+            assert getattr(nn.init, function)(layer.weight, **arguments) is layer.weight
+        layer.weight.data.normal_()
+        with FakeTensorMode():
+            fake = nn.Linear(3, 3)
+            nn.init.normal_(fake.weight)
+        return torch.get_rng_state()
+
+    plain = state_after_fills()  # some releases of PyTorch draw for a meta tensor
+    with intercept(layer, seed=0):
+        assert torch.equal(state_after_fills(), plain)
+    assert layer.weight.is_meta
+    with FakeTensorMode(), intercept(seed=0), intercept(nn.Linear(2, 2)):
+        assert type(nn.init.uniform_(torch.empty(3))).__name__ == "FakeTensor"
+
+
+def test_inference_mode():
+    layer = a_layer()
+    with torch.inference_mode(), intercept(layer, seed=0):
+        nn.init.normal_(layer.weight)
+        made = nn.init.normal_(torch.empty(3))
+    assert made.is_inference()
+    with torch.inference_mode():
+        block = intercept(seed=0)
+        block.__enter__()
+    torch.empty(3).normal_()
+    block.__exit__(None, None, None)
+    assert_is(layer.weight, "weight")
+
+
+def test_vmap_and_grad_transforms():
+    with intercept(seed=0):
+        doubled = torch.vmap(lambda x: x * 2 + torch.empty(2).fill_(1))(torch.ones(3, 2))
+    assert torch.equal(doubled, torch.full((3, 2), 3.0))
+
+
+def test_compiled_code_is_not_broken():
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(x, w):
+        noise = torch.empty_like(x).normal_()
+        nn.init.kaiming_normal_(w)
+        nn.init.uniform_(w)
+        nn.init.xavier_normal_(w)
+        return torch.nn.functional.linear(x + 0 * noise, torch.ones_like(w))
+
+    x, w = torch.ones(2, 3), torch.empty(4, 3)
+    step(x, w)
+    with intercept(seed=0):
+        assert torch.equal(step(x, w), torch.full((2, 4), 3.0))
+        eager = nn.init.normal_(torch.empty(3))
+    assert_same_bits(eager, init.normal_(torch.empty(3), generator=generator_of(0)))
+    assert torch.equal(step(x, w), torch.full((2, 4), 3.0))
+
+
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("model", [None, nn.Linear(2, 2)], ids=["no model", "model"])
+@pytest.mark.parametrize("fill", [nn.init.normal_, torch.Tensor.uniform_])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_what_is_traced_keeps_the_random_operations_of_pytorch(size, model, fill):
+    def noise(x):
+        return fill(x + 0)
+
+    with intercept(model, seed=0):
+        traced = torch.jit.trace(noise, torch.zeros(size), check_trace=False)
+        graphs = [make_fx(noise, tracing_mode=mode)(torch.zeros(size)) for mode in ("real", "fake")]
+    assert f"aten::{fill.__name__}" in str(traced.graph)
+    for run in (traced, *graphs):
+        first, second = run(torch.zeros(size)), run(torch.zeros(size))
+        assert first.any() and second.any() and not torch.equal(first, second)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize(
+    "script", [torch.jit.script, lambda model: torch.jit.trace(model.eval(), torch.ones(2, 3))]
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated", "ignore::torch.jit.TracerWarning")
+def test_script_modules(script, inside):
+    model = script(Normed())
+    if inside:
+        model = nn.Sequential(model)
+    with intercept(model, seed=0):
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+            parameter.data[1:].normal_()
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.normal_()
+    for name, parameter in model.named_parameters():
+        assert_values(parameter[1:].detach(), expected(parameter.detach(), f"{name}#1")[1:], context=name)
+        assert_values(parameter[:1].detach(), expected(parameter.detach(), name)[:1], context=name)
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point():
+            assert_is(buffer, name)
+
+
+def test_tensors_marked_by_transformers_are_left_to_it():
+    layer = a_layer()
+    layer.weight._is_hf_initialized = True
+    before = layer.weight.detach().clone()
+    with intercept(layer, seed=0):
+        for function, arguments in MODULE_FUNCTIONS.items():
+            getattr(nn.init, function)(layer.weight, **arguments)
+        assert torch.equal(layer.weight, before)
+        layer.weight.data.normal_()  # the mark is the tensor's, not its memory's
+    assert_is(layer.weight, "weight")
+
+
+def test_functions_have_their_source_inside_a_block():
+    sources = [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES]
+    with intercept(seed=0):
+        assert [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES] == sources

@@ -1,0 +1,197 @@
+"""intercept: slices and other views of parameters, filled as parts of the whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from filling import assert_same_bits
+from intercepted import MODULE_FUNCTIONS, a_layer, assert_is, assert_values, expected
+from torch import nn
+from torch.nn.init import orthogonal_ as captured_orthogonal_
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinit_ext import Key, init, intercept
+from convinit_ext.intercept._views import box_in
+
+
+def test_slices_are_parts_of_the_whole_in_any_order():
+    whole = expected(torch.empty(12, 6), "weight")
+    for order in ([0, 1, 2], [2, 0, 1]):
+        layer = nn.Linear(6, 12)
+        with intercept(layer, seed=0):
+            for block in order:
+                nn.init.normal_(layer.weight[4 * block : 4 * block + 4])
+        assert_values(layer.weight, whole)
+    columns = nn.Linear(6, 12)
+    with intercept(columns, seed=0):
+        for part in reversed(columns.weight.data.chunk(3, dim=1)):
+            part.normal_()
+    assert_values(columns.weight, whole)
+
+
+def test_a_slice_has_the_distribution_asked_for():
+    layer = a_layer()
+    with intercept(layer, seed=0), torch.no_grad():
+        nn.init.xavier_uniform_(layer.weight[:4])
+    bound = float(np.sqrt(3.0) * np.sqrt(2.0 / 12))
+    assert_is(layer.weight[:4], "weight", ("uniform", -bound, bound))
+
+
+VIEWS = {
+    "rows": lambda w: w[2:],
+    "every other row": lambda w: w[1::2],
+    "columns": lambda w: w[:, 1:3],
+    "one element": lambda w: w[1, 2, 1],
+    "kernel": lambda w: w[:, :, 1],
+    "transposed": lambda w: w.transpose(0, 2),
+    "heads": lambda w: w.unflatten(0, (2, 3))[1],
+    "permuted slice": lambda w: w.permute(2, 0, 1)[1:, 3:],
+    "extra dimension": lambda w: w[None, 2:4, None],
+    "diagonal": lambda w: w.diagonal(dim1=0, dim2=1),
+}
+
+FORMATS = {
+    "contiguous": lambda: torch.empty(6, 4, 3),
+    "transposed": lambda: torch.empty(3, 4, 6).transpose(0, 2),
+    "inner last": lambda: torch.empty(6, 3, 4).transpose(1, 2),
+    "spaced": lambda: torch.empty(12, 8, 3)[::2, ::2],
+}
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_every_view_has_the_values_of_its_own_elements(view, form):
+    model, index = nn.ParameterDict({"w": form()}), torch.arange(72).reshape(6, 4, 3)
+    with intercept(model, seed=0):
+        view(model["w"].data).normal_()
+    whole = torch.from_numpy(expected(torch.empty(6, 4, 3), "w"))
+    assert_values(view(model["w"].data), whole.flatten()[view(index)].numpy())
+
+
+@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
+def test_a_box_is_where_the_elements_are(form):
+    whole = form()
+    whole.copy_(torch.arange(72).reshape(6, 4, 3))
+    for name, view in VIEWS.items():
+        box = box_in(view(whole), whole)
+        places = torch.empty(0)
+        places = torch.full(view(whole).shape, float(box.start))
+        for dim, stride in enumerate(box.strides):
+            along = torch.arange(places.shape[dim]) * stride
+            places += along.reshape([-1 if d == dim else 1 for d in range(places.dim())])
+        assert torch.equal(places, view(whole)), name
+
+
+def test_what_no_box_describes_has_its_own_key():
+    weight = torch.empty(6, 3, 4).transpose(1, 2)
+    model = nn.ParameterDict({"w": weight, "raw": torch.empty(4, 6)})
+    over_two_dims = model["w"].data.transpose(1, 2).flatten(1)[:2]
+    as_half = model["raw"].data.view(torch.bfloat16)
+    with intercept(model, seed=0):
+        over_two_dims.normal_()
+        as_half.normal_()
+    assert box_in(over_two_dims, model["w"].data) is None
+    assert_is(over_two_dims, "w[memory,torch.float32,0,(2, 12),(12, 1)]")
+    assert_is(as_half, "raw[memory,torch.bfloat16,0,(4, 12),(12, 1)]")
+
+
+@pytest.mark.parametrize("name", MODULE_FUNCTIONS)
+@pytest.mark.parametrize("size", [4, 200])
+def test_the_parts_that_chunk_gives_as_in_torch(name, size):
+    """Autograd lets nobody change them in place but under no_grad."""
+    for block in (intercept(seed=0), intercept(layer := nn.Linear(size, 3 * size), seed=0)):
+        with block:
+            for part in layer.weight.chunk(3):
+                getattr(nn.init, name)(part, **MODULE_FUNCTIONS[name])
+
+
+def test_numbers_of_slices():
+    layer = a_layer()
+    top, rest = layer.weight[:2], layer.weight[2:]
+    with intercept(layer, seed=0):
+        nn.init.normal_(top)
+        nn.init.normal_(top)
+        nn.init.normal_(rest)
+        assert_is(top, "weight#1")
+        assert_is(rest, "weight", start=16)
+        nn.init.normal_(layer.weight)
+        assert_is(layer.weight, "weight#2")
+        nn.init.normal_(rest)
+        assert_is(rest, "weight#3", start=16)
+        assert_is(top, "weight#2")
+
+
+def test_a_slice_counts_as_one_however_it_is_seen():
+    """Of a contiguous parameter and of one that is not."""
+    for transposed in (False, True):
+        layer = a_layer()
+        if transposed:
+            layer.weight = nn.Parameter(layer.weight.detach().t().contiguous().t())
+        weight = layer.weight.detach()
+        views = [weight[1], weight[1:2], weight[1:2].t(), weight[1].unflatten(0, (2, -1)), weight[None, 1]]
+        with intercept(layer, seed=0):
+            for view in views:
+                view.normal_()
+            assert_is(weight[1], f"weight#{len(views) - 1}", start=weight.shape[1])
+            weight[::2, :4].normal_()
+            weight[::2, :4].t().normal_()
+            weight[::2, :3].normal_()
+            again = init.normal_(torch.empty(weight.shape), key=Key(0, "weight#1"))
+            first = init.normal_(torch.empty(weight.shape), key=Key(0, "weight"))
+            assert torch.equal(weight[::2, 3], again[::2, 3])
+            assert torch.equal(weight[::2, :3], first[::2, :3])
+
+
+def test_orthogonal_slices_differ():
+    layer = nn.Linear(4, 8)
+    with intercept(layer, seed=0):
+        for part in layer.weight.chunk(2):
+            captured_orthogonal_(part)
+    first, second = layer.weight.detach().chunk(2)
+    assert torch.allclose(first @ first.T, torch.eye(4), atol=1e-5)
+    assert not torch.allclose(first, second)
+    alone = init.orthogonal_(torch.empty(4, 4), key=Key(0, "weight[16,(4, 4),(4, 1)]"))
+    assert_same_bits(second, alone)
+
+
+def test_a_slice_whose_elements_overlap_is_refused():
+    layer = a_layer()
+    before = layer.weight.detach().clone()
+    for size in (6, 60_000):
+        with intercept(layer, seed=0), pytest.raises(RuntimeError, match="single memory location"):
+            layer.weight.data[:1].expand(size, 8).normal_()
+    assert_same_bits(layer.weight, before)
+
+
+def test_what_watches_pytorch_s_operations_sees_the_fills():
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket._qualified_op_name.removeprefix("convinit_ext::"))
+            return func(*args, **(kwargs or {}))
+
+    layer, seen = a_layer(), []
+    view = layer.weight.data[2:4]
+    with intercept(layer, seed=0), Watch():
+        nn.init.normal_(layer.weight)
+        nn.init.normal_(view)
+    assert seen == ["fill_one_", "fill_part_"]
+    assert_is(view, "weight#1", start=16)
+
+
+def test_a_table_filled_row_by_row():
+    table = nn.Embedding(3000, 2)
+    with intercept(table, seed=0):
+        for row in table.weight.data:
+            row.uniform_()
+    assert_is(table.weight, "weight", ("uniform", 0.0, 1.0))
+
+
+def test_large_slices():
+    model = nn.ParameterDict({"w": torch.empty(300, 400)})
+    with intercept(model, seed=0):
+        model["w"].data[10:200].uniform_()
+        model["w"].data[210:, ::2].uniform_()
+    whole = torch.from_numpy(expected(torch.empty(300, 400), "w", ("uniform", 0.0, 1.0)))
+    assert_same_bits(model["w"][10:200], whole[10:200])
+    assert_same_bits(model["w"][210:, ::2], whole[210:, ::2])

@@ -1,0 +1,335 @@
+"""init_model_: values, meta models, ties, dtypes, buffers, and that an error leaves the model as it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import Constant, Key, Uniform, init, init_model_
+from convinit_ext._engine import _ops as ops
+from convinit_ext.cli._unet import FULL_WIDTH, UNet, num_parameters
+from convinit_ext.recipes import TORCH, Rule
+
+
+class Net(nn.Module):
+    """A bit of everything that a meta model can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6, padding_idx=2)
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.rnn = nn.LSTM(6, 6, batch_first=True)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, images, words):
+        pixels = self.norm(self.conv(images)).flatten(2).mean(2)
+        states, _ = self.rnn(self.embed(words))
+        return self.head(states + pixels[:, None])
+
+
+def on_meta(make):
+    with torch.device("meta"):
+        return make()
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_same_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    now = model.state_dict()
+    assert now.keys() == state.keys()
+    for name, tensor in state.items():
+        assert now[name].dtype == tensor.dtype, name
+        assert torch.equal(now[name], tensor), name
+
+
+def test_values_are_those_of_the_drop_in_functions_with_the_parameters_key():
+    model = nn.Sequential()
+    model.fc, model.conv = nn.Linear(9, 5), nn.Conv2d(4, 8, 3)
+    model.lstm, model.attention = nn.LSTM(4, 4), nn.MultiheadAttention(4, 2)
+    init_model_(model, seed=7)
+    root5, empty = math.sqrt(5), torch.empty_like
+    expected = {
+        "fc.weight": lambda w, key: init.kaiming_uniform_(w, a=root5, key=key),
+        "fc.bias": lambda w, key: init.uniform_(w, -1 / math.sqrt(9), 1 / math.sqrt(9), key=key),
+        "conv.weight": lambda w, key: init.kaiming_uniform_(w, a=root5, key=key),
+        "lstm.weight_hh_l0": lambda w, key: init.uniform_(w, -0.5, 0.5, key=key),
+        "attention.in_proj_weight": lambda w, key: init.xavier_uniform_(w, key=key),
+        "attention.in_proj_bias": lambda w, key: init.zeros_(w),
+    }
+    for name, fill in expected.items():
+        parameter = model.get_parameter(name)
+        assert torch.equal(parameter, fill(empty(parameter), Key(7, name))), name
+
+
+def test_he_and_xavier_are_the_drop_in_functions_too():
+    model = nn.Sequential(nn.ConvTranspose2d(8, 4, 3, groups=2))
+    init_model_(model, seed=1, recipe="he", fan="torch")
+    key, like = Key(1, "0.weight"), model[0].weight.detach()
+    assert torch.equal(like, init.kaiming_normal_(like.clone(), mode="fan_out", nonlinearity="relu", key=key))
+    init_model_(model, seed=1, recipe="xavier", fan="torch")
+    assert torch.equal(like, init.xavier_uniform_(like.clone(), key=key))
+
+
+def test_values_depend_on_names_alone_not_on_what_else_there_is():
+    small, large = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Conv2d(3, 3, 3))
+    init_model_(small, 3)
+    init_model_(nn.DataParallel(large), 3)
+    assert_same_state(small, {name: large.state_dict()[name] for name in small.state_dict()})
+    init_model_(small, 4)
+    assert not torch.equal(small[0].weight, large[0].weight)
+
+
+def test_a_meta_model_becomes_what_the_cpu_model_is():
+    model, meta = Net(), on_meta(Net)
+    init_model_(model, seed=2)
+    report = init_model_(meta, seed=2)
+    assert_same_state(meta, snapshot(model))
+    assert not any(tensor.is_meta for tensor in (*meta.parameters(), *meta.buffers()))
+    assert report.num_elements == sum(parameter.numel() for parameter in model.parameters())
+    assert meta(torch.ones(2, 3, 4, 4), torch.tensor([[1, 2], [3, 4]])).shape == (2, 2, 11)
+    assert meta.norm.num_batches_tracked.item() == 1
+
+
+def test_a_meta_model_stays_tied_trainable_and_of_its_types():
+    meta = on_meta(Net)
+    meta.conv.weight.requires_grad_(False)
+    meta.conv.bias.tag = "decays not"
+    init_model_(meta)
+    assert meta.head.weight is meta.embed.weight
+    assert isinstance(meta.conv.weight, nn.Parameter)
+    assert not meta.conv.weight.requires_grad
+    assert meta.conv.bias.requires_grad
+    assert meta.conv.bias.tag == "decays not"
+    assert meta.rnn._flat_weights[0] is meta.rnn.weight_ih_l0
+    assert not meta.embed.weight[2].any()
+
+
+def test_parameters_tied_by_their_memory_stay_tied():
+    for device in ("cpu", "meta"):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(device)
+        model[1].weight = nn.Parameter(model[0].weight.detach(), requires_grad=False)
+        init_model_(model, dtype=torch.float64)
+        assert model[0].weight.data_ptr() == model[1].weight.data_ptr()
+        assert torch.equal(model[0].weight, model[1].weight)
+        assert not model[1].weight.requires_grad
+
+
+class Labelled(nn.Parameter):
+    """A parameter type of one's own, with an argument of its own."""
+
+    def __new__(cls, data, label):
+        made = super().__new__(cls, data)
+        made.label = label
+        return made
+
+
+def test_parameter_types_survive_the_meta_device():
+    model = nn.Module()
+    model.weight = Labelled(torch.empty(3, 3, device="meta"), "mine")
+    init_model_(model, recipe=[Rule(Constant(2.0))])
+    assert type(model.weight) is Labelled
+    assert model.weight.label == "mine"
+    assert model.weight.eq(2).all()
+
+
+def test_memory_format_is_kept_and_does_not_change_a_value():
+    plain = nn.Conv2d(8, 8, 3)
+    init_model_(plain)
+    for device in ("cpu", "meta"):
+        last = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last).to(device)
+        init_model_(last)
+        assert last.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(last.weight, plain.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_dtype_is_that_of_everything_that_floats(dtype, device):
+    with torch.device(device):
+        model = Net()
+    before = dict(model.named_parameters())
+    report = init_model_(model, seed=3, dtype=dtype)
+    assert {row.dtype for row in report.rows} == {str(dtype).removeprefix("torch.")}
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
+    assert model.norm.running_mean.dtype == dtype
+    assert model.norm.num_batches_tracked.dtype == torch.int64
+    if device == "cpu":
+        assert all(before[name] is parameter for name, parameter in model.named_parameters())
+    if dtype != torch.float64:
+        full = Net()
+        init_model_(full, seed=3)
+        assert_same_state(model, snapshot(full.to(dtype)))
+
+
+def test_dtype_takes_gradients_and_other_buffers_along():
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", torch.tensor([0.1, 0.2]))
+    model.register_buffer("phases", torch.ones(2, dtype=torch.complex64))
+    model.weight.grad = torch.ones(2, 2)
+    init_model_(model, dtype=torch.bfloat16)
+    assert model.weight.grad.dtype == model.weight.dtype == torch.bfloat16
+    assert torch.equal(model.table, torch.tensor([0.1, 0.2]).bfloat16())
+    assert model.phases.dtype == torch.complex64
+
+
+def test_running_statistics_start_anew():
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.InstanceNorm1d(3, track_running_stats=True))
+    fresh = snapshot(model)
+    for buffer in model.buffers():
+        buffer.add_(3)
+    init_model_(model)
+    assert_same_state(model, fresh)
+
+
+def test_parameters_are_written_in_place_and_autograd_notices():
+    model = nn.Linear(4, 4)
+    pointer, version = model.weight.data_ptr(), model.weight._version
+    init_model_(model)
+    assert model.weight.data_ptr() == pointer
+    assert model.weight._version > version
+    assert model.weight.requires_grad
+    assert model.weight.is_leaf
+
+
+def test_the_whole_model_is_one_call_into_the_engine(monkeypatch):
+    calls = []
+    fill_ = ops.fill_
+    monkeypatch.setattr(ops, "fill_", lambda *arguments: (calls.append(arguments), fill_(*arguments)))
+    init_model_(Net())
+    assert len(calls) == 1
+
+
+def test_progress_changes_no_value(capsys):
+    pytest.importorskip("tqdm")
+    model = UNet(32)
+    init_model_(model, seed=5)
+    expected = snapshot(model)
+    init_model_(model, seed=6, progress=True)
+    init_model_(model, seed=5, progress=True)
+    assert_same_state(model, expected)
+    assert "100%" in capsys.readouterr().err
+
+
+def broken_models():
+    """Models with one thing wrong, and what init_model_ is asked to do with them."""
+    uncovered = Net()
+    uncovered.extra = nn.Parameter(torch.ones(3))
+    yield "no rule", uncovered, {}, ValueError
+    integer = Net()
+    integer.extra = nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)
+    yield "integer", integer, {}, TypeError
+    lazy = Net()
+    lazy.extra = nn.LazyLinear(3)
+    yield "lazy", lazy, {}, ValueError
+    buffer = Net()
+    buffer.register_buffer("table", torch.ones(2, device="meta"))
+    yield "buffer", buffer, {}, ValueError
+    overlapping = Net()
+    overlapping.extra = nn.Linear(3, 3)
+    overlapping.extra.weight = nn.Parameter(overlapping.conv.weight.detach().flatten()[:9].view(3, 3))
+    yield "overlap", overlapping, {}, ValueError
+    too_wide = [Rule(Uniform(0.0, 1e5), name="rnn.*"), *TORCH]
+    yield "range", Net(), {"dtype": torch.float16, "recipe": too_wide}, ValueError
+    yield "function", Net(), {"recipe": [*list(TORCH)[:3], Rule(lambda target: 1 / 0)]}, ValueError
+    yield "seed", Net(), {"seed": -(2**63) - 1}, ValueError
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "error"), [pytest.param(*rest, id=name) for name, *rest in broken_models()]
+)
+def test_an_error_leaves_the_model_as_it_was(model, arguments, error):
+    before = {name: (id(tensor), tensor.dtype) for name, tensor in model.named_parameters()}
+    values = {
+        name: tensor.detach().clone()
+        for name, tensor in model.named_parameters()
+        if not nn.parameter.is_lazy(tensor)
+    }
+    model.norm.running_mean.fill_(7)
+    with pytest.raises(error):
+        init_model_(model, **arguments)
+    assert before == {name: (id(tensor), tensor.dtype) for name, tensor in model.named_parameters()}
+    for name, value in values.items():
+        assert torch.equal(model.get_parameter(name), value)
+    assert model.norm.running_mean.eq(7).all()
+
+
+def test_modules_without_elements_and_models_without_parameters():
+    with pytest.warns(UserWarning, match="zero-element"):
+        model = nn.Sequential(nn.Linear(0, 3), nn.Conv2d(3, 4, 1))
+    report = init_model_(model)
+    assert model[0].bias.eq(0).all()  # as PyTorch: no input, no bound
+    assert report.rows[0].num_bytes == 0
+    assert init_model_(nn.ReLU()).rows == ()
+
+
+def test_a_copy_of_a_model_gets_the_same_values_under_more_threads(num_threads):
+    model = Net()
+    init_model_(model, 9)
+    other = copy.deepcopy(model)
+    init_model_(other, 9)
+    assert_same_state(other, snapshot(model))
+
+
+def test_report_has_a_row_for_every_parameter_and_becomes_json():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
+    report = init_model_(model, seed=3, recipe="he", dtype=torch.bfloat16)
+    row = report.rows[0]
+    assert (row.name, row.shape, row.dtype, row.fan_in, row.fan_out) == (
+        "0.weight",
+        (8, 4, 3, 3),
+        "bfloat16",
+        36,
+        72,
+    )
+    assert row.initialiser == "kaiming_normal_(mode='fan_out', nonlinearity='relu')"
+    assert row.std == pytest.approx(math.sqrt(2 / 72))
+    assert report.num_bytes == 2 * report.num_elements == 2 * sum(p.numel() for p in model.parameters())
+    assert report.seconds > 0
+    assert report.bytes_per_second == report.num_bytes / report.seconds
+    read = json.loads(report.to_json())
+    assert read == json.loads(json.dumps(report.to_dict()))
+    assert read["rows"][0]["shape"] == [8, 4, 3, 3]
+    assert read["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))]
+)
+def test_a_report_can_be_copied(copied):
+    report = init_model_(nn.Linear(3, 2), seed=4)
+    again = copied(report)
+    assert again == report and str(again) == str(report) and again.to_dict() == report.to_dict()
+
+
+def test_report_prints_aligned_and_stays_short_for_large_models():
+    small = str(init_model_(nn.Sequential(nn.Linear(8, 4))))
+    header, rule, weight, *_ = small.splitlines()
+    assert header.split() == ["name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes"]
+    assert len(header) == len(rule) == len(weight)
+    assert "2 tensors, 36 elements, 144 B in" in small
+    large = str(init_model_(UNet(32)))
+    assert len(large.splitlines()) < 50
+    assert "(x2)" in large
+    assert "more lines" in large
+    assert max(map(len, large.splitlines())) < 200
+
+
+def test_bundled_model_is_half_a_billion_parameters_and_scales_down():
+    assert num_parameters(FULL_WIDTH) == pytest.approx(5e8, rel=0.15)
+    with pytest.raises(ValueError, match="33"):
+        UNet(33)
+    model = on_meta(lambda: UNet(32))
+    init_model_(model)
+    predicted = model(torch.ones(1, 4, 16, 16), torch.tensor([3]))
+    assert predicted.shape == (1, 4, 16, 16)
+    assert predicted.isfinite().all()

@@ -1,0 +1,118 @@
+"""Parametrized weights under wrappers, in any order of memory, tied, and without the layer they belong to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+
+from convinit_ext import Constant, Normal, init_model_, plan_model, save_model
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext.checkpoint import _verify as verify
+from convinit_ext.recipes import TORCH, Rule
+
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "module")
+
+
+class Twice(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def layers() -> nn.Module:
+    twice = nn.Linear(3, 4)
+    parametrize.register_parametrization(twice, "weight", Twice())
+    return nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(3, 4)),
+        weight_norm(nn.Linear(3, 4)),
+        parametrizations.spectral_norm(nn.Linear(3, 4)),
+        spectral_norm(nn.Linear(3, 4)),
+        parametrizations.orthogonal(nn.Linear(4, 4)),
+        twice,
+    )
+
+
+def wrapped(wrapper: str, model: nn.Module) -> nn.Module:
+    outer = nn.Module()
+    outer.add_module(wrapper, model)
+    return outer
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_do_not_count(wrapper):
+    plain, inner = layers(), layers()
+    outer = wrapped(wrapper, inner)
+    rules = [Rule(Constant(0.5), name="[0135].weight"), *TORCH]
+    for model in (plain, outer):
+        init_model_(model, 3, rules)
+    assert_same(inner, plain)
+    assert torch.all(inner[5].parametrizations.weight.original == 0.5)
+    assert verify(outer, 3, rules) and fingerprint(outer) == plan_model(outer, 3, rules).fingerprint()
+    only = ["0.weight", "2.weight", "3.weight"]
+    assert [row.name for row in init_model_(outer, 4, only=only).rows] == [
+        row.name for row in init_model_(plain, 4, only=only).rows
+    ]
+    assert_same(inner, plain)
+
+
+@pytest.mark.parametrize("layout", ["transposed", "sliced"])
+@pytest.mark.parametrize("dim", [0, 1, -1, None])
+def test_the_order_of_memory_does_not_count(dim, layout, tmp_path):
+    def build() -> nn.Module:
+        return nn.Sequential(
+            parametrizations.weight_norm(nn.Linear(70, 300), dim=dim),
+            parametrizations.spectral_norm(nn.Linear(5, 70)),
+        )
+
+    plain, other = build(), build()
+    for name in ("0.parametrizations.weight.original1", "1.parametrizations.weight.original"):
+        weight = other.get_parameter(name)
+        if layout == "transposed":
+            weight.data = weight.data.t().contiguous().t()
+        else:
+            weight.data = torch.empty(2 * weight.shape[0], 3 * weight.shape[1])[::2, ::3]
+    init_model_(plain, 3)
+    init_model_(other, 3)
+    assert_same(other, plain)
+    save_model(other, tmp_path / "a.safetensors", 3)
+    assert fingerprint(other) == fingerprint(tmp_path / "a.safetensors")
+    assert fingerprint(other) == plan_model(other, 3).fingerprint()
+    assert verify(tmp_path / "a.safetensors", 3, model=other) and verify(plain.state_dict(), 3, model=other)
+
+
+def test_a_magnitude_that_is_tied_to_its_direction():
+    model = parametrizations.weight_norm(nn.Linear(1, 4))
+    parts = model.parametrizations.weight
+    parts.original0 = parts.original1
+    before = parts.original0.detach().clone()
+    for call in (init_model_, verify, plan_model):
+        with pytest.raises(ValueError, match=r"original0', norm_of.*made of itself, since it is tied"):
+            call(model)
+    assert torch.equal(parts.original0, before)
+    init_model_(model, 0, [Rule(Constant(2.0), name="*.original0"), *TORCH])
+    assert torch.all(parts.original0 == 2.0)
+
+
+@pytest.mark.parametrize("path", ["parametrizations", "parametrizations.weight"])
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+@pytest.mark.parametrize("outside", [None, "_orig_mod"])
+def test_parts_without_their_layer(norm, path, outside):
+    model = norm(nn.Linear(3, 4)).get_submodule(path)
+    model = model if outside is None else wrapped(outside, model)
+    with pytest.raises(ValueError, match=r"no rule for . parameters?:\n  .*original"):
+        init_model_(model)
+    report = init_model_(model, 0, [Rule(Normal())])
+    assert {row.initialiser for row in report.rows} == {"normal_(0, 1)"}
+
+
+def test_spectral_norm_without_its_weight():
+    vectors = parametrizations.spectral_norm(nn.Linear(3, 4)).parametrizations.weight[0]
+    with pytest.raises(ValueError, match="buffer '_u': its weight is not in this model"):
+        init_model_(vectors)

@@ -1,0 +1,233 @@
+"""Plans: names, ties, keys, and every way in which a model can be wrong; nothing is allocated or written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model
+from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext.checkpoint import _verify as verify
+from convinit_ext.model._planner import make_plan
+from convinit_ext.recipes import Kaiming, Rule, Target
+
+ANYTHING = [Rule(Constant(0.0))]
+
+
+def names(model: nn.Module) -> list[str]:
+    return [row.name for row in make_plan(model, recipe=ANYTHING).rows]
+
+
+def holding(**tensors: torch.Tensor) -> nn.Module:
+    module = nn.Module()
+    for name, tensor in tensors.items():
+        setattr(module, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor))
+    return module
+
+
+def test_rows_come_in_the_order_and_with_the_names_of_named_parameters():
+    model = nn.Transformer(8, 2, 2, 2, 16, batch_first=True)
+    plan = make_plan(model, seed=5)
+    assert [row.name for row in plan.rows] == [name for name, _ in model.named_parameters()]
+    assert plan.seed == 5
+    assert plan.new_bytes == 0
+
+
+class Wrapped(nn.Module):
+    """What torch.compile, FSDP and checkpointing do to a name."""
+
+    def __init__(self, segment: str, inner: nn.Module) -> None:
+        super().__init__()
+        self.add_module(segment, inner)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")  # importing torch._dynamo
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        torch.compile,
+        lambda model: nn.DataParallel(torch.compile(model)),
+        lambda model: torch.compile(nn.DataParallel(model)),
+        lambda model: Wrapped("_fsdp_wrapped_module", model),
+        lambda model: Wrapped("_checkpoint_wrapped_module", model),
+    ],
+)
+def test_wrappers_do_not_change_a_name_at_the_top_or_below(wrap):
+    inner = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    assert names(wrap(inner)) == names(inner)
+    outer = nn.Sequential(nn.ReLU(), inner)
+    expected = names(outer)
+    outer[1] = wrap(inner)
+    assert names(outer) == expected
+
+
+def test_an_attribute_called_module_below_the_top_keeps_its_segment():
+    outer = nn.Sequential(Wrapped("module", nn.Linear(2, 2)))
+    assert names(outer) == ["0.module.weight", "0.module.bias"]
+
+
+def test_equal_canonical_names_are_refused_naming_both():
+    model = holding(weight=torch.ones(2))
+    model.add_module("_orig_mod", holding(weight=torch.ones(2)))
+    with pytest.raises(ValueError, match=r"'weight' and '_orig_mod.weight' are both named 'weight'"):
+        make_plan(model, recipe=ANYTHING)
+
+
+def test_a_tied_parameter_is_one_row_under_its_first_name():
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5))
+    model[1].weight = model[0].weight
+    plan = make_plan(model)
+    assert [row.name for row in plan.rows] == ["0.weight", "1.bias"]
+    assert plan.rows[0].distribution == Normal()
+    assert plan.rows[0].held[0].places == [(model[0], "weight"), (model[1], "weight")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_two_parameters_on_the_same_memory_are_tied(device):
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(device)
+    model[1].weight = nn.Parameter(model[0].weight.detach())
+    assert names(model) == ["0.weight", "0.bias", "1.bias"]
+    assert [held.path for held in make_plan(model).rows[0].held] == ["0.weight", "1.weight"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_parameters_that_share_a_part_of_their_memory_are_refused(device):
+    whole = torch.ones(4, 3, device=device)
+    with pytest.raises(ValueError, match="'a' and 'b' overlap in memory"):
+        make_plan(holding(a=whole, b=whole[1:]), recipe=ANYTHING)
+    with pytest.raises(ValueError, match="'a' and 'b' overlap in memory"):
+        make_plan(holding(a=whole, b=whole.view(3, 4)), recipe=ANYTHING)
+    assert names(holding(a=whole[:2], b=whole[2:])) == ["a", "b"]
+
+
+def test_parameters_without_elements_share_nothing():
+    nothing = torch.ones(0, 3)
+    assert names(holding(a=nothing, b=nothing.view(3, 0))) == ["a", "b"]
+
+
+def test_lazy_parameters_are_named():
+    model = nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 4), nn.LazyConv2d(3, 3))
+    with pytest.raises(ValueError, match=r"0\.weight, 0\.bias, 2\.weight, 2\.bias; run their lazy modules"):
+        make_plan(model)
+
+
+@pytest.mark.parametrize("meta", [False, True], ids=["cpu", "meta"])
+@pytest.mark.parametrize(
+    "do",
+    [
+        init_model_,
+        lambda model: init_model_(model, dry_run=True),
+        lambda model: init_model_(model, only="0", dtype=torch.bfloat16),
+        lambda model: verify(model, seed=0),
+        lambda model: save_model(model, "never.safetensors"),
+        plan_model,
+    ],
+    ids=["init_model_", "dry_run", "only", "verify", "save_model", "plan_model"],
+)
+def test_lazy_buffers_are_named(do, meta, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyBatchNorm1d(affine=False))
+    model = model.to("meta") if meta else model
+    before = model[0].weight.detach().clone()
+    said = r"without a shape yet: 1\.running_mean, 1\.running_var; run their lazy modules"
+    with pytest.raises(ValueError, match=said):
+        do(model)
+    assert meta or torch.equal(model[0].weight, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lazy_parameters_and_buffers_are_named_together():
+    said = r"without a shape yet: weight, bias, running_mean, running_var; run their"
+    with pytest.raises(ValueError, match=said):
+        make_plan(nn.LazyBatchNorm2d())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.ones(3, dtype=torch.int32), "torch.int32"),
+        (torch.ones(3, dtype=torch.complex64), "torch.complex64"),
+        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
+    ],
+    ids=["integer", "complex", "sparse"],
+)
+def test_tensors_that_cannot_be_filled_are_named(tensor, said):
+    model = holding(fine=torch.ones(2), odd=nn.Parameter(tensor, requires_grad=False))
+    with pytest.raises(UnsupportedTensorError, match=f"parameter 'odd': .*{said}"):
+        make_plan(model, recipe=ANYTHING)
+
+
+def test_a_parameter_that_overlaps_itself_is_named():
+    model = holding(odd=torch.ones(3, 1).expand(3, 4))
+    with pytest.raises(RuntimeError, match="'odd': unsupported operation: more than one element"):
+        make_plan(model, recipe=ANYTHING)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"model": [1]}, TypeError, "torch.nn.Module, not list"),
+        ({"seed": 2**64}, ValueError, "seed must be in"),
+        ({"seed": 1.5}, TypeError, "seed must be an int"),
+        ({"recipe": "chef"}, ValueError, "'chef'"),
+        ({"fan": "both"}, ValueError, "'both'"),
+        ({"dtype": torch.int8}, ValueError, "torch.int8"),
+        ({"dtype": "float32"}, TypeError, "torch.dtype, not str"),
+        ({"device": "meta"}, ValueError, "'meta'"),
+        ({"device": "toaster"}, ValueError, "'toaster'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_wrong_arguments_are_named(arguments, error, said):
+    with pytest.raises(error, match=said):
+        make_plan(**{"model": nn.Sequential(), **arguments})
+
+
+def test_meta_buffers_that_nobody_can_rebuild_are_all_named():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(2, 2))
+        model.register_buffer("frequencies", torch.ones(4), persistent=False)
+        model[1].register_buffer("mask", torch.ones(2, 2))
+        model.register_buffer("nothing", torch.ones(0))
+    with pytest.raises(
+        ValueError, match=r"(?s)2 buffers on the meta.*frequencies \[4\] of Seq.*1\.mask \[2, 2\] of Linear"
+    ):
+        make_plan(model)
+    assert model[1].weight.is_meta
+
+
+def test_new_bytes_counts_what_will_be_allocated():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4))
+    assert make_plan(model).new_bytes == 4 * (32 + 4 + 8 + 8) + 8
+    assert make_plan(model, dtype=torch.bfloat16).new_bytes == 2 * (32 + 4 + 8 + 8) + 8
+    assert make_plan(nn.Linear(8, 4), dtype=torch.float64).new_bytes == 8 * 36
+
+
+class Named(Kaiming):
+    """An initialiser that looks at more than the shape."""
+
+    def __call__(self, target: Target) -> Constant:
+        return Constant(float(target.name.split(".")[0]))
+
+
+def test_layers_of_one_shape_are_asked_one_by_one_where_their_initialiser_may_tell_them_apart():
+    model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(3)))
+    for init in (Named(), lambda target: Constant(float(target.name.split(".")[0]))):
+        rows = make_plan(model, recipe=[Rule(init)]).rows
+        assert [row.distribution.value for row in rows] == [0.0, 1.0, 2.0]
+
+
+def test_layers_of_one_shape_have_their_own_fans_dtypes_and_rules():
+    layers = (nn.Conv1d(4, 8, 1), nn.Conv1d(8, 8, 1, groups=2), nn.ConvTranspose1d(8, 4, 1), nn.Linear(4, 8))
+    layers[2].weight.data = torch.zeros(8, 4, 1)
+    rows = [row for row in make_plan(nn.Sequential(*layers), recipe="he").rows if row.fans]
+    assert [row.fans for row in rows] == [(4, 8), (4, 4), (8, 4), (4, 8)]
+    assert len({row.distribution.std for row in rows}) == 2
+    wide = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3).half())
+    with pytest.raises(ValueError, match=r"'1\.weight'.*float16 cannot hold"):
+        make_plan(wide, recipe=[Rule(Uniform(-1e5, 1e5), parameter="weight"), Rule(Constant(0.0))])
+    mine = make_plan(wide, recipe=[Rule(Normal(0.0, 2.0), name="0.*"), Rule(Normal(0.0, 3.0))]).rows
+    assert [row.std for row in mine] == [2.0, 2.0, 3.0, 3.0]

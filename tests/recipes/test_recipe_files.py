@@ -1,0 +1,364 @@
+"""Recipes as TOML, JSON and dicts: what docs and README show, round trips, errors with their places."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, recipes
+from convinit_ext.model._planner import make_plan
+from convinit_ext.recipes import (
+    HE,
+    RECIPES,
+    TORCH,
+    CopyFrom,
+    Kaiming,
+    Preset,
+    Recipe,
+    Rule,
+    VarianceScaling,
+    Xavier,
+)
+
+ROOT = Path(__file__).parents[2]
+DOCS, README = (ROOT / "docs" / "recipes.md").read_text(), (ROOT / "README.md").read_text()
+needs_toml = pytest.mark.skipif(
+    sys.version_info < (3, 11) and find_spec("tomli") is None, reason="needs tomllib or tomli"
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
+
+
+def by_depth(target):
+    return Normal(0.0, 1.0 / target.fans()[0])
+
+
+def is_wide(target) -> bool:
+    return target.tensor.shape[0] > 4
+
+
+def test_the_examples_of_the_docs_run(tmp_path, monkeypatch):
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(block, names)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj, self.layer_scale1 = nn.Linear(4, 4), nn.Parameter(torch.empty(4))
+
+
+def test_every_line_of_the_readme_about_rules_runs_on_one_model():
+    (block,) = re.findall(r"```python\n(import re\n.*?)```", README, re.DOTALL)
+    model = nn.ModuleDict(
+        {side: nn.ModuleDict({"embed": nn.Embedding(5, 4)}) for side in ("encoder", "decoder")}
+    )
+    model.blocks, model.head = nn.ModuleList(Block() for _ in range(12)), nn.Linear(4, 2)
+    stage = nn.ModuleList([Block()])
+    names = {"model": model, "stage": stage, "init_model_": init_model_, "plan_model": plan_model}
+    exec(block, names)
+    assert not model.head.bias.any() and model.blocks[3].layer_scale1.eq(1e-6).all()
+    init_model_(model, seed=0, recipe=names["recipe"])
+    assert torch.equal(stage[0].proj.weight, model.blocks[8].proj.weight)
+
+
+@needs_toml
+def test_the_files_of_the_docs_are_one_recipe(tmp_path):
+    read = []
+    for language in ("toml", "json"):
+        (text,) = blocks(language)
+        path = tmp_path / f"mine.{language}"
+        path.write_text(text)
+        read.append(Recipe.load(path))
+        assert recipes.as_recipe(str(path)).rules == read[-1].rules
+    assert read[0] == read[1]
+    recipe = read[0]
+    assert (recipe.name, recipe.defaults) == ("mine", True)
+    assert recipe.rules[4:] == TORCH.rules
+    assert recipe.rules[:4] == (
+        Rule(CopyFrom("encoder.embed.weight"), name="decoder.embed.weight"),
+        Rule(
+            Kaiming("normal", mode="fan_out", nonlinearity="relu"),
+            module=(nn.Conv2d, nn.ConvTranspose2d),
+            parameter="weight",
+        ),
+        Rule(
+            TruncatedNormal(0.0, 0.02, -math.inf, math.inf),
+            name=re.compile(r"^blocks\.\d+\.mlp\."),
+            parameter="weight",
+            label="narrow",
+        ),
+        Rule(Constant(1.0), buffer="scale"),
+    )
+
+
+@needs_toml
+def test_a_file_fills_as_its_rules_do(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'extends = "he"\n[[rules]]\nmodule = "Linear"\nparameter = "weight"\ninit = "normal_(0, 0.5)"\n'
+    )
+    model, other = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4)),
+    )
+    report = init_model_(model, 3, recipe=path)
+    init_model_(other, 3, recipe=[Rule(Normal(0.0, 0.5), module=nn.Linear, parameter="weight"), *HE])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert report.recipe == "mine"  # the file's name
+
+
+class TwiceKaiming(Kaiming):
+    def __call__(self, target):
+        return Normal(0.0, 2 * super().__call__(target).std)
+
+
+def local_module() -> type[nn.Module]:
+    class Local(nn.Module):
+        pass
+
+    return Local
+
+
+ROUND_TRIP = [
+    Rule(Constant(0.1234567890123), parameter="gamma*"),
+    Rule(Constant(0.0), name="a"),
+    Rule(Constant(1.0), name="b"),
+    Rule(Uniform(-0.1, 1 / 3), module=nn.Linear),
+    Rule(Normal(), module=(nn.Conv1d, nn.modules.batchnorm._NormBase)),
+    Rule(Normal(1.0, 0.02), name=re.compile(r"^x\.\d")),
+    Rule(Normal(1.0, 0.03), name=re.compile("(?i)^Enc")),
+    Rule(TruncatedNormal(0.0, 1.0, -math.inf, 2.0), buffer="table"),
+    Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), label="as torch"),
+    Rule(Kaiming("truncated_normal", mode="fan_avg", nonlinearity="selu")),
+    Rule(Xavier("uniform", gain=1.7)),
+    Rule(VarianceScaling(2.0, "fan_geo_avg", "normal")),
+    Rule(VarianceScaling()),
+    Rule(CopyFrom("it's a.weight"), name="c"),
+    Rule(by_depth, where=is_wide),
+]
+
+
+def test_a_recipe_goes_through_a_dict_and_json_unchanged():
+    recipe = Recipe((*ROUND_TRIP, *TORCH), name="mine", defaults=False)
+    table = recipe.to_dict()
+    assert table["extends"] == "torch"
+    assert len(table["rules"]) == len(ROUND_TRIP)
+    assert Recipe.from_dict(json.loads(json.dumps(table))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (re.compile("^Enc", re.IGNORECASE), "re:(?i)^Enc"),
+        (re.compile("(?m)^Enc", re.IGNORECASE | re.ASCII), "re:(?aim)^Enc"),
+        (re.compile("x . y  # comment", re.VERBOSE | re.DOTALL), "re:(?sx)x . y  # comment"),
+    ],
+)
+def test_flags_of_a_regular_expression_are_written(pattern, text):
+    table = Recipe((Rule(Constant(0.5), name=pattern),)).to_dict()
+    assert table["rules"][0]["name"] == text
+    (rule,) = Recipe.from_dict(table).rules
+    assert rule.name.flags == pattern.flags
+
+
+def test_the_sign_of_a_zero_is_written():
+    (rule,) = Recipe.from_dict(Recipe((Rule(Constant(-0.0)),)).to_dict()).rules
+    assert math.copysign(1.0, rule.init.value) == -1.0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_ready_made_recipes_extend_themselves(name):
+    table = RECIPES[name].to_dict()
+    assert (table["extends"], table["rules"]) == (name, [])
+    assert Recipe.from_dict(table) == RECIPES[name]
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (Rule(lambda target: Constant(0.0)), "rule 2: init .*lambda.*no name to import it by"),
+        (Rule(Constant(0.0), where=lambda target: True), "rule 2: where .*lambda"),
+        (Rule(Preset(torch.ones(2))), "rule 2: init Preset"),
+        (Rule(TwiceKaiming()), "rule 2: init TwiceKaiming.*no name to import it by"),
+        (Rule(Constant(0.0), module=local_module()), "rule 2: module .*Local.*no name to import it by"),
+    ],
+)
+def test_what_cannot_be_written_is_named(rule, said):
+    with pytest.raises(ValueError, match=said):
+        Recipe((Rule(Constant(0.0)), rule)).to_dict()
+
+
+def test_files_extend_files_in_their_folder_and_cycles_are_named(tmp_path):
+    (tmp_path / "a.json").write_text('{"extends": "b.json", "rules": [{"init": "zeros_", "name": "a"}]}')
+    (tmp_path / "b.json").write_text('{"extends": "he", "rules": [{"init": "ones_", "name": "b"}]}')
+    assert [rule.name for rule in Recipe.load(tmp_path / "a.json").rules[:2]] == ["a", "b"]
+    assert Recipe.load(tmp_path / "a.json").rules[2:] == HE.rules
+    (tmp_path / "b.json").write_text('{"extends": "a.json"}')
+    with pytest.raises(
+        ValueError, match=r"extend each other in a cycle: .*a\.json -> .*b\.json -> .*a\.json"
+    ):
+        Recipe.load(tmp_path / "a.json")
+    for number in range(200):
+        (tmp_path / f"{number}.json").write_text(f'{{"extends": "{number + 1}.json"}}')
+    with pytest.raises(ValueError, match=r"100\.json: recipes extend each other more than 100 deep"):
+        Recipe.load(tmp_path / "0.json")
+    (tmp_path / "a.json").write_text('{"extends": "c.json"}')
+    with pytest.raises(ValueError, match=r"a\.json: extends 'c\.json': .*No such file"):
+        Recipe.load(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"init": "kaiming_normal"}, "there is no 'kaiming_normal'; accepted are zeros_, .*kaiming_normal_"),
+        ({}, "has no init; accepted are zeros_"),
+        ({"init": 3}, "init must be a str, not 3"),
+        ({"init": "zeros_", "nmae": "x"}, "a rule has no 'nmae'; accepted are init, arguments, module"),
+        ({"init": "normal_(0, sd=1)"}, r"argument 'sd'; normal_ takes \(mean=0.0, std=1.0\)"),
+        ({"init": "normal_(0, 1, 2)"}, r"too many positional.*normal_ takes \(mean=0.0, std=1.0\)"),
+        ({"init": "normal_", "arguments": {"st": 1}}, "'st'; normal_ takes"),
+        ({"init": "normal_(0, -1)"}, "std >= 0"),
+        ({"init": "normal_('x')"}, "normal_ takes"),
+        ({"init": "constant_"}, r"missing a required argument: 'val'; constant_ takes \(val\)"),
+        ({"init": "uniform_(1, 0)"}, "uniform_"),
+        ({"init": "kaiming_normal_(mode='fan')"}, "fan_avg"),
+        ({"init": "kaiming_normal_(nonlinearity='rely')"}, "rely"),
+        ({"init": "copy_from(3)"}, "name of a parameter, not 3"),
+        ({"init": "normal_(0, 1"}, r"not of the form NAME or NAME\(ARGUMENTS\)"),
+        ({"init": "normal_(__import__('os'))"}, "arguments are numbers and strings"),
+        ({"init": "os.system('true')"}, "not of the form"),
+        ({"init": "no_such_package:f"}, r"not of the form PACKAGE\.MODULE:FUNCTION: No module"),
+        ({"init": "../mine:f"}, r"'\.\./mine:f' is not of the form PACKAGE\.MODULE:FUNCTION"),
+        ({"init": "zeros_", "module": ".mine.Type"}, r"module '\.mine\.Type': .*accepted are types of"),
+        ({"init": "math:pie"}, "pie"),
+        ({"init": "math:pi"}, "'math:pi' is not a function"),
+        ({"init": "math:sqrt", "arguments": {"x": 1}}, "takes the target and no arguments"),
+        ({"init": "zeros_", "module": "Conv2"}, "module 'Conv2': .*accepted are types of torch.nn"),
+        ({"init": "zeros_", "module": "no.such.Type"}, r"module 'no\.such\.Type'"),
+        ({"init": "zeros_", "module": ["Linear", "functional"]}, "'functional' is not a type of"),
+        ({"init": "zeros_", "name": "re:("}, r"name 're:\(' is no regular expression"),
+        ({"init": "zeros_", "name": "re:"}, "'re:' is an empty pattern"),
+        ({"init": "zeros_", "module": []}, "module is empty"),
+        ({"init": "zeros_", "name": ""}, "name is an empty pattern"),
+        ({"init": "zeros_", "parameter": "weight[0"}, "'weight.0': its '.' is never closed"),
+        ({"init": "zeros_", "where": "where"}, "where 'where' is not of the form"),
+        ({"init": "zeros_", "parameter": "a", "buffer": "b"}, "not both"),
+        ({"init": "constant_(val=1, val=2)"}, "'val' is there twice"),
+        ({"init": "constant_(val=1)", "arguments": {"val": 2}}, "'val' is there twice"),
+        ({"init": "normal_(**{})"}, r"\*\* is not accepted"),
+        ({"init": f"constant_({'-' * 100_000}1)"}, r"-\.\.\.' is not of the form"),
+        ({"init": "constant_", "arguments": {"val": 10**400}}, "too large"),
+        ({"init": "zeros_", "name": "re:a{99999999999999999999}"}, "is no regular expression"),
+        ("zeros_", "a rule is a table with init"),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule, said):
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps({"rules": [{"init": "zeros_", "name": "x"}, rule]}))
+    with pytest.raises((ValueError, TypeError), match=rf"wrong\.json: rule 2: .*{said}"):
+        Recipe.load(path)
+
+
+LONG = "a" * 10_000
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        LONG,
+        {LONG: 1},
+        {"name": [LONG]},
+        {"extends": LONG},
+        {"extends": f"{LONG}.toml"},
+        {"rules": [LONG]},
+        *(
+            {"rules": [rule]}
+            for rule in (
+                {"init": LONG},
+                {"init": [LONG]},
+                {"init": f"{LONG}("},
+                {"init": f"{LONG}:f"},
+                {"init": f"math:{LONG}"},
+                {"init": f"math:{LONG}", "arguments": {"x": 1}},
+                {"init": f"normal_({LONG}=1)"},
+                {"init": f"normal_('{LONG}')"},
+                {"init": f"kaiming_normal_(mode='{LONG}')"},
+                {"init": f"constant_({LONG}=1, {LONG}=2)"},
+                {"init": f"constant_(**{LONG})"},
+                {"init": "normal_", "arguments": {LONG: 1}},
+                {"init": "zeros_", LONG: 1},
+                {"init": "zeros_", "where": LONG},
+                {"init": "zeros_", "module": LONG},
+                {"init": "zeros_", "module": [f"torch.{LONG}"]},
+                {"init": "zeros_", "name": f"[{LONG}"},
+                {"init": "zeros_", "name": f"re:({LONG}"},
+            )
+        ),
+    ],
+    ids=lambda given: str(given).replace(LONG, "LONG")[:60],
+)
+def test_of_a_very_long_text_an_error_shows_the_beginning(given):
+    with pytest.raises((ValueError, TypeError), match=r"aaaa\.\.\.") as raised:
+        Recipe.from_dict(given)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", r"wrong\.json: "),
+        ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
+        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, rules"),
+        ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
+        ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
+        ('{"rule": []}', r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, rules"),
+        ('{"rules": {}}', r"wrong\.json: rules must be a list"),
+        ('{"defaults": 1}', r"wrong\.json: defaults must be a bool, not 1"),
+        ('{"extends": "torhc"}', r"wrong\.json: extends 'torhc': accepted are torch, he"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path, text, said):
+    path = tmp_path / "wrong.json"
+    path.write_text(text)
+    with pytest.raises((ValueError, TypeError), match=said):
+        make_plan(nn.Linear(2, 2), recipe=str(path))
+
+
+@needs_toml
+def test_toml_that_is_none_and_files_of_another_kind_are_named(tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text("rules = [")
+    with pytest.raises(ValueError, match=r"wrong\.toml: "):
+        Recipe.load(path)
+    with pytest.raises(ValueError, match=r"ends in \.toml or \.json"):
+        Recipe.load(tmp_path / "mine.yaml")
+    with pytest.raises(FileNotFoundError):
+        Recipe.load(tmp_path / "none.toml")
+    with pytest.raises(
+        ValueError, match=r"no recipe 'mine\.yaml'; there are torch.*and files in \.toml or \.json"
+    ):
+        recipes.as_recipe("mine.yaml")
+
+
+def test_without_a_reader_of_toml_it_says_what_to_install(tmp_path, monkeypatch):
+    for reader in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, reader, None)
+    path = tmp_path / "mine.toml"
+    path.write_text("")
+    with pytest.raises(
+        ValueError, match=r"mine\.toml: reading TOML needs Python 3\.11, or .*pip install tomli"
+    ):
+        Recipe.load(path)

@@ -1,0 +1,444 @@
+"""Recipes: `torch` does what every module of torch.nn does to itself; `he`, `xavier`; rules of one's own."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
+from convinit_ext.model._planner import make_plan
+from convinit_ext.model._spread import std_of
+from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
+
+stats = pytest.importorskip("scipy.stats")
+
+# Every type of torch.nn that has parameters, with arguments that make all of them: type, arguments, keywords.
+MODULES = [
+    (nn.Linear, (7, 5), {}),
+    (nn.Linear, (7, 5), {"bias": False}),
+    (nn.Bilinear, (3, 4, 5), {}),
+    (nn.LazyLinear, (5,), {}),
+    (nn.Conv1d, (4, 6, 3), {"groups": 2}),
+    (nn.Conv2d, (4, 6, 3), {}),
+    (nn.Conv3d, (4, 6, 3), {}),
+    (nn.ConvTranspose1d, (4, 6, 3), {}),
+    (nn.ConvTranspose2d, (4, 6, 3), {"groups": 2}),
+    (nn.ConvTranspose3d, (4, 6, 3), {}),
+    (nn.LazyConv1d, (6, 3), {}),
+    (nn.LazyConv2d, (6, 3), {}),
+    (nn.LazyConv3d, (6, 3), {}),
+    (nn.LazyConvTranspose1d, (6, 3), {}),
+    (nn.LazyConvTranspose2d, (6, 3), {}),
+    (nn.LazyConvTranspose3d, (6, 3), {}),
+    (nn.Embedding, (9, 4), {}),
+    (nn.EmbeddingBag, (9, 4), {}),
+    (nn.RNN, (3, 4), {"num_layers": 2, "bidirectional": True}),
+    (nn.RNNBase, ("LSTM", 3, 4), {}),
+    (nn.LSTM, (3, 4), {"proj_size": 2}),
+    (nn.GRU, (3, 4), {}),
+    (nn.RNNCellBase, (3, 4, True, 3), {}),
+    (nn.RNNCell, (3, 4), {}),
+    (nn.LSTMCell, (3, 4), {}),
+    (nn.GRUCell, (3, 4), {}),
+    (nn.MultiheadAttention, (8, 2), {"add_bias_kv": True}),
+    (nn.MultiheadAttention, (8, 2), {"kdim": 6, "vdim": 4}),
+    (nn.MultiheadAttention, (8, 2), {"bias": False}),
+    (nn.TransformerEncoderLayer, (8, 2, 16), {}),
+    (nn.TransformerDecoderLayer, (8, 2, 16), {}),
+    (nn.Transformer, (8, 2, 1, 1, 16), {"batch_first": True}),
+    (nn.BatchNorm1d, (4,), {}),
+    (nn.BatchNorm2d, (4,), {}),
+    (nn.BatchNorm3d, (4,), {}),
+    (nn.SyncBatchNorm, (4,), {}),
+    (nn.LazyBatchNorm1d, (), {}),
+    (nn.LazyBatchNorm2d, (), {}),
+    (nn.LazyBatchNorm3d, (), {}),
+    (nn.InstanceNorm1d, (4,), {"affine": True}),
+    (nn.InstanceNorm2d, (4,), {"affine": True}),
+    (nn.InstanceNorm3d, (4,), {"affine": True}),
+    (nn.LazyInstanceNorm1d, (), {"affine": True}),
+    (nn.LazyInstanceNorm2d, (), {"affine": True}),
+    (nn.LazyInstanceNorm3d, (), {"affine": True}),
+    (nn.LayerNorm, ((3, 4),), {}),
+    (nn.LayerNorm, (4,), {"bias": False}),
+    (nn.GroupNorm, (2, 4), {}),
+    (nn.RMSNorm, (4,), {}),
+    (nn.PReLU, (3,), {"init": 0.125}),
+    (nn.AdaptiveLogSoftmaxWithLoss, (16, 20, [5, 10]), {"head_bias": True}),
+    *([(nn.LinearCrossEntropyLoss, (4, 5), {"bias": True})] if hasattr(nn, "LinearCrossEntropyLoss") else []),
+]
+# Made of a module that is given, so their parameters are that module's.
+CONTAINERS = {
+    nn.TransformerEncoder: (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2),
+    nn.TransformerDecoder: (nn.TransformerDecoderLayer(8, 2, 16), 2),
+}
+# What else a constructor of torch.nn asks for; every other argument is tried as 4.
+ARGUMENTS = {"dims": (0, 1), "unflattened_size": (2, 2), "dim": 0, "padding": 1}
+KEYWORDS = {nn.FractionalMaxPool2d: {"output_size": 2}, nn.FractionalMaxPool3d: {"output_size": 2}}
+LAZY = [case for case in MODULES if issubclass(case[0], nn.modules.lazy.LazyModuleMixin)]
+READY = [case for case in MODULES if case not in LAZY and case[0] not in (nn.RNNCellBase,)]
+
+
+def case_id(case) -> str:
+    kind, _, keywords = case
+    return "-".join([kind.__name__, *map(str, keywords)])
+
+
+class Fills(TorchDispatchMode):
+    """Remembers the last fill of every place in memory, as the distribution that it is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: dict[int, object] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name == "uniform_":
+            self.last[args[0].data_ptr()] = Uniform(*map(float, args[1:3]))
+        elif name == "normal_":
+            self.last[args[0].data_ptr()] = Normal(*map(float, (args[1:] + (0.0, 1.0)[len(args) - 1 :])))
+        elif name in ("fill_", "zero_"):
+            self.last[args[0].data_ptr()] = Constant(float(args[1]) if name == "fill_" else 0.0)
+        result = func(*args, **(kwargs or {}))
+        if name == "clone" and args[0].data_ptr() in self.last:  # layers that are copies of one
+            self.last[result.data_ptr()] = self.last[args[0].data_ptr()]
+        return result
+
+
+def public_modules() -> list[type[nn.Module]]:
+    named = (getattr(torch.nn.modules, name) for name in torch.nn.modules.__all__)
+    return [each for each in named if inspect.isclass(each) and issubclass(each, nn.Module)]
+
+
+def guessed(kind: type[nn.Module]) -> nn.Module:
+    required = [
+        each.name
+        for each in inspect.signature(kind).parameters.values()
+        if each.default is each.empty and each.kind in (each.POSITIONAL_OR_KEYWORD, each.POSITIONAL_ONLY)
+    ]
+    arguments = CONTAINERS.get(kind, [ARGUMENTS.get(name, 4) for name in required])
+    return kind(*arguments, **KEYWORDS.get(kind, {}))
+
+
+@pytest.mark.filterwarnings("ignore:.*nn.Container|`NLLLoss2d`:FutureWarning")
+@pytest.mark.parametrize("kind", public_modules(), ids=lambda kind: kind.__name__)
+def test_every_module_of_torch_nn_with_parameters_is_listed_here(kind):
+    if kind in {each for each, _, _ in MODULES}:
+        return
+    module = guessed(kind)  # a new type that cannot be made so belongs into MODULES or ARGUMENTS
+    if kind not in CONTAINERS:
+        assert not list(module.parameters()), (
+            f"{kind.__name__} has parameters: add it to MODULES, and a rule to TORCH"
+        )
+
+
+@pytest.mark.parametrize("case", LAZY, ids=case_id)
+def test_lazy_modules_become_modules_that_are_listed(case):
+    kind = case[0]
+    assert kind.cls_to_become in {each for each, _, _ in MODULES}
+
+
+@pytest.mark.parametrize("case", READY, ids=case_id)
+def test_torch_recipe_has_the_very_distributions_of_reset_parameters(case):
+    kind, arguments, keywords = case
+    with Fills() as fills:
+        module = kind(*arguments, **keywords)
+    plan = make_plan(module)
+    assert [row.name for row in plan.rows] == [name for name, _ in module.named_parameters()]
+    for row in plan.rows:
+        assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
+
+
+class GatedAttention(nn.MultiheadAttention):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__(width, heads)
+        self.gate = nn.Linear(width, width)
+
+
+@pytest.mark.parametrize("kind", [GatedAttention, torch.ao.nn.quantizable.MultiheadAttention])
+def test_torch_recipe_has_them_for_other_layers_inside_attention(kind):
+    with Fills() as fills:
+        module = kind(8, 2)
+    for row in make_plan(module).rows:
+        assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
+
+
+@pytest.mark.parametrize("case", READY, ids=case_id)
+def test_torch_recipe_fills_as_reset_parameters_does(case):
+    kind, arguments, keywords = case
+    torch.manual_seed(0)
+    theirs = kind(*arguments, **keywords)
+    ours = kind(*arguments, **keywords)
+    init_model_(ours, seed=1)
+    for (name, mine), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        mine, other = mine.detach().flatten().double().numpy(), other.detach().flatten().double().numpy()
+        if other.std() == 0:
+            assert (mine == other).all(), name
+        else:
+            assert stats.ks_2samp(mine, other, method="asymp").pvalue > 1e-5, name
+
+
+@pytest.mark.parametrize(
+    ("module", "distribution"),
+    [
+        (nn.Conv2d(64, 128, 3, bias=False), "uniform"),
+        (nn.ConvTranspose2d(64, 32, 4, bias=False), "uniform"),
+        (nn.Linear(256, 400, bias=False), "uniform"),
+        (nn.Embedding(1000, 100), "norm"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else value,
+)
+def test_large_modules_follow_their_distribution(module, distribution):
+    (row,) = make_plan(module).rows
+    init_model_(module)
+    values = module.weight.detach().double().flatten().numpy()
+    low, scale = (
+        (row.distribution.low, -2 * row.distribution.low) if distribution == "uniform" else (0.0, 1.0)
+    )
+    assert stats.kstest(values, getattr(stats, distribution)(low, scale).cdf).pvalue > 1e-4
+    assert values.std() == pytest.approx(row.std, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("padding", [0, 4, 8, -1])
+def test_padding_row_is_zero_and_the_others_do_not_notice(kind, padding):
+    module, plain = kind(9, 4, padding_idx=padding), kind(9, 4)
+    init_model_(module)
+    init_model_(plain)
+    assert not module.weight[padding].any()
+    others = [row for row in range(9) if row != padding % 9]
+    assert torch.equal(module.weight[others], plain.weight[others])
+    assert plain.weight[padding].all()
+
+
+def distribution_of(module: nn.Module, recipe, fan="true", parameter="weight"):
+    rows = {row.name: row.distribution for row in make_plan(module, recipe=recipe, fan=fan).rows}
+    return rows[parameter]
+
+
+@pytest.mark.parametrize(
+    ("module", "true", "torchs"),
+    [
+        (nn.Conv2d(8, 16, 3), 16 * 9, 16 * 9),
+        (nn.Conv2d(8, 16, 3, groups=4), 4 * 9, 16 * 9),
+        (nn.ConvTranspose2d(8, 16, 3), 16 * 9, 8 * 9),
+        (nn.ConvTranspose2d(8, 16, 3, groups=4), 4 * 9, 8 * 9),
+    ],
+    ids=["plain", "grouped", "transposed", "grouped-transposed"],
+)
+def test_he_scales_convolutions_by_the_true_fan_out_or_by_torchs(module, true, torchs):
+    assert distribution_of(module, "he") == Normal(0.0, math.sqrt(2.0) / math.sqrt(true))
+    assert distribution_of(module, "he", fan="torch") == Normal(0.0, math.sqrt(2.0) / math.sqrt(torchs))
+    assert distribution_of(module, "he", parameter="bias") == Constant(0.0)
+
+
+def test_he_scales_linear_layers_by_fan_in():
+    assert distribution_of(nn.Linear(10, 1), "he") == Normal(0.0, math.sqrt(2.0) / math.sqrt(10))
+
+
+@pytest.mark.parametrize("module", [nn.Linear(8, 16), nn.Conv1d(8, 16, 1), nn.ConvTranspose1d(8, 16, 1)])
+def test_xavier_is_glorots_uniform(module):
+    bound = math.sqrt(3.0) * math.sqrt(2.0 / 24.0)
+    assert distribution_of(module, "xavier") == Uniform(-bound, bound)
+    assert distribution_of(module, "xavier", parameter="bias") == Constant(0.0)
+
+
+def test_torch_recipe_keeps_torchs_fans_whatever_the_call_says():
+    module = nn.ConvTranspose2d(8, 16, 3)
+    assert distribution_of(module, "torch", fan="true") == distribution_of(module, "torch", fan="torch")
+
+
+@pytest.mark.parametrize("recipe", ["he", "xavier"])
+@pytest.mark.parametrize("case", READY, ids=case_id)
+def test_other_recipes_cover_torch_nn_too(case, recipe):
+    kind, arguments, keywords = case
+    with torch.device("meta"):
+        make_plan(kind(*arguments, **keywords), recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["he", "xavier", "lecun"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.MultiheadAttention(8, 2, add_bias_kv=True),
+        nn.MultiheadAttention(8, 2, kdim=6, vdim=4),
+        nn.TransformerEncoderLayer(8, 2, 16),
+        nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+        GatedAttention(8, 2),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_attention_is_left_to_the_torch_recipe_and_linear_layers_are_not(model, recipe):
+    torchs = {row.name: row for row in make_plan(model, recipe="torch").rows}
+    for row in make_plan(model, recipe=recipe).rows:
+        name = row.name
+        if re.search(r"(^|\.)(in_proj_|out_proj\.|[qkv]_proj_|bias_[kv]$|norm)", name):
+            assert row.distribution == torchs[name].distribution, name
+        else:
+            linear = model.get_submodule(name.rpartition(".")[0])
+            leaf = name.rpartition(".")[2]
+            assert row.distribution == distribution_of(linear, recipe, parameter=leaf), name
+
+
+def test_first_matching_rule_wins_and_defaults_come_last():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.MultiheadAttention(4, 1))
+    rules = [
+        Rule(Constant(0.5), name="1.weight"),
+        Rule(Normal(0.0, 0.02), module=nn.Linear, parameter="weight"),
+        Rule(Xavier("normal"), where=lambda target: target.parameter == "in_proj_weight"),
+    ]
+    plan = make_plan(model, recipe=rules)
+    texts = {row.name: row.initialiser for row in plan.rows}
+    assert texts == {
+        "0.weight": "normal_(0, 0.02)",
+        "0.bias": "zeros_",
+        "1.weight": "constant_(0.5)",
+        "1.bias": "zeros_",
+        "2.weight": "ones_",
+        "2.bias": "zeros_",
+        "3.in_proj_weight": "xavier_normal_",
+        "3.in_proj_bias": "zeros_",
+        "3.out_proj.weight": "normal_(0, 0.02)",
+        "3.out_proj.bias": "zeros_",
+    }
+    assert plan.recipe == "custom"
+
+
+def test_a_function_sees_the_target():
+    seen: list[Target] = []
+
+    def depth_scaled(target: Target) -> Normal:
+        seen.append(target)
+        return Normal(0.0, 1.0 / target.fans()[0])
+
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 8, bias=False)))
+    (row,) = make_plan(model, recipe=[Rule(depth_scaled, name="*.weight")]).rows
+    assert row.distribution == Normal(0.0, 0.25)
+    assert row.initialiser == "depth_scaled"
+    (target,) = seen
+    assert (target.name, target.parameter, target.module) == ("0.0.weight", "weight", model[0][0])
+    assert target.parents == (model, model[0])
+
+
+def test_every_unmatched_parameter_is_listed():
+    class Vision(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.ones(1, 3, 4))
+            self.head = nn.Linear(4, 2)
+            self.scale = nn.Parameter(torch.ones(4))
+
+    model = Vision()
+    with pytest.raises(
+        ValueError,
+        match=r"(?s)'torch' has no rule for 2 parameters.*pos_embed \[1, 3, 4\] of Vision.*scale \[4\]",
+    ):
+        init_model_(model)
+    assert torch.equal(model.scale, torch.ones(4))
+    report = init_model_(
+        model, recipe=[Rule(Constant(0.0), name="pos_embed"), Rule(Constant(1.0), name="scale"), *TORCH]
+    )
+    assert [row.initialiser for row in report.rows][:2] == ["zeros_", "ones_"]
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: as_recipe("hee"), ValueError, "no recipe 'hee'; there are torch, he, xavier"),
+        (lambda: as_recipe(3), TypeError, "not int"),
+        (lambda: Recipe([Constant(0.0)]), TypeError, "Constant"),
+        (lambda: Rule("zeros"), TypeError, "'zeros'"),
+        (lambda: Rule(Constant(0.0), module="Linear"), TypeError, "'Linear'"),
+        (lambda: Rule(Constant(0.0), name=3), TypeError, "name must be a str"),
+        (lambda: Rule(Constant(0.0), name=re.compile("")), ValueError, "rule's name .* is an empty pattern"),
+        (lambda: Rule(Constant(0.0), parameter=re.compile("")), ValueError, "parameter .* is an empty"),
+        (lambda: Rule(Constant(0.0), buffer=re.compile("")), ValueError, "buffer .* is an empty pattern"),
+        (lambda: Rule(Constant(0.0), name="re:^blocks"), ValueError, "'re:.blocks' is a glob.*re.Pattern"),
+        (lambda: Rule(Constant(0.0), name="[]blocks"), ValueError, "never closed"),
+        (lambda: Rule(Constant(0.0), name="a[!]b"), ValueError, "never closed"),
+        (lambda: Rule(Constant(0.0), module=()), ValueError, "module is empty"),
+        (lambda: Rule(Constant(0.0), where=True), TypeError, "True"),
+        (lambda: Kaiming("normal", mode="fan"), ValueError, "fan"),
+        (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
+        (lambda: Kaiming("gauss"), ValueError, "gauss"),
+        (lambda: Kaiming("normal", fan="mine"), ValueError, "mine"),
+        (lambda: Xavier("uniform", gain=-1.0), ValueError, "uniform"),
+    ],
+)
+def test_wrong_recipes_say_what_is_wrong(make, error, said):
+    with pytest.raises(error, match=said):
+        make()
+
+
+def test_an_initialisers_errors_name_the_parameter():
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(ValueError, match=r"'0.bias', kaiming_normal_: Fan in and fan out"):
+        make_plan(model, recipe=[Rule(Kaiming("normal"))])
+    with pytest.raises(TypeError, match=r"'0.weight'.*distribution, not 3"):
+        make_plan(model, recipe=[Rule(lambda target: 3)])
+    with pytest.raises(AttributeError, match=r"'0.weight', zeros_: 'Target' object has no attribute"):
+        make_plan(model, recipe=[Rule(nn.init.zeros_)])
+    with pytest.raises(AttributeError, match=r"'0.weight', where of ones_: 'Linear' object has no attribute"):
+        make_plan(model, recipe=[Rule(Constant(1.0), where=lambda target: target.module.groups > 1)])
+    with pytest.raises(ValueError, match=r"'0.weight'.*float16 cannot hold"):
+        make_plan(model, recipe=[Rule(Uniform(-7e4, 0.0))], dtype=torch.float16)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        TruncatedNormal(),
+        TruncatedNormal(0.0, 0.02, -0.04, 0.04),
+        TruncatedNormal(1.0, 1.0, 0.0, 3.0),
+        TruncatedNormal(0.0, 1.0, -math.inf, 0.5),
+    ],
+    ids=str,
+)
+def test_std_of_a_truncated_normal_is_that_of_its_values(distribution):
+    a, b = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
+    assert std_of(distribution) == pytest.approx(stats.truncnorm.std(a, b) * distribution.std, rel=1e-9)
+    assert std_of(Constant(3.0)) == 0.0
+
+
+def test_the_advice_for_parameters_without_a_rule_is_a_recipe_that_has_them():
+    class Expert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up_2 = nn.Parameter(torch.ones(3))
+
+    def layer() -> nn.Module:
+        return nn.ModuleDict({"experts": Expert(), "out": nn.Linear(4, 4)})
+
+    model = nn.ModuleList([layer() for _ in range(12)])
+    for name in ("torch", "he", "llama"):
+        with pytest.raises(ValueError, match="no rule for 12 parameters") as raised:
+            init_model_(model, recipe=name)
+        advice = re.search(r"recipe=(\[.*\]);", str(raised.value))[1]
+        assert advice == f"[Rule(Constant(0.0), name='*.experts.up_2'), *{name.upper()}]"
+        init_model_(model, recipe=eval(advice, vars(recipes) | {"Constant": Constant}))
+        assert not model[11]["experts"].up_2.any()
+    with pytest.raises(ValueError, match=r"up_2'\), \*the others\]; or run the model's own"):
+        init_model_(model, recipe=[Rule(Constant(0.0), name="*weight")])
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 3))
+
+
+def test_the_advice_fits_no_other_parameter():
+    alone = nn.ParameterList([torch.ones(3)])
+    alone.add_module("layer", nn.Linear(2, 2))
+    rest = nn.ModuleDict({"a": nn.ModuleList([Scaled(), Scaled(), nn.Linear(3, 2)])})
+    for model, names in ((alone, ["0"]), (rest, ["a.0.weight", "a.1.weight"])):
+        with pytest.raises(ValueError, match="has no rule") as raised:
+            init_model_(model)
+        rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+        assert f"recipe=[{rules}, *TORCH]" in str(raised.value)

@@ -1,0 +1,216 @@
+"""init_model_ on models whose parameters are DTensors: rules of every kind, on every rank of a mesh."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from filling import assert_same_bits
+from meshes import every_rank
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_module, distribute_tensor
+from torch.distributed.tensor import Shard as Cut
+from torch.nn.utils.parametrizations import weight_norm
+
+from convinit_ext import Constant, Normal, init_model_, plan_model
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext.checkpoint import _verify as verify
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
+
+CUTS = [Cut(0), Cut(1)]
+
+
+def build() -> nn.Module:
+    model = nn.Module()
+    model.first = nn.Linear(7, 5)
+    model.second = nn.Linear(7, 5)
+    model.table = nn.Embedding(9, 4, padding_idx=6)
+    return model
+
+
+def sharded(mesh, model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for leaf, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                cuts = [cut if cut.dim < parameter.ndim else Cut(0) for cut in CUTS]
+                cut = distribute_tensor(parameter.detach(), mesh, cuts, src_data_rank=None)
+                setattr(module, leaf, nn.Parameter(cut))
+    return model
+
+
+def assert_is_part_of(model: nn.Module, whole: nn.Module) -> None:
+    for name, expected in whole.named_parameters():
+        parameter = model.get_parameter(name)
+        part = distribute_tensor(
+            expected.detach(), parameter.device_mesh, parameter.placements, src_data_rank=None
+        )
+        assert_same_bits(parameter.to_local(), part.to_local(), name)
+
+
+RECIPE = [
+    Rule(CopyFrom("first.weight"), name="second.weight"),
+    Rule(Preset(torch.arange(5.0)), name="first.bias"),
+    *TORCH,
+]
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_copies_presets_and_padding_rows(meta, dtype):
+    whole = build()
+    init_model_(whole, 3, RECIPE, dtype=dtype)
+    assert torch.equal(whole.first.weight, whole.second.weight)
+    for mesh in every_rank((2, 3)):
+        with torch.device("meta" if meta else "cpu"):
+            model = sharded(mesh, build())
+        report = init_model_(model, 3, RECIPE, dtype=dtype)
+        assert_is_part_of(model, whole)
+        assert report.num_elements == 7 * 5 * 2 + 5 * 2 + 9 * 4
+        assert report.num_bytes == sum(p.to_local().nbytes for p in model.parameters())
+
+
+def test_a_copy_of_another_precision():
+    recipe = [Rule(CopyFrom("table.weight"), name="copy.weight"), *TORCH]
+
+    def pair() -> nn.Module:
+        model = build()
+        model.copy = nn.Embedding(9, 4).double()
+        return model
+
+    whole = pair()
+    init_model_(whole, 3, recipe)
+    assert torch.equal(whole.copy.weight, whole.table.weight.double())
+    for mesh in every_rank((2, 3)):
+        model = sharded(mesh, pair())
+        init_model_(model, 3, recipe)
+        assert_is_part_of(model, whole)
+        assert verify(model, 3, recipe)
+
+
+def test_a_plan_runs_again_and_a_part_alone():
+    whole = build()
+    init_model_(whole, 5)
+    init_model_(whole, 6, only="first")
+    for mesh in every_rank((4,)):
+        model = build()
+        for leaf in ("weight", "bias"):
+            for layer in (model.first, model.second):
+                cut = distribute_tensor(getattr(layer, leaf).detach(), mesh, [Cut(0)], src_data_rank=None)
+                setattr(layer, leaf, nn.Parameter(cut))
+        plan = plan_model(model, 4)
+        plan.run()
+        plan.run(seed=5)
+        init_model_(model, 6, only="first")
+        for name in ("first", "second"):
+            assert_is_part_of(getattr(model, name), getattr(whole, name))
+
+
+def test_what_needs_a_whole_tensor_is_refused_before_anything_is_written():
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 4)))
+        v = model[1].parametrizations.weight.original1
+        cut = nn.Parameter(distribute_tensor(v.detach(), mesh, [Cut(0)], src_data_rank=None))
+        model[1].parametrizations.weight.original1 = cut
+        before = model[0].weight.clone()
+        with pytest.raises(ValueError, match=r"original0.*needs the whole of a tensor that is a DTensor"):
+            init_model_(model, 0)
+        assert torch.equal(model[0].weight, before)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("meta", [False, True])
+def test_weight_norm_of_whole_rows(meta, dtype):
+    def layers() -> nn.Module:
+        return nn.Sequential(weight_norm(nn.Conv1d(3, 7, 2)), nn.utils.weight_norm(nn.Linear(4, 5)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the older form
+        whole = layers()
+        init_model_(whole, 3, dtype=dtype)
+        for mesh in every_rank((4,)):
+            with torch.device("meta" if meta else "cpu"):
+                model = layers()
+            fully_shard(model, mesh=mesh)
+            init_model_(model, 3, dtype=dtype)
+            assert_is_part_of(model, whole)
+
+
+def test_wrong_placements_and_presets_are_named():
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        before = model[0].weight.clone()
+        partial = DTensor.from_local(torch.zeros(4, 4), mesh, [Partial()], run_check=False)
+        model[1].weight = nn.Parameter(partial)
+        with pytest.raises(RuntimeError, match=r"parameter '1\.weight': a DTensor with placement Partial"):
+            init_model_(model, 0)
+        assert torch.equal(model[0].weight, before)
+        with pytest.raises(TypeError, match="Preset needs the whole tensor"):
+            Preset(distribute_tensor(torch.zeros(4), mesh, [Cut(0)], src_data_rank=None))
+
+
+def test_a_tied_dtensor_is_filled_once_and_stays_tied():
+    for mesh in every_rank((2,)):
+        for device in ("cpu", "meta"):
+            with torch.device(device):
+                model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8, bias=False))
+                weight = distribute_tensor(torch.zeros(8, 4), mesh, [Cut(0)], src_data_rank=None)
+            model[0].weight = model[1].weight = nn.Parameter(weight)
+            report = init_model_(model, 2, [Rule(Normal(), name="0.weight"), Rule(Constant(1.0))])
+            assert [row.name for row in report.rows] == ["0.weight"]
+            assert model[0].weight is model[1].weight
+            assert model[0].weight.to_local().std() > 0.2
+
+
+def test_the_statistics_of_a_model_that_was_distributed_start_anew():
+    whole = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4))
+    init_model_(whole, 3)
+    for mesh in every_rank((3,)):
+        model = nn.Sequential(nn.Conv1d(3, 4, 2), nn.BatchNorm1d(4))
+        model[1].running_mean.fill_(7.0)
+        distribute_module(model, mesh)  # which makes copies of buffers too
+        init_model_(model, 3)
+        for name, tensor in model.state_dict().items():
+            assert isinstance(tensor, DTensor)
+            assert_same_bits(tensor.to_local(), whole.state_dict()[name], name)
+
+
+VALUES = torch.arange(45.0).view(9, 5)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("start", [Constant(2.0), Normal(), Preset(VALUES), lambda target: VALUES])
+def test_rules_fill_the_buffers_of_a_mesh(meta, start):
+    def build() -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.register_buffer("table", torch.zeros(9, 5))
+        return model
+
+    recipe, whole = [Rule(start, buffer="table"), *TORCH], build()
+    init_model_(whole, 3, recipe)
+    for mesh in every_rank((2, 3)):
+        for cuts in ([Cut(0), Cut(1)], [Cut(0), Cut(0)], [Replicate(), Cut(1)]):
+            with torch.device("meta" if meta else "cpu"):
+                model = build()
+                model.table = distribute_tensor(model.table, mesh, cuts, src_data_rank=None)
+            plan = plan_model(model, 3, recipe)
+            mark = plan.fingerprint()
+            plan.run()
+            part = distribute_tensor(whole.table, mesh, cuts, src_data_rank=None)
+            assert_same_bits(model.table.to_local(), part.to_local(), str(cuts))
+            assert mark == fingerprint(whole)
+            assert verify(model, 3, recipe)
+
+
+def test_buffers_of_a_mesh_that_cannot_be_filled_are_named():
+    for mesh in every_rank((2,)):
+        model = nn.BatchNorm1d(4)
+        model.running_mean = DTensor.from_local(torch.ones(4), mesh, [Partial()], run_check=False)
+        with pytest.raises(RuntimeError, match=r"buffer 'running_mean': .*Partial\(sum\) on 2 ranks"):
+            init_model_(model, 0)
+        model.running_mean = distribute_tensor(torch.zeros(4), mesh, [Replicate()], src_data_rank=None)
+        cut = distribute_tensor(torch.ones(4), mesh, [Cut(0)], src_data_rank=None)
+        with pytest.raises(TypeError, match=r"buffer 'running_mean', <lambda>: a DTensor; accepted is"):
+            init_model_(model, 0, [Rule(lambda target, cut=cut: cut, buffer="running_mean"), *TORCH])
+        assert model.weight.eq(1.0).all() and not model.running_mean.to_local().any()

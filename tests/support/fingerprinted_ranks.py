@@ -1,0 +1,80 @@
+"""Run by torchrun (test_sharded_models.py) on 4 processes: what one rank cannot read is an error on all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from convinit_ext import fingerprints
+from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+
+
+def say(text: str) -> None:
+    dist.barrier()
+    if dist.get_rank() == 0:
+        print(f"held: {text}", flush=True)
+
+
+def state(mesh: DeviceMesh) -> dict[str, Tensor]:
+    whole = {"a": torch.arange(24.0).view(8, 3), "b": torch.ones(7, 2), "plain": torch.zeros(3)}
+    cuts = {"a": [Shard(0), Replicate()], "b": [Replicate(), Shard(0)]}
+    return whole | {
+        name: distribute_tensor(whole[name], mesh, cut[: mesh.ndim], src_data_rank=None)
+        for name, cut in cuts.items()
+    }
+
+
+def check(mesh: DeviceMesh, name: str, wrong: dict[int, Tensor], error: type[Exception], own: str) -> None:
+    """Some ranks' memory of a tensor is not what its placements say, or is none."""
+    rank = dist.get_rank()
+    given = state(mesh)
+    takes: list[Callable[[dict[str, Tensor]], object]] = [fingerprint, fingerprints]
+    held = given[name]
+    if isinstance(held, DTensor):
+        takes.append(lambda tensors: fingerprint(tensors[name], name))
+    if rank in wrong and isinstance(held, DTensor):
+        held._local_tensor = wrong[rank]
+    elif rank in wrong:
+        given[name] = wrong[rank]
+    others = f"rank {next(iter(wrong))}" if len(wrong) == 1 else f"{len(wrong)} ranks"
+    said = own if rank in wrong else rf"^{others} could not read what it holds of the tensors"
+    for take in takes:
+        with pytest.raises(error if rank in wrong else RuntimeError, match=said):
+            take(given)
+    assert fingerprint(state(mesh)) == fingerprint({key: full(each) for key, each in state(mesh).items()})
+
+
+def full(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def main() -> None:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    line, square = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2))
+    for mesh in (line, square):
+        misfit = "'a': a DTensor's dimension of size 8 has a local size of 5, which its cuts do not give"
+        check(mesh, "a", {2: torch.ones(5, 3)}, RuntimeError, misfit)
+        check(mesh, "a", {0: torch.ones(5, 3), 3: torch.ones(5, 3)}, RuntimeError, misfit)
+        check(mesh, "a", {1: torch.ones(8, 2)}, RuntimeError, "'a': a DTensor's dimension of size")
+        say(f"{mesh.ndim}: a local tensor of another shape")
+        check(mesh, "a", {1: torch.ones(0, 3)}, RuntimeError, r"'a': a DTensor's local shape is \[0, 3\]")
+        say(f"{mesh.ndim}: an empty local tensor")
+        check(mesh, "a", {3: torch.ones(2, 3, device="meta")}, ValueError, "'a' is on the meta device")
+        say(f"{mesh.ndim}: a local tensor without values")
+        check(mesh, "plain", {1: torch.ones(3, device="meta")}, ValueError, "'plain' is on the meta device")
+        check(mesh, "plain", {2: torch.ones(3).to_sparse()}, UnsupportedTensorError, "'plain': cannot read")
+        say(f"{mesh.ndim}: a plain tensor that cannot be read")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

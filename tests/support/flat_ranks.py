@@ -1,0 +1,81 @@
+"""Run by torchrun: models under FullyShardedDataParallel, the older FSDP. Rank 0 prints what held."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
+from torch.distributed.fsdp import ShardingStrategy
+
+from convinit_ext import init_model_, plan_model, save_model
+from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext.checkpoint import _verify as verify
+
+
+def build() -> nn.Module:
+    return nn.Sequential(nn.Embedding(40, 6), nn.Linear(6, 6), nn.LayerNorm(6))  # rank 1 has none of the last
+
+
+def wrapped(**options) -> Wrapper:
+    inner = build()
+    inner[1] = Wrapper(inner[1], device_id=torch.device("cpu"), **options)
+    return Wrapper(inner, device_id=torch.device("cpu"), **options)
+
+
+def values(model: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def assert_refused(model: nn.Module, said: str, recipe: str = "torch") -> None:
+    before = values(model)
+    for refuses in (init_model_, plan_model, verify):
+        with pytest.raises(ValueError, match=said):
+            refuses(model, 3, recipe)
+    with pytest.raises(RuntimeError, match=f"(?s){said}.*rank 1: ValueError.*{said}"):
+        save_model(model, "/nowhere", 3, recipe)
+    assert all(map(torch.equal, before, values(model)))
+
+
+def say(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(f"held: {text}", flush=True)
+
+
+def main() -> None:
+    dist.init_process_group("gloo")
+    whole = build()
+    init_model_(whole, 3)
+    for original in (True, False):
+        for strategy in (ShardingStrategy.FULL_SHARD, ShardingStrategy.NO_SHARD):
+            options = {"use_orig_params": original, "sharding_strategy": strategy}
+            model = wrapped(**options)
+            shows_whole = original and strategy == ShardingStrategy.NO_SHARD
+            if not shows_whole:
+                assert_refused(model, r"'' is a FullyShardedDataParallel.*summon_full_params.*fully_shard")
+                assert_refused(model, "is a FullyShardedDataParallel", "llama")
+                with Wrapper.summon_full_params(model):
+                    init_model_(model, 3)
+                    assert verify(model, 3)
+            else:
+                init_model_(model, 3)
+                assert verify(model, 3)
+            assert_refused(model.module, "FullyShardedDataParallel")
+            if original:
+                assert_refused(model.module[0], "may be a piece of the flat one.*pass that module")
+            assert fingerprint(model) == fingerprint(whole), options
+            with Wrapper.summon_full_params(model):
+                assert all(map(torch.equal, values(model), values(whole)))
+                with pytest.raises(ValueError, match="which keeps its dtypes; pass dtype= before"):
+                    init_model_(model, 3, dtype=torch.bfloat16)
+            model(torch.zeros(2, dtype=torch.int64))
+            if not shows_whole:
+                assert_refused(model, "is a FullyShardedDataParallel")
+    say("pieces are refused on every rank, and whole parameters are filled")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

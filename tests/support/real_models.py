@@ -1,0 +1,110 @@
+"""Models of transformers, diffusers and timm, small, with sizes that few meshes divide; nothing is loaded."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from models import run_init_code
+
+__all__ = [
+    "convnextv2",
+    "gpt2",
+    "llama",
+    "mixtral",
+    "resnet",
+    "run_init_code",
+    "timm_convnext",
+    "timm_vit",
+    "unet",
+    "vit",
+]
+
+
+def resnet() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1])
+    return transformers.ResNetForImageClassification(config)
+
+
+def convnextv2() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ConvNextV2Config(hidden_sizes=[12, 20, 36, 52], depths=[1, 1, 2, 1])
+    return transformers.ConvNextV2ForImageClassification(config)
+
+
+def llama() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=151,
+        hidden_size=48,
+        intermediate_size=88,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def mixtral() -> nn.Module:
+    """The weights of all experts of a layer are one tensor, [experts, out, in]; so is its router's."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        vocab_size=59,
+        hidden_size=24,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=6,
+    )
+    return transformers.MixtralForCausalLM(config)
+
+
+def vit() -> nn.Module:
+    """Its weights are truncated normals."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        image_size=32,
+        patch_size=8,
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def gpt2() -> nn.Module:
+    """Some of its weights are filled twice."""
+    transformers = pytest.importorskip("transformers")
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=200, n_positions=64, n_embd=64, n_layer=2, n_head=4)
+    )
+
+
+def unet() -> nn.Module:
+    diffusers = pytest.importorskip("diffusers")
+    return diffusers.UNet2DModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+    )
+
+
+def timm_vit() -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, weight_init="jax")
+
+
+def timm_convnext() -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model("convnext_atto", depths=(1, 1, 1, 1))
