@@ -17,10 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import convinit_ext
-from convinit_ext import fingerprints, init_model_
+from convinit_ext import fingerprint, fingerprints, init_model_
 from convinit_ext._engine import _digest as digests
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint import _fingerprint as fingerprint
 from convinit_ext.sharding import _replicas as replicas
 
 save_file = pytest.importorskip("safetensors.torch").save_file

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import reference
 import torch
+from convinit_ext.checkpoint._shard_files import parsed_size
+from convinit_ext.checkpoint._weights_file import open_weights
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-from convinit_ext import Normal, Uniform, init_model_, plan_model, save_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext import Normal, Uniform, fingerprint, init_model_, plan_model, save_model
 from convinit_ext.checkpoint import _writer as file_writer
-from convinit_ext.checkpoint._shard_files import parsed_size
-from convinit_ext.checkpoint._weights_file import open_weights
 from convinit_ext.model import _contents as contents
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset

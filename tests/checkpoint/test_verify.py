@@ -15,9 +15,17 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, save_model
+from convinit_ext import (
+    Constant,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    init_model_,
+    plan_model,
+    save_model,
+    verify,
+)
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint import _verify as verify
 from convinit_ext.checkpoint._verification import Share, VerifiedRow, merged
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from convinit_ext.checkpoint._weights_file import WeightsError
 from filling import DTYPES
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import Normal, init_model_
+from convinit_ext import Normal, init_model_, verify
 from convinit_ext.checkpoint import _verdicts as verdicts
-from convinit_ext.checkpoint import _verify as verify
-from convinit_ext.checkpoint._weights_file import WeightsError
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
 

@@ -13,8 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import Normal, init_model_
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import Normal, init_model_, verify
 from convinit_ext.recipes import TORCH, Preset, Rule
 
 SCRIPT = SUPPORT / "verified_ranks.py"

@@ -10,9 +10,8 @@ from test_layouts import LARGE, LAYOUTS
 from test_values import SHIFTED
 from torch import nn
 
-from convinit_ext import init_model_
+from convinit_ext import init_model_, verify
 from convinit_ext._engine import _ops as ops
-from convinit_ext.checkpoint import _verify as verify
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
 EQUAL = [0, -1]

@@ -8,9 +8,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.model._planner import make_plan
 from convinit_ext.recipes import HE, RECIPES, TORCH, CopyFrom, Preset, RowZeroed, Rule
 

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, init_model_, plan_model, save_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import Constant, Normal, fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.recipes import TORCH, Rule
 
 WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "module")

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model
+from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint import _verify as verify
 from convinit_ext.model._planner import make_plan
 from convinit_ext.recipes import Kaiming, Rule, Target
 

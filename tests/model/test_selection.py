@@ -9,8 +9,7 @@ import torch
 from reference import layer_key, reference
 from torch import nn
 
-from convinit_ext import Constant, Uniform, init_model_, plan_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext import Constant, Uniform, fingerprint, init_model_, plan_model
 from convinit_ext.model import _api as model_module
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 

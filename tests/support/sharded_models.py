@@ -21,8 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from convinit_ext import fingerprints, init_model_
-from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext import fingerprint, fingerprints, init_model_
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.recipes._initialisers import ONES, ZEROS
 
