@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
-from convinit_ext.model import init_model_, make_plan, size_text, table
+from convinit_ext.model import Options, init_model_, make_plan, size_text, table
 from convinit_ext.recipes import TORCH, Recipe, Rule, as_recipe
 
 COLD = "cold: construct, and fill new memory"
@@ -135,8 +135,9 @@ def _fill_of_torch(model: nn.Module, recipe: str | Recipe | Sequence[Rule]) -> C
     """What a user of PyTorch runs: every reset_parameters, or torch.nn.init on every parameter."""
     if as_recipe(recipe) is TORCH:
         return lambda: _reset(model)
-    rows = make_plan(model, 0, recipe).rows  # torch.nn.init has nothing for the values that are not drawn
-    fills = [(row.tensor, row.distribution) for row in rows if row.derived is None]
+    rows = make_plan(model, 0, Options(recipe)).rows
+    drawn = ((row.tensor, row.distribution) for row in rows)  # torch.nn.init has nothing for other values
+    fills = [(tensor, distribution) for tensor, distribution in drawn if distribution is not None]
     return lambda: _fill_each(fills)
 
 

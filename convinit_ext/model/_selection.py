@@ -1,9 +1,9 @@
-"""Which of a model's parameters and buffers a call is about: what `only` and `skip` choose."""
+"""Which parameters and buffers a call is about (`only`, `skip`), and the names that make their keys."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -11,12 +11,13 @@ from torch import nn
 
 from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model import _parametrize as parametrized
-from convinit_ext.model._named_tensors import Held
+from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._parametrize import plain_name
 from convinit_ext.recipes import Target, patterns
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module] | Callable[[Target], bool]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | None"
+Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
 @dataclass(slots=True, eq=False)
@@ -31,12 +32,12 @@ class Selection:
     only: _Set | None
     skip: _Set | None
     names: dict[int, list[str]]
-    target: Callable[[Held], Target]
+    target: Callable[[NamedTensor], Target]
     _chosen: dict[int, list[bool]] = field(default_factory=dict)  # of parameters, by their module's id
 
     @classmethod
     def of(
-        cls, model: nn.Module, only: Selectors, skip: Selectors, target: Callable[[Held], Target]
+        cls, model: nn.Module, only: Selectors, skip: Selectors, target: Callable[[NamedTensor], Target]
     ) -> Selection | None:
         """None where both are None: then everything is chosen.
 
@@ -53,7 +54,7 @@ class Selection:
         )
         return cls(first, second, walk.every_name(model), target)
 
-    def parameter(self, held: Held) -> bool:
+    def parameter(self, held: NamedTensor) -> bool:
         """Whether the parameter is chosen."""
         chosen = self.only is None or self.only.fits(held, self.names_of(held), self.target)
         if self.skipped(held):
@@ -61,10 +62,10 @@ class Selection:
         self._chosen.setdefault(id(held.node.module), []).append(chosen)
         return chosen
 
-    def skipped(self, held: Held) -> bool:
+    def skipped(self, held: NamedTensor) -> bool:
         return self.skip is not None and self.skip.fits(held, self.names_of(held), self.target)
 
-    def buffer(self, held: Held) -> bool:
+    def buffer(self, held: NamedTensor) -> bool:
         """Whether the buffer is chosen, after all parameters were asked about.
 
         Where functions choose, it goes with the parameters of its module.
@@ -87,11 +88,11 @@ class Selection:
             if chosen is not None:
                 chosen.check_used()
 
-    def names_of(self, held: Held) -> list[str]:
+    def names_of(self, held: NamedTensor) -> list[str]:
         names = self.names.get(id(held.tensor), [held.name])
         # conv.weight is a name of both halves of a normalised weight, and of the vectors of spectral_norm
         part = self.target(held).plain
-        plain = part.name if part is not None else parametrized.plain_name(held)
+        plain = part.name if part is not None else plain_name(held)
         return names if plain is None else [*names, plain]
 
 
@@ -148,7 +149,9 @@ class _Set:
             self._globs[glob] = text
             self._unused[glob] = text
 
-    def fits(self, held: Held, names: Sequence[str], target: Callable[[Held], Target] | None) -> bool:
+    def fits(
+        self, held: NamedTensor, names: Sequence[str], target: Callable[[NamedTensor], Target] | None
+    ) -> bool:
         """Whether any selector does. All are asked, as each has to choose something.
 
         Args:
@@ -192,3 +195,98 @@ def _around(name: str) -> Iterable[str]:
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
+
+
+def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str] = ()) -> dict[str, str]:
+    """The name that makes the key of each of these parameters and buffers.
+
+    Args:
+        names: canonical names of parameters.
+        buffers: those of buffers; few need a key, so a function may raise LookupError for them.
+        mapping: a function of the name; or a dict of names and of prefixes ("layers.0" is one of
+            "layers.0.weight", "" of every name; the longest counts), to what stands there instead.
+
+    Raises:
+        TypeError: neither, or something in it that is not a string.
+        ValueError: two parameters that would get one key, an entry that fits no name.
+
+    >>> key_names(["layers.0.weight", "layers.1.weight", "head.weight"], {"layers.0": "layers.8"})
+    {'layers.0.weight': 'layers.8.weight', 'layers.1.weight': 'layers.1.weight', 'head.weight': 'head.weight'}
+    """
+    names, buffers = list(names), list(buffers)
+    if mapping is None:
+        return {name: name for name in (*names, *buffers)}
+    if isinstance(mapping, Mapping):
+        mapped = _by_prefix((*names, *buffers), mapping)
+    elif callable(mapping):
+        mapped = _by_function(names, buffers, mapping)
+    else:
+        raise TypeError(f"names must be a dict or a function of a name, not {type(mapping).__name__}")
+    return _checked(mapped)
+
+
+def _by_function(names: list[str], buffers: list[str], function: Callable[[str], str]) -> dict[str, str]:
+    mapped: dict[str, str] = {}
+    for name in (*names, *buffers):
+        try:
+            mapped[name] = function(name)
+        except LookupError as error:
+            if name in buffers:
+                continue
+            raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
+    return mapped | {name: name for name in buffers if name not in mapped}
+
+
+def _canonical_prefix(prefix: str) -> str:
+    try:
+        return canonical_name(prefix.removesuffix("."))
+    except ValueError:  # nothing but wrappers: every name
+        return ""
+
+
+def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    prefixes: dict[str, str] = {}
+    for prefix, other in mapping.items():
+        if not (isinstance(prefix, str) and isinstance(other, str)):
+            raise TypeError(f"names must map str to str, and does not: {prefix!r}: {other!r}")
+        prefixes[_canonical_prefix(prefix)] = other.removesuffix(".")
+    unused, mapped = set(prefixes), {}
+    for name in names:
+        found = _longest(name, prefixes)
+        mapped[name] = name if found is None else _replaced(name, found, prefixes[found])
+        unused.discard(name if found is None else found)
+    if unused:
+        raise ValueError(
+            f"names: no parameter is called or begins with {', '.join(map(repr, sorted(unused)))}"
+        )
+    return mapped
+
+
+def _longest(name: str, prefixes: Mapping[str, str]) -> str | None:
+    prefix = name
+    while prefix and prefix not in prefixes:
+        prefix = prefix.rpartition(".")[0]
+    return prefix if prefix in prefixes else None
+
+
+def _replaced(name: str, prefix: str, other: str) -> str:
+    rest = name.removeprefix(prefix).removeprefix(".")
+    return f"{other}.{rest}" if other and rest else other or rest
+
+
+def _checked(mapped: dict[str, str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for name, other in mapped.items():
+        if not isinstance(other, str):
+            raise TypeError(f"names: {name!r} becomes {other!r}, which is not a str")
+        try:
+            mapped[name] = canonical_name(other)
+        except ValueError as error:
+            raise ValueError(f"names: {name!r} becomes {other!r}: {error}") from error
+        earlier = first.setdefault(mapped[name], name)
+        if earlier != name:
+            raise ValueError(
+                f"names: parameters {earlier!r} and {name!r} would both get the key of {mapped[name]!r}, and "
+                "so the same values"
+            )
+    return mapped

@@ -11,6 +11,7 @@ from convinit_ext.sharding._dtensor import (
     logical_shape,
     parts,
     share_rows,
+    without,
 )
 from convinit_ext.sharding._ranks import check_same_seed, gathered, place, together
 from convinit_ext.sharding._replicas import Ranks, added_up
@@ -34,4 +35,5 @@ __all__ = [
     "ranks",
     "share_rows",
     "together",
+    "without",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -14,7 +15,7 @@ from convinit_ext._engine import _supported as supported
 from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.init import _fill as fill
 from convinit_ext.init import _words as words
-from convinit_ext.model import _planner as plan
+from convinit_ext.model import _options as options
 
 no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
 HOW_TO_BUILD = r"this build has no CUDA.*CONVINIT_CUDA=1 pip install --no-build-isolation \."
@@ -79,21 +80,21 @@ def test_a_model_cannot_go_to_cuda() -> None:
 
 
 def test_a_model_cannot_go_to_a_gpu_that_is_not_there(monkeypatch) -> None:
-    monkeypatch.setattr(ops, "HAS_CUDA", True)
+    monkeypatch.setattr(options, "HAS_CUDA", True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert plan.checked_device("cuda") == torch.device("cuda")
-    assert plan.checked_device("cuda:0") == torch.device("cuda:0")
+    assert options.checked_device("cuda") == torch.device("cuda")
+    assert options.checked_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ValueError, match="device 'cuda:3': PyTorch sees 1 CUDA device"):
-        plan.checked_device("cuda:3")
+        options.checked_device("cuda:3")
 
 
 def test_memory_on_a_gpu_is_not_counted_as_the_cpus(monkeypatch) -> None:
-    monkeypatch.setattr(ops, "HAS_CUDA", True)
+    monkeypatch.setattr(options, "HAS_CUDA", True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    assert plan.make_plan(model, device="cuda").new_bytes == 0
-    assert plan.make_plan(model).new_bytes == 104
+    assert make_plan(model, device="cuda").new_bytes == 0
+    assert make_plan(model).new_bytes == 104
 
 
 @no_cuda

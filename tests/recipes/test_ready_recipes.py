@@ -9,11 +9,11 @@ import types
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
-from convinit_ext.model._planner import make_plan
-from convinit_ext.model._spread import std_of
+from convinit_ext.model._report import std_of
 from convinit_ext.recipes import RECIPES, RowZeroed, Rule, gpt, llama, trunc_normal
 
 LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, recipes
-from convinit_ext.model._planner import make_plan
 from convinit_ext.recipes import (
     HE,
     RECIPES,

@@ -8,12 +8,12 @@ import re
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
-from convinit_ext.model._planner import make_plan
-from convinit_ext.model._spread import std_of
+from convinit_ext.model._report import std_of
 from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
 
 stats = pytest.importorskip("scipy.stats")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convinit_ext.model._named_tensors import Held, Node
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
@@ -26,18 +26,18 @@ class Offers:
     def __init__(self) -> None:
         self._known: dict[int, dict[str, Tensor]] = {}
 
-    def of(self, held: Held) -> Tensor | None:
+    def of(self, held: NamedTensor) -> Tensor | None:
         """The values of a meta buffer, on the CPU; None if nobody offers any."""
         node, leaf = held.node, held.places[0][1]
         if id(node.module) not in self._known:
-            self._known[id(node.module)] = _asked(node)
+            self._known[id(node.module)] = _offered_by(node)
         values = self._known[id(node.module)].get(leaf)
         if values is None:
             values = _by_name(leaf, held.tensor)
         return values if values is not None and values.shape == held.tensor.shape else None
 
 
-def _asked(node: Node) -> dict[str, Tensor]:
+def _offered_by(node: NamedModule) -> dict[str, Tensor]:
     """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
     found: dict[str, Tensor] = {}
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
@@ -49,7 +49,7 @@ def _asked(node: Node) -> dict[str, Tensor]:
     return found
 
 
-def _rotary(node: Node) -> dict[str, Tensor]:
+def _rotary(node: NamedModule) -> dict[str, Tensor]:
     """Rotary position embeddings: their own function makes the frequencies of their config."""
     module: Any = node.module
     if not any(leaf in module._buffers for leaf in _FREQUENCIES):
@@ -63,7 +63,7 @@ def _rotary(node: Node) -> dict[str, Tensor]:
     return dict.fromkeys(_FREQUENCIES, values)
 
 
-def _by_init_weights(node: Node) -> dict[str, Tensor]:
+def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
     """What the nearest model around the module writes into its buffers."""
     owner: Any = next(
         (
@@ -79,7 +79,7 @@ def _by_init_weights(node: Node) -> dict[str, Tensor]:
     return _written(shown, lambda: owner._init_weights(shown))
 
 
-def _by_methods(node: Node) -> dict[str, Tensor]:
+def _by_methods(node: NamedModule) -> dict[str, Tensor]:
     """What the module's own methods make."""
     found: dict[str, Tensor] = {}
     for name in _METHODS:

@@ -5,19 +5,20 @@ Nothing here touches a disk.
 
 from __future__ import annotations
 
-import bisect
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from convinit_ext.checkpoint._file_header import LENGTH_BYTES, PAIRED
-from convinit_ext.model import DTYPES, Drawn, Entry, Fill, write_drawn_
+from convinit_ext.checkpoint._safetensors import LENGTH_BYTES
+from convinit_ext.model import DTYPES, Drawn, Given, Piece, SavedTensor, fill_pieces, slabs
+from convinit_ext.sharding import Part
 
 _METADATA = "__metadata__"
 _UNITS = {"": 1} | {
@@ -27,6 +28,7 @@ _UNITS = {"": 1} | {
 }
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Z]*)\s*", re.IGNORECASE)
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
+_PAIRED = torch.float4_e2m1fn_x2  # two elements to a byte, and PyTorch counts the bytes
 _RANKS = {code: rank for rank, code in enumerate(DTYPES)}
 
 
@@ -58,22 +60,22 @@ class ShardFile:
 
     Args:
         name: of the file.
-        entries: its tensors, in the order of their bytes.
+        tensors: what it holds, in the order of their bytes.
         metadata: of the whole file.
     """
 
     name: str
-    entries: Sequence[Entry]
+    tensors: Sequence[SavedTensor]
     metadata: Mapping[str, str]
 
     @cached_property
     def head(self) -> bytes:
         described: dict[str, object] = {_METADATA: self.metadata} if self.metadata else {}
         begin = 0
-        for each in self.entries:
+        for each in self.tensors:
             end = begin + each.num_bytes
             code, shape = _CODES[each.dtype], list(each.shape)
-            if code == PAIRED:
+            if each.dtype == _PAIRED:
                 shape[-1] *= 2
             described[each.name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
             begin = end
@@ -81,47 +83,47 @@ class ShardFile:
         text += b" " * (-len(text) % LENGTH_BYTES)  # so that every element lies where its type may
         return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
-    @cached_property
-    def _begins(self) -> list[int]:
-        begins = [len(self.head)]
-        for each in self.entries:
-            begins.append(begins[-1] + each.num_bytes)
-        return begins
-
     @property
     def num_bytes(self) -> int:
-        return self._begins[-1]
+        return len(self.head) + sum(each.num_bytes for each in self.tensors)
 
-    def write_(self, block: Tensor, begin: int) -> None:
-        """Makes the uint8 block the file's bytes from `begin` on, a multiple of 16."""
-        end = begin + len(block)
-        head = self.head[begin:end]
-        if head:
-            block[: len(head)].copy_(torch.frombuffer(bytearray(head), dtype=torch.uint8))
-        drawn = []
-        for index in range(max(0, bisect.bisect_right(self._begins, begin) - 1), len(self.entries)):
-            entry, first = self.entries[index], self._begins[index]
-            start, stop = max(begin, first), min(end, first + entry.num_bytes)
-            if first >= end:
-                break
-            if start >= stop:
-                continue
-            part = block[start - begin : stop - begin].view(entry.dtype)
-            at = (start - first) // entry.dtype.itemsize
-            if isinstance(entry.content, Drawn):
-                drawn.append(Fill(entry.content, part, at))
-            else:
-                entry.content.write_(part, at)
-        write_drawn_(drawn)
+    def blocks(self, seed: int, buffers: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the file's bytes, made in the buffers in turn.
+
+        Args:
+            seed: of the values.
+            buffers: uint8 tensors of one size; each is used again when its turn comes.
+        """
+        head = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
+        given = SavedTensor("", torch.uint8, (len(head),), Given(head))
+        turns = itertools.cycle(buffers)
+        drawn: list[Piece] = []
+        buffer, used = next(turns), 0
+        for each in (given, *self.tensors):
+            for ranges in slabs(each.shape, len(buffer) // each.dtype.itemsize):
+                sizes = tuple(map(len, ranges))
+                num_bytes = math.prod(sizes) * each.dtype.itemsize
+                if used + num_bytes > len(buffer):
+                    fill_pieces(seed, drawn)
+                    yield buffer[:used]
+                    buffer, used, drawn = next(turns), 0, []
+                part = Part(buffer[used : used + num_bytes].view(each.dtype).view(sizes), ranges)
+                used += num_bytes
+                if isinstance(each.values, Drawn):
+                    drawn += each.values.pieces(part)
+                else:
+                    each.values.write_(seed, part)
+        fill_pieces(seed, drawn)
+        yield buffer[:used]
 
 
 def shard_files(
-    entries: Sequence[Entry], max_bytes: int | None, base: str, metadata: Mapping[str, str]
+    tensors: Sequence[SavedTensor], max_bytes: int | None, base: str, metadata: Mapping[str, str]
 ) -> list[ShardFile]:
     """The files of a model, split as huggingface_hub's split_state_dict_into_shards_factory splits it.
 
     Args:
-        entries: in the order of the state dict.
+        tensors: in the order of the state dict.
         max_bytes: of a file's tensors, unless one alone has more; None is one file.
         base: of the files' names.
         metadata: of every file.
@@ -129,20 +131,20 @@ def shard_files(
     Raises:
         ValueError: a tensor of the name that the format keeps for metadata.
     """
-    if any(each.name == _METADATA for each in entries):
+    if any(each.name == _METADATA for each in tensors):
         raise ValueError(f"a safetensors file cannot hold a tensor named {_METADATA!r}; rename the parameter")
-    groups = [list(entries)] if max_bytes is None else _groups(entries, max_bytes)
+    groups = [list(tensors)] if max_bytes is None else _groups(tensors, max_bytes)
     names = [f"{base}-{index + 1:05d}-of-{len(groups):05d}.safetensors" for index in range(len(groups))]
     if len(groups) == 1:
         names = [f"{base}.safetensors"]
     return [ShardFile(name, _ordered(group), metadata) for name, group in zip(names, groups, strict=True)]
 
 
-def _groups(entries: Iterable[Entry], max_bytes: int) -> list[list[Entry]]:
-    groups: list[list[Entry]] = []
-    group: list[Entry] = []
+def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTensor]]:
+    groups: list[list[SavedTensor]] = []
+    group: list[SavedTensor] = []
     size = 0
-    for each in entries:
+    for each in tensors:
         if each.num_bytes > max_bytes:
             groups.append([each])
             continue
@@ -154,14 +156,14 @@ def _groups(entries: Iterable[Entry], max_bytes: int) -> list[list[Entry]]:
     return [*groups, group] if group or not groups else groups
 
 
-def _ordered(entries: Iterable[Entry]) -> list[Entry]:
+def _ordered(tensors: Iterable[SavedTensor]) -> list[SavedTensor]:
     """As the format's library orders them: wide elements first, then by name."""
-    return sorted(entries, key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
+    return sorted(tensors, key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
 
 
 def index_text(files: Sequence[ShardFile]) -> bytes:
     """The index of several files, as transformers and diffusers read it."""
-    where = {entry.name: file.name for file in files for entry in file.entries}
-    total = sum(entry.num_bytes for file in files for entry in file.entries)
+    where = {entry.name: file.name for file in files for entry in file.tensors}
+    total = sum(entry.num_bytes for file in files for entry in file.tensors)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()
