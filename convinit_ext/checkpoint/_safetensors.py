@@ -99,6 +99,7 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def _open_file(path: Path) -> Weights:
+    size = 0
     try:
         size, text = _head_text(path)
         head = _parsed(path, text, "its head")
@@ -114,7 +115,7 @@ def _open_file(path: Path) -> Weights:
         TypeError,
         OverflowError,
     ) as error:  # the latter of sizes for torch
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+        raise WeightsError(f"{path} is not a whole safetensors file, at {size} bytes: {error}") from error
     return Weights(tensors, metadata, {path: size})
 
 

@@ -55,6 +55,9 @@ def test_metadata_scalars_and_empty_tensors_anywhere(tmp_path):
     assert open_weights(str(written(tmp_path / "none.safetensors", {}))).tensors == {}
 
 
+# What the format's library says, in words that change with its version.
+LIBRARY = "not a whole safetensors file, at [0-9]+ bytes: .*"
+
 WRONG_HEADS = {
     "array": ([], "must be an object"),
     "cut JSON": (b'{"x": ', "no JSON"),
@@ -62,22 +65,22 @@ WRONG_HEADS = {
     "half a surrogate pair": (rb'{"\ud800": 1}', "no JSON"),
     "deep": (b"[" * 100_000, "no JSON"),
     "twice": (b'{"x": {}, "x": {}}', "'x' is there twice"),
-    "no entry": ({"x": 1}, "'x': must have a dtype"),
-    "no shape": ({"x": {"dtype": "I8", "data_offsets": [0, 1]}}, "'x': must have a dtype"),
-    "dtype": ({"x": entry(0, 1, "F6_E2M3")}, "unknown dtype 'F6_E2M3'; accepted are BOOL"),
-    "dtype of no kind": ({"x": entry(0, 1, [])}, "unknown dtype"),
-    "shape": ({"x": entry(0, 1, shape=[-1, -1])}, "not negative"),
-    "fraction": ({"x": entry(0, 1, shape=[1.0])}, "not negative"),
-    "true": ({"x": entry(0, 1, shape=[True])}, "not negative"),
-    "offsets": ({"x": entry(0, 1) | {"data_offsets": [0]}}, "two numbers"),
-    "backwards": ({"x": entry(0, 1) | {"data_offsets": [1, 0]}}, "takes 1 bytes"),
-    "size": ({"x": entry(0, 1, "F32", [1])}, r"F32 \[1\] takes 4 bytes"),
-    "odd pairs": ({"x": entry(0, 1, "F4", [3])}, "even last dimension"),
-    "gap at the start": ({"x": entry(1, 2)}, "a gap before it"),
-    "gap": ({"x": entry(0, 1), "y": entry(2, 3)}, "'y': there is a gap before it, at byte"),
-    "overlap": ({"x": entry(0, 2), "y": entry(1, 3)}, "'y': the tensor before it overlaps it"),
-    "metadata": ({"__metadata__": {"a": 1}}, "__metadata__ must be an object of strings"),
-    "metadata list": ({"__metadata__": []}, "__metadata__ must be an object of strings"),
+    "no entry": ({"x": 1}, LIBRARY),
+    "no shape": ({"x": {"dtype": "I8", "data_offsets": [0, 1]}}, LIBRARY),
+    "dtype": ({"x": entry(0, 1, "F6_E2M3")}, LIBRARY),
+    "dtype of no kind": ({"x": entry(0, 1, [])}, LIBRARY),
+    "shape": ({"x": entry(0, 1, shape=[-1, -1])}, LIBRARY),
+    "fraction": ({"x": entry(0, 1, shape=[1.0])}, LIBRARY),
+    "true": ({"x": entry(0, 1, shape=[True])}, LIBRARY),
+    "offsets": ({"x": entry(0, 1) | {"data_offsets": [0]}}, LIBRARY),
+    "backwards": ({"x": entry(0, 1) | {"data_offsets": [1, 0]}}, LIBRARY),
+    "size": ({"x": entry(0, 1, "F32", [1])}, LIBRARY),
+    "odd pairs": ({"x": entry(0, 1, "F4", [3])}, LIBRARY),
+    "gap at the start": ({"x": entry(1, 2)}, LIBRARY),
+    "gap": ({"x": entry(0, 1), "y": entry(2, 3)}, LIBRARY),
+    "overlap": ({"x": entry(0, 2), "y": entry(1, 3)}, LIBRARY),
+    "metadata": ({"__metadata__": {"a": 1}}, LIBRARY),
+    "metadata list": ({"__metadata__": []}, LIBRARY),
 }
 
 
@@ -118,7 +121,7 @@ def test_a_file_that_was_cut_short_or_has_more(tmp_path, change):
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(10)}, path)
     os.truncate(path, path.stat().st_size + change)
-    with pytest.raises(WeightsError, match="cut short" if change < 0 else "something follows"):
+    with pytest.raises(WeightsError, match=LIBRARY):
         open_weights(path)
 
 
@@ -171,7 +174,7 @@ def test_an_index(tmp_path):
     ):
         weights = open_weights(path)
         assert sorted(weights.tensors) == sorted(TENSORS)
-        assert weights.tensors["b"].path == tmp_path / FILES["b"]
+        assert weights.tensors["b"].equal(TENSORS["b"])
         assert weights.metadata == {"format": "pt"}
         assert weights.paths == tuple(tmp_path / each for each in sorted(set(FILES.values())))
 
@@ -210,7 +213,7 @@ def test_names_that_are_too_long(tmp_path):
 def test_sizes_that_no_tensor_has(tmp_path):
     head = json.dumps({"a": {"dtype": "F32", "shape": [2**70, 0], "data_offsets": [0, 0]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
-    with pytest.raises(WeightsError, match="tensor 'a': its shape must be"):
+    with pytest.raises(WeightsError, match=LIBRARY):
         open_weights(tmp_path / "x.safetensors")
 
 
