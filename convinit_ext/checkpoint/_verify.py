@@ -5,49 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext import keys
 from convinit_ext._engine import (
     NO_MEMORY,
-    Box,
     check_not_in_fake_mode,
     check_readable,
-    differences,
     is_surely_writable,
-    ops,
     row_major,
     uncompiled,
 )
-from convinit_ext.checkpoint._safetensors import Weights, open_weights
+from convinit_ext.checkpoint._safetensors import open_weights
+from convinit_ext.checkpoint._verdicts import Subject, Verdict, verdicts_of
 from convinit_ext.checkpoint._verification import Problem, Verification, VerifiedRow
 from convinit_ext.model import (
     AnyRecipe,
-    Drawn,
     Names,
     Options,
-    Piece,
     Plan,
-    Row,
     Selectors,
     check_range,
     dtype_name,
-    in_steps,
     make_plan,
-    progress_bar,
-    slabs,
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import Part, is_dtensor, local_of, parts, ranks
-
-_PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
-_SCRATCH_BYTES = 1 << 26  # of values that are made at a time
+from convinit_ext.sharding import is_dtensor, local_of, parts, ranks
 
 
 @uncompiled
@@ -122,7 +109,7 @@ def verify(
         subjects, problems = _checked(*found, dtype)
         check_not_in_fake_mode("verify values")
         with torch.no_grad():
-            verdicts = _verdicts(plan.seed, subjects, weights, progress)
+            verdicts = verdicts_of(plan.seed, subjects, weights, progress)
         rows = [_verified(subject, verdict) for subject, verdict in zip(subjects, verdicts, strict=True)]
         return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
 
@@ -160,25 +147,13 @@ def _model_of(target: object, model: nn.Module | None) -> nn.Module:
     return model
 
 
-class _Subject(NamedTuple):
-    """A tensor that should hold a row's values; not always of its name: there are ties."""
-
-    name: str
-    row: Row
-    tensor: Tensor
-
-    @property
-    def num_bytes(self) -> int:
-        return local_of(self.tensor).nbytes
-
-
 def _subjects(
     plan: Plan, model: nn.Module, target: object, everything: bool
-) -> tuple[list[_Subject], list[Problem]]:
+) -> tuple[list[Subject], list[Problem]]:
     """Return the tensors to look at: the model's own, or given ones by every name that a parameter has."""
     rows = [row for row in plan.all_rows if row.values is not None]
     if target is model:
-        return [_Subject(row.name, row, row.tensor) for row in rows], []
+        return [Subject(row.name, row, row.tensor) for row in rows], []
     assert isinstance(target, Mapping)
     tensors = _by_canonical_name(target)
     names = walk.every_name(model)
@@ -187,7 +162,7 @@ def _subjects(
         known = [row.name, *(name for held in row.held for name in names[id(held.tensor)])]
         there = [name for name in dict.fromkeys(known) if name in tensors]
         distinct = walk.Distinct(detached=True)
-        subjects += [_Subject(name, row, tensors[name]) for name in there if _is_new(distinct, tensors[name])]
+        subjects += [Subject(name, row, tensors[name]) for name in there if _is_new(distinct, tensors[name])]
         if not there and (not row.is_buffer or row.held[0].persistent):
             problems.append(Problem(row.name, "missing", "the model has it, and it is not there"))
     if everything:
@@ -219,8 +194,8 @@ def _by_canonical_name(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked(
-    subjects: list[_Subject], problems: list[Problem], dtype: torch.dtype | None
-) -> tuple[list[_Subject], list[Problem]]:
+    subjects: list[Subject], problems: list[Problem], dtype: torch.dtype | None
+) -> tuple[list[Subject], list[Problem]]:
     """Return those whose values can be compared; the others become problems or errors."""
     lost = [
         subject.name
@@ -248,7 +223,7 @@ def _checked(
     return sound, problems
 
 
-def _problem(subject: _Subject, dtype: torch.dtype | None) -> Problem | None:
+def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
     name, row, tensor = subject
     if tensor.shape != row.tensor.shape:
         text = f"its shape is {list(tensor.shape)}, and the model's {list(row.tensor.shape)}"
@@ -258,7 +233,7 @@ def _problem(subject: _Subject, dtype: torch.dtype | None) -> Problem | None:
     return None
 
 
-def _check(subject: _Subject) -> None:
+def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
     if not is_surely_writable(tensor):
@@ -275,117 +250,7 @@ def _check(subject: _Subject) -> None:
         check_range(distribution, tensor.dtype, f"parameter {name!r}")
 
 
-class _Verdict(NamedTuple):
-    """How many elements differ, the row-major index of the first in the logical tensor, and what it holds."""
-
-    num_different: int = 0
-    first: int | None = None
-    actual: float | None = None
-    expected: float | None = None
-
-    @staticmethod
-    def total(found: Iterable[_Verdict]) -> _Verdict:
-        """Put together those of regions of one tensor."""
-        differing = [each for each in found if each.first is not None]
-        if not differing:
-            return _EQUAL
-        first = min(differing, key=lambda each: each.first or 0)
-        return first._replace(num_different=sum(each.num_different for each in differing))
-
-
-_EQUAL = _Verdict()
-
-
-def _verdicts(
-    seed: int, subjects: Sequence[_Subject], weights: Weights | None, progress: bool
-) -> list[_Verdict]:
-    """Return the verdicts in the order of the subjects."""
-    found: dict[int, _Verdict] = {}
-    drawn = [each for each in subjects if _is_drawn(each)]
-    others = [each for each in subjects if not _is_drawn(each)]
-    total = sum(subject.num_bytes for subject in subjects)
-    step = total // _PROGRESS_STEPS if progress else total
-    with progress_bar(total if progress else None, "verify") as advance:
-        for group, num_bytes in in_steps(drawn, [each.num_bytes for each in drawn], step):
-            if weights is not None:
-                weights.check_sizes()
-            found |= zip(map(id, group), _of_drawn(seed, group), strict=True)
-            advance(num_bytes)
-        for each in others:
-            if weights is not None:
-                weights.check_sizes()
-            found[id(each)] = _Verdict.total(_of_made(seed, each))
-            advance(each.num_bytes)
-    return [found[id(subject)] for subject in subjects]
-
-
-def _is_drawn(subject: _Subject) -> bool:
-    """Whether the engine compares it by itself, where it is."""
-    tensor = subject.tensor
-    return (
-        isinstance(subject.row.values, Drawn) and tensor.dtype in ops.SUPPORTED_DTYPES and not tensor.is_neg()
-    )
-
-
-def _of_drawn(seed: int, subjects: Iterable[_Subject]) -> list[_Verdict]:
-    """Compare them with what the engine would draw: by one call, and another for what differs."""
-    pieces: list[Piece] = []
-    counts = []
-    for _, row, tensor in subjects:
-        before = len(pieces)
-        assert isinstance(row.values, Drawn)
-        pieces += row.values.pieces_of(tensor)
-        counts.append(len(pieces) - before)
-    words = keys.of_names(seed, [piece.key for piece in pieces])
-    boxes = [piece.box for piece in pieces]
-    found = differences.from_fills(
-        [piece.memory for piece in pieces], words, [piece.distribution for piece in pieces], boxes
-    )
-    verdicts = iter(
-        _EQUAL if not each.num_different else _of_element(piece, words[row : row + 1], *each)
-        for row, (piece, each) in enumerate(zip(pieces, found, strict=True))
-    )
-    return [_Verdict.total([next(verdicts) for _ in range(count)]) for count in counts]
-
-
-def _of_element(piece: Piece, words: Tensor, num_different: int, first: int) -> _Verdict:
-    """Say what the first element that differs holds, and what it should. Any device has the same."""
-    value = torch.empty((), dtype=piece.memory.dtype, device="cpu")
-    ops.fill_([value], words, [piece.distribution], [Box(first, ())])
-    box = piece.box or Box(0, row_major(piece.memory.shape))
-    actual = differences.element(piece.memory.detach(), box, first)
-    return _Verdict(num_different, first, _number(actual), _number(value))
-
-
-def _of_made(seed: int, subject: _Subject) -> Iterator[_Verdict]:
-    """Compare a tensor with values that are made region by region, and never of what the model holds now."""
-    _, row, tensor = subject
-    assert row.values is not None
-    for part in parts(tensor.detach()):
-        for local in slabs(part.tensor.shape, _SCRATCH_BYTES // tensor.itemsize):
-            cut = tuple(slice(each.start, each.stop) for each in local)
-            ranges = tuple(each[own] for each, own in zip(part.ranges, cut, strict=True))
-            region = Part(part.tensor[cut], ranges)
-            made = torch.empty(region.tensor.shape, dtype=tensor.dtype, device=region.tensor.device)
-            row.values.write_(seed, Part(made, ranges))
-            yield _compared(region.tensor, made, region.box(tensor.shape))
-
-
-def _compared(tensor: Tensor, made: Tensor, box: Box) -> _Verdict:
-    if differences.same_bits(tensor, made):
-        return _EQUAL
-    found = differences.from_values(tensor, made, box)
-    if not found.num_different:
-        return _EQUAL
-    actual, expected = (differences.element(each, box, found.first) for each in (tensor, made))
-    return _Verdict(found.num_different, found.first, _number(actual), _number(expected))
-
-
-def _number(value: Tensor) -> float:
-    return float(value.to(torch.float64).item())
-
-
-def _verified(subject: _Subject, verdict: _Verdict) -> VerifiedRow:
+def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
     name, row, tensor = subject
     shape = tuple(tensor.shape)
     return VerifiedRow(

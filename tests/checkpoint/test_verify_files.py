@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import Normal, init_model_, verify
-from convinit_ext.checkpoint import _verify as verify_module
+from convinit_ext.checkpoint import _verdicts as verdicts
 from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
@@ -42,7 +42,7 @@ def on_meta() -> nn.Module:
 @pytest.fixture(params=[16, 36, 1 << 20])
 def block_bytes(request, monkeypatch) -> int:
     """Regions of a few elements, and of all."""
-    monkeypatch.setattr(verify_module, "_SCRATCH_BYTES", request.param)
+    monkeypatch.setattr(verdicts, "_SCRATCH_BYTES", request.param)
     return request.param
 
 
