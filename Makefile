@@ -46,9 +46,9 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 run: $(VENV)/built
 	$(VENV)/bin/python -m convinit_ext run $(ARGS)
 
-# In a process for each core; make test ARGS="tests/test_keys.py -n 0" runs them in one.
+# In a process for each core. make test ARGS="tests/test_keys.py -n 0" runs them in one, which starts sooner.
 test: $(VENV)/built $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # Those that take minutes or many GiB of memory, and those of properties with twenty times the examples.
 test-slow: $(VENV)/built $(VENV)/test-tools

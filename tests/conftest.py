@@ -22,7 +22,7 @@ if importlib.util.find_spec("hypothesis"):
 
 
 def pytest_configure() -> None:
-    """Beside other processes of pytest-xdist this one takes its share of the cores, and more than one thread."""
+    """Beside others of pytest-xdist a process takes its share of the cores, and more than one thread."""
     if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
         torch.set_num_threads(max(2, (os.cpu_count() or 1) // num_workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
