@@ -65,7 +65,6 @@ STEM = ["stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"]
         (["experts.0.bias", re.compile("^embed")], ["embed.weight", "experts.0.bias"]),
         ([], []),
     ],
-    ids=str,
 )  # fmt: skip
 def test_only_what_is_chosen_changes(only, names):
     assert changed(Net(), only=only) == names
@@ -171,7 +170,6 @@ def test_what_is_not_chosen_need_not_be_fillable_or_covered():
         ({"names": lambda name: None}, TypeError, "'embed.weight' becomes None"),
         ({"names": lambda name: "_orig_mod"}, ValueError, "becomes '_orig_mod'"),
     ],
-    ids=str,
 )
 def test_wrong_choices_and_names_are_named_and_nothing_is_written(arguments, error, said):
     model = Net()

@@ -28,6 +28,8 @@ from convinit_ext.recipes._initialisers import ONES, ZEROS
 SEED = 2**63 + 5
 NORMS = [Rule(ONES, name="*norm*.weight"), Rule(ZEROS, name="*norm*.bias")]
 RECIPE = [*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH]  # of transformers' own layers
+if WITH_TRANSFORMERS := importlib.util.find_spec("transformers") is not None:
+    llama(), convnextv2()  # imports what they are made of, before this process is forked
 Build = Callable[[], nn.Module]
 Cut = Callable[[nn.Module], object]
 
@@ -251,7 +253,7 @@ def seeds_that_differ(size: int) -> None:
 
 
 def transformers_models(size: int) -> None:
-    if importlib.util.find_spec("transformers") is None:
+    if not WITH_TRANSFORMERS:
         return
     mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("dp", "tp"))
 
