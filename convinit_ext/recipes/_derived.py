@@ -23,7 +23,7 @@ from convinit_ext.sharding import copy_whole_, is_dtensor, local_of, share_rows
 
 @dataclass(frozen=True, slots=True)
 class CopyFrom:
-    """The values that the parameter of this name is initialised to (not what it may hold by then).
+    """The values that another parameter is initialised to (not what it may hold by then).
 
     Args:
         name: canonical full name of a parameter of the same shape; dtype, device and strides may differ. If
@@ -126,7 +126,7 @@ class NormOf:
 
 
 def norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the values that the norm of a parameter of this dtype is made of."""
+    """Return the dtype in which the norm of a parameter of this dtype is computed: float32 at least."""
     return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
@@ -179,7 +179,7 @@ Derived: TypeAlias = Preset | NormOf | MinusIdentity | Redrawn
 
 
 def check_given(values: Tensor, target: Tensor) -> None:
-    """That a tensor has values which can be copied.
+    """Check that a tensor has values which can be copied.
 
     Raises:
         TypeError: a quantised or nested one.
@@ -198,12 +198,12 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:
-    """Raises RuntimeError where PyTorch does not convert values of the one dtype to the other."""
+    """Raise RuntimeError where PyTorch does not convert values of the one dtype to the other."""
     torch.empty(1, dtype=dtype, device="cpu").copy_(torch.empty(1, dtype=given, device="cpu"))
 
 
 def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> None:
-    """Raises ValueError where a process has less of the source than its part of the values needs."""
+    """Raise ValueError where a process has less of the source than its part of the values needs."""
     if isinstance(derived, Preset | Redrawn) or not (
         is_dtensor(tensor) or (source is not None and is_dtensor(source))
     ):
@@ -213,7 +213,7 @@ def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> N
 
 
 def root_of(name: str, copied: Callable[[str], CopyFrom | None]) -> str:
-    """The parameter that a chain of copies ends at.
+    """Return the parameter that a chain of copies ends at.
 
     Args:
         name: where the chain starts.
