@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from convinit_ext import Constant, __main__, fingerprints, init_model_, plan_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext import Constant, __main__, fingerprint, fingerprints, init_model_, plan_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 save_file = pytest.importorskip("safetensors.torch").save_file

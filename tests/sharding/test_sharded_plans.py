@@ -14,9 +14,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_mod
 from torch.distributed.tensor import Shard as Cut
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import Constant, Normal, init_model_, plan_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import Constant, Normal, fingerprint, init_model_, plan_model, verify
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 CUTS = [Cut(0), Cut(1)]

@@ -12,9 +12,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from convinit_ext import fingerprints
+from convinit_ext import fingerprint, fingerprints
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint import _fingerprint as fingerprint
 
 
 def say(text: str) -> None:

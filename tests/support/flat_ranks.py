@@ -9,9 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 from torch.distributed.fsdp import ShardingStrategy
 
-from convinit_ext import init_model_, plan_model, save_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import fingerprint, init_model_, plan_model, save_model, verify
 
 
 def build() -> nn.Module:

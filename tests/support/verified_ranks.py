@@ -10,8 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
-from convinit_ext import init_model_
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import init_model_, verify
 
 SEED = 5
 
