@@ -22,6 +22,7 @@ from convinit_ext.cli._common import built, dtype_of, environment, environment_l
 from convinit_ext.cli._unet import FULL_WIDTH, UNet, width_for
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model import (
+    Options,
     Report,
     available_memory,
     checked_device,
@@ -216,8 +217,9 @@ def _fill_of_torch(model: nn.Module, recipe: Any) -> Callable[[], None]:
     """Return what a user of PyTorch runs: every reset_parameters, or torch.nn.init on every parameter."""
     if as_recipe(recipe) is TORCH:
         return functools.partial(_reset, model)
-    rows = make_plan(model, 0, recipe).rows  # torch.nn.init has nothing for the values that are not drawn
-    return functools.partial(_fill_each, [(row.tensor, row.distribution) for row in rows if not row.derived])
+    rows = ((row.tensor, row.distribution) for row in make_plan(model, 0, Options(recipe)).rows)
+    fills = [(tensor, drawn) for tensor, drawn in rows if drawn is not None]  # torch.nn.init has no others
+    return functools.partial(_fill_each, fills)
 
 
 def _reset(model: nn.Module) -> None:

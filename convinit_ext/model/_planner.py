@@ -129,7 +129,7 @@ class _Planner:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(tensor, None)
+                said.check(tensor)
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:

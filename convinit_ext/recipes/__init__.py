@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._derived import CopyFrom, Preset
-from convinit_ext.recipes._derived import Derived as Derived
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf
 from convinit_ext.recipes._derived import Orthogonal as Orthogonal
-from convinit_ext.recipes._derived import Redrawn as Redrawn
 from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
-from convinit_ext.recipes._derived import check_sharding as check_sharding
-from convinit_ext.recipes._derived import norm_dtype as norm_dtype
-from convinit_ext.recipes._derived import root_of as root_of
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
 from convinit_ext.recipes._initialisers import FANS as FANS
 from convinit_ext.recipes._initialisers import ZEROS as ZEROS

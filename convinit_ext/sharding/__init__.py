@@ -14,7 +14,6 @@ from convinit_ext.sharding._dtensor import (
     logical_shape,
     parts,
     sharding_of,
-    share_rows,
     without,
 )
 from convinit_ext.sharding._flat import check_whole
@@ -42,7 +41,6 @@ __all__ = [
     "place",
     "ranks",
     "sharding_of",
-    "share_rows",
     "text_of",
     "together",
     "without",

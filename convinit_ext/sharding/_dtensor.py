@@ -129,16 +129,6 @@ def home_of(tensor: Tensor) -> torch.device:
     return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
 
 
-def share_rows(one: Tensor, other: Tensor, dim: int) -> bool:
-    """Whether two DTensors are cut alike, and along `dim` alone: a process has the same rows of both."""
-    if not (is_dtensor(one) and is_dtensor(other)):
-        return False
-    specs: list[Any] = [one._spec, other._spec]  # type: ignore[attr-defined]
-    if specs[0].mesh != specs[1].mesh or specs[0].placements != specs[1].placements:
-        return False
-    return all(getattr(placement, "dim", dim) == dim for placement in specs[0].placements)
-
-
 class Sharding(NamedTuple):
     """How the ranks of a DTensor's mesh share it.
 
