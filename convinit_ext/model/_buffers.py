@@ -91,6 +91,8 @@ def buffer_rows(
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
+            if options.reading and start is not None:
+                rows[-1].initialiser = "preset" if isinstance(start, Tensor) else initialiser_text(start)
     if lost:
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:\n  "
@@ -112,8 +114,7 @@ def _row(
 ) -> Row:
     name = walk.canonical(held.name)
     values = None if start is None else _values(start, key_of(name), held.tensor.shape)
-    text = "preset" if isinstance(start, Tensor) else initialiser_text(start)
-    return Row(name, (held,), values, text, None, dtype, device, is_buffer=True)
+    return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
 def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from inspect import Parameter, Signature, signature
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -184,7 +184,8 @@ class VarianceScaling(_FromFans):
         return distributions.variance_scaling(self.scale, self.mode, self.form, fan_in, fan_out)
 
 
-class Function(NamedTuple):
+@dataclass(frozen=True)
+class Function:
     """How torch.nn.init, files and reports write an initialiser.
 
     Args:
@@ -197,7 +198,7 @@ class Function(NamedTuple):
     fixed: tuple[Any, ...]
     arguments: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """Return the function's arguments with the dataclass's defaults; constant_ has none."""
         free = [*signature(self.kind).parameters.values()][len(self.fixed) :]
