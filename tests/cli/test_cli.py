@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit statuses, and that an error is a line that names the thing."""
+"""The command line, and `run`: what it prints, its exit statuses, errors of one line that name the thing."""
 
 from __future__ import annotations
 
@@ -8,31 +8,13 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from command_models import SMALL, small
 
-from convinit_ext import Constant, __main__, init_model_
-from convinit_ext.cli import _run as run_command
-from convinit_ext.cli import _unet
-from convinit_ext.recipes import TORCH, Rule
+from convinit_ext import init_model_
+from convinit_ext.__main__ import main
+from convinit_ext.cli import _run, _unet
 
-MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
-
-
-def small_model() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
-
-
-def raising_model() -> nn.Module:
-    raise RuntimeError("no blueprint")
-
-
-def uncovered_model() -> nn.Module:
-    model = nn.Module()
-    model.scale = nn.Parameter(torch.ones(3))
-    return model
-
-
-SMALL = f"{__name__}:small_model"
+MODELS = "command_models"
 
 
 @pytest.fixture(autouse=True)
@@ -42,22 +24,29 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("recipe", ["torch", "he", "xavier", f"{__name__}:MINE"])
+def run(*arguments: object) -> int:
+    return main(["run", "--model", SMALL, *map(str, arguments)])
+
+
+def assert_same_as_file(model: torch.nn.Module, path: object) -> None:
+    saved = pytest.importorskip("safetensors.torch").load_file(path)
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", ["torch", "he", f"{MODELS}:MINE"])
 def test_run_prints_the_report_and_the_comparison(capsys, recipe):
-    status = __main__.main(["run", "--model", SMALL, "--seed", "-5", "--recipe", recipe, "--repeats", "1"])
+    assert run("--seed", -5, "--recipe", recipe, "--repeats", 1) == 0
     out, err = capsys.readouterr()
-    assert (status, err) == (0, "")
-    assert "0.weight" in out
-    assert "seed -5" in out
-    assert "torch.nn.init" in out
-    assert "cold" in out
-    assert "warm" in out
-    assert "thread" in out.splitlines()[0]
+    assert err == "" and "thread" in out.splitlines()[0]
+    assert all(each in out for each in ("0.weight", "seed -5", "torch.nn.init", "cold", "warm"))
+    assert run("--no-compare", "--construct", "cpu") == 0
+    assert "cold" not in capsys.readouterr().out
 
 
 def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, monkeypatch):
-    monkeypatch.setattr(run_command, "available_memory", lambda: 4 * 10**7)
-    assert __main__.main(["run", "--repeats", "1"]) == 0
+    monkeypatch.setattr(_run, "available_memory", lambda: 4 * 10**7)
+    assert main(["run", "--repeats", "1"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("notice: 40.00 MB of memory are available")
     assert f"from width {_unet.FULL_WIDTH} to 32" in err
@@ -65,12 +54,7 @@ def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, 
 
 
 def test_run_as_json(capsys):
-    assert (
-        __main__.main(
-            ["run", "--model", SMALL, "--json", "--dtype", "bfloat16", "--threads", "1", "--repeats", "2"]
-        )
-        == 0
-    )
+    assert run("--json", "--dtype", "bfloat16", "--threads", 1, "--repeats", 2) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["environment"]["threads"] == 1
     assert {row["dtype"] for row in result["report"]["rows"]} == {"bfloat16"}
@@ -82,7 +66,7 @@ def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
     path = tmp_path / "halves.json"
     path.write_text('{"extends": "he", "rules": [{"init": "constant_(0.5)", "name": "*.bias"}]}')
     choice = ["--only", "0", "--only", "re:^2[.]", "--skip", "*.weight"]
-    assert __main__.main(["run", "--model", SMALL, "--recipe", str(path), "--json", *choice]) == 0
+    assert run("--recipe", path, "--json", *choice) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["report"]["recipe"] == "halves"
     assert [row["name"] for row in result["report"]["rows"]] == ["0.bias", "2.bias"]
@@ -90,49 +74,42 @@ def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
     assert "comparison" not in result
 
 
-def test_what_run_does_not_choose_keeps_the_constructors_values(tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
+def test_saved_weights_are_the_initialised_ones_and_the_others_the_constructors(tmp_path):
     path = tmp_path / "out.safetensors"
+    assert run("--seed", 7, "--save", path, "--no-compare") == 0
+    model = small()
+    init_model_(model, seed=7)
+    assert_same_as_file(model, path)
     torch.manual_seed(5)
-    assert __main__.main(["run", "--model", SMALL, "--only", "2", "--save", str(path)]) == 0
+    assert run("--only", 2, "--save", tmp_path / "part.safetensors") == 0
     torch.manual_seed(5)
-    model = small_model()
+    model = small()
     init_model_(model, only="2")
-    saved = safetensors.load_file(path)
-    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+    assert_same_as_file(model, tmp_path / "part.safetensors")
 
 
 def test_a_dry_run_prints_the_report_and_nothing_else(capsys, monkeypatch):
     monkeypatch.setattr("convinit_ext.model._api.run", None)
-    assert __main__.main(["run", "--model", SMALL, "--dry-run"]) == 0
+    assert run("--dry-run") == 0
     out, err = capsys.readouterr()
     assert "planned, nothing done" in out and "0.weight" in out and "cold" not in out
     assert err == ""
 
 
-def test_run_without_comparison(capsys):
-    assert __main__.main(["run", "--model", SMALL, "--no-compare", "--construct", "cpu"]) == 0
-    assert "cold" not in capsys.readouterr().out
-
-
-def test_saved_weights_are_the_initialised_ones(capsys, tmp_path):
-    safetensors = pytest.importorskip("safetensors.torch")
-    path = tmp_path / "out.safetensors"
-    assert __main__.main(["run", "--model", SMALL, "--seed", "7", "--save", str(path), "--no-compare"]) == 0
-    model = small_model()
-    init_model_(model, seed=7)
-    saved = safetensors.load_file(path)
-    assert saved.keys() == model.state_dict().keys()
-    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
-
-
 def test_info_says_what_is_in_use(capsys):
-    assert __main__.main(["info"]) == 0
+    assert main(["info"]) == 0
     out = capsys.readouterr().out
     for fact in ("instruction set", "threads", "cuda", "value contract", torch.__version__):
         assert fact in out
-    assert __main__.main(["info", "--json"]) == 0
+    assert main(["info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["value contract"] == 1
+    done = subprocess.run([sys.executable, "-m", "convinit_ext", "info"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "instruction set" in done.stdout
+
+
+NO_SPECS = ["nocolon", ".mine:build", "mine/model.py:build", "mine..model:build", "mine :build"]
+NO_SPECS += ["json:decoder.", "json:JSONDecoder:decode"]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +117,8 @@ def test_info_says_what_is_in_use(capsys):
     [
         ([], "required"),
         (["walk"], "'walk'"),
-        (["run", "--model", "nocolon"], "'nocolon' is not of the form MODULE:CALLABLE"),
-        (["run", "--model", "../mine:build"], "'../mine:build' is not of the form MODULE:CALLABLE, as pack"),
-        (["run", "--model", ".mine:build"], "as package.module:callable; MODULE is what Python imports"),
-        (["run", "--model", "mine/model.py:build"], "is not of the form"),
-        (["run", "--model", "mine..model:build"], "is not of the form"),
-        (["run", "--model", "mine :build"], "is not of the form"),
-        (["run", "--model", "json:decoder."], "is not of the form"),
-        (["run", "--model", "json:JSONDecoder:decode"], "is not of the form"),
+        *((["run", "--model", spec], f"{spec!r} is not of the form MODULE:CALLABLE") for spec in NO_SPECS),
+        (["run", "--model", "../mine:build"], "as package.module:callable; MODULE is what Python imports"),
         (["run", "--recipe", "../mine:recipe"], "'../mine:recipe' is not of the form"),
         (["verify", "a.safetensors", "--model", "../mine:build"], "is not of the form"),
         (["run", "--recipe", "soup"], "no recipe 'soup'; there are torch, he, xavier"),
@@ -169,7 +140,7 @@ def test_info_says_what_is_in_use(capsys):
 )
 def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
     with pytest.raises(SystemExit) as exit_:
-        __main__.main(arguments)
+        main(arguments)
     err = capsys.readouterr().err
     assert exit_.value.code == 2
     assert said in err
@@ -180,24 +151,21 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
     ("arguments", "said"),
     [
         (["--model", "no_such_module_here:build"], "'no_such_module_here:build': No module named"),
-        (["--model", f"{__name__}:no_such_name"], "no_such_name"),
-        (["--model", f"{__name__}:raising_model"], "raised RuntimeError: no blueprint"),
-        (["--model", SMALL, "--save", "/no/such/folder/out.safetensors"], "no folder '/no/such/folder'"),
+        (["--model", f"{MODELS}:no_such_name"], "no_such_name"),
+        (["--model", f"{MODELS}:raising"], "raised RuntimeError: no blueprint"),
+        (["--save", "/no/such/folder/out.safetensors"], "no folder '/no/such/folder'"),
         (["--model", "builtins:dict"], "returned a dict"),
-        (["--model", f"{__name__}:uncovered_model"], "scale [3] of Module"),
-        (["--model", SMALL, "--device", "toaster"], "'toaster'"),
-        (["--model", SMALL, "--save", "/"], "/ holds something else"),
-        (["--model", SMALL, "--recipe", "/no/such/soup.toml"], "No such file"),
-        (["--model", SMALL, "--only", "3.*"], "only chooses nothing by '3.*'"),
-        (
-            ["--model", SMALL, "--save", "out.safetensors", "--max-shard-size", "9"],
-            "out.safetensors would be",
-        ),
+        (["--model", f"{MODELS}:uncovered"], "scale [3] of Module"),
+        (["--device", "toaster"], "'toaster'"),
+        (["--save", "/"], "/ holds something else"),
+        (["--recipe", "/no/such/soup.toml"], "No such file"),
+        (["--only", "3.*"], "only chooses nothing by '3.*'"),
+        (["--save", "out.safetensors", "--max-shard-size", "9"], "out.safetensors would be"),
     ],
     ids=lambda value: value[-1].rpartition(":")[2] if isinstance(value, list) else "",
 )
 def test_what_fails_is_named_and_status_1(capsys, arguments, said):
-    assert __main__.main(["run", "--no-compare", *arguments]) == 1
+    assert run("--no-compare", *arguments) == 1
     assert said in capsys.readouterr().err
 
 
@@ -207,47 +175,36 @@ def test_what_fails_is_named_and_status_1(capsys, arguments, said):
 def test_errors_without_a_text_are_said_by_their_type(capsys, tmp_path, monkeypatch, error, said):
     (tmp_path / "silent.py").write_text(f"raise {error}")
     monkeypatch.syspath_prepend(tmp_path)
-    assert __main__.main(["run", "--model", "silent:build"]) == 1
+    assert run("--model", "silent:build") == 1
     assert said in capsys.readouterr().err
 
 
 def test_saving_to_a_folder_again_and_over_another(capsys, tmp_path):
-    command = ["run", "--model", SMALL, "--save", str(tmp_path / "out"), "--max-shard-size", "500"]
-    assert __main__.main(command) == 0
+    command = ["--save", tmp_path / "out", "--max-shard-size", "500"]
+    assert run(*command) == 0
     out, err = capsys.readouterr()
     assert err == "" and "0.weight" in out and "cold" not in out
     assert "2 files, 2.02 kB written in" in out
-    assert __main__.main([*command, "--json"]) == 0
+    assert run(*command, "--json") == 0
     saved = json.loads(capsys.readouterr().out)["saved"]
     assert (saved["num_bytes"], len(saved["skipped"]), len(saved["files"])) == (0, 2, 2)
-    assert __main__.main([*command, "--seed", "1"]) == 1
+    assert run(*command, "--seed", 1) == 1
     assert "model-00001-of-00002.safetensors" in capsys.readouterr().err
-    assert __main__.main([*command, "--seed", "1", "--overwrite"]) == 0
+    assert run(*command, "--seed", 1, "--overwrite") == 0
 
 
-def test_saving_fills_no_memory(tmp_path, monkeypatch):
+def test_saving_fills_no_memory_and_needs_no_other_package(tmp_path, monkeypatch):
     monkeypatch.setattr("convinit_ext.model._api.run", None)
-    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out")]) == 0
-
-
-def test_saving_needs_no_other_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    assert __main__.main(["run", "--model", SMALL, "--save", str(tmp_path / "out.safetensors")]) == 0
+    assert run("--save", tmp_path / "out") == 0
+    assert run("--save", tmp_path / "out.safetensors") == 0
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_float8_is_filled_and_saved_without_a_comparison(capsys, tmp_path, dtype):
-    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype]) == 0
+    assert run("--dtype", dtype) == 0
     out, err = capsys.readouterr()
     assert dtype in out and "cold" not in out
     assert err == "notice: PyTorch fills no float8, so the comparison is left out\n"
-    assert __main__.main(["run", "--model", SMALL, "--dtype", dtype, "--save", str(tmp_path / "out")]) == 0
-
-
-def test_python_dash_m_runs_it():
-    done = subprocess.run(
-        [sys.executable, "-m", "convinit_ext", "info"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "instruction set" in done.stdout
+    assert run("--dtype", dtype, "--save", tmp_path / "out") == 0

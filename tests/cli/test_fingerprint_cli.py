@@ -6,27 +6,20 @@ import json
 
 import pytest
 import torch
+from command_models import MINE, SMALL, small
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from convinit_ext import Constant, __main__, fingerprint, fingerprints, init_model_, plan_model
+from convinit_ext import fingerprint, fingerprints, init_model_, plan_model
+from convinit_ext.__main__ import main
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 save_file = pytest.importorskip("safetensors.torch").save_file
 
-MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
-
-
-def small_model() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
-
-
-SMALL = f"{__name__}:small_model"
-
 
 @pytest.fixture
 def model() -> nn.Module:
-    model = small_model()
+    model = small()
     init_model_(model, 7, "he")
     return model
 
@@ -38,7 +31,7 @@ def path(model: nn.Module, tmp_path) -> str:
 
 
 def run(*arguments: str) -> int:
-    return __main__.main(["fingerprint", *arguments])
+    return main(["fingerprint", *arguments])
 
 
 def test_of_a_file(capsys, model, path):
@@ -53,11 +46,10 @@ def test_of_a_file(capsys, model, path):
 
 
 def test_of_an_initialisation(capsys, model):
-    assert (
-        run("--model", SMALL, "--seed", "7", "--recipe", "he", "--threads", str(torch.get_num_threads())) == 0
-    )
+    threads = str(torch.get_num_threads())
+    assert run("--model", SMALL, "--seed", "7", "--recipe", "he", "--threads", threads) == 0
     assert capsys.readouterr().out == f"{fingerprint(model)}\n"
-    assert run("--model", SMALL, "--recipe", f"{__name__}:MINE", "--dtype", "bfloat16") == 0
+    assert run("--model", SMALL, "--recipe", "command_models:MINE", "--dtype", "bfloat16") == 0
     init_model_(model, 0, MINE, dtype=torch.bfloat16)
     assert capsys.readouterr().out == f"{fingerprint(model)}\n"
 
@@ -69,6 +61,9 @@ def test_expect(capsys, model, path):
     out, err = capsys.readouterr()
     assert out == f"{fingerprint(model)}\n"
     assert err == f"convinit_ext fingerprint: it is {fingerprint(model)}, and not {'0' * 32}\n"
+    with pytest.raises(SystemExit, match="2"):
+        run("here", "--expect", "12")
+    assert "'12' is not a fingerprint, 32 digits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -92,19 +87,13 @@ def test_what_cannot_be_done(capsys, arguments, said):
     assert err.startswith("convinit_ext fingerprint: error: ") and said in err
 
 
-def test_a_number_that_is_none(capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run("here", "--expect", "12")
-    assert "'12' is not a fingerprint, 32 digits" in capsys.readouterr().err
-
-
 def test_run_prints_it(capsys, model):
     command = ["run", "--model", SMALL, "--seed", "7", "--recipe", "he", "--no-compare"]
-    assert __main__.main(command) == 0
+    assert main(command) == 0
     assert capsys.readouterr().out.endswith(f"\nfingerprint {fingerprint(model)}\n")
-    assert __main__.main([*command, "--json"]) == 0
+    assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"]["fingerprint"] == fingerprint(model)
-    assert __main__.main([*command, "--dry-run"]) == 0
+    assert main([*command, "--dry-run"]) == 0
     assert "fingerprint" not in capsys.readouterr().out
 
 
@@ -127,13 +116,10 @@ class Everything(nn.Module):
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_of_a_plan(dtype: torch.dtype | None):
-    recipe = [
-        Rule(CopyFrom("embed.weight"), name="copy.weight"),
-        Rule(Preset(torch.arange(6.0).view(2, 3)), name="given.weight"),
-        *TORCH,
-    ]
-    model = Everything() if dtype != torch.float8_e4m3fn else small_model()
-    rules = recipe if dtype != torch.float8_e4m3fn else "torch"
+    copied, given = CopyFrom("embed.weight"), Preset(torch.arange(6.0).view(2, 3))
+    model, rules = Everything(), [Rule(copied, name="copy.weight"), Rule(given, name="given.weight"), *TORCH]
+    if dtype == torch.float8_e4m3fn:
+        model, rules = small(), TORCH
     plan = plan_model(model, 3, rules, dtype=dtype)
     before = fingerprint(model)
     planned, other = plan.fingerprint(), plan.fingerprint(seed=4)
@@ -146,7 +132,7 @@ def test_of_a_plan(dtype: torch.dtype | None):
 
 def test_of_a_plan_on_the_meta_device():
     with torch.device("meta"):
-        model = small_model()
+        model = small()
     planned = plan_model(model, 3).fingerprint()
     assert model[0].weight.is_meta
     init_model_(model, 3)

@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from command_models import MINE, SMALL, small
 
-from convinit_ext import Constant, __main__, init_model_
-from convinit_ext.recipes import TORCH, Recipe, Rule
+from convinit_ext import init_model_
+from convinit_ext.__main__ import main
 
 safetensors = pytest.importorskip("safetensors.torch")
 
-MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
-
-
-def small_model() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
-
-
-def build_for_cpu() -> nn.Module:
-    model = small_model()
-    assert not model[0].weight.is_meta
-    return model
-
-
-def odd(target: object) -> None:
-    raise KeyError("no such thing")
-
-
-def ends(target: object = None) -> nn.Module:
-    sys.exit(0)
-
-
-ODD, ENDING = [Rule(odd)], [Rule(ends)]
-NAMED = Recipe(tuple(MINE), name="gpt")
-SMALL = f"{__name__}:small_model"
-
 
 def saved(path: Path, seed: int = 7, recipe: object = "he", metadata: dict[str, str] | None = None) -> str:
-    model = small_model()
+    model = small()
     init_model_(model, seed, recipe)
     safetensors.save_file(model.state_dict(), path, metadata)
     return str(path)
 
 
 def run(*arguments: str) -> int:
-    return __main__.main(["verify", "--model", SMALL, *arguments])
+    return main(["verify", "--model", SMALL, *arguments])
 
 
 @pytest.fixture
@@ -83,10 +57,10 @@ def test_a_part_and_a_dtype_and_json(capsys, path):
 
 def test_recipes_of_modules_and_models_that_need_the_cpu(capsys, tmp_path):
     path = saved(tmp_path / "mine.safetensors", recipe=MINE)
-    assert run(path, "--seed", "7", "--recipe", f"{__name__}:MINE") == 0
-    build = ["verify", path, "--model", f"{__name__}:build_for_cpu", "--recipe", f"{__name__}:MINE"]
-    assert __main__.main([*build, "--seed", "7", "--construct", "cpu"]) == 0
-    assert __main__.main([*build, "--seed", "7"]) == 2
+    assert run(path, "--seed", "7", "--recipe", "command_models:MINE") == 0
+    build = ["verify", path, "--model", "command_models:only_on_the_cpu", "--recipe", "command_models:MINE"]
+    assert main([*build, "--seed", "7", "--construct", "cpu"]) == 0
+    assert main([*build, "--seed", "7"]) == 2
     assert "the model's constructor raised AssertionError" in capsys.readouterr().err
 
 
@@ -108,10 +82,10 @@ def test_what_the_file_says_is_taken_where_nothing_else_is_said(capsys, tmp_path
 def test_a_recipe_that_is_called_as_a_ready_made_one_is_asked_for(capsys, tmp_path):
     mine = tmp_path / "he.toml"
     mine.write_text('extends = "he"\n[[rules]]\nname = "2.weight"\ninit = "ones_"\n')
-    for recipe, said in ((str(mine), "he.toml"), (f"{__name__}:NAMED", "custom (gpt)")):
+    for recipe, said in ((str(mine), "he.toml"), ("command_models:NAMED", "custom (gpt)")):
         path = str(tmp_path / f"{said}.safetensors")
         command = ["run", "--model", SMALL, "--save", path, "--seed", "7", "--recipe", recipe]
-        assert __main__.main(command) == 0
+        assert main(command) == 0
         assert run(path) == 2
         assert f"says recipe {said!r}, which is none of ours; pass --recipe" in capsys.readouterr().err
         assert run(path, "--recipe", recipe) == 0
@@ -150,15 +124,10 @@ def test_files_that_cannot_be_read_are_named(capsys, tmp_path, path, what):
     assert out == "" and path in err and err.count("\n") == 1
 
 
-def test_what_the_users_code_raises_is_no_answer(capsys, path):
-    assert run(path, "--recipe", f"{__name__}:ODD") == 2
-    assert "no such thing" in capsys.readouterr().err
-
-
 def test_no_path_is_not_the_current_folder(capsys, path, monkeypatch):
     monkeypatch.chdir(Path(path).parent)
     for arguments in (["verify", "", "--model", SMALL, "--recipe", "he"], ["fingerprint", ""]):
-        assert __main__.main(arguments) == 2
+        assert main(arguments) == 2
         out, err = capsys.readouterr()
         assert out == "" and "the path is empty" in err
 
@@ -167,30 +136,31 @@ def test_no_path_is_not_the_current_folder(capsys, path, monkeypatch):
     ("model", "recipe"),
     [
         ("a_script:build", "he"),
-        (f"{__name__}:ends", "he"),
+        ("command_models:ends", "he"),
         (SMALL, "a_script:MINE"),
-        (SMALL, f"{__name__}:ENDING"),
+        (SMALL, "command_models:ENDING"),
     ],
 )
-def test_users_code_that_ends_the_program_is_no_answer(capsys, path, tmp_path, monkeypatch, model, recipe):
+def test_what_users_code_raises_is_no_answer(capsys, path, tmp_path, monkeypatch, model, recipe):
+    assert run(path, "--recipe", "command_models:ODD") == 2
+    assert "no such thing" in capsys.readouterr().err
     (tmp_path / "a_script.py").write_text("import sys\nsys.exit(0)\n")
     monkeypatch.syspath_prepend(tmp_path)
     chosen = ["--model", model, "--recipe", recipe]
     for arguments in (["verify", path, *chosen], ["fingerprint", *chosen]):
-        assert __main__.main(arguments) == 2
+        assert main(arguments) == 2
         out, err = capsys.readouterr()
         assert out == "" and "SystemExit: 0" in err
-    assert __main__.main(["run", "--model", "a_script:build", "--save", str(tmp_path / "out")]) == 1
+    assert main(["run", "--model", "a_script:build", "--save", str(tmp_path / "out")]) == 1
     assert not (tmp_path / "out").exists()
 
 
 def test_a_model_has_to_be_said_and_help_tells_the_exit_status(capsys, path):
     for arguments, status in ((["verify", path], 2), (["verify", "--help"], 0)):
         with pytest.raises(SystemExit) as exit_:
-            __main__.main(arguments)
+            main(arguments)
         assert exit_.value.code == status
     out, err = capsys.readouterr()
     assert "--model" in err
-    assert "Exit status: 0 all is equal, 1 something differs or is missing, 2 it could" in " ".join(
-        out.split()
-    )
+    told = "Exit status: 0 all is equal, 1 something differs or is missing, 2 it could"
+    assert told in " ".join(out.split())

@@ -10,9 +10,9 @@ import warnings
 
 import pytest
 import torch
+from command_models import SMALL
 from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, Backend, assert_same_bits, key_tensor
 from reference import layer_key
-from test_cli import SMALL
 from test_layouts import LARGE, LAYOUTS, SENTINEL
 from test_values import SHIFTED
 from torch import nn

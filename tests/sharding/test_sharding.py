@@ -43,13 +43,22 @@ FIXED = {
 }
 WITHOUT_SHARD = {
     "constant": (lambda w: init.constant_(w, 0.3), [(7, 5), (13,)]),
-    "ones": (lambda w: init.ones_(w), [(7, 5)]),
-    "zeros": (lambda w: init.zeros_(w), [(7, 5)]),
+    "ones": (init.ones_, [(7, 5)]),
+    "zeros": (init.zeros_, [(7, 5)]),
 }
+ALL = RANDOM | FIXED | WITHOUT_SHARD
 
 
 def unset(shape) -> Tensor:
     return torch.full(shape, torch.nan)
+
+
+def key_of(name: str) -> dict[str, Key]:
+    return {"key": KEY} if name in RANDOM else {}
+
+
+def part_of(whole: Tensor, mesh, cuts) -> Tensor:
+    return distribute_tensor(whole, mesh, cuts, src_data_rank=None).to_local()
 
 
 def assert_every_rank_has_its_part(mesh_shape, shape, function, some=1, **more) -> None:
@@ -58,30 +67,21 @@ def assert_every_rank_has_its_part(mesh_shape, shape, function, some=1, **more) 
         for placement in placements(mesh_shape, min(2, len(shape)))[::some]:
             tensor = distribute_tensor(unset(shape), mesh, placement, src_data_rank=None)
             assert function(tensor, **more) is tensor
-            expected = distribute_tensor(whole, mesh, placement, src_data_rank=None)
-            assert_same_bits(tensor.to_local(), expected.to_local(), (placement, shape))
+            assert_same_bits(tensor.to_local(), part_of(whole, mesh, placement), (placement, shape))
 
 
-@pytest.mark.parametrize("name", RANDOM)
-def test_random_dtensors(name):
-    function, shapes = RANDOM[name]
+@pytest.mark.parametrize("name", ALL)
+def test_dtensors(name):
+    function, shapes = ALL[name]
     for shape in shapes:
-        assert_every_rank_has_its_part((4,), shape, function, key=KEY)
-        assert_every_rank_has_its_part((2, 3), shape, function, some=3, key=KEY)
-
-
-@pytest.mark.parametrize("name", [*FIXED, *WITHOUT_SHARD])
-def test_fixed_dtensors(name):
-    function, shapes = (FIXED | WITHOUT_SHARD)[name]
-    for shape in shapes:
-        assert_every_rank_has_its_part((4,), shape, function)
-        assert_every_rank_has_its_part((2, 3), shape, function, some=3)
+        assert_every_rank_has_its_part((4,), shape, function, **key_of(name))
+        assert_every_rank_has_its_part((2, 3), shape, function, some=3, **key_of(name))
 
 
 @pytest.mark.parametrize("name", [*RANDOM, *FIXED])
 def test_shards_by_hand(name):
-    function, shapes = (RANDOM | FIXED)[name]
-    more = {"key": KEY} if name in RANDOM else {}
+    function, shapes = ALL[name]
+    more = key_of(name)
     for shape in shapes:
         whole = function(unset(shape), **more)
         cuts = [range(1, shape[0]), [range(2), range(shape[0] - 1, shape[0])], range(0, shape[0], 2)]
@@ -107,8 +107,8 @@ def test_dtypes_and_memory_formats():
         for mesh in every_rank((2, 2)):
             full = torch.zeros(6, 4, 3, 3, dtype=dtype).to(memory_format=torch.channels_last)
             tensor = distribute_tensor(full, mesh, [Cut(0), Cut(1)], src_data_rank=None)
-            expected = distribute_tensor(whole, mesh, [Cut(0), Cut(1)], src_data_rank=None).to_local()
-            assert_same_bits(init.normal_(tensor, key=KEY).to_local(), expected)
+            init.normal_(tensor, key=KEY)
+            assert_same_bits(tensor.to_local(), part_of(whole, mesh, [Cut(0), Cut(1)]))
 
 
 @pytest.mark.parametrize("name", RANDOM)
@@ -118,28 +118,18 @@ def test_without_a_key_all_ranks_draw_the_same_one(name):
     torch.manual_seed(11)
     whole = function(unset(shapes[0]))
     state = torch.get_rng_state()
+    other = function(unset(shapes[0]), generator=torch.Generator().manual_seed(4))
     for mesh in every_rank((8,)):
         tensor = distribute_tensor(unset(shapes[0]), mesh, [Cut(0)], src_data_rank=None)
         torch.manual_seed(11)
         function(tensor)
-        assert_same_bits(
-            tensor.to_local(), distribute_tensor(whole, mesh, [Cut(0)], src_data_rank=None).to_local()
-        )
+        assert_same_bits(tensor.to_local(), part_of(whole, mesh, [Cut(0)]))
         assert torch.equal(torch.get_rng_state(), state), tensor.to_local().shape
         function(tensor, generator=torch.Generator().manual_seed(4))
-        torch.manual_seed(11)
-        expected = function(unset(shapes[0]), generator=torch.Generator().manual_seed(4))
-        assert_same_bits(
-            tensor.to_local(), distribute_tensor(expected, mesh, [Cut(0)], src_data_rank=None).to_local()
-        )
-
-
-def test_a_dtensor_of_nothing_draws_nothing():
-    for mesh in every_rank((2,)):
-        tensor = distribute_tensor(torch.zeros(0, 3), mesh, [Cut(0)], src_data_rank=None)
-        before = torch.get_rng_state()
-        init.normal_(tensor)
-        assert torch.equal(torch.get_rng_state(), before)
+        assert_same_bits(tensor.to_local(), part_of(other, mesh, [Cut(0)]))
+        nothing = distribute_tensor(torch.zeros(0, 3), mesh, [Cut(0)], src_data_rank=None)
+        init.normal_(nothing)
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_autograd_sees_the_change_and_nothing_else():
@@ -157,8 +147,7 @@ def test_meta_and_fake_dtensors_are_left_alone():
         with torch.device("meta"):
             tensor = distribute_tensor(torch.empty(4, 4), mesh, [Cut(0)], src_data_rank=None)
         for name in ("uniform", "normal", "trunc_normal", "kaiming_normal", "orthogonal", "sparse", "eye"):
-            function, _ = (RANDOM | FIXED)[name]
-            assert function(tensor) is tensor
+            assert ALL[name][0](tensor) is tensor
         assert tensor.to_local().is_meta
     with FakeTensorMode():
         local = torch.empty(2, 4)
@@ -178,19 +167,13 @@ def test_wrong_calls_leave_the_tensor_as_it_was(function):
         state = torch.get_rng_state()
         with pytest.raises(RuntimeError, match="a sum that nobody can fill"):
             function(partial)
+        whole = distribute_tensor(local, mesh, [Replicate()], src_data_rank=None)
         with pytest.raises(TypeError, match="placements say where it sits"):
-            function(
-                distribute_tensor(local, mesh, [Replicate()], src_data_rank=None), shard=Shard((4, 4), (0, 0))
-            )
+            function(whole, shard=Shard((4, 4), (0, 0)))
+        with pytest.raises((TypeError, NotImplementedError), match="int64"):
+            function(distribute_tensor(local.long(), mesh, [Cut(0)], src_data_rank=None))
         assert torch.equal(torch.get_rng_state(), state)
     assert local.isnan().all()
-
-
-def test_dtypes_that_cannot_be_filled_are_named():
-    for mesh in every_rank((2,)):
-        tensor = distribute_tensor(torch.zeros(4, 4, dtype=torch.int64), mesh, [Cut(0)], src_data_rank=None)
-        with pytest.raises(TypeError, match="int64"):
-            init.normal_(tensor)
 
 
 def test_strided_shards_of_rows_that_do_not_follow():
@@ -198,5 +181,4 @@ def test_strided_shards_of_rows_that_do_not_follow():
     for mesh in every_rank((2, 2)):
         cuts = [Cut(0), _StridedShard(0, split_factor=2)]
         tensor = distribute_tensor(torch.zeros(8, 3), mesh, cuts, src_data_rank=None)
-        rows = distribute_tensor(torch.arange(8), mesh, cuts, src_data_rank=None).to_local()
-        assert_same_bits(init.normal_(tensor, key=KEY).to_local(), whole[rows])
+        assert_same_bits(init.normal_(tensor, key=KEY).to_local(), part_of(whole, mesh, cuts))

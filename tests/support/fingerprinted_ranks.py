@@ -1,4 +1,4 @@
-"""Run by torchrun (test_sharded_models.py) on 4 processes: what one rank cannot read is an error on all."""
+"""Run by torchrun (test_on_processes.py) on 4 processes: what one rank cannot read is an error on all."""
 
 from __future__ import annotations
 

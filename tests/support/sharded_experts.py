@@ -1,4 +1,4 @@
-"""Run by torchrun (test_sharded_models.py): experts' weights on a mesh of expert and data ranks, over gloo.
+"""Run by torchrun (test_on_processes.py): experts' weights on a mesh of expert and data ranks, over gloo.
 
 Experts are cut along an axis of their own, by dimension 0 of [experts, in, out], and once more by FSDP2; or
 every process has modules of its own experts alone. Prints one line for each case that held.

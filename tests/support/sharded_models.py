@@ -1,4 +1,4 @@
-"""Run by torchrun (test_sharded_models.py): whole models on every rank of process meshes, over gloo.
+"""Run by torchrun (test_on_processes.py): whole models on every rank of process meshes, over gloo.
 
 Every case builds the model once in one piece and once sharded, and compares them to the bit, parameter by
 parameter: the gathered whole, and what this rank holds. Prints one line for each case that held.

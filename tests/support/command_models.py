@@ -1,0 +1,48 @@
+"""Models and recipes that the tests of the command line name as MODULE:CALLABLE."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import nn
+
+from convinit_ext import Constant
+from convinit_ext.recipes import TORCH, Recipe, Rule
+
+MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
+NAMED = Recipe(tuple(MINE), name="gpt")
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
+
+
+SMALL = f"{__name__}:small"
+
+
+def only_on_the_cpu() -> nn.Module:
+    model = small()
+    assert not model[0].weight.is_meta
+    return model
+
+
+def raising() -> nn.Module:
+    raise RuntimeError("no blueprint")
+
+
+def uncovered() -> nn.Module:
+    model = nn.Module()
+    model.scale = nn.Parameter(torch.ones(3))
+    return model
+
+
+def odd(target: object) -> None:
+    raise KeyError("no such thing")
+
+
+def ends(target: object = None) -> nn.Module:
+    sys.exit(0)
+
+
+ODD, ENDING = [Rule(odd)], [Rule(ends)]
