@@ -19,6 +19,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP := $(VENV)/bin/python -m pip install --quiet --quiet
+WORKERS ?= $(shell nproc)
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress,safetensors]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
@@ -33,6 +34,7 @@ ARM := aarch64-linux-gnu-g++ -std=c++17 -ffp-contract=off -O2 -Wall -Wextra -Wer
 ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
 CUDA_ARCHITECTURES := 80 90 120
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
+NVCC_CHECKED := $(if $(shell command -v nvcc),$(patsubst %,build/check-cuda/%.o,fill compare digest launch core_compiles))
 
 # Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
@@ -44,16 +46,21 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 run: $(VENV)/built
 	$(VENV)/bin/python -m convinit_ext run $(ARGS)
 
+# In a process for each core. make test ARGS="tests/test_keys.py -n 0" runs them in one, which starts sooner.
 test: $(VENV)/built $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-# Those that take minutes or many GiB of memory.
+# Those that take minutes or many GiB of memory, and those of properties with twenty times the examples.
 test-slow: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow $(ARGS)
+	HYPOTHESIS_PROFILE=many $(VENV)/bin/python -m pytest tests/engine/test_properties.py $(ARGS)
 
-# Of those, the ones that install the package as a user does.
+# Of those, the ones that install the package as a user does. What `built` compiled is not compiled again.
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
+
+# Threads that wait do not take the core of those that work, since there are more of them than cores.
+test test-slow test-install: export OMP_WAIT_POLICY := passive
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
@@ -100,17 +107,22 @@ $(ARM_OBJECTS): build/arm/%.o: %.cpp $(CXX_SOURCES)
 
 # nvcc takes the kernels, and every header and formula of csrc/core. And CUDA's ops compile against any torch, since they
 # see its stable ABI alone. Needs no GPU.
-check-cuda: $(VENV)/torch-$(TORCH)
-	@mkdir -p build
+check-cuda: build/check-cuda/ops_cuda.o $(NVCC_CHECKED)
+	@$(if $(NVCC_CHECKED),,echo "check-cuda: the kernels are left out, there is no nvcc on PATH")
+
+build/check-cuda/ops_cuda.o: csrc/torch/ops_cuda.cpp $(CXX_SOURCES) $(VENV)/torch-$(TORCH)
+	@mkdir -p $(@D)
 	$(CXX) -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -Wno-unused-parameter -Icsrc \
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
-		-c csrc/torch/ops_cuda.cpp -o build/ops_cuda.o
-	@if command -v nvcc >/dev/null; then set -x; \
-		for kernels in fill compare digest launch; do \
-			$(NVCC) -Werror all-warnings -c csrc/cuda/$$kernels.cu -o build/$$kernels.o || exit 1; \
-		done && \
-		$(NVCC) -c tests/cuda/core_compiles.cu -o build/core_compiles.o; \
-	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
+		-c $< -o $@
+
+build/check-cuda/%.o: csrc/cuda/%.cu $(CXX_SOURCES)
+	@mkdir -p $(@D)
+	$(NVCC) -Werror all-warnings -c $< -o $@
+
+build/check-cuda/%.o: tests/cuda/%.cu $(CXX_SOURCES)
+	@mkdir -p $(@D)
+	$(NVCC) -c $< -o $@
 
 # The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.
 test-cuda-build:

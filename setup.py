@@ -113,6 +113,14 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     )
 
 
+class BuildExtension(cpp_extension.BuildExtension):
+    """Keeps the object files in one folder, so that an editable install and others compile nothing twice."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.build_temp = os.path.join("build", "objects")
+
+
 if __name__ == "__main__":
     cpp_extension.CUDA_HOME = toolkit_home(cpp_extension.CUDA_HOME)
     found = toolkit_version(cpp_extension.CUDA_HOME)
@@ -125,5 +133,5 @@ if __name__ == "__main__":
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
     setup(
         ext_modules=[extension(found if cuda else None)],
-        cmdclass={"build_ext": cpp_extension.BuildExtension},
+        cmdclass={"build_ext": BuildExtension},
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import pytest
 import torch
 from filling import Backend, available_backends, forced_isa
@@ -9,6 +12,20 @@ from filling import Backend, available_backends, forced_isa
 from convinit_ext import _C
 
 NUM_THREADS = range(1, 9)
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import settings
+
+    settings.register_profile("few", max_examples=30, deadline=None)
+    settings.register_profile("many", max_examples=600, deadline=None)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
+
+
+def pytest_configure() -> None:
+    """Beside others of pytest-xdist a process takes its share of the cores, and more than one thread."""
+    if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
+        torch.set_num_threads(max(2, (os.cpu_count() or 1) // num_workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
 
 
 @pytest.fixture(params=_C.available_isas())

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from convinit_ext import _C
 
 ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "convinit_ext"
 
 
 def run_python(*arguments: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,11 +39,10 @@ NO_FINDER = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editab
 def copy_package(to: Path) -> Path:
     """The package's Python files alone, not the compiled one."""
     package = to / "convinit_ext"
-    shutil.copytree(
-        ROOT / "convinit_ext",
-        package,
-        ignore=lambda _, names: [n for n in names if not n.endswith((".py", ".typed"))],
-    )
+    for path in PACKAGE.rglob("*.py"):
+        copied = package / path.relative_to(PACKAGE)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
     return package
 
 
@@ -55,9 +56,8 @@ def test_a_build_without_torch_says_what_to_type(tmp_path: Path):
 
 
 def test_build_requirements_leave_torch_to_the_user():
-    text = (ROOT / "pyproject.toml").read_text()
-    requires = next(line for line in text.splitlines() if line.startswith("requires ="))
-    assert "torch" not in requires
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    assert "torch" not in next(line for line in lines if line.startswith("requires ="))
 
 
 @pytest.mark.parametrize("built", [True, False], ids=["spoilt", "absent"])
@@ -81,9 +81,7 @@ def test_a_failed_load_is_one_error_that_names_all_versions(tmp_path: Path, buil
 
 def test_build_info_names_the_build():
     info = _C.build_info()
-    assert info["compiler"]
-    assert info["torch"].startswith("2.")
-    assert "cuda" in info
+    assert info["compiler"] and info["torch"].startswith("2.") and "cuda" in info
 
 
 def test_the_import_and_a_fill_bring_in_no_compiler_and_no_mesh():
@@ -103,42 +101,49 @@ print([name for name in slow if name in sys.modules])
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("isa", _C.available_isas())
-def test_an_instruction_set_is_forced_by_the_environment(isa: str):
+@pytest.mark.parametrize("isa", [None, *_C.available_isas()[:-1]])
+def test_an_instruction_set_is_the_best_or_that_of_the_environment(isa: str | None):
     fill = "import torch; from convinit_ext import _C, init; init.normal_(torch.empty(9))"
-    code = f"{fill}; print(_C.isa(), _C.last_isa())"
-    result = run_python("-c", code, CONVINIT_ISA=isa)
-    assert result.stdout.split() == [isa, isa], result.stderr
-
-
-def test_without_being_forced_the_best_instruction_set_is_used():
-    result = run_python("-c", "from convinit_ext import _C; print(_C.isa())")
-    assert result.stdout.split() == [_C.available_isas()[-1]], result.stderr
+    forced = {} if isa is None else {"CONVINIT_ISA": isa}
+    result = run_python("-c", f"{fill}; print(_C.isa(), _C.last_isa())", **forced)
+    assert result.stdout.split() == [isa or _C.available_isas()[-1]] * 2, result.stderr
 
 
 def test_an_unknown_instruction_set_is_a_clear_error():
     result = run_python("-c", "import convinit_ext", CONVINIT_ISA="sse9")
-    assert result.returncode != 0
     error = last_line(result.stderr)
-    assert "ValueError" in error
-    assert '"sse9"' in error
+    assert "ValueError" in error and '"sse9"' in error
     assert all(isa in error for isa in _C.available_isas())
 
 
 @pytest.mark.slow
 def test_install_as_a_user_does(tmp_path: Path):
     """`pip install --no-build-isolation .` builds, and installs the package, its data and nothing else."""
-    source, site = tmp_path / "source", tmp_path / "site"
-    copy_package(source)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "csrc", source / "csrc")
-    result = run_python(
-        "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", str(site), ".", cwd=source
-    )
+    site, settings = tmp_path / "site", tmp_path / "settings.cfg"
+    settings.write_text(f"[build]\nbuild_lib = {tmp_path / 'lib'}\n")  # none of an earlier build's files
+    command = ("-m", "pip", "install", "--no-build-isolation", "--no-deps", "--target", str(site), ".")
+    result = run_python(*command, DIST_EXTRA_CONFIG=str(settings))
     assert result.returncode == 0, result.stdout + result.stderr
     assert {path.name.split("-")[0] for path in site.iterdir()} == {"convinit_ext"}
-    assert (site / "convinit_ext" / "py.typed").exists()
+    installed = {
+        path.relative_to(site) for path in (site / "convinit_ext").rglob("*") if path.suffix != ".pyc"
+    }
+    ours = {path.relative_to(ROOT) for end in ("py", "pyi", "typed") for path in PACKAGE.rglob(f"*.{end}")}
+    compiled = {Path("convinit_ext", f"_C{sysconfig.get_config_var('EXT_SUFFIX')}")}
+    assert {path for path in installed if (site / path).is_file()} == ours | compiled
     code = "import convinit_ext, torch; convinit_ext.init.ones_(torch.empty(3)); print(convinit_ext.__file__)"
     result = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(site))
     assert result.stdout.strip() == str(site / "convinit_ext" / "__init__.py"), result.stderr
+
+
+@pytest.mark.slow
+def test_a_source_distribution_holds_all_that_a_build_needs(tmp_path: Path):
+    result = run_python("setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path))
+    assert result.returncode == 0, result.stdout + result.stderr
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
+    paths = [path for end in ("cpp", "h", "inl") for path in ROOT.glob(f"csrc/**/*.{end}")]
+    paths = [path for path in paths if path.name != "ops_cuda.cpp"] + list(PACKAGE.rglob("*.py"))
+    needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE"}
+    assert needed | {str(path.relative_to(ROOT)) for path in paths} <= names

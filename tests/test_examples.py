@@ -15,7 +15,7 @@ def test_same_weights_anywhere():
 
 
 def test_shards_that_differ():
-    printed = run_script(EXAMPLES / "shards_that_differ.py", 2)
+    printed = run_script(EXAMPLES / "shards_that_differ.py", 2, torchrun=True)
     assert "convinit_ext:  the two processes have the same values: False, matrix of rank 128" in printed
     assert "the same as in one process: True" in printed
     assert "whether rows or columns are cut: True" in printed

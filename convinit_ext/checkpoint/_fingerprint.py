@@ -42,7 +42,7 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     saved to have one fingerprint.
 
     Where DTensors are sharded, every rank of their mesh must call it: their sums are added up in one
-    all-reduce of 192 bytes. Otherwise nothing communicates.
+    all-reduce of 128 bytes. Otherwise nothing communicates.
 
     Args:
         target: a tensor of any shape; a module; a dict of tensors by name; the path of a .safetensors file,
@@ -53,8 +53,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         32 hexadecimal digits.
 
     Raises:
-        ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
-            that are not equal; a file that is not what it should be (WeightsError).
+        ValueError: tensors on the meta device, which have no values; two of one name; a file that is not
+            what it should be (WeightsError).
         UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
         RuntimeError: another rank cannot read what it holds, or holds nothing; memory that is not what the
             placements of a DTensor say.
@@ -80,7 +80,7 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
     """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
 
     Each is `fingerprint(tensor, name)`. The arguments and errors are those of fingerprint; of sharded models
-    one all-reduce adds up the sums of all tensors, 192 bytes each.
+    one all-reduce adds up the sums of all tensors, 64 bytes each.
 
     >>> model = nn.Linear(2, 2)
     >>> fingerprints(model)["bias"] == fingerprint(model.bias, "bias")

@@ -61,8 +61,8 @@ def init_model_(
             "torch" always has).
         check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
         only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
-            regular expressions, modules, module types, functions of a Target; one of them or a list. Every
-            name of a tied parameter counts.
+            regular expressions, modules, module types; one of them or a list. Every name of a tied parameter
+            counts.
         skip: what to leave as it is, likewise; it wins over only.
         names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
             function of a name.

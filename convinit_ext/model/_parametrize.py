@@ -97,10 +97,15 @@ def start_of(held: NamedTensor) -> Distribution | Orthogonal | None:
 
 
 def plain_name(held: NamedTensor) -> str | None:
-    """Return the name of the plain weight that such a buffer belongs to; None of any other buffer."""
+    """Return the name of the plain weight that a part or buffer of a parametrization belongs to, if any."""
+    leaf, module = held.places[0][1], held.node.canonical
+    if leaf == "weight" or leaf == "bias":
+        return None
+    plain = target_of(held, "true").plain
+    if plain is not None:
+        return plain.name
     if start_of(held) is None:
         return None
-    leaf, module = held.places[0][1], held.node.canonical
     if leaf.endswith(_VECTORS) and leaf not in _VECTORS:
         return canonical(join(module, leaf[:-2]))
     return canonical(join(*_owner_and_weight(module.rpartition(".")[0])))

@@ -34,7 +34,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
-    selection = Selection.of(model, options.only, options.skip, lambda each: target_of(each, options.fan))
+    selection = Selection(model, options.only, options.skip)
     groups = _groups(held, selection, options.reading)
     key_of = _key_of(held, nodes, options)
     rows = _Planner(model, held, groups, key_of, options).rows()
@@ -43,20 +43,19 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
 
     def chosen(buffer: NamedTensor) -> bool:
         is_kept = buffer.persistent or not options.persistent
-        return (selection is None or selection.buffer(buffer)) and is_kept
+        return selection.chosen(buffer) and is_kept
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
-    if selection is not None:
-        selection.check_used()
+    selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name)
 
 
-def _groups(held: list[NamedTensor], selection: Selection | None, reading: bool) -> list[list[NamedTensor]]:
+def _groups(held: list[NamedTensor], selection: Selection, reading: bool) -> list[list[NamedTensor]]:
     """Return the parameters to fill, each with those tied to it; checked."""
-    if selection is None:
+    chosen = {id(each) for each in held if selection.chosen(each)}
+    if len(chosen) == len(held):
         check_parameters(held, reading)
         return walk.tied(held)
-    chosen = {id(each) for each in held if selection.parameter(each)}
     check_parameters([each for each in held if id(each) in chosen], reading)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
@@ -130,7 +129,7 @@ class _Planner:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(tensor, None)
+                said.check(tensor)
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:

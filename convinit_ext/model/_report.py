@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
@@ -230,15 +232,8 @@ def _truncated_std(distribution: TruncatedNormal) -> float:
         return 0.0
     # d |peak| + d^2 / 2 = 40
     reach = 2 * _NEGLIGIBLE / (abs(peak) + math.sqrt(peak * peak + 2 * _NEGLIGIBLE))
-    low, high = max(low, peak - reach), min(high, peak + reach)
-    width = (high - low) / _INTERVALS
-    places = [low + index * width for index in range(_INTERVALS + 1)]
-    # relative to the peak: (z^2 - peak^2) / 2 without cancellation
-    density = [math.exp(-(z - peak) * (z + peak) / 2) for z in places]
-    weights = [
-        p * (1 if index in (0, _INTERVALS) else 4 if index % 2 else 2) for index, p in enumerate(density)
-    ]
-    total = sum(weights)
-    centre = sum(w * (z - peak) for w, z in zip(weights, places, strict=True)) / total
-    variance = sum(w * (z - peak - centre) ** 2 for w, z in zip(weights, places, strict=True)) / total
-    return distribution.std * math.sqrt(variance)
+    z = np.linspace(max(low, peak - reach), min(high, peak + reach), _INTERVALS + 1)
+    weights = np.exp(-(z - peak) * (z + peak) / 2)  # the density relative to the peak, without cancellation
+    weights[1:-1] *= np.where(np.arange(1, _INTERVALS) % 2, 4, 2)
+    centre = np.average(z - peak, weights=weights)
+    return distribution.std * math.sqrt(np.average((z - peak - centre) ** 2, weights=weights))

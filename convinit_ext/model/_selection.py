@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -13,86 +12,48 @@ from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._parametrize import plain_name
-from convinit_ext.recipes import Target, patterns
+from convinit_ext.recipes import patterns
 
-Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module] | Callable[[Target], bool]"
+Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | None"
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
-@dataclass(slots=True, eq=False)
 class Selection:
     """What `only` and `skip` say of one model.
 
     A str is a glob on names, of parameters and of buffers, or of modules: then all that is inside. A regular
     expression is searched for in the names of parameters and buffers. A module stands for all that is inside,
-    a type for all that its modules own, and a function is asked about each parameter.
+    a type for all that its modules own.
+
+    Raises:
+        TypeError: something that chooses nothing: a number, a tensor.
+        ValueError: a bad pattern, a module that is not part of the model.
     """
 
-    only: _Set | None
-    skip: _Set | None
-    names: dict[int, list[str]]
-    target: Callable[[NamedTensor], Target]
-    _chosen: dict[int, list[bool]] = field(default_factory=dict)  # of parameters, by their module's id
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, only: Selectors, skip: Selectors, target: Callable[[NamedTensor], Target]
-    ) -> Selection | None:
-        """None where both are None: then everything is chosen.
-
-        Raises:
-            TypeError: something that chooses nothing: a number, a tensor.
-            ValueError: a bad pattern, a module that is not part of the model.
-        """
-        if only is None and skip is None:
-            return None
+    def __init__(self, model: nn.Module, only: Selectors, skip: Selectors) -> None:
         inside = {id(module) for module in model.modules()}
-        first, second = (
-            None if given is None else _Set(what, given, inside)
-            for what, given in (("only", only), ("skip", skip))
-        )
-        return cls(first, second, walk.every_name(model), target)
+        self._only = None if only is None else _Set("only", only, inside)
+        self._skip = None if skip is None else _Set("skip", skip, inside)
+        self._names = {} if only is None and skip is None else walk.every_name(model)
 
-    def parameter(self, held: NamedTensor) -> bool:
-        """Whether the parameter is chosen."""
-        chosen = self.only is None or self.only.fits(held, self.names_of(held), self.target)
-        if self.skipped(held):
-            chosen = False
-        self._chosen.setdefault(id(held.node.module), []).append(chosen)
-        return chosen
+    def chosen(self, held: NamedTensor) -> bool:
+        """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
+        is_chosen = self._only is None or self._only.fits(held, self._names_of(held))
+        return not self.skipped(held) and is_chosen
 
     def skipped(self, held: NamedTensor) -> bool:
-        return self.skip is not None and self.skip.fits(held, self.names_of(held), self.target)
-
-    def buffer(self, held: NamedTensor) -> bool:
-        """Whether the buffer is chosen, after all parameters were asked about.
-
-        Where functions choose, it goes with the parameters of its module.
-        """
-        names, asked = self.names_of(held), self._chosen.get(id(held.node.module), [])
-        if self.skip is not None and (
-            self.skip.fits(held, names, None) or (self.skip.functions and asked and not any(asked))
-        ):
-            return False
-        return (
-            self.only is None or self.only.fits(held, names, None) or bool(self.only.functions and any(asked))
-        )
+        return self._skip is not None and self._skip.fits(held, self._names_of(held))
 
     def check_used(self) -> None:
-        """
-        Raises:
-            ValueError: a pattern, module, type or function that chose nothing.
-        """
-        for chosen in (self.only, self.skip):
+        """Raise ValueError for a pattern, module or type that chose nothing."""
+        for chosen in (self._only, self._skip):
             if chosen is not None:
                 chosen.check_used()
 
-    def names_of(self, held: NamedTensor) -> list[str]:
-        names = self.names.get(id(held.tensor), [held.name])
-        # conv.weight is a name of both halves of a normalised weight, and of the vectors of spectral_norm
-        part = self.target(held).plain
-        plain = part.name if part is not None else plain_name(held)
+    def _names_of(self, held: NamedTensor) -> list[str]:
+        """Return every name; conv.weight is one of both halves of a normalised weight, and of its vectors."""
+        names, plain = self._names.get(id(held.tensor), [held.name]), plain_name(held)
         return names if plain is None else [*names, plain]
 
 
@@ -100,79 +61,58 @@ class _Set:
     """The selectors of one argument; it remembers which of them chose something."""
 
     def __init__(self, what: str, given: Any, inside: set[int]) -> None:
-        self.what = what
-        self.exact: dict[str, str] = {}  # canonical: as it was given
-        self.patterns: list[re.Pattern[str]] = []
-        self.modules: dict[int, nn.Module] = {}
-        self.types: list[type[nn.Module]] = []
-        self.functions: list[Callable[[Target], bool]] = []
-        self._globs: dict[re.Pattern[str], str] = {}
+        self._what = what
+        self._exact: set[str] = set()
+        self._patterns: list[tuple[re.Pattern[str], bool]] = []  # and whether it is a glob
+        self._modules: set[int] = set()
+        self._types: list[type[nn.Module]] = []
         self._unused: dict[object, object] = {}  # selector: how an error shows it
         for each in _listed(given):
-            self._add(each, inside)
+            self._unused[self._added(each, inside)] = each if isinstance(each, str) else _shown(each)
 
-    def _add(self, each: Any, inside: set[int]) -> None:
-        if isinstance(each, str):
-            patterns.check(each, self.what)
-            self._add_name(each)
-        elif isinstance(each, re.Pattern):
-            patterns.check(each, self.what)
-            self.patterns.append(each)
-            self._unused[each] = each.pattern
-        elif isinstance(each, nn.Module):
+    def _added(self, each: Any, inside: set[int]) -> object:
+        if isinstance(each, str | re.Pattern):
+            patterns.check(each, self._what)
+            if isinstance(each, str) and patterns.is_exact(each):
+                name = walk.canonical(each)
+                self._exact.add(name)
+                return name
+            is_glob = isinstance(each, str)
+            pattern = patterns.compiled(walk.canonical(each)) if isinstance(each, str) else each
+            self._patterns.append((pattern, is_glob))
+            return pattern
+        if isinstance(each, nn.Module):
             if id(each) not in inside:
-                raise ValueError(f"{self.what}: a module {type(each).__name__} that is not part of the model")
-            self.modules[id(each)] = each
-            self._unused[id(each)] = type(each).__name__
-        elif isinstance(each, type) and issubclass(each, nn.Module):
-            self.types.append(each)
-            self._unused[each] = each.__name__
-        elif callable(each) and not isinstance(each, type):
-            self.functions.append(each)
-            self._unused[each] = getattr(each, "__name__", repr(each))
-        else:
-            raise TypeError(
-                f"{self.what} must be globs, regular expressions, modules, module types or functions of a "
-                f"Target, not {each!r}"
-            )
+                raise ValueError(
+                    f"{self._what}: a module {type(each).__name__} that is not part of the model"
+                )
+            self._modules.add(id(each))
+            return id(each)
+        if isinstance(each, type) and issubclass(each, nn.Module):
+            self._types.append(each)
+            return each
+        raise TypeError(
+            f"{self._what} must be globs, regular expressions, modules or module types, not {each!r}"
+        )
 
-    def _add_name(self, text: str) -> None:
-        try:
-            name = canonical_name(text)
-        except ValueError:
-            name = text
-        if patterns.is_exact(name):
-            self.exact[name] = text
-            self._unused[name] = text
-        else:
-            glob = patterns.compiled(name)
-            self._globs[glob] = text
-            self._unused[glob] = text
-
-    def fits(
-        self, held: NamedTensor, names: Sequence[str], target: Callable[[NamedTensor], Target] | None
-    ) -> bool:
+    def fits(self, held: NamedTensor, names: Sequence[str]) -> bool:
         """Whether any selector does. All are asked, as each has to choose something.
 
         Args:
             held: a parameter or buffer.
             names: all of its names.
-            target: makes what a function is asked about; None leaves functions out.
         """
         used: list[object] = []
         for name in names:
             around = list(_around(name))
-            used += [each for each in around if each in self.exact]
-            used += [glob for glob in self._globs if any(glob.match(each) for each in around)]
-            used += [pattern for pattern in self.patterns if pattern.search(name)]
-        if self.modules:
+            used += [each for each in around if each in self._exact]
+            for pattern, is_glob in self._patterns:
+                if any(map(pattern.match, around)) if is_glob else pattern.search(name):
+                    used.append(pattern)
+        if self._modules:
             owners = (*held.node.parents, *(module for module, _ in held.places))
-            used += [id(module) for module in owners if id(module) in self.modules]
-        if self.types:
-            used += [kind for kind in self.types if isinstance(held.node.module, kind)]
-        if self.functions and target is not None:
-            seen = target(held)
-            used += [function for function in self.functions if function(seen)]
+            used += [id(module) for module in owners if id(module) in self._modules]
+        used += [kind for kind in self._types if isinstance(held.node.module, kind)]
         for each in used:
             self._unused.pop(each, None)
         return bool(used)
@@ -180,7 +120,13 @@ class _Set:
     def check_used(self) -> None:
         if self._unused:
             shown = ", ".join(repr(each) for each in self._unused.values())
-            raise ValueError(f"{self.what} chooses nothing by {shown}: no parameter or buffer fits")
+            raise ValueError(f"{self._what} chooses nothing by {shown}: no parameter or buffer fits")
+
+
+def _shown(each: Any) -> object:
+    if isinstance(each, re.Pattern):
+        return each.pattern
+    return each.__name__ if isinstance(each, type) else type(each).__name__
 
 
 def _listed(given: Any) -> Iterable[Any]:
@@ -190,7 +136,7 @@ def _listed(given: Any) -> Iterable[Any]:
 
 
 def _around(name: str) -> Iterable[str]:
-    """The name, and those of the modules around it."""
+    """Yield the name, and those of the modules around it."""
     yield name
     while "." in name:
         name = name.rpartition(".")[0]

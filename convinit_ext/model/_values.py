@@ -17,7 +17,7 @@ from torch import Tensor
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS, norm_dtype
+from convinit_ext.recipes import ZEROS
 from convinit_ext.sharding import Part, is_dtensor, parts, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -178,7 +178,8 @@ class Norm:
     own: torch.dtype
 
     def write_(self, seed: int, part: Part) -> None:
-        dtype = norm_dtype(self.dtype if part.tensor.dtype == self.own else part.tensor.dtype)
+        dtype = self.dtype if part.tensor.dtype == self.own else part.tensor.dtype
+        dtype = dtype if dtype.itemsize >= 4 else torch.float32
         whole = tuple(map(range, self.shape))
         if self.dim != 0:
             norm = self._norm(seed, whole, dtype, part.tensor.device)

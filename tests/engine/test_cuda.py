@@ -91,35 +91,35 @@ def test_layouts_equal_the_cpus(dtype, layout):
         assert_same_bits(on_gpu, on_cpu, distribution)
 
 
-@pytest.mark.parametrize(
-    "view",
-    [
-        lambda m: m.to(memory_format=torch.channels_last),
-        lambda m: m.permute(2, 0, 3, 1),
-        lambda m: m.transpose(0, 3),
-        lambda m: m[:, 1:, ::2, 1:],
-        lambda m: m[1:, 3:].to(memory_format=torch.channels_last)[:, 1:],
-    ],
-    ids=["channels_last", "permuted", "transposed", "sliced", "sliced channels_last"],
-)
+LARGE_SHAPE = (96, 80, 17, 23)
+LARGE_LAYOUTS = {
+    "channels_last": lambda m: m.to(memory_format=torch.channels_last),
+    "permuted": lambda m: m.permute(2, 0, 3, 1),
+    "transposed": lambda m: m.transpose(0, 3),
+    "sliced": lambda m: m[:, 1:, ::2, 1:],
+    "sliced channels_last": lambda m: m[1:, 3:].to(memory_format=torch.channels_last)[:, 1:],
+}
+
+
+@pytest.mark.parametrize("view", LARGE_LAYOUTS.values(), ids=LARGE_LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_layouts_equal_the_cpus(dtype, view):
-    shape = (96, 80, 17, 23)
+    shape = LARGE_SHAPE
     for name in RANDOM:
         on_gpu, on_cpu = (view(backend.empty(shape, dtype).fill_(SENTINEL)) for backend in (GPU, CPU))
         assert_same_bits(GPU.fill_(on_gpu, SHIFTED[name]), CPU.fill_(on_cpu, SHIFTED[name]), name)
 
 
-def test_a_list_equals_the_cpus():
-    given = arguments("cuda")
-    assert launches(lambda: ops.fill_(*given)) == 1
-    assert_equal_to_cpu(given[0])
+def small_rows(num_tensors: int) -> list[tuple[tuple[int, ...], str, str]]:
+    return [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
 
 
-@pytest.mark.parametrize("num_tensors", [1, 2, 5, 10, 20, 30, 50, 100, 2000])
-def test_lists_of_any_length(num_tensors):
-    """Short ones go as a kernel parameter, long ones through memory."""
-    chosen = [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
+@pytest.mark.parametrize("num_tensors", [None, 1, 2, 5, 10, 20, 30, 50, 100, 2000])
+def test_a_list_equals_the_cpus(num_tensors):
+    """Of every dtype and distribution; of any length: short ones go as a kernel parameter, long ones through
+    memory.
+    """
+    chosen = rows() if num_tensors is None else small_rows(num_tensors)
     given = arguments("cuda", chosen)
     assert launches(lambda: ops.fill_(*given)) == 1
     assert_equal_to_cpu(given[0], chosen)
@@ -138,24 +138,14 @@ def test_more_than_2_32_elements(dtype, name):
         assert_same_bits(huge[start : start + 4096], expected, start)
 
 
-DROP_IN = {
-    "uniform_": {},
-    "normal_": {},
-    "trunc_normal_": {},
-    "xavier_uniform_": {},
-    "xavier_normal_": {},
-    "kaiming_uniform_": {},
+PLAIN = ("uniform_", "normal_", "trunc_normal_", "xavier_uniform_", "xavier_normal_", "kaiming_uniform_")
+PLAIN += ("lecun_normal_", "lecun_uniform_", "orthogonal_", "eye_", "identity_")
+DROP_IN = {name: {} for name in PLAIN} | {
     "kaiming_normal_": {"mode": "fan_out"},
     "variance_scaling_": {"mode": "fan_avg", "distribution": "truncated_normal"},
-    "lecun_normal_": {},
-    "lecun_uniform_": {},
-    "orthogonal_": {},
     "sparse_": {"sparsity": 0.3},
-    "eye_": {},
-    "identity_": {},
     "constant_": {"val": 0.25},
 }
-
 NOT_RANDOM = ("eye_", "identity_", "constant_")
 
 
@@ -225,22 +215,15 @@ def test_models_equal_the_cpus(recipe, dtype):
     assert_same_state(meta, expected)
 
 
-def test_a_model_on_the_cpu_and_a_gpu():
-    expected, model = network(), network()
-    model[0].cuda()
-    model[4].cuda()
+@pytest.mark.parametrize("num_layers", [4, 500])
+def test_a_model_on_the_cpu_and_a_gpu_is_one_launch(num_layers):
+    expected, model = (nn.Sequential(*(nn.Linear(33, 33) for _ in range(num_layers))) for _ in range(2))
+    for layer in model[::2]:
+        layer.cuda()
     init_model_(expected, 11)
     assert launches(lambda: init_model_(model, 11)) == 1
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu", "cuda"}
     assert_same_state(model, expected)
-
-
-def test_a_large_model_is_one_launch():
-    layers = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500))).cuda()
-    assert launches(lambda: init_model_(layers, 1)) == 1
-    expected = nn.Sequential(*(nn.Linear(33, 33) for _ in range(500)))
-    init_model_(expected, 1)
-    assert_same_state(layers, expected)
 
 
 def test_the_command_line(capsys):
@@ -315,32 +298,26 @@ def test_init_model_does_not_wait_for_the_gpu():
     init_model_(model)
 
 
-@several_gpus
-def test_the_current_device_does_not_matter_and_stays():
+@pytest.mark.parametrize(
+    "devices",
+    [
+        ("cpu", "cuda"),
+        pytest.param(("cuda:1",), marks=several_gpus),
+        pytest.param(("cpu", "cuda:0", "cuda:1"), marks=several_gpus),
+    ],
+)
+@pytest.mark.parametrize("num_tensors", [3, MANY])
+def test_a_list_on_several_devices_is_a_launch_each(devices, num_tensors):
+    """And the current device stays."""
     torch.cuda.set_device(0)
-    for num_tensors in (1, MANY):
-        chosen = [((33, 5), "float32", "normal")] * num_tensors
-        tensors, keys, kinds = arguments("cuda:1", chosen)
-        ops.fill_(tensors, keys, kinds)
-        assert torch.cuda.current_device() == 0
-        assert_equal_to_cpu(tensors, chosen)
-
-
-@several_gpus
-def test_a_list_on_several_devices_is_a_launch_each():
-    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(MANY)]
+    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(num_tensors)]
     tensors, keys, kinds = arguments("cpu", chosen)
-    tensors = [tensor.to(("cpu", "cuda:0", "cuda:1")[number % 3]) for number, tensor in enumerate(tensors)]
-    assert launches(lambda: ops.fill_(tensors, keys, kinds)) == 2
+    tensors = [tensor.to(devices[number % len(devices)]) for number, tensor in enumerate(tensors)]
+    assert launches(lambda: ops.fill_(tensors, keys, kinds)) == sum(name != "cpu" for name in devices)
+    assert torch.cuda.current_device() == 0
     assert_equal_to_cpu(tensors, chosen)
-
-
-def test_a_list_on_cpu_and_gpu():
-    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(MANY)]
-    tensors, keys, kinds = arguments("cpu", chosen)
-    tensors = [tensor.to(("cpu", "cuda")[number % 2]) for number, tensor in enumerate(tensors)]
     boxes = [ops.Box(5, (1000, 3)) for _ in tensors]
-    assert launches(lambda: ops.fill_(tensors, keys, kinds, boxes)) == 1
+    ops.fill_(tensors, keys, kinds, boxes)
     expected = [torch.empty_like(tensor, device="cpu") for tensor in tensors]
     ops.fill_(expected, keys, kinds, boxes)
     for tensor, on_cpu in zip(tensors, expected, strict=True):
@@ -359,7 +336,7 @@ def captured(function) -> torch.cuda.CUDAGraph:
 
 @pytest.mark.parametrize("num_tensors", [1, 10, 2000])
 def test_a_graph_writes_the_same_values_at_every_replay(num_tensors):
-    chosen = [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
+    chosen = small_rows(num_tensors)
     tensors, keys, kinds = arguments("cuda", chosen)
     graph = captured(lambda: ops.fill_(tensors, keys, kinds))
     churn = [torch.randint(0, 255, (1 << 20,), dtype=torch.uint8, device="cuda") for _ in range(20)]
@@ -393,22 +370,20 @@ def test_a_graph_of_many_fills_and_other_work():
         assert sums[0].item() == 4096 * 45
 
 
-def test_a_keyed_drop_in_call_is_captured():
-    tensor = torch.empty(64, 64, device="cuda")
-    graph = captured(lambda: init.kaiming_normal_(tensor, key=Key(0, "conv.weight")))
-    tensor.zero_()
-    graph.replay()
-    assert_same_bits(tensor, init.kaiming_normal_(torch.empty(64, 64), key=Key(0, "conv.weight")))
+def test_a_keyed_drop_in_call_and_a_model_are_captured():
+    model, expected, tensor = network().cuda(), network(), torch.empty(64, 64, device="cuda")
 
+    def work() -> None:
+        init.kaiming_normal_(tensor, key=Key(0, "conv.weight"))
+        init_model_(model, 4)
 
-def test_a_model_is_captured():
-    model, expected = network().cuda(), network()
-    graph = captured(lambda: init_model_(model, 4))
-    for parameter in model.parameters():
-        parameter.data.zero_()
+    graph = captured(work)
+    for each in (tensor, *model.parameters()):
+        each.data.zero_()
     graph.replay()
     init_model_(expected, 4)
     assert_same_state(model, expected)
+    assert_same_bits(tensor, init.kaiming_normal_(torch.empty(64, 64), key=Key(0, "conv.weight")))
 
 
 @pytest.mark.parametrize("source", ["default", "cpu", "cuda"])
@@ -479,14 +454,13 @@ def test_compiled_without_a_graph_break(backend):
 
 
 def test_deterministic_mode():
-    chosen = [((33, 5), "float32", "normal")] * MANY
-    tensors, keys, kinds = arguments("cuda", chosen)
+    tensors, keys, kinds = arguments("cuda", small_rows(MANY))
     torch.use_deterministic_algorithms(True)
     try:
         ops.fill_(tensors, keys, kinds)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert_equal_to_cpu(tensors, chosen)
+    assert_equal_to_cpu(tensors, small_rows(MANY))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, key_tensor
-from test_cuda import LONG, MANY, RANDOM, arguments, captured, launches, network, several_gpus
+from test_cuda import LONG, MANY, RANDOM, arguments, captured, launches, network, several_gpus, small_rows
 from test_layouts import LARGE, LAYOUTS
 from test_values import SHIFTED
 from torch import nn
@@ -59,8 +59,7 @@ def test_layouts(dtype, layout):
 
 @pytest.mark.parametrize("num_tensors", [1, 10, MANY, 2000])
 def test_lists_are_one_launch(num_tensors):
-    chosen = [((number % 97, 3), "float32", RANDOM[number % 3]) for number in range(1, num_tensors + 1)]
-    given = arguments("cuda", chosen)
+    given = arguments("cuda", small_rows(num_tensors))
     ops.fill_(*given)
     for tensor in given[0][::5]:
         tensor.view(-1)[-2:] = 100.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from filling import KEY, WHY_NO_GPU, key_tensor
-from test_cuda import LONG, MANY, captured, launches, several_gpus
+from test_cuda import LARGE_LAYOUTS, LARGE_SHAPE, LONG, MANY, captured, launches, several_gpus
 from test_layouts import LARGE, LAYOUTS
 
 from convinit_ext import Uniform
@@ -18,21 +20,16 @@ BYTES = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.int64, to
 def words_on(device: str, shape, dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.bool:
         return (torch.arange(torch.Size(shape).numel()) * 7 % 3 == 0).view(shape).to(device)
-    words = torch.empty(torch.Size(shape).numel() * dtype.itemsize // 4 + 1, dtype=torch.float32)
+    size = torch.Size(shape).numel() * dtype.itemsize
+    words = torch.empty(size // 4 + 1, dtype=torch.float32)
     ops.fill_([words], key_tensor(KEY), [Uniform()])
-    return (
-        words.view(torch.uint8)[: torch.Size(shape).numel() * dtype.itemsize]
-        .view(dtype)
-        .view(shape)
-        .to(device)
-    )
+    return words.view(torch.uint8)[:size].view(dtype).view(shape).to(device)
 
 
 def assert_same_digests(given, boxes=None) -> None:
     keys = key_tensor(*[(number, 2**63 + number) for number in range(len(given))])
-    assert torch.equal(
-        ops.digest(given, keys, boxes), ops.digest([each.cpu() for each in given], keys, boxes)
-    )
+    expected = ops.digest([each.cpu() for each in given], keys, boxes)
+    assert torch.equal(ops.digest(given, keys, boxes), expected)
 
 
 @pytest.mark.parametrize("dtype", BYTES, ids=str)
@@ -56,15 +53,9 @@ def test_digests_of_large_tensors_equal_the_cpus(dtype):
 
 @pytest.mark.parametrize("dtype", BYTES, ids=str)
 def test_digests_of_large_layouts_equal_the_cpus(dtype):
-    tensor = words_on("cuda", (96, 80, 17, 23), dtype)
-    for view in (
-        tensor.to(memory_format=torch.channels_last),
-        tensor.permute(2, 0, 3, 1),
-        tensor.transpose(0, 3),
-        tensor[:, 1:, ::2, 1:],
-        tensor[:1].expand(9, 80, 17, 23),
-    ):
-        assert_same_digests([view])
+    tensor = words_on("cuda", LARGE_SHAPE, dtype)
+    for view in (*LARGE_LAYOUTS.values(), lambda m: m[:1].expand(9, 80, 17, 23)):
+        assert_same_digests([view(tensor)])
 
 
 @pytest.mark.parametrize("num_tensors", [1, 10, MANY, 2000])
@@ -74,22 +65,18 @@ def test_digests_of_lists_are_one_launch(num_tensors):
     assert_same_digests(given)
 
 
-def test_digests_of_a_list_on_cpu_and_gpu():
-    given = [
-        words_on(("cpu", "cuda")[number % 2], (number % 97 + 1, 3), torch.float32) for number in range(MANY)
-    ]
-    assert_same_digests(given)
-    assert_same_digests(given, [ops.Box(number, (1000, 3)) for number in range(MANY)])
-
-
-@several_gpus
-def test_digests_of_a_list_on_several_gpus():
-    devices = ("cuda:1", "cpu", "cuda:0")
-    given = [words_on(devices[number % 3], (number % 97 + 1, 3), torch.float32) for number in range(MANY)]
+@pytest.mark.parametrize(
+    "devices", [("cpu", "cuda"), pytest.param(("cuda:1", "cpu", "cuda:0"), marks=several_gpus)]
+)
+def test_digests_of_a_list_on_several_devices(devices):
+    where = [devices[number % len(devices)] for number in range(MANY)]
+    given = [words_on(name, (number % 97 + 1, 3), torch.float32) for number, name in enumerate(where)]
     torch.cuda.set_device(0)
-    assert launches(lambda: ops.digest(given, torch.zeros(MANY, 2, dtype=torch.int64))) == 2
+    digest = functools.partial(ops.digest, given, torch.zeros(MANY, 2, dtype=torch.int64))
+    assert launches(digest) == len(devices) - 1
     assert torch.cuda.current_device() == 0
     assert_same_digests(given)
+    assert_same_digests(given, [ops.Box(number, (1000, 3)) for number in range(MANY)])
 
 
 @pytest.mark.parametrize("num_tensors", [1, MANY])

@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 import reference_fingerprint
 import torch
-from filling import DTYPES, assert_same_bits, key_tensor
+from filling import DISTRIBUTIONS, DTYPES, assert_same_bits, key_tensor
 from test_layers import CSRC, CXX
 from test_layouts import LAYOUTS
 from test_values import SHIFTED
 
-from convinit_ext import distributions
 from convinit_ext._engine import _ops as ops
 from convinit_ext._engine import _supported as supported
 
@@ -46,7 +45,7 @@ def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("fake_gpu") / "fake_gpu.so"
     sources = [
         HERE / "cuda" / "fake_gpu.cpp",
-        *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "dims", "layout")),
+        *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "arguments")),
     ]
     command = [CXX, "-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
     command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]
@@ -58,6 +57,13 @@ def library(tmp_path_factory):
     loaded.fake_put.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32]
     loaded.fake_log.restype = ctypes.c_char_p
     return loaded
+
+
+Given = tuple[list[torch.Tensor], torch.Tensor, list[ops.Encoded]]
+
+
+def encoded_boxes(tensors, boxes) -> tuple[list[int], list[int]]:
+    return ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
 
 
 class Gpus:
@@ -72,23 +78,28 @@ class Gpus:
         self.library.fake_put(storage.data_ptr(), storage.nbytes(), device)
         return tensor
 
+    def arguments(self, number: int, *devices: int | None) -> Given:
+        """Of one call: tensors on these devices in turn, of which None is the CPU; the first one if none."""
+        given = arguments(number)
+        for each, tensor in enumerate(given[0]):
+            if (device := (devices or (0,))[each % len(devices or (0,))]) is not None:
+                self.put(tensor, device)
+        return given
+
     def put_empty(self, device: int) -> None:
         """Tensors without elements, which have no address."""
         self.library.fake_put(0, 1, device)
 
     def fill_(self, tensors, keys, kinds, boxes=None) -> None:
-        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
-        params = [value for kind in kinds for value in kind.params]
-        kinds = [kind.kind for kind in kinds]
-        ops._fill_op.redispatch(ON_CUDA, tensors, keys, kinds, params, starts, strides)
+        encoded = *ops.encoded(kinds), *encoded_boxes(tensors, boxes)
+        ops._fill_op.redispatch(ON_CUDA, tensors, keys, *encoded)
 
     def digest(self, tensors, keys, boxes=None) -> torch.Tensor:
-        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
-        return ops._digest_op.redispatch(ON_CUDA, tensors, keys, starts, strides)
+        return ops._digest_op.redispatch(ON_CUDA, tensors, keys, *encoded_boxes(tensors, boxes))
 
     def compare(self, tensors, keys, kinds, boxes=None) -> list[list[int]]:
-        starts, strides = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
-        found = ops._compare_op.redispatch(ON_CUDA, tensors, keys, *ops.encoded(kinds), starts, strides)
+        encoded = *ops.encoded(kinds), *encoded_boxes(tensors, boxes)
+        found = ops._compare_op.redispatch(ON_CUDA, tensors, keys, *encoded)
         assert found.dtype == torch.int64 and found.shape == (len(tensors), 2)
         return found.tolist()
 
@@ -101,13 +112,13 @@ def gpus(library) -> Gpus:
     return Gpus(library)
 
 
-def kind(name: str):
-    return getattr(distributions, "".join(map(str.capitalize, name.split("_"))))(*SHIFTED[name][1:])
+def kind(name: str) -> ops.Encoded:
+    return DISTRIBUTIONS[name](*SHIFTED[name][1:])
 
 
-def arguments(number: int, dtype: torch.dtype = torch.float32):
+def arguments(number: int) -> Given:
     names = ("normal", "uniform", "truncated_normal", "constant")
-    tensors = [torch.zeros(each % 7 + 1, 5, dtype=dtype) for each in range(number)]
+    tensors = [torch.zeros(each % 7 + 1, 5) for each in range(number)]
     keys = key_tensor(*[(each, each + 1) for each in range(number)])
     return tensors, keys, [kind(names[each % 4]) for each in range(number)]
 
@@ -150,28 +161,16 @@ def test_layouts(gpus, layout):
             assert_same_bits(memory, expected, (dtype, name))
 
 
-def test_a_short_list_goes_as_a_parameter(gpus):
-    given = arguments(5)
-    for tensor in given[0]:
-        gpus.put(tensor, 0)
+@pytest.mark.parametrize(("number", "how"), [(5, [BY_VALUE]), (MANY, FROM_MEMORY)])
+def test_lists_go_as_a_parameter_or_through_memory(gpus, number, how):
+    given = gpus.arguments(number, 1)
     gpus.fill_(*given)
-    assert gpus.log() == [BY_VALUE.format(0)]
-    assert_filled(*given)
-
-
-def test_a_long_list_goes_through_memory(gpus):
-    given = arguments(MANY)
-    for tensor in given[0]:
-        gpus.put(tensor, 1)
-    gpus.fill_(*given)
-    assert gpus.log() == [line.format(1) for line in FROM_MEMORY]
+    assert gpus.log() == [line.format(1) for line in how]
     assert_filled(*given)
 
 
 def test_under_capture_no_host_memory_is_left_to_the_graph(gpus):
-    given = arguments(MANY)
-    for tensor in given[0]:
-        gpus.put(tensor, 0)
+    given = gpus.arguments(MANY)
     gpus.library.fake_capture()
     gpus.fill_(*given)
     memory, _, _, launch = (line.format(0) for line in FROM_MEMORY)
@@ -182,10 +181,7 @@ def test_under_capture_no_host_memory_is_left_to_the_graph(gpus):
 @pytest.mark.parametrize("boxed", [False, True])
 def test_each_device_gets_its_own_list_and_the_cpu_comes_last(gpus, boxed):
     """All memory is there before the first launch."""
-    given = arguments(4 * MANY)
-    for number, tensor in enumerate(given[0]):
-        if number % 4:
-            gpus.put(tensor, number % 4)
+    given = gpus.arguments(4 * MANY, None, 1, 2, 3)
     boxes = [ops.Box(number, (1000, 3)) for number in range(4 * MANY)] if boxed else None
     gpus.fill_(*given, boxes)
     memory = [line.format(device) for device in (1, 2, 3) for line in FROM_MEMORY[:2]]
@@ -205,15 +201,21 @@ def test_empty_tensors_are_no_work(gpus):
 # Errors: nothing has been written
 
 
-def several(gpus):
-    given = arguments(3 * MANY)
-    for number, tensor in enumerate(given[0]):
-        if number % 3:
-            gpus.put(tensor, number % 3)
-    return given
-
-
-def assert_refused(gpus, given, said: str) -> None:
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        (None, "out of memory on the GPU, for the list of what to fill"),
+        (lambda gpus: gpus.put(torch.zeros(1, 3), 2).expand(3, 3), "single memory location"),
+        (lambda gpus: gpus.put(torch.zeros(3, dtype=torch.int32), 2), "unsupported dtype"),
+    ],
+    ids=["too little memory on a device", "overlapping", "integer"],
+)
+def test_nothing_is_written_where_one_device_or_tensor_is_at_fault(gpus, last, said):
+    given = gpus.arguments(3 * MANY, None, 1, 2)
+    if last is None:
+        gpus.library.fake_no_memory_on(2)
+    else:
+        given[0][-1] = last(gpus)
     with pytest.raises(RuntimeError, match=said) as raised:
         gpus.fill_(*given)
     assert ".cpp" not in str(raised.value) and ".h" not in str(raised.value)
@@ -222,29 +224,9 @@ def assert_refused(gpus, given, said: str) -> None:
     assert gpus.library.fake_current_device() == 0
 
 
-def test_too_little_memory_on_any_device(gpus):
-    given = several(gpus)
-    gpus.library.fake_no_memory_on(2)
-    assert_refused(gpus, given, "out of memory on the GPU, for the list of what to fill")
-
-
-def test_a_tensor_that_overlaps_itself(gpus):
-    tensors, keys, kinds = several(gpus)
-    tensors[-1] = gpus.put(torch.zeros(1, 3), 2).expand(3, 3)
-    assert_refused(gpus, (tensors, keys, kinds), "single memory location")
-
-
-def test_a_dtype_that_cannot_be_filled(gpus):
-    tensors, keys, kinds = several(gpus)
-    tensors[-1] = gpus.put(torch.zeros(3, dtype=torch.int32), 2)
-    assert_refused(gpus, (tensors, keys, kinds), "unsupported dtype")
-
-
 def test_a_launch_that_fails_says_why(gpus):
     for number in (1, MANY):
-        given = arguments(number)
-        for tensor in given[0]:
-            gpus.put(tensor, 0)
+        given = gpus.arguments(number)
         gpus.library.fake_launches_fail()
         with pytest.raises(RuntimeError, match="CUDA could not launch the fill: this GPU only pretends"):
             gpus.fill_(*given)
@@ -346,9 +328,7 @@ def test_a_digest_of_tensors_on_several_devices_is_refused(gpus, devices):
 def test_a_digest_that_fails_says_why(gpus):
     heads, tensors = digested(3 * MANY, (1,), gpus)
     gpus.library.fake_launches_fail()
-    with pytest.raises(
-        RuntimeError, match="digest: CUDA could not launch the digest: this GPU only pretends"
-    ):
+    with pytest.raises(RuntimeError, match="digest: CUDA could not launch the digest: this GPU only pre"):
         gpus.digest(tensors, digest_keys(heads))
     gpus.library.fake_no_memory_on(1)
     with pytest.raises(RuntimeError, match="digest: out of memory on the GPU, for the results"):
@@ -420,25 +400,19 @@ def test_comparisons_of_lists(gpus, number, how, boxed):
 
 
 def test_a_comparison_writes_no_tensor(gpus):
-    given = arguments(MANY)
-    for tensor in given[0]:
-        gpus.put(tensor, 1)
+    given = gpus.arguments(MANY, 1)
     gpus.compare(*given)
     assert not any(tensor.any() for tensor in given[0])
 
 
 def test_a_comparison_of_tensors_on_several_devices_is_refused(gpus):
-    tensors, keys, kinds = arguments(4)
-    gpus.put(tensors[0], 1)
     with pytest.raises(RuntimeError, match="compare: the tensors of one call are on one CUDA device"):
-        gpus.compare(tensors, keys, kinds)
+        gpus.compare(*gpus.arguments(4, 1, None, None, None))
     assert gpus.log() == []
 
 
 def test_a_comparison_that_fails_says_why(gpus):
-    given = arguments(MANY)
-    for tensor in given[0]:
-        gpus.put(tensor, 1)
+    given = gpus.arguments(MANY, 1)
     gpus.library.fake_launches_fail()
     with pytest.raises(RuntimeError, match="could not launch the comparison: this GPU only pretends"):
         gpus.compare(*given)
@@ -458,53 +432,39 @@ class Placed:
         self.is_cpu, self.is_cuda = (self.device.type == name for name in ("cpu", "cuda"))
 
 
-def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
+def on_several_devices(monkeypatch, name: str) -> list[set[str]]:
+    """The devices of the tensors that each call of a function of ops gets, as tensors that are not there."""
     calls: list[set[str]] = []
-    inner = ops._digest_on_one_device
-
-    def on_one_device(placed, keys, boxes):
-        calls.append({str(each.device) for each in placed})
-        return inner([each.tensor for each in placed], keys, boxes)
-
-    devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
-    tensors, keys, _ = arguments(12)
-    boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
-    tensors = [tensor + number for number, tensor in enumerate(tensors)]
-    placed = [Placed(tensor, devices[number % 4]) for number, tensor in enumerate(tensors)]
-    for given in (None, boxes):
-        expected = ops.digest(tensors, keys, given)
-        with monkeypatch.context() as patch:
-            patch.setattr(supported, "HAS_CUDA", True)
-            patch.setattr(ops, "_digest_on_one_device", on_one_device)
-            assert torch.equal(ops.digest(placed, keys, given), expected)
-            with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
-                ops.digest(placed, keys, boxes[:3])
-            with pytest.raises(RuntimeError, match="invalid"):
-                ops.digest(placed, keys[:5], given)
-    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
-
-
-def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypatch):
-    calls: list[set[str]] = []
-    inner = ops._compare_on_one_device
+    inner = getattr(ops, name)
 
     def on_one_device(placed, *others):
         calls.append({str(each.device) for each in placed})
         return inner([each.tensor for each in placed], *others)
 
-    devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
+    monkeypatch.setattr(supported, "HAS_CUDA", True)
+    monkeypatch.setattr(ops, name, on_one_device)
+    return calls
+
+
+DEVICES = ("cpu", "cuda:1", "cuda:0", "cuda:1")
+
+
+@pytest.mark.parametrize("name", ["_digest_on_one_device", "_compare_on_one_device"])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch, name, boxed):
     tensors, keys, kinds = arguments(12)
     ops.fill_(tensors[::2], keys[::2].contiguous(), kinds[::2])
     boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
-    placed = [Placed(tensor, devices[number % 4]) for number, tensor in enumerate(tensors)]
-    for given in (None, boxes):
-        expected = ops.differences(tensors, keys, kinds, given)
-        with monkeypatch.context() as patch:
-            patch.setattr(supported, "HAS_CUDA", True)
-            patch.setattr(ops, "_compare_on_one_device", on_one_device)
-            assert torch.equal(ops.differences(placed, keys, kinds, given), expected)
-            with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
-                ops.differences(placed, keys, kinds, boxes[:3])
-    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
+    others = (keys,) if "digest" in name else (keys, kinds)
+    read = ops.digest if "digest" in name else ops.differences
+    expected = read(tensors, *others, boxes if boxed else None)
+    calls = on_several_devices(monkeypatch, name)
+    placed = [Placed(tensor, DEVICES[number % 4]) for number, tensor in enumerate(tensors)]
+    assert torch.equal(read(placed, *others, boxes if boxed else None), expected)
+    assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}]
+    with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
+        read(placed, *others, boxes[:3])
+    with pytest.raises(RuntimeError, match="invalid"):
+        ops.digest(placed, keys[:5])
     with pytest.raises(supported.UnsupportedTensorError, match="cannot compare a tensor on meta"):
-        ops.differences([Placed(tensors[0], "cpu"), Placed(tensors[1], "meta")], keys[:2], kinds[:2])
+        ops.differences([placed[0], Placed(tensors[1], "meta")], keys[:2], kinds[:2])

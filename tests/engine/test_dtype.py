@@ -70,12 +70,8 @@ def called(folder: Path, source: str, *flags: str) -> Rounding:
 
     def rounded(floats: np.ndarray, dtype: str) -> np.ndarray:
         bits = np.empty(floats.shape, np.uint8 if dtype in FLOAT8 else np.int16)
-        at = (
-            ctypes.c_void_p(floats.ctypes.data),
-            ctypes.c_int64(floats.size),
-            ctypes.c_void_p(bits.ctypes.data),
-        )
-        getattr(library, f"round_{dtype}")(*at)
+        ends = (ctypes.c_void_p(each.ctypes.data) for each in (floats, bits))
+        getattr(library, f"round_{dtype}")(next(ends), ctypes.c_int64(floats.size), next(ends))
         return bits
 
     return rounded
@@ -102,7 +98,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Rounding:
 def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rounding:
     """The vectors of an instruction set."""
     isa = request.param.partition(",")[0]
-    flags = f"-DCONVINIT_LANES={isa}", f'-DLANES_HEADER="cpu/lanes_{isa}.h"', *LANES_FLAGS[isa]
+    flags = f"-DCONVINIT_LANES={isa}", f'-DLANES_FILE="cpu/lanes_{isa}.inl"', *LANES_FLAGS[isa]
     if request.param in EMULATED:
         return emulated(tmp_path_factory.mktemp(isa), "round_stdin.cpp", *flags)
     return called(tmp_path_factory.mktemp(isa), "round_vectors.cpp", *flags)
@@ -115,43 +111,35 @@ def assert_equal_but_for_nans(ours: np.ndarray, theirs: np.ndarray, floats: np.n
     assert wrong.size == 0, [(floats[i].hex(), hex(ours[i]), hex(theirs[i])) for i in wrong[:5]]
 
 
-@pytest.mark.parametrize("dtype", SMALL_TYPES)
-@pytest.mark.parametrize("offset", [0x00, 0x80, 0xFF])
-def test_the_core_rounds_as_pytorch(core: Rounding, dtype: str, offset: int):
-    floats = dense_sweep(offset)
-    assert_equal_but_for_nans(core(floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
+BOUNDARIES = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
-def test_the_core_rounds_as_pytorch_beside_every_boundary(core: Rounding, dtype: str):
-    floats = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
-    assert_equal_but_for_nans(core(floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
+def test_the_core_rounds_as_pytorch(core: Rounding, dtype: str):
+    for floats in (BOUNDARIES, *map(dense_sweep, (0x00, 0x80, 0xFF))):
+        assert_equal_but_for_nans(core(floats, dtype), rounded_by_torch(floats, dtype), floats, dtype)
 
 
 @pytest.mark.parametrize("dtype", SMALL_TYPES)
 def test_vectors_round_as_the_core(lanes: Rounding, core: Rounding, dtype: str):
-    boundaries = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
-    mixed = np.random.default_rng(0).permutation(boundaries)  # an element in another's place is seen
+    mixed = np.random.default_rng(0).permutation(BOUNDARIES)  # an element in another's place is seen
     for floats in (mixed, dense_sweep(0x00), dense_sweep(0x80)):
-        ours, scalar = lanes(floats, dtype), core(floats, dtype)
-        assert_equal_but_for_nans(ours, scalar, floats, dtype)
+        assert_equal_but_for_nans(lanes(floats, dtype), core(floats, dtype), floats, dtype)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOAT8)
 def test_vectors_round_every_float_as_the_core(lanes: Rounding, core: Rounding, dtype: str):
-    for offset in range(256):
-        floats = dense_sweep(offset)
-        ours, scalar = lanes(floats, dtype), core(floats, dtype)
-        assert_equal_but_for_nans(ours, scalar, floats, dtype)
+    for floats in map(dense_sweep, range(256)):
+        assert_equal_but_for_nans(lanes(floats, dtype), core(floats, dtype), floats, dtype)
 
 
-@pytest.mark.parametrize("dtype", FLOAT8)
+@pytest.mark.parametrize("dtype", SMALL_TYPES)
 def test_the_reference_rounds_as_pytorch(dtype: str):
-    floats = np.concatenate([all_high_halves(low) for low in LOW_HALVES])
+    floats = np.concatenate([BOUNDARIES, dense_sweep(0x00)[::16]])
     floats = floats[~np.isnan(floats)]
-    by_torch = torch.from_numpy(rounded_by_torch(floats, dtype)).view(DTYPES[dtype])
-    assert_same_bits(ref.round_to(floats, dtype), by_torch)
+    bits = rounded_by_torch(floats, dtype)
+    assert_same_bits(ref.round_to(floats, dtype), torch.from_numpy(bits).view(DTYPES[dtype]))
 
 
 # Intervals about the ends of each type's range, normal and denormal numbers, and far beyond it.

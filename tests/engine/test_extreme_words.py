@@ -5,6 +5,7 @@ Philox is a bijection for a given key, so the block and the stream that give any
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 
@@ -51,39 +52,56 @@ def solve(words, seed: int = 0) -> tuple[int, int, int]:
             return key, stream, block
 
 
-WORDS_32 = [(e, q, q, e) for e, q in itertools.product(EDGES_32, EDGES_32)]
-WORDS_64 = [
-    (low % 2**32, low >> 32, high % 2**32, high >> 32) for low, high in itertools.product(EDGES_64, EDGES_64)
-]
-SOLVED = {
-    "float32": [solve(words) for words in WORDS_32],
-    "float64": [solve(words) for words in WORDS_64],
-}
 PER_BLOCK = {"float32": 4, "float64": 2}
 
 
-def test_solved_words_are_those_words():
-    for dtype, words in (("float32", WORDS_32), ("float64", WORDS_64)):
-        for (key, stream, block), expected in zip(SOLVED[dtype], words, strict=True):
-            assert tuple(ref.words(np.array([block], np.uint64), key, stream)[0]) == expected
+@functools.cache
+def solved(dtype: str) -> list[tuple[tuple[int, ...], tuple[int, int, int]]]:
+    """Every pair of edges as the four words of a block, and the key, stream and block that give them."""
+    if dtype == "float32":
+        words = [(e, q, q, e) for e, q in itertools.product(EDGES_32, EDGES_32)]
+    else:
+        pairs = itertools.product(EDGES_64, EDGES_64)
+        words = [(low % 2**32, low >> 32, high % 2**32, high >> 32) for low, high in pairs]
+    return [(each, solve(each)) for each in words]
 
 
-def extreme_fills(backend: Backend, distribution, dtype):
-    """Filled and expected values, and z, of each solved block in turn."""
-    for key, stream, block in SOLVED[dtype]:
-        start, length = block * PER_BLOCK[dtype] - BEFORE, 2 * BEFORE
-        filled = backend.fill((length,), distribution, dtype, (key, stream), start=start)
-        index = ref.element_index((PER_BLOCK[dtype],), start + BEFORE)
-        extreme = slice(BEFORE, BEFORE + PER_BLOCK[dtype])
-        yield values(filled)[extreme], index, key, stream
+@pytest.mark.parametrize("dtype", PER_BLOCK)
+def test_solved_words_are_those_words(dtype):
+    for expected, (key, stream, block) in solved(dtype):
+        assert tuple(ref.words(np.array([block], np.uint64), key, stream)[0]) == expected
+
+
+def extreme_fill(backend: Backend, distribution, dtype) -> np.ndarray:
+    """The values of all solved blocks."""
+    found, size = [], PER_BLOCK[dtype]
+    for _, (key, stream, block) in solved(dtype):
+        start = block * size - BEFORE
+        filled = backend.fill((2 * BEFORE,), distribution, dtype, (key, stream), start=start)
+        found.append(values(filled)[BEFORE : BEFORE + size])
+    return np.stack(found)
+
+
+@functools.cache
+def of_extreme_words(compute, dtype: str, *arguments) -> np.ndarray:
+    """What a function of the reference gives for the indices, key and stream of all solved blocks."""
+    size = PER_BLOCK[dtype]
+    return np.stack([
+        compute(ref.element_index((size,), block * size), key, stream, *arguments)
+        for _, (key, stream, block) in solved(dtype)
+    ])  # fmt: skip
+
+
+def uniform_of_words(index, key, stream, distribution, dtype) -> np.ndarray:
+    return ref.reference(index.shape, key, stream, distribution, dtype, indices=index)
 
 
 @pytest.mark.parametrize("dtype", PER_BLOCK)
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.0361, 0.0417), (1.0, 1.0 + 2.0**-22), (-3.0, -1e-3)])
 def test_uniform_of_extreme_words(backend: Backend, dtype, bounds):
     distribution = ("uniform", *bounds)
-    for filled, index, key, stream in extreme_fills(backend, distribution, dtype):
-        assert_same_bits(filled, ref.reference(index.shape, key, stream, distribution, dtype, indices=index))
+    expected = of_extreme_words(uniform_of_words, dtype, distribution, dtype)
+    assert_same_bits(extreme_fill(backend, distribution, dtype), expected)
 
 
 def partner(m: int) -> int | None:
@@ -121,32 +139,27 @@ def test_normal_is_rounded_once(backend: Backend):
         assert filled[i] != np.float32(np.float64(z[i]) * std + sign)
 
 
+def assert_near(filled: np.ndarray, z: np.ndarray, tolerance: float) -> None:
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
+
+
 @pytest.mark.parametrize("dtype", PER_BLOCK)
 def test_normal_of_extreme_words(backend: Backend, dtype):
     bits, tolerance = (32, 2e-6) if dtype == "float32" else (64, 1e-13)
-    for filled, index, key, stream in extreme_fills(backend, ("normal", 0.0, 1.0), dtype):
-        z = ref.normal_sample(index, key, stream, bits)
-        np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
+    z = of_extreme_words(ref.normal_sample, dtype, bits)
+    assert_near(extreme_fill(backend, ("normal", 0.0, 1.0), dtype), z, tolerance)
+
+
+TWO_SIDED = [(-2.0, 2.0), (-INF, INF), (-9.0, 0.5), (100.0, 101.0)]
+ONE_SIDED = [(-INF, 1.0), (-1.0, INF), (5.0, INF), (-INF, -38.0)]
 
 
 @pytest.mark.parametrize("dtype", PER_BLOCK)
-@pytest.mark.parametrize(
-    "bounds",
-    [
-        (-2.0, 2.0),
-        (-INF, INF),
-        (-INF, 1.0),
-        (-1.0, INF),
-        (5.0, INF),
-        (-INF, -38.0),
-        (100.0, 101.0),
-        (-9.0, 0.5),
-    ],
-)
+@pytest.mark.parametrize("bounds", TWO_SIDED + ONE_SIDED)
 def test_truncated_normal_of_extreme_words(backend: Backend, dtype, bounds):
     bits, tolerance = (32, 1e-5) if dtype == "float32" else (64, 1e-9)
-    for filled, index, key, stream in extreme_fills(backend, ("truncated_normal", 0.0, 1.0, *bounds), dtype):
-        z = ref.truncated_normal_sample(index, key, stream, bits, *bounds)
-        assert np.isfinite(filled).all()
-        np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
-        assert np.all((filled >= bounds[0]) & (filled <= bounds[1]))
+    z = of_extreme_words(ref.truncated_normal_sample, dtype, bits, *bounds)
+    filled = extreme_fill(backend, ("truncated_normal", 0.0, 1.0, *bounds), dtype)
+    assert_near(filled, z, tolerance)
+    assert np.all((filled >= bounds[0]) & (filled <= bounds[1]))

@@ -1,11 +1,12 @@
 """Frozen values of contract version 1. A change of any bit here is a new contract version, not a new file.
 
-python tests/test_golden.py --write     # once for each contract version, from the portable path
+python tests/engine/test_golden.py --write     # once for each contract version, from the portable path
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import pathlib
 import sys
@@ -41,9 +42,7 @@ LAYER_KEYS = [
     (2**64 - 1, "fc.bias"),
     (-(2**63), "blöcke.0.weight"),
 ]
-ROWS = [
-    (distribution, dtype, start) for distribution in DISTRIBUTIONS for dtype in DTYPES for start in STARTS
-]
+ROWS = list(itertools.product(DISTRIBUTIONS, DTYPES, STARTS))
 
 
 def stored_bits(tensor) -> np.ndarray:
@@ -84,7 +83,7 @@ def all_rows(backend: Backend) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def golden() -> dict:
-    assert GOLDEN.exists(), "tests/golden.json is missing: python tests/test_golden.py --write"
+    assert GOLDEN.exists(), "tests/golden.json is missing: python tests/engine/test_golden.py --write"
     return json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
@@ -120,13 +119,9 @@ def one_row_a_line(rows: dict[str, object]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def write() -> None:
-    with forced_isa("portable"):
-        rows = all_rows(Backend("cpu", "portable"))
-    GOLDEN.write_text(one_row_a_line(rows), encoding="utf-8")
-
-
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
-        sys.exit("usage: python tests/test_golden.py --write")
-    write()
+        sys.exit("usage: python tests/engine/test_golden.py --write")
+    with forced_isa("portable"):
+        frozen = all_rows(Backend("cpu", "portable"))
+    GOLDEN.write_text(one_row_a_line(frozen), encoding="utf-8")

@@ -41,13 +41,10 @@ def test_changed_elements_are_found(isa: str, dtype: str, layout: str):
     shape, view = LAYOUTS[layout]
     random = np.random.default_rng(3)
     for distribution in DISTRIBUTIONS:
-        memory = torch.zeros(shape, dtype=torch.float32).to(DTYPES[dtype])
-        tensor = view(memory)
+        tensor = view(torch.zeros(shape).to(DTYPES[dtype]))
         ops.fill_([tensor], KEYS, [distribution])
         assert difference(tensor, distribution) == [0, -1]
-        if not tensor.numel():
-            continue
-        for count in (1, min(3, tensor.numel()), tensor.numel()):
+        for count in {min(most, tensor.numel()) for most in (1, 3, tensor.numel())} - {0}:
             places = sorted(random.choice(tensor.numel(), count, replace=False).tolist())
             flip(tensor, places)
             assert difference(tensor, distribution) == [count, places[0]], distribution
@@ -120,26 +117,28 @@ def test_nothing_is_written():
 def test_opcheck():
     tests = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
     tensors, keys = [torch.randn(5, 7), torch.randn(3)], key_tensor((1, 2), (3, 4))
-    digest, compare = torch.ops.convinit_ext.digest.default, torch.ops.convinit_ext.compare.default
-    torch.library.opcheck(digest, (tensors, keys, [], []), test_utils=tests)
-    params = [0.0, 1.0, 0.0, 0.0] * 2
-    torch.library.opcheck(compare, (tensors, keys, [1, 2], params, [], []), test_utils=tests)
+    kinds = [1, 2], [0.0, 1.0, 0.0, 0.0] * 2
+    for op, more in ((torch.ops.convinit_ext.digest, ()), (torch.ops.convinit_ext.compare, kinds)):
+        torch.library.opcheck(op.default, (tensors, keys, *more, [], []), test_utils=tests)
 
 
 def test_refusals():
-    with pytest.raises(RuntimeError, match="holds no memory"):
-        ops.digest([released()], KEYS)
-    with pytest.raises(RuntimeError, match="holds no memory"):
-        difference(released(), Normal())
-    with pytest.raises(RuntimeError, match="unsupported dtype"):
-        difference(torch.zeros(3, dtype=torch.int32), Normal())
-    with pytest.raises(RuntimeError, match="keys is a contiguous int64 tensor"):
-        ops.digest([torch.zeros(3)], KEYS[:, :1])
-    with pytest.raises(ValueError, match="a box with 1 strides for a tensor of 2 dimensions"):
-        ops.digest([torch.zeros(3, 3)], KEYS, [Box(0, (1,))])
-
-
-def released() -> Tensor:
-    tensor = torch.zeros(3)
-    tensor.untyped_storage().resize_(0)
-    return tensor
+    released = torch.zeros(3)
+    released.untyped_storage().resize_(0)
+    for refused, error, said in (
+        (lambda: ops.digest([released], KEYS), RuntimeError, "holds no memory"),
+        (lambda: difference(released, Normal()), RuntimeError, "holds no memory"),
+        (lambda: difference(torch.zeros(3, dtype=torch.int32), Normal()), RuntimeError, "unsupported dtype"),
+        (
+            lambda: ops.digest([torch.zeros(3)], KEYS[:, :1]),
+            RuntimeError,
+            "keys is a contiguous int64 tensor",
+        ),
+        (
+            lambda: ops.digest([torch.zeros(3, 3)], KEYS, [Box(0, (1,))]),
+            ValueError,
+            "a box with 1 strides for a tensor of 2 dimensions",
+        ),
+    ):
+        with pytest.raises(error, match=said):
+            refused()

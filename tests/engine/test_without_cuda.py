@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from planning import make_plan
@@ -45,15 +47,11 @@ def test_a_cuda_tensor_is_refused_and_nothing_drawn(fake_cuda_tensor, function, 
 @no_cuda
 def test_a_cuda_tensor_in_a_list_is_refused(fake_cuda_tensor) -> None:
     for given in ([fake_cuda_tensor], [fake_cuda_tensor, torch.empty(4)]):
+        keys = torch.empty(len(given), 2, dtype=torch.int64)
         with pytest.raises(UnsupportedTensorError, match=HOW_TO_BUILD):
-            ops.fill_(given, torch.empty(len(given), 2, dtype=torch.int64), [Normal()] * len(given))
-
-
-@no_cuda
-def test_a_cuda_tensor_is_not_digested(fake_cuda_tensor) -> None:
-    keys = torch.empty(2, 2, dtype=torch.int64)
-    with pytest.raises(UnsupportedTensorError, match=f"cannot digest a tensor on cuda:0; {HOW_TO_BUILD}"):
-        ops.digest([torch.empty(4), fake_cuda_tensor], keys)
+            ops.fill_(given, keys, [Normal()] * len(given))
+        with pytest.raises(UnsupportedTensorError, match=f"cannot digest a tensor on cuda:0; {HOW_TO_BUILD}"):
+            ops.digest(given[::-1], keys)
 
 
 @pytest.mark.parametrize(
@@ -79,18 +77,22 @@ def test_a_model_cannot_go_to_cuda() -> None:
     assert model.weight.is_meta
 
 
-def test_a_model_cannot_go_to_a_gpu_that_is_not_there(monkeypatch) -> None:
+@pytest.fixture
+def one_gpu(monkeypatch) -> None:
     monkeypatch.setattr(options, "HAS_CUDA", True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+
+
+@pytest.mark.usefixtures("one_gpu")
+def test_a_model_cannot_go_to_a_gpu_that_is_not_there() -> None:
     assert options.checked_device("cuda") == torch.device("cuda")
     assert options.checked_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ValueError, match="device 'cuda:3': PyTorch sees 1 CUDA device"):
         options.checked_device("cuda:3")
 
 
-def test_memory_on_a_gpu_is_not_counted_as_the_cpus(monkeypatch) -> None:
-    monkeypatch.setattr(options, "HAS_CUDA", True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+@pytest.mark.usefixtures("one_gpu")
+def test_memory_on_a_gpu_is_not_counted_as_the_cpus() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
     assert make_plan(model, device="cuda").new_bytes == 0
@@ -110,19 +112,15 @@ def capturing(monkeypatch):
     """As if a graph were being captured on cuda:0, and on no other device."""
     current = [0]
 
-    class Current:
-        def __init__(self, device: torch.device) -> None:
-            self.index = device.index
-
-        def __enter__(self) -> None:
-            self.before, current[0] = current[0], self.index
-
-        def __exit__(self, *_: object) -> None:
-            current[0] = self.before
+    @contextlib.contextmanager
+    def on(device: torch.device):
+        before, current[0] = current[0], device.index
+        yield
+        current[0] = before
 
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
-    monkeypatch.setattr(torch.cuda, "device", Current)
+    monkeypatch.setattr(torch.cuda, "device", on)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 0)
     for module in (fill, words, supported):
         monkeypatch.setattr(module, "HAS_CUDA", True)

@@ -1,4 +1,4 @@
-"""Python scripts in processes of their own, alone or by torchrun."""
+"""Python scripts in processes of their own, alone or as the ranks of a job."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from pathlib import Path
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]
 FOLDERS = (SUPPORT, ROOT)  # the package too, where it is built in place and not installed
-# Once in many runs PyTorch's processes abort while they end, after all is done.
-_AT_EXIT = "terminate called without an active exception"
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def run_script(script: Path, num_processes: int | None = None) -> str:
-    """What the script prints; AssertionError with everything it said if it failed."""
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes))
-    for _ in range(3):
-        result = subprocess.run(
-            [sys.executable, *(launcher if num_processes else ()), str(script)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))},
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        if _AT_EXIT not in result.stderr:
-            break
+def run_script(script: Path, num_processes: int | None = None, *, torchrun: bool = False) -> str:
+    """What the script prints; AssertionError with everything it said if it failed.
+
+    With `num_processes` it runs as that many ranks: by ranks.py, which is quick, or by torchrun.
+    """
+    if num_processes is None:
+        command = [str(script)]
+    elif torchrun:
+        command = [*TORCHRUN, str(num_processes), str(script)]
+    else:
+        command = [str(SUPPORT / "ranks.py"), str(script), str(num_processes)]
+    result = subprocess.run(
+        [sys.executable, *command],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, FOLDERS))},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

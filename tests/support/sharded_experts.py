@@ -6,13 +6,11 @@ every process has modules of its own experts alone. Prints one line for each cas
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 import torch.distributed as dist
 from filling import assert_same_bits
 from real_models import mixtral
-from sharded_models import SEED, Cut, check, say
+from sharded_models import SEED, WITH_TRANSFORMERS, Cut, check, say
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -21,6 +19,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from convinit_ext import Normal, TruncatedNormal, init_model_
 from convinit_ext.recipes import TORCH, Kaiming, Rule, Xavier
 
+if WITH_TRANSFORMERS:
+    mixtral()  # imports what it is made of, before this process is forked
 BARE = [
     Rule(Kaiming(), name="*.up"),
     Rule(Xavier(), name="*.down"),
@@ -101,7 +101,7 @@ def main() -> None:
     mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("dp", "ep"))
     one_tensor(mesh)
     own_modules()
-    if importlib.util.find_spec("transformers"):
+    if WITH_TRANSFORMERS:
         for dim in (0, 2):
             name, cut = f"Mixtral, FSDP2 by dimension {dim}", expert_parallel(mesh, dim)
             check(name, mixtral, cut, False, [*BARE, *TORCH], by_shard=dim > 0)

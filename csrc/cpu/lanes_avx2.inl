@@ -1,10 +1,8 @@
 // The lanes of core/lanes.h for AVX2, FMA and F16C: 8 words or 4 blocks a vector. Included inside a target
 // region; defines nothing outside its own namespace. Blocks sit in the order 0 2 1 3, so that interleaving
 // 128-bit wise restores theirs.
-#pragma once
-
 #include "core/dtype.h"
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 
 namespace convinit {
 namespace avx2 {
@@ -127,7 +125,7 @@ CONVINIT_HD void store_bytes(void* to, U32 x) {
 
 }  // namespace vector
 
-#include "cpu/twice.inl"
+#include "cpu/simd_x4.inl"
 
 #include "cpu/wide_words.inl"
 

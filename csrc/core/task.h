@@ -1,5 +1,5 @@
-// One tensor's fill as plain data: what passes between the layers, and to a GPU. No functions, so that every
-// instruction set can share these types.
+// What is done with one tensor, as plain data: it passes between the layers, and to a GPU. No functions, so
+// that every instruction set can share these types.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +64,16 @@ struct FillTask {
   DType dtype;
   Key key;
   Distribution distribution;
+};
+
+// A tensor to digest: its memory, and which part of a logical tensor it is.
+struct DigestTask {
+  const void* data;
+  int64_t start;
+  const Dim* dims;
+  int32_t num_dims;
+  int32_t item_size;  // bytes of an element: 1, 2, 4 or 8
+  Key key;
 };
 
 }  // namespace convinit

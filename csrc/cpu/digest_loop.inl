@@ -1,15 +1,15 @@
 // A digest's inner loop: words of 32 bits times the table's weights, into four sums of 64 bits. Included by
-// fill_*.cpp after the lanes, inside their target region.
+// fill_loop.inl.
 
 #include "core/digest.h"
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 
 namespace convinit {
 namespace CONVINIT_LANES {
 
 // The words from number `first` on.
-CONVINIT_HD void weigh_each(const uint32_t* weights, const char* words, int64_t first, int64_t count,
-                            uint64_t* sums) {
+CONVINIT_HD void digest_each(const uint32_t* weights, const char* words, int64_t first, int64_t count,
+                             uint64_t* sums) {
   for (int64_t i = first; i < count; ++i) {
     uint32_t word;
     memcpy(&word, words + 4 * i, sizeof word);  // it may lie anywhere
@@ -18,12 +18,12 @@ CONVINIT_HD void weigh_each(const uint32_t* weights, const char* words, int64_t 
 }
 
 #ifdef CONVINIT_SCALAR_LANES
-static void weigh(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
+static void digest(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
   ahead->prefetch(count / Ahead::kLineWords);
-  weigh_each(weights, words, 0, count, sums);
+  digest_each(weights, words, 0, count, sums);
 }
 #else
-static void weigh(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
+static void digest(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead, uint64_t* sums) {
   constexpr int64_t kWords = sizeof(vector::U64) / sizeof(uint32_t);
   constexpr int64_t kLines =
       2 * kWords > Ahead::kLineWords ? 2 * kWords / Ahead::kLineWords : 1;  // of a step
@@ -41,7 +41,7 @@ static void weigh(const uint32_t* weights, const char* words, int64_t count, Ahe
   for (int a = 0; a < kSums; ++a) {
     for (size_t lane = 0; lane < sizeof(vector::U64) / sizeof(uint64_t); ++lane) sums[a] += total[a][lane];
   }
-  weigh_each(weights, words, done, count, sums);
+  digest_each(weights, words, done, count, sums);
 }
 #endif
 

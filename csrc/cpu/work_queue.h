@@ -16,13 +16,14 @@ using RunWorkers = std::function<void(int64_t num_workers, const std::function<v
 constexpr int64_t kSmallestPiece = 256 * 1024;  // bytes; below it a second thread costs more than it brings
 
 // The units of one tensor: number `first` and those up to `last`. The buffer has room for two tiles, and is
-// the thread's own.
+// the
+// thread's own; the thread is in the default float environment.
 using DoUnits = std::function<void(size_t tensor, int64_t first, int64_t last, char* buffer)>;
 
 // All units of all tensors laid end to end by their nominal bytes, and cut into pieces of equal size.
-class Schedule {
+class WorkQueue {
  public:
-  Schedule(std::vector<Tiling> tilings, int64_t num_threads);
+  WorkQueue(std::vector<Tiling> tilings, int64_t num_threads);
 
   const Tiling& tiling(size_t tensor) const { return tilings_[tensor]; }
 

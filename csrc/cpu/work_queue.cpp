@@ -1,8 +1,10 @@
-// See schedule.h.
-#include "cpu/schedule.h"
+// See work_queue.h.
+#include "cpu/work_queue.h"
 
 #include <algorithm>
 #include <atomic>
+
+#include "cpu/float_environment.h"
 
 namespace convinit {
 namespace {
@@ -12,7 +14,7 @@ constexpr int64_t kPiecesPerThread = 32;  // so that a thread that was held up d
 
 }  // namespace
 
-Schedule::Schedule(std::vector<Tiling> tilings, int64_t num_threads)
+WorkQueue::WorkQueue(std::vector<Tiling> tilings, int64_t num_threads)
     : tilings_(std::move(tilings)), num_threads_(num_threads) {
   int64_t bytes = 0;
   ends_.reserve(tilings_.size());
@@ -21,15 +23,16 @@ Schedule::Schedule(std::vector<Tiling> tilings, int64_t num_threads)
   num_pieces_ = (bytes + piece_bytes_ - 1) / piece_bytes_;
 }
 
-void Schedule::run(const RunWorkers& run_workers, const DoUnits& do_units) const {
+void WorkQueue::run(const RunWorkers& run_workers, const DoUnits& do_units) const {
   std::atomic<int64_t> next{0};
   run_workers(std::min(num_threads_, num_pieces_), [&] {
+    const DefaultFloatEnvironment environment;
     alignas(64) char buffer[2 * kTileBytes];
     for (int64_t piece = next++; piece < num_pieces_; piece = next++) do_piece(piece, buffer, do_units);
   });
 }
 
-void Schedule::do_piece(int64_t piece, char* buffer, const DoUnits& do_units) const {
+void WorkQueue::do_piece(int64_t piece, char* buffer, const DoUnits& do_units) const {
   const int64_t begin = piece * piece_bytes_, end = begin + piece_bytes_;
   auto t = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), begin) - ends_.begin());
   for (; t < tilings_.size(); ++t) {

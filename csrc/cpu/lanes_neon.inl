@@ -1,9 +1,7 @@
 // The lanes of core/lanes.h for Arm's Advanced SIMD (NEON): 4 words or 2 blocks a vector, blocks in their
 // order.
-#pragma once
-
 #include "core/dtype.h"
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 
 namespace convinit {
 namespace neon {
@@ -123,11 +121,11 @@ CONVINIT_HD void store_bytes(void* to, U32 x) {
 
 }  // namespace vector
 
-#include "cpu/twice.inl"
+#include "cpu/simd_x4.inl"
 
 // Words fill their lanes: a multiply that widens takes half a vector of them, and its low and high words are
 // gathered from two.
-using Word = Twice<vector::U32>;
+using Word = X2<vector::U32>;
 struct Product {
   Word low, high;
 };
