@@ -6,13 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from convinit_ext import Constant, __main__, fingerprint, fingerprints, init_model_, plan_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
-
-save_file = pytest.importorskip("safetensors.torch").save_file
 
 MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from convinit_ext import Constant, __main__, init_model_
 from convinit_ext.recipes import TORCH, Recipe, Rule
-
-safetensors = pytest.importorskip("safetensors.torch")
 
 MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
 
@@ -44,7 +43,7 @@ SMALL = f"{__name__}:small_model"
 def saved(path: Path, seed: int = 7, recipe: object = "he", metadata: dict[str, str] | None = None) -> str:
     model = small_model()
     init_model_(model, seed, recipe)
-    safetensors.save_file(model.state_dict(), path, metadata)
+    save_file(model.state_dict(), path, metadata)
     return str(path)
 
 
