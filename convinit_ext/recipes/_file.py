@@ -109,12 +109,9 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
     Raises:
         ValueError: a function or a type that cannot be imported by its name, or a tensor.
     """
-    in_words = type(rule.init) in {
-        function.kind for function in FUNCTIONS.values()
-    }  # no type derived from one
-    table: dict[str, Any] = {
-        "init": initialiser_text(rule.init, exact=True) if in_words else _name(rule.init, "init")
-    }
+    has_text = any(type(rule.init) is function.kind for function in FUNCTIONS.values())  # no derived type
+    init = initialiser_text(rule.init, exact=True) if has_text else _name(rule.init, "init")
+    table: dict[str, Any] = {"init": init}
     if isinstance(rule.module, tuple):
         table["module"] = [_name(each, "module") for each in rule.module]
     elif rule.module is not None:

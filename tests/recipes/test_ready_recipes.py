@@ -282,11 +282,9 @@ def test_trunc_normal_knows_vision_transformers_and_convnexts():
     model = holding("Vision", **dict.fromkeys(names, (1, 3, 8)))
     model.patches, model.embed = nn.Conv2d(3, 8, 4), nn.Embedding(5, 8)
     model.attention, model.norm = nn.MultiheadAttention(8, 2), nn.LayerNorm(8)
-    model.ls, model.grn = (
-        holding("LayerScale", gamma=(8,)),
-        holding("GlobalResponseNorm", weight=(8,), bias=(8,)),
-    )
-    model.head, model.ls.init_values = nn.Linear(8, 2), 1e-5
+    model.grn, model.head = holding("GlobalResponseNorm", weight=(8,), bias=(8,)), nn.Linear(8, 2)
+    model.ls = holding("LayerScale", gamma=(8,))
+    model.ls.init_values = 1e-5
     model.block = holding("Block", layer_scale_parameter=(8, 1, 1), relative_position_bias_table=(9, 2))
     normal = TruncatedNormal(0.0, 0.02, -2.0, 2.0)
     assert fillings(model, "trunc_normal") == {
@@ -324,23 +322,20 @@ def test_a_position_table_has_two_dimensions():
         make_plan(model, recipe="trunc_normal")
 
 
-LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 60}
-VISION = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 THEIRS = {
     "GPT2LMHeadModel": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 60}, "gpt"),
-    "LlamaForCausalLM": ("LlamaConfig", {"intermediate_size": 48, **LANGUAGE}, "llama"),
+    "LlamaForCausalLM": ("LlamaConfig", {"num_hidden_layers": 3, "vocab_size": 60, **SMALL}, "llama"),
     "ConvNextV2Model": (
         "ConvNextV2Config",
         {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2},
         "trunc_normal",
     ),
-    "ViTModel": ("ViTConfig", {"intermediate_size": 48, **VISION}, "trunc_normal"),
+    "ViTModel": (
+        "ViTConfig",
+        {"num_hidden_layers": 2, "image_size": 32, "patch_size": 8, **SMALL},
+        "trunc_normal",
+    ),
 }
 
 
@@ -362,9 +357,8 @@ def test_a_model_of_transformers_has_the_spread_that_its_own_code_gives_it(name)
         if not other.any() or other.eq(other.flatten()[0]).all():
             assert torch.equal(mine, other), path
         else:
-            assert mine.std().item() == pytest.approx(other.std().item(), rel=6 / math.sqrt(mine.numel())), (
-                path
-            )
+            expected = pytest.approx(other.std().item(), rel=6 / math.sqrt(mine.numel()))
+            assert mine.std().item() == expected, path
     for (path, mine), other in zip(model.named_buffers(), eager.buffers(), strict=True):
         assert torch.equal(mine, other), path
 
