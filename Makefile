@@ -20,7 +20,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP := $(VENV)/bin/python -m pip install --quiet --quiet
 WORKERS ?= $(shell nproc)
-INSTALL := $(PIP) --no-build-isolation --editable '.[progress,safetensors]'
+INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)

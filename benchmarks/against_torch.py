@@ -5,7 +5,7 @@
 Every case runs the alternatives in turns and takes medians; a speed is their ratio. `fill_` (a constant,
 as PyTorch writes it) stands beside the single tensors as the ceiling that memory sets. `--models` adds whole
 models (needs diffusers and transformers, about 24 GiB of memory, some minutes). benchmarks/table.py puts the
-file into README.md.
+file into docs/performance.md and README.md.
 """
 
 from __future__ import annotations

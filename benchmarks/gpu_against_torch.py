@@ -6,7 +6,7 @@ Every case runs the alternatives in turns and takes medians; a speed is their ra
 `sum` of the same tensors, comparisons against the fill of the same values. `fill_` (a constant, as
 PyTorch writes it) is the ceiling that memory sets. cuRAND's Philox, through CuPy, and Triton's generator are
 there where they are installed. The models are the layers alone of what they are named after (models.py).
-benchmarks/table.py puts the file into README.md.
+benchmarks/table.py puts the file into docs/performance.md.
 """
 
 from __future__ import annotations

@@ -1,17 +1,26 @@
-"""Puts the figures of a result file into README.md, between the two marker lines of its kind.
+"""Writes a result file's table into docs/performance.md, and the CPU's chosen rows of it into README.md.
 
-python benchmarks/table.py benchmarks/results/cpu.json    # or gpu.json
+python benchmarks/table.py benchmarks/results/cpu.json    # or gpu.json; a table stands between two markers
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README, PERFORMANCE = ROOT / "README.md", ROOT / "docs" / "performance.md"
+# The rows of the README: a large fill of each distribution, a small one, and a model.
+CHOSEN = (
+    "kaiming_uniform_ float32",
+    "kaiming_normal_ bfloat16",
+    "trunc_normal_ float32",
+    "kaiming_normal_ float32 64x64x3x3",
+    "SDXL UNet, cold",
+)
 # What a file says of the machine tells its kind.
 MARKERS = {
     "cpu": ("<!-- benchmarks: begin (made by benchmarks/table.py) -->", "<!-- benchmarks: end -->"),
@@ -26,23 +35,30 @@ def time_text(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def table(record: dict) -> str:
-    lines = ["| case | torch.nn.init | convinit_ext | ratio | elements/s |", "|---|---|---|---|---|"]
-    for row in record["results"]:
-        if "torch_seconds" not in row:
-            continue
-        lines.append(
-            f"| {row['case']} | {time_text(row['torch_seconds'])} | {time_text(row['convinit_seconds'])} "
-            f"| **{row['ratio']:.1f}x** | {row['elements_per_second'] / 1e9:.2f} G |"
-        )
-    scaling = [
-        f"{row['case']}: {row['ratio']:.2f}x" for row in record["results"] if "torch_seconds" not in row
-    ]
+def table(record: dict, chosen: Collection[str] | None = None) -> str:
+    """Return the rows of these cases alone, or all of them, with the ratios of our own speeds below."""
+    rows = [row for row in record["results"] if chosen is None or row["case"] in chosen]
     where = record["environment"]
     machine = f"{where['processor']}, {where['threads']} threads, {where['instruction_set']}"
     versions = f"torch {where['torch']}, Python {where['python']}"
-    notes = f"{machine}; {versions}; medians of runs in turns; `{record['command']}`."
-    return "\n".join([*lines, "", *(f"{line}." for line in scaling), "", notes])
+    return "\n".join(
+        [
+            "| case | torch.nn.init | convinit_ext | ratio | elements/s |",
+            "|---|---|---|---|---|",
+            *(case_line(row) for row in rows if "torch_seconds" in row),
+            "",
+            *(f"{row['case']}: {row['ratio']:.2f}x." for row in rows if "torch_seconds" not in row),
+            *([""] if chosen is None else []),
+            f"{machine}; {versions}; medians of runs in turns; `{record['command']}`.",
+        ]
+    )
+
+
+def case_line(row: dict) -> str:
+    return (
+        f"| {row['case']} | {time_text(row['torch_seconds'])} | {time_text(row['convinit_seconds'])} "
+        f"| **{row['ratio']:.1f}x** | {row['elements_per_second'] / 1e9:.2f} G |"
+    )
 
 
 def gpu_table(record: dict) -> str:
@@ -115,18 +131,20 @@ def optional(value: Any, text: Callable[[Any], str]) -> str:
     return "-" if value is None else text(value)
 
 
-def with_table(text: str, record: dict) -> str:
-    """The README's text with the record's table in its place."""
+def with_table(text: str, record: dict, chosen: Collection[str] | None = None) -> str:
+    """Return a page's text with the record's table in its place; of these cases of a CPU alone."""
     kind = "gpu" if "gpu" in record["environment"] else "cpu"
     begin, end = MARKERS[kind]
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    return f"{before}{begin}\n{gpu_table(record) if kind == 'gpu' else table(record)}\n{end}{after}"
+    return f"{before}{begin}\n{gpu_table(record) if kind == 'gpu' else table(record, chosen)}\n{end}{after}"
 
 
 def main() -> None:
     record = json.loads(Path(sys.argv[1]).read_text())
-    README.write_text(with_table(README.read_text(), record))
+    PERFORMANCE.write_text(with_table(PERFORMANCE.read_text(), record))
+    if "gpu" not in record["environment"]:
+        README.write_text(with_table(README.read_text(), record, CHOSEN))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command and under 8 minutes: builds for the GPU that is here, runs its tests and
 # benchmarks, and a part of the tests under compute-sanitizer. Installs nothing; needs torch with CUDA, nvcc, pybind11,
-# ninja and pytest.
+# ninja, safetensors and pytest.
 # Every step runs whatever became of the others; the end says which failed.
 #
 #   scripts/gpu_check.sh

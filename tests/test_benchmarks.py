@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,19 @@ def test_a_record_of_a_gpu_becomes_its_own_table():
     assert f"\nGoals missed: {missed}, not 0.8; SDXL UNet bfloat16: plan_ratio 9.9, not 10.0.\n" in text
     assert text.index("between") < text.index("uniform float32") < text.index("after")
     assert table.with_table(text, record(1.06)) == text
+
+
+@pytest.mark.parametrize(
+    ("page", "chosen"),
+    [(table.PERFORMANCE, None), (table.README, table.CHOSEN)],
+    ids=["performance", "README"],
+)
+def test_the_tables_of_the_pages_are_those_of_the_result_file(page, chosen):
+    record = json.loads((table.ROOT / "benchmarks" / "results" / "cpu.json").read_text())
+    text = page.read_text()
+    assert table.with_table(text, record, chosen) == text
+    assert all(f"\n| {row['case']} |" in text for row in record["results"] if row["case"] in table.CHOSEN)
+    assert {row["case"] for row in record["results"]} >= set(table.CHOSEN)
 
 
 def test_ratios_of_our_own_speeds_stand_below_the_cpu_table(monkeypatch: pytest.MonkeyPatch):

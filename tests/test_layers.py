@@ -106,7 +106,7 @@ def test_tests_import_no_more_than_a_machine_with_a_gpu_may_have():
     own = {
         path.stem for folder in ("tests", "benchmarks", "examples") for path in ROOT.glob(f"{folder}/**/*.py")
     }
-    known = {*sys.stdlib_module_names, "convinit_ext", "numpy", "pytest", "torch", *own}
+    known = {*sys.stdlib_module_names, "convinit_ext", "numpy", "pytest", "safetensors", "torch", *own}
     wanted = {path.name: imported(path.read_text()) - known for path in ROOT.glob("tests/**/*.py")}
     assert {name: more for name, more in wanted.items() if more} == {}
 

@@ -12,6 +12,7 @@ import pytest
 import reference_fingerprint as reference
 import torch
 from meshes import MESHES, every_rank, placements
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
@@ -21,8 +22,6 @@ from convinit_ext import fingerprint, fingerprints, init_model_
 from convinit_ext._engine import _digest as digests
 from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.sharding import _ranks as ranks
-
-save_file = pytest.importorskip("safetensors.torch").save_file
 
 DTYPES = [
     torch.float32,

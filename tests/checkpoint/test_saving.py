@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
@@ -19,9 +20,6 @@ from convinit_ext.model import _values as values_module
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset
 from convinit_ext.recipes._initialisers import ZEROS
-
-safetensors = pytest.importorskip("safetensors.torch")
-load_file, save = safetensors.load_file, safetensors.save
 
 
 class Odd(nn.Module):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from filling import DTYPES
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -15,8 +16,6 @@ from convinit_ext.checkpoint import _verdicts as verdicts
 from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
-
-safetensors = pytest.importorskip("safetensors.torch")
 
 PRESET = torch.arange(60.0).reshape(12, 5).t()  # not contiguous
 RECIPE = [Rule(Preset(PRESET), name="last.weight"), Rule(Preset(torch.arange(4.0)), buffer="steps"), *TORCH]
@@ -55,7 +54,7 @@ def state(dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_a_file_is_equal_to_what_was_saved_and_one_element_is_found(tmp_path, block_bytes, dtype):
     tensors, path = state(dtype), tmp_path / "model.safetensors"
-    safetensors.save_file(tensors, path)
+    save_file(tensors, path)
     found = verify(path, 3, RECIPE, model=on_meta())
     assert found and found.num_elements == sum(t.numel() for t in tensors.values()) - 4
     assert found.unchecked == ("mask",)
@@ -69,7 +68,7 @@ def test_a_file_is_equal_to_what_was_saved_and_one_element_is_found(tmp_path, bl
     for name, index in wrong.items():
         tensors[name][index] = 100.0
     tensors["embed.weight"][8, 4] = 100.0
-    safetensors.save_file(tensors, path)
+    save_file(tensors, path)
     rows = {row.name: row for row in verify(str(path), 3, RECIPE, model=on_meta()).rows if not row.equal}
     assert rows.keys() == wrong.keys()
     for name, row in rows.items():
@@ -82,7 +81,7 @@ def test_every_dtype(tmp_path, dtype):
     model, path = nn.Linear(7, 5, bias=False), tmp_path / "model.safetensors"
     recipe = [Rule(Normal())]
     init_model_(model, 1, recipe, dtype=DTYPES[dtype])
-    safetensors.save_file(model.state_dict(), path)
+    save_file(model.state_dict(), path)
     assert verify(path, 1, recipe, model=nn.Linear(7, 5, bias=False))
     assert not verify(path, 2, recipe, model=nn.Linear(7, 5, bias=False))
 
@@ -93,7 +92,7 @@ def test_folders_and_indexes_of_several_files(tmp_path):
     weight_map = {}
     for number, part in enumerate((names[:3], names[3:])):
         file = f"model-0000{number + 1}-of-00002.safetensors"
-        safetensors.save_file({name: tensors[name] for name in part}, tmp_path / file)
+        save_file({name: tensors[name] for name in part}, tmp_path / file)
         weight_map |= dict.fromkeys(part, file)
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
@@ -110,7 +109,7 @@ def test_names_of_wrappers_missing_and_unexpected_tensors(tmp_path):
     tensors["adapter"] = torch.zeros(2)
     del tensors["last.bias"]
     tensors["last.weight"] = tensors["last.weight"].t().contiguous()
-    safetensors.save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, path)
+    save_file({f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}, path)
     found = verify(path, 3, RECIPE, model=on_meta())
     assert [(problem.name, problem.kind) for problem in found.problems] == [
         ("last.bias", "missing"),
@@ -123,7 +122,7 @@ def test_names_of_wrappers_missing_and_unexpected_tensors(tmp_path):
 def test_a_tensor_of_whole_numbers_is_refused(tmp_path):
     tensors, path = state(), tmp_path / "model.safetensors"
     tensors["embed.weight"] = tensors["embed.weight"].to(torch.int8)
-    safetensors.save_file(tensors, path)
+    save_file(tensors, path)
     with pytest.raises(
         TypeError, match=r"tensor 'embed\.weight': cannot verify a tensor of dtype torch\.int8"
     ):

@@ -8,11 +8,10 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
 from convinit_ext.model import DTYPES
-
-save_file = pytest.importorskip("safetensors.torch").save_file
 
 EMPTY_FIRST = {"x": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}
 
