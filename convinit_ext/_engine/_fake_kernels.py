@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from convinit_ext._engine._supported import check_supported
+from convinit_ext._engine._checks import check_kind
 
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 
@@ -29,11 +29,12 @@ def _fill(
     box_starts: Sequence[int],
     box_strides: Sequence[int],
 ) -> None:
-    check_supported(tensors)
+    for tensor in tensors:
+        check_kind(tensor)
 
 
 def _fill_one(tensor: Tensor, key: Tensor, kind: int, p0: float, p1: float, p2: float, p3: float) -> None:
-    check_supported([tensor])
+    check_kind(tensor)
 
 
 def _fill_part(
@@ -47,7 +48,7 @@ def _fill_part(
     start: int,
     strides: Sequence[int],
 ) -> None:
-    check_supported([tensor])
+    check_kind(tensor)
 
 
 def _digest(

@@ -14,19 +14,17 @@ from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
 from convinit_ext._engine import _fake_kernels as fake_kernels
-from convinit_ext._engine._fake_kernels import NUM_SUMS
-from convinit_ext._engine._linear_index import Box, row_major
-from convinit_ext._engine._small_fills import SMALL, fill_small_, fill_small_part_
-from convinit_ext._engine._supported import (
+from convinit_ext._engine._checks import (
     HAS_CUDA,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     check_constant,
-    check_dense,
-    check_device,
     check_inference,
-    check_supported,
+    check_kind,
 )
+from convinit_ext._engine._fake_kernels import NUM_SUMS
+from convinit_ext._engine._linear_index import Box, row_major
+from convinit_ext._engine._small_fills import SMALL, fill_small_, fill_small_part_
 
 __all__ = [
     "HAS_CUDA",
@@ -98,7 +96,7 @@ def fill_(
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
         if distribution.kind == _CONSTANT:
-            check_constant(tensor, distribution.params[0])
+            check_constant(tensor.dtype, distribution.params[0])
     fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
 
 
@@ -129,7 +127,8 @@ def fill_encoded_(
     try:
         _fill_op(tensors, keys, kinds, params, starts, strides)
     except RuntimeError:
-        check_supported(tensors)
+        for tensor in tensors:
+            check_kind(tensor)
         raise
     increment_version(tensors)
 
@@ -147,7 +146,7 @@ def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -
     try:
         _fill_one_op(tensor, key, kind, *params)
     except RuntimeError:
-        check_supported([tensor])
+        check_kind(tensor)
         raise
     increment_version(tensor)
 
@@ -163,7 +162,7 @@ def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], 
     try:
         _fill_part_op(tensor, key, kind, *params, box.start, box.strides)
     except RuntimeError:
-        check_supported([tensor])
+        check_kind(tensor)
         raise
     increment_version(tensor)
 
@@ -181,7 +180,8 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
         int64 CPU tensor of shape (len(tensors), 4), to be read as unsigned numbers
 
     Raises:
-        UnsupportedTensorError: for a layout or device that cannot be digested, such as a meta tensor's
+        UnsupportedTensorError: for a layout or device that cannot be digested
+        ValueError: for a meta tensor
 
     CUDA tensors are read on their device's current stream, all of a device by one launch, and the GPUs work
     side by side; then the call waits for their sums.
@@ -189,14 +189,14 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     given = list(tensors)
     _check_number(boxes, given)
     is_on_cpu = all(tensor.is_cpu for tensor in given)
-    if not is_on_cpu:
-        for tensor in given:
-            check_device(tensor, "digest")
+    for tensor in given:
+        if not tensor.is_cpu:
+            check_kind(tensor, "digest")
     try:
         return (_digest_on_one_device if is_on_cpu else _digest_by_device)(given, keys, boxes)
     except RuntimeError:
         for tensor in given:
-            check_dense(tensor, "digest")
+            check_kind(tensor, "digest")
         raise
 
 
@@ -257,7 +257,8 @@ def differences(
         logical tensor of the first that does, -1 where there is none
 
     Raises:
-        UnsupportedTensorError: for a device whose memory cannot be read
+        UnsupportedTensorError: for a dtype or device that cannot be read
+        ValueError: for a meta tensor
 
     CUDA tensors are read where they are, as by `digest`.
     """
@@ -265,7 +266,7 @@ def differences(
     _check_number(boxes, given)
     for tensor in given:
         if not tensor.is_cpu:
-            check_device(tensor, "compare")
+            check_kind(tensor, "verify")
     by_device = _rows_by_device(given)
     if len(by_device) <= 1:
         return _compare_on_one_device(given, keys, distributions, boxes).cpu()

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor
-from torch.autograd.graph import increment_version
+from torch._C import _increment_version
 
+from convinit_ext._engine._checks import NO_MEMORY, SUPPORTED_DTYPES
 from convinit_ext._engine._linear_index import Box
 from convinit_ext._engine._load import _C
-from convinit_ext._engine._supported import NO_MEMORY, SUPPORTED_DTYPES
 
 SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
 _fill_small = _C.fill_small
@@ -34,7 +34,7 @@ def fill_small_(
     p0, p1, p2, p3 = params
     dtype = SUPPORTED_DTYPES[tensor.dtype]
     _fill_small(data or _address(tensor), tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, start)
-    increment_version(tensor)
+    _increment_version((tensor,))
 
 
 def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box) -> None:
@@ -46,7 +46,7 @@ def fill_small_part_(tensor: Tensor, key_address: int, kind: int, params: Sequen
     p0, p1, p2, p3 = params
     dtype = SUPPORTED_DTYPES[tensor.dtype]
     _fill_small_part(_address(tensor), dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
-    increment_version(tensor)
+    _increment_version((tensor,))
 
 
 def _address(tensor: Tensor) -> int:

@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import check_writable
+from convinit_ext._engine import check_tensor
 from convinit_ext.distributions import Normal
-from convinit_ext.init._fill import check_extras, fill_
-from convinit_ext.init._torch_function import override
+from convinit_ext.init._fill import check_extras, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
 
@@ -51,7 +50,7 @@ def orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
+        return override(orthogonal_, locals())
     if tensor.dim() < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     shape = logical_shape(tensor, shard)
@@ -92,7 +91,7 @@ def delta_orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(delta_orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
+        return override(delta_orthogonal_, locals())
     if tensor.dim() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
     shape = logical_shape(tensor, shard)
@@ -143,7 +142,7 @@ def _orthogonal_matrix(
     with torch.no_grad():
         parts(tensor, shard)  # raises what is wrong with them before a key is drawn
     local = local_of(tensor)
-    check_writable(local)
+    check_tensor(local, "write")
     if not is_compiling():
         check_not_capturing(local.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
     with torch.no_grad():

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import init as _torch_init
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import Box, UnsupportedTensorError, check_writable, increment_version
+from convinit_ext._engine import Box, UnsupportedTensorError, check_tensor, increment_version
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.init._fill import check_extras, fill_
-from convinit_ext.init._torch_function import override
+from convinit_ext.init._fill import check_extras, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.sharding import Part, Shard, is_dtensor, local_of, logical_shape, parts
 
@@ -99,7 +98,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     """
     gain = float(gain)
     if not tensor.is_meta:
-        check_writable(local_of(tensor))
+        check_tensor(local_of(tensor))
     if tensor.dtype in _FLOAT8:
         raise UnsupportedTensorError(f"identity_ cannot fill {tensor.dtype}; accepted are wider types")
     if tensor.dim() == 2 and groups == 1:
@@ -116,7 +115,7 @@ def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tens
     with torch.no_grad():
         found = parts(tensor, shard)
         local = local_of(tensor)
-        check_writable(local)
+        check_tensor(local)
         local.zero_()
         for part in found:
             _set_ones(part, shape, groups)
@@ -174,9 +173,7 @@ def sparse_(
     tensor([1, 1, 1, 1, 1])
     """
     if has_torch_function_unary(tensor):
-        return override(
-            sparse_, tensor, sparsity=sparsity, std=std, generator=generator, key=key, shard=shard
-        )
+        return override(sparse_, locals())
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     if tensor.is_meta:

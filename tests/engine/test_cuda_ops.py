@@ -21,8 +21,8 @@ from test_layouts import LAYOUTS
 from test_values import SHIFTED
 
 from convinit_ext import distributions
+from convinit_ext._engine import _checks as checks
 from convinit_ext._engine import _ops as ops
-from convinit_ext._engine import _supported as supported
 
 pytestmark = [
     pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
@@ -454,8 +454,8 @@ class Placed:
 
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
-        self.layout, self.is_nested = torch.strided, False
-        self.is_cpu, self.is_cuda = (self.device.type == name for name in ("cpu", "cuda"))
+        self.layout, self.dtype, self.is_nested, self.is_quantized = torch.strided, tensor.dtype, False, False
+        self.is_cpu, self.is_cuda, self.is_meta = (self.device.type == n for n in ("cpu", "cuda", "meta"))
 
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
@@ -474,7 +474,7 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
     for given in (None, boxes):
         expected = ops.digest(tensors, keys, given)
         with monkeypatch.context() as patch:
-            patch.setattr(supported, "HAS_CUDA", True)
+            patch.setattr(checks, "HAS_CUDA", True)
             patch.setattr(ops, "_digest_on_one_device", on_one_device)
             assert torch.equal(ops.digest(placed, keys, given), expected)
             with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
@@ -500,11 +500,11 @@ def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypa
     for given in (None, boxes):
         expected = ops.differences(tensors, keys, kinds, given)
         with monkeypatch.context() as patch:
-            patch.setattr(supported, "HAS_CUDA", True)
+            patch.setattr(checks, "HAS_CUDA", True)
             patch.setattr(ops, "_compare_on_one_device", on_one_device)
             assert torch.equal(ops.differences(placed, keys, kinds, given), expected)
             with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
                 ops.differences(placed, keys, kinds, boxes[:3])
     assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}] * 2
-    with pytest.raises(supported.UnsupportedTensorError, match="cannot compare a tensor on meta"):
+    with pytest.raises(ValueError, match="cannot verify a tensor on the meta device"):
         ops.differences([Placed(tensors[0], "cpu"), Placed(tensors[1], "meta")], keys[:2], kinds[:2])

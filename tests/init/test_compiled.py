@@ -11,9 +11,7 @@ from filling import assert_same_bits
 from reference import layer_key, reference
 from torch import Tensor, nn
 
-from convinit_ext import fingerprints, init_model_, plan_model, save_model
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
+from convinit_ext import fingerprint, fingerprints, init_model_, plan_model, save_model, verify
 
 SEED = 7
 

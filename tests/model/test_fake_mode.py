@@ -13,10 +13,8 @@ from filling import assert_same_bits
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from convinit_ext import Key, fingerprints, init, init_model_, plan_model, save_model
+from convinit_ext import Key, fingerprint, fingerprints, init, init_model_, plan_model, save_model, verify
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint import _fingerprint as fingerprint
-from convinit_ext.checkpoint import _verify as verify
 
 FILLS = ("uniform_", "normal_", "trunc_normal_", "kaiming_normal_", "orthogonal_", "eye_", "zeros_")
 
