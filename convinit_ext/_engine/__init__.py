@@ -1,8 +1,6 @@
 """The compiled ops: which tensors they can reach, and one call for a list of tensors. Knows no models."""
 
-import torch as _torch
-
-from convinit_ext._engine import _differences as differences
+from convinit_ext._engine import _compare as differences
 from convinit_ext._engine import _digest as digests
 from convinit_ext._engine import _ops as ops
 from convinit_ext._engine._checks import (
@@ -10,6 +8,7 @@ from convinit_ext._engine._checks import (
     LARGEST,
     NO_MEMORY,
     PLAIN,
+    STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     bounds_fit,
@@ -19,9 +18,9 @@ from convinit_ext._engine._checks import (
     in_fake_mode,
     is_plain,
 )
-from convinit_ext._engine._differences import element, same_bits, whole
+from convinit_ext._engine._compare import element, same_bits, whole
+from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
-from convinit_ext._engine._excerpt import excerpt, reason
 from convinit_ext._engine._former_checks import (
     check_places,
     check_readable,
@@ -30,6 +29,7 @@ from convinit_ext._engine._former_checks import (
     is_surely_writable,
 )
 from convinit_ext._engine._load import _C
+from convinit_ext._engine._messages import excerpt, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
     SMALL,
@@ -41,9 +41,6 @@ from convinit_ext._engine._ops import (
     increment_version,
     row_major,
 )
-from convinit_ext._engine._uncompiled import uncompiled
-
-STRIDED = _torch.strided
 
 __all__ = [
     "FINGERPRINT_VERSION",
@@ -79,7 +76,9 @@ __all__ = [
     "increment_version",
     "is_plain",
     "is_surely_writable",
+    "listed",
     "ops",
+    "progress_bar",
     "reason",
     "row_major",
     "same_bits",

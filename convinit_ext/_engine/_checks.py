@@ -36,7 +36,7 @@ HAS_CUDA = _C.build_info()["cuda"] != "not built"
 PLAIN = (Tensor, Parameter)
 NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
-_STRIDED = torch.strided
+STRIDED = torch.strided
 _READS = ("verify", "digest")
 
 
@@ -58,7 +58,7 @@ def is_plain(tensor: Tensor) -> bool:
         not is_compiling()
         and type(tensor) in PLAIN
         and tensor.dtype in SUPPORTED_DTYPES
-        and tensor.layout is _STRIDED
+        and tensor.layout is STRIDED
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
         and not _are_functorch_transforms_active()
@@ -110,7 +110,7 @@ def check_kind(tensor: Tensor, do: str = "fill") -> None:
         raise UnsupportedTensorError(
             f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
         )
-    if tensor.layout is not _STRIDED:
+    if tensor.layout is not STRIDED:
         raise UnsupportedTensorError(
             f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
         )

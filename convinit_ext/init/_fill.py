@@ -17,7 +17,6 @@ from convinit_ext._engine import (
     bounds_fit,
     check_tensor,
     fill_one_,
-    fill_part_,
     fill_small_,
     increment_version,
     is_plain,
@@ -91,7 +90,7 @@ def _fill_parts_(
     boxes = [part.box(shape) for part in held]
     words = _words_for(local, shape, generator, key)
     if len(held) == 1:
-        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
+        fill_one_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],

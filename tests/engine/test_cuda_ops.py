@@ -460,11 +460,11 @@ class Placed:
 
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch):
     calls: list[set[str]] = []
-    inner = ops._digest_on_one_device
+    inner = ops._on_one_device
 
-    def on_one_device(placed, keys, boxes):
+    def on_one_device(op, placed, *others):
         calls.append({str(each.device) for each in placed})
-        return inner([each.tensor for each in placed], keys, boxes)
+        return inner(op, [each.tensor for each in placed], *others)
 
     devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
     tensors, keys, _ = arguments(12)
@@ -475,7 +475,7 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
         expected = ops.digest(tensors, keys, given)
         with monkeypatch.context() as patch:
             patch.setattr(checks, "HAS_CUDA", True)
-            patch.setattr(ops, "_digest_on_one_device", on_one_device)
+            patch.setattr(ops, "_on_one_device", on_one_device)
             assert torch.equal(ops.digest(placed, keys, given), expected)
             with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
                 ops.digest(placed, keys, boxes[:3])
@@ -486,11 +486,11 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch)
 
 def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypatch):
     calls: list[set[str]] = []
-    inner = ops._compare_on_one_device
+    inner = ops._on_one_device
 
-    def on_one_device(placed, *others):
+    def on_one_device(op, placed, *others):
         calls.append({str(each.device) for each in placed})
-        return inner([each.tensor for each in placed], *others)
+        return inner(op, [each.tensor for each in placed], *others)
 
     devices = ("cpu", "cuda:1", "cuda:0", "cuda:1")
     tensors, keys, kinds = arguments(12)
@@ -501,7 +501,7 @@ def test_a_comparison_on_several_devices_is_one_each_in_the_order_given(monkeypa
         expected = ops.differences(tensors, keys, kinds, given)
         with monkeypatch.context() as patch:
             patch.setattr(checks, "HAS_CUDA", True)
-            patch.setattr(ops, "_compare_on_one_device", on_one_device)
+            patch.setattr(ops, "_on_one_device", on_one_device)
             assert torch.equal(ops.differences(placed, keys, kinds, given), expected)
             with pytest.raises(ValueError, match="3 boxes for 12 tensors"):
                 ops.differences(placed, keys, kinds, boxes[:3])
