@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convinit_ext import CONTRACT_VERSION, Key, canonical_name, init, keys
-from convinit_ext.keys import KeyRow, draw, stack
+from convinit_ext.keys import KeyRow, draw
 
 given = pytest.importorskip("hypothesis").given
 settings = pytest.importorskip("hypothesis").settings
@@ -134,28 +134,17 @@ def test_wrappers_of_pytorch_do_not_change_keys():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(SEEDS, NAMES), max_size=4))
-def test_stacked_words_are_two_s_complement(pairs):
-    listed = [Key(seed, name) for seed, name in pairs]
-    stacked = stack(listed)
-    assert stacked.shape == (len(listed), 2)
-    assert stacked.dtype == torch.int64
-    assert [tuple(row) for row in stacked.numpy().view(np.uint64).tolist()] == [key.words for key in listed]
-
-
-@settings(deadline=None)
 @given(SEEDS, st.lists(NAMES, max_size=4))
-def test_keys_one_after_the_other_in_one_place(seed, names):
-    row = KeyRow(seed)
-    for name in names:
-        assert torch.equal(row.of(name), Key(seed, name).tensor())
-
-
-def test_a_key_as_a_tensor():
-    key = Key(5, "a")
-    assert torch.equal(key.tensor(), stack([key]))
+def test_words_as_tensors_are_in_two_s_complement(seed, names):
+    row, rows = KeyRow(seed), keys.of_names(seed, names)
+    assert rows.shape == (len(names), 2)
+    for name, words in zip(names, rows, strict=True):
+        key = Key(seed, name)
+        assert torch.equal(key.tensor(), words.view(1, 2))
+        assert torch.equal(row.of(name), words.view(1, 2))
+        assert tuple(words.numpy().view(np.uint64).tolist()) == key.words
     with torch.device("meta"):
-        assert key.tensor().device.type == "cpu"
+        assert Key(5, "a").tensor().device.type == "cpu"
 
 
 # Drawn from a generator

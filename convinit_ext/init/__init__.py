@@ -439,15 +439,6 @@ def lecun_uniform_(
 
 # What other libraries import from torch.nn.init although it is not public.
 
-
-def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    return fans(tensor.shape)
-
-
-def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
-    return kaiming_fan(tensor.shape, mode)
-
-
 _no_grad_fill_ = _torch_init._no_grad_fill_
 _no_grad_zero_ = _torch_init._no_grad_zero_
 
@@ -466,6 +457,14 @@ def _no_grad_trunc_normal_(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
 ) -> Tensor:
     return trunc_normal_(tensor, mean, std, a, b, generator)
+
+
+def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
+    return fans(tensor.shape)
+
+
+def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
+    return kaiming_fan(tensor.shape, mode)
 
 
 def _nothing_to_fill(

@@ -23,7 +23,14 @@ from convinit_ext._engine import (
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
-from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing, draw
+from convinit_ext.keys import (
+    DRAW_UNDER_CAPTURE,
+    INT64_MIN,
+    Key,
+    check_generator,
+    check_not_capturing,
+    draw,
+)
 from convinit_ext.sharding import Shard, is_dtensor, local_of, logical_shape, parts
 
 _UNIFORM = 1  # Uniform.kind
@@ -143,7 +150,7 @@ def _words_for(
         _check_key(generator, key)
         return key.tensor()
     if generator is not None:
-        _check_generator(tensor, generator)
+        check_generator(generator, tensor.device.type)
     if tensor.is_meta or 0 in shape:
         return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
     if not is_compiling():
@@ -156,15 +163,6 @@ def _check_key(generator: torch.Generator | None, key: Key) -> None:
         raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
     if generator is not None:
         raise ValueError("key= and generator= each say where the values come from; pass only one of them")
-
-
-def _check_generator(tensor: Tensor, generator: torch.Generator) -> None:
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
-    if generator.device.type not in ("cpu", tensor.device.type):
-        raise RuntimeError(
-            f"Expected a '{tensor.device.type}' device type for generator but found '{generator.device.type}'"
-        )
 
 
 def check_extras(

@@ -66,15 +66,12 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
         return _torch_init.dirac_(tensor, groups)
     if tensor.ndimension() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    _check_groups(logical_shape(tensor, shard)[0], groups)
-    return _ones_on_diagonals(tensor, groups, shard)
-
-
-def _check_groups(num_rows: int, groups: int) -> None:
     if not isinstance(groups, int):
         raise TypeError(f"groups must be an int, not {groups!r}")
+    num_rows = logical_shape(tensor, shard)[0]
     if groups < 1 or num_rows % groups:
         raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
+    return _ones_on_diagonals(tensor, groups, shard)
 
 
 def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
@@ -97,16 +94,19 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     (4.0, 1.0)
     """
     gain = float(gain)
-    if not tensor.is_meta:
-        check_tensor(local_of(tensor))
-    if tensor.dtype in _FLOAT8:
-        raise UnsupportedTensorError(f"identity_ cannot fill {tensor.dtype}; accepted are wider types")
+    check_tensor(local_of(tensor))
+    _check_wide(tensor, "identity_")
     if tensor.dim() == 2 and groups == 1:
         eye_(tensor, shard=shard)
     else:
         dirac_(tensor, groups, shard=shard)
     with torch.no_grad():
         return tensor.mul_(gain)
+
+
+def _check_wide(tensor: Tensor, name: str) -> None:
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"{name} cannot fill {tensor.dtype}; accepted are wider types")
 
 
 def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tensor:
@@ -179,8 +179,7 @@ def sparse_(
     if tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
-    if tensor.dtype in _FLOAT8:
-        raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")
+    _check_wide(tensor, "sparse_")
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)
