@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+_INF = math.inf
+
 # Standard deviation of N(0, 1) conditioned on [-2, 2]; the digits of jax.nn.initializers and TensorFlow.
 TRUNCATED_STD = 0.87962566103423978
 
@@ -77,7 +79,7 @@ class Constant:
         value = _as_float(self.value)
         if type(self.value) is not int:  # which a buffer of integers takes exactly
             object.__setattr__(self, "value", value)
-        if not -math.inf < value < math.inf:
+        if not -_INF < value < _INF:
             raise ParameterError(f"Constant expects a finite value, but found value={self.value}")
 
     @property
@@ -97,7 +99,7 @@ class Uniform:
         if not type(self.low) is type(self.high) is float:
             _make_floats(self, "low", "high")
         # One comparison turns away low > high, NaN, infinities and a range that float64 cannot hold.
-        if not 0.0 <= self.high - self.low < math.inf:
+        if not 0.0 <= self.high - self.low < _INF:
             raise ParameterError(
                 "uniform_ expects to return a [from, to) range with finite bounds and a finite width, "
                 f"but found from={self.low} and to={self.high}"
@@ -119,7 +121,8 @@ class Normal:
     def __post_init__(self) -> None:
         if not type(self.mean) is type(self.std) is float:
             _make_floats(self, "mean", "std")
-        _check_normal(self.mean, self.std)
+        if not (0.0 <= self.std < _INF and -_INF < self.mean < _INF):
+            _refuse_normal(self.mean, self.std)
 
     @property
     def params(self) -> tuple[float, float, float, float]:
@@ -139,8 +142,9 @@ class TruncatedNormal:
     def __post_init__(self) -> None:
         if not type(self.mean) is type(self.std) is type(self.a) is type(self.b) is float:
             _make_floats(self, "mean", "std", "a", "b")
-        _check_normal(self.mean, self.std)
-        if not (self.a <= self.b and self.a < math.inf and self.b > -math.inf):
+        if not (0.0 <= self.std < _INF and -_INF < self.mean < _INF):
+            _refuse_normal(self.mean, self.std)
+        if not (self.a <= self.b and self.a < _INF and self.b > -_INF):
             raise ParameterError(
                 "trunc_normal_ expects a <= b, where a may be -inf and b may be inf, "
                 f"but found a={self.a} and b={self.b}"
@@ -151,11 +155,10 @@ class TruncatedNormal:
         return self.mean, self.std, self.a, self.b
 
 
-def _check_normal(mean: float, std: float) -> None:
-    if not 0.0 <= std < math.inf:
+def _refuse_normal(mean: float, std: float) -> None:
+    if not 0.0 <= std < _INF:
         raise ParameterError(f"normal expects std >= 0.0 and finite, but found std {std}")
-    if not -math.inf < mean < math.inf:
-        raise ParameterError(f"normal expects a finite mean, but found mean {mean}")
+    raise ParameterError(f"normal expects a finite mean, but found mean {mean}")
 
 
 def fans(shape: Sequence[int], *, groups: int = 1, transposed: bool = False) -> tuple[int, int]:
@@ -249,7 +252,7 @@ def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
 
 def variance_scaling_std(scale: float, fan: float) -> float:
     """The std of variance scale / fan, as jax.nn.initializers.variance_scaling computes it."""
-    if not 0.0 <= scale < math.inf:
+    if not 0.0 <= scale < _INF:
         raise ParameterError(f"variance scaling expects scale >= 0.0 and finite, but found scale {scale}")
     return math.sqrt(scale / fan)
 

@@ -103,26 +103,16 @@ class Key(_Words):
 
     def tensor(self) -> torch.Tensor:
         """The words as the fill engine takes them: int64 [1, 2] on the CPU, in two's complement."""
-        return stack((self,))
-
-
-def stack(keys: Sequence[Key]) -> torch.Tensor:
-    """The words of many keys, one row each: int64 [len(keys), 2] on the CPU, in two's complement.
-
-    >>> stack([Key(0, "a"), Key(0, "b")]).shape
-    torch.Size([2, 2])
-    """
-    flat = [_signed(word) for key in keys for word in key.words]
-    return torch.tensor(flat, dtype=torch.int64, device=_CPU).view(-1, 2)
+        return _as_tensor(self.words)
 
 
 def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
-    """`stack` of the keys of one seed and of many canonical names, without an object for each.
+    """Return the words of one seed's keys for many canonical names, one row each, as Key.tensor has them.
 
     Raises:
         TypeError, ValueError: as Key, for the seed.
 
-    >>> torch.equal(of_names(7, ["a", "b"]), stack([Key(7, "a"), Key(7, "b")]))
+    >>> torch.equal(of_names(7, ["a", "b"])[1:], Key(7, "b").tensor())
     True
     """
     prefix = _uint64_bytes(checked_seed(seed))
@@ -163,11 +153,10 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
 
     Args:
         generator: PyTorch's default CPU generator if None, whatever device is to be filled.
-        tensor: what the key will fill; it decides only the kind of the key, as a fake tensor has a fake key.
+        tensor: what the key will fill: a fake tensor has a fake key.
 
     Raises:
-        TypeError: not a generator.
-        RuntimeError: a generator of a device other than cpu and cuda.
+        TypeError, RuntimeError: as check_generator.
 
     Source: value contract, section 6.
 
@@ -180,17 +169,25 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
     words: torch.Tensor = (torch.empty if tensor is None else tensor.new_empty)(
         1, 2, dtype=torch.int64, device=_CPU
     )
-    if generator is None:
-        return words.random_(INT64_MIN, None)
+    if generator is not None:
+        check_generator(generator, "cuda" if tensor is None else tensor.device.type)
+        if generator.device.type == "cuda":
+            return _draw_from_cuda(generator)
+    return words.random_(INT64_MIN, None, generator=generator)
+
+
+def check_generator(generator: torch.Generator, device_type: str) -> None:
+    """
+    Raises:
+        TypeError: not a generator.
+        RuntimeError: one that is neither the CPU's nor of the device type.
+    """
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
-    if generator.device.type == "cpu":
-        return words.random_(INT64_MIN, None, generator=generator)
-    if generator.device.type == "cuda":
-        return _draw_from_cuda(generator)
-    raise RuntimeError(
-        f"Expected a 'cpu' or 'cuda' device type for generator but found '{generator.device.type}'"
-    )
+    if generator.device.type not in ("cpu", device_type):
+        raise RuntimeError(
+            f"Expected a '{device_type}' device type for generator but found '{generator.device.type}'"
+        )
 
 
 def check_not_capturing(device: torch.device, message: str) -> None:
@@ -232,7 +229,7 @@ def _draw_from_cuda(generator: torch.Generator) -> torch.Tensor:
     seed, offset = generator.initial_seed(), generator.get_offset()
     words = _halves(_uint64_bytes(seed) + _uint64_bytes(offset), _PERSON_OF_GENERATOR)
     generator.set_offset(offset + _OFFSET_STEP)
-    return torch.tensor([[_signed(word) for word in words]], dtype=torch.int64, device=_CPU)
+    return _as_tensor(words)
 
 
 def checked_seed(seed: int) -> int:
@@ -253,8 +250,8 @@ def _words_of(seed: int, name: str) -> tuple[int, int]:
     return _halves(_uint64_bytes(seed) + name.encode(), _PERSON)
 
 
-# No compiler traces a hash: a key made in a graph is a constant of it. This is all that
-# torch.compiler.assume_constant_result does, but for importing the compiler, which takes longer than torch.
+# No compiler traces a hash: a key made in a graph is a constant of it. (torch.compiler.assume_constant_result
+# would mark it so, but imports the compiler.)
 _words_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -267,5 +264,7 @@ def _uint64_bytes(number: int) -> bytes:
     return (number % _UINT64_END).to_bytes(8, "little")
 
 
-def _signed(word: int) -> int:
-    return word - _UINT64_END if word >> 63 else word
+def _as_tensor(words: tuple[int, int]) -> torch.Tensor:
+    """Return unsigned words in two's complement: int64 [1, 2] on the CPU."""
+    signed = [word - _UINT64_END if word >> 63 else word for word in words]
+    return torch.tensor([signed], dtype=torch.int64, device=_CPU)

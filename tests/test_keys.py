@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from convinit_ext import CONTRACT_VERSION, Key, canonical_name, init, keys
-from convinit_ext.keys import KeyRow, draw, stack
+from convinit_ext.keys import KeyRow, draw
 
 given = pytest.importorskip("hypothesis").given
 settings = pytest.importorskip("hypothesis").settings
@@ -24,10 +24,6 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z0-9_]{1,8}){0,3}", fullmatch=T
 )
 
 
-def test_contract_version():
-    assert CONTRACT_VERSION == 1
-
-
 @settings(deadline=None)
 @given(SEEDS, NAMES)
 def test_words_are_those_of_the_contract(seed, name):
@@ -37,12 +33,39 @@ def test_words_are_those_of_the_contract(seed, name):
 
 
 def test_frozen_words():
+    assert CONTRACT_VERSION == 1
     assert Key(0, "layer1.0.conv1.weight").words == (0x609E8C6FA241FF69, 0xF2B4242ED734D203)
     assert Key(-1, "gewicht.µ").words == (0x8FC49CE2E2DD0E34, 0x02770385FA0AD120)
 
 
-def test_negative_seeds_count_from_the_top_as_in_torch_manual_seed():
-    assert Key(-1, "a").words == Key(2**64 - 1, "a").words
+REFUSED = [
+    ((2**64, "a"), ValueError, rf"seed must be in \[-2\*\*63, 2\*\*64\), but found {2**64}"),
+    ((-(2**63) - 1, "a"), ValueError, r"seed must be in \[-2\*\*63, 2\*\*64\)"),
+    *(
+        ((seed, "a"), TypeError, f"seed must be an int, not {type(seed).__name__}")
+        for seed in (True, 1.0, "conv.weight", None, np.float32(1))
+    ),
+    ((0,), ValueError, "needs a parameter's name"),
+    *(
+        ((0, name), ValueError, "needs a parameter's name")
+        for name in ("", "module", "module._orig_mod", "_fsdp_wrapped_module")
+    ),
+    *(
+        ((0, name), TypeError, f"name must be a str, not {type(name).__name__}")
+        for name in (None, 3, b"conv.weight")
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "said"), REFUSED)
+def test_what_makes_no_key(arguments, error, said):
+    with pytest.raises(error, match=said):
+        Key(*arguments)
+
+
+def test_integers_of_any_kind_are_seeds():
+    assert Key(np.int64(7), "a") == Key(torch.tensor(7), "a") == Key(7, "a")
+    assert Key(-1, "a").words == Key(2**64 - 1, "a").words, "as torch.manual_seed counts"
 
 
 def test_a_key_is_a_value():
@@ -64,39 +87,6 @@ def test_a_key_in_a_symbolic_trace():
 
     traced = torch.fx.symbolic_trace(Noise())
     assert torch.equal(traced(torch.empty(5)), init.normal_(torch.empty(5), key=Key(7, "w")))
-
-
-def test_numpy_and_torch_integers_are_seeds():
-    assert Key(np.int64(7), "a") == Key(torch.tensor(7), "a") == Key(7, "a")
-
-
-@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
-def test_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match=rf"seed must be in \[-2\*\*63, 2\*\*64\), but found {seed}"):
-        Key(seed, "a")
-
-
-@pytest.mark.parametrize("seed", [True, 1.0, "conv.weight", None, np.float32(1)])
-def test_a_seed_is_an_integer(seed):
-    with pytest.raises(TypeError, match=f"seed must be an int, not {type(seed).__name__}"):
-        Key(seed, "a")
-
-
-@pytest.mark.parametrize("name", ["", "module", "module._orig_mod", "_fsdp_wrapped_module"])
-def test_an_empty_name(name):
-    with pytest.raises(ValueError, match="needs a parameter's name"):
-        Key(0, name)
-
-
-def test_a_missing_name():
-    with pytest.raises(ValueError, match="needs a parameter's name"):
-        Key(0)
-
-
-@pytest.mark.parametrize("name", [None, 3, b"conv.weight"])
-def test_a_name_is_a_string(name):
-    with pytest.raises(TypeError, match=f"name must be a str, not {type(name).__name__}"):
-        Key(0, name)
 
 
 @pytest.mark.parametrize(
@@ -134,28 +124,17 @@ def test_wrappers_of_pytorch_do_not_change_keys():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(SEEDS, NAMES), max_size=4))
-def test_stacked_words_are_two_s_complement(pairs):
-    listed = [Key(seed, name) for seed, name in pairs]
-    stacked = stack(listed)
-    assert stacked.shape == (len(listed), 2)
-    assert stacked.dtype == torch.int64
-    assert [tuple(row) for row in stacked.numpy().view(np.uint64).tolist()] == [key.words for key in listed]
-
-
-@settings(deadline=None)
 @given(SEEDS, st.lists(NAMES, max_size=4))
-def test_keys_one_after_the_other_in_one_place(seed, names):
-    row = KeyRow(seed)
-    for name in names:
-        assert torch.equal(row.of(name), Key(seed, name).tensor())
-
-
-def test_a_key_as_a_tensor():
-    key = Key(5, "a")
-    assert torch.equal(key.tensor(), stack([key]))
+def test_words_as_tensors_are_in_two_s_complement(seed, names):
+    row, rows = KeyRow(seed), keys.of_names(seed, names)
+    assert rows.shape == (len(names), 2)
+    for name, words in zip(names, rows, strict=True):
+        key = Key(seed, name)
+        assert torch.equal(key.tensor(), words.view(1, 2))
+        assert torch.equal(row.of(name), words.view(1, 2))
+        assert tuple(words.numpy().view(np.uint64).tolist()) == key.words
     with torch.device("meta"):
-        assert key.tensor().device.type == "cpu"
+        assert row.of("a").device.type == Key(seed, "a").tensor().device.type == "cpu"
 
 
 # Drawn from a generator
@@ -180,11 +159,11 @@ def test_the_default_generator_is_that_of_torch_manual_seed():
     assert not torch.equal(first, second)
     assert first.shape == (1, 2)
     assert first.dtype == torch.int64
-
-
-def test_drawn_keys_are_on_the_cpu_whatever_the_default_device():
     with torch.device("meta"):
         assert draw().device.type == "cpu"
+    for generator in (0, "cpu", torch.random):
+        with pytest.raises(TypeError, match=r"generator must be a torch\.Generator, not"):
+            draw(generator)
 
 
 def test_a_fake_tensor_has_a_fake_key():
@@ -196,12 +175,6 @@ def test_a_fake_tensor_has_a_fake_key():
     state = torch.get_rng_state()
     assert isinstance(draw(None, weight), FakeTensor)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("generator", [0, "cpu", torch.random])
-def test_a_generator_is_a_generator(generator):
-    with pytest.raises(TypeError, match=r"generator must be a torch.Generator, not"):
-        draw(generator)
 
 
 class CudaGenerator:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convinit_ext._engine import _ops as ops
+from convinit_ext._engine._checks import check_not_in_fake_mode
 from convinit_ext._engine._ops import Box
-from convinit_ext._engine._supported import check_not_in_fake_mode
 
 FINGERPRINT_VERSION = 1
 

@@ -5,28 +5,25 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch._C import _increment_version
 from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
-from convinit_ext._engine import _fake_kernels as fake_kernels
-from convinit_ext._engine._fake_kernels import NUM_SUMS
-from convinit_ext._engine._linear_index import Box, row_major
-from convinit_ext._engine._small_fills import SMALL, fill_small_, fill_small_part_
-from convinit_ext._engine._supported import (
+from convinit_ext._engine._checks import (
     HAS_CUDA,
+    NO_MEMORY,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     check_constant,
-    check_dense,
-    check_device,
     check_inference,
-    check_supported,
+    check_kind,
 )
+from convinit_ext._engine._load import _C
 
 __all__ = [
     "HAS_CUDA",
@@ -49,15 +46,40 @@ __all__ = [
     "row_major",
 ]
 
+NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
+SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
+_CONSTANT = 0  # Constant.kind
+
 # None needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
 _fill_op = torch.ops.convinit_ext.fill_.default
 _fill_one_op = torch.ops.convinit_ext.fill_one_.default
 _fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
-_CONSTANT = 0  # Constant.kind
-_Item = TypeVar("_Item")
-fake_kernels.register()
+_fill_small, _fill_small_part = _C.fill_small, _C.fill_small_part  # past PyTorch's dispatcher
+
+
+class Box(NamedTuple):
+    """Which part of a larger logical tensor a tensor is.
+
+    Local element ``j`` has the row-major linear index ``start + sum(j[d] * strides[d])`` in the logical one.
+    """
+
+    start: int
+    strides: tuple[int, ...]
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the step in the linear index of each dimension of a tensor of this shape.
+
+    >>> row_major((2, 3, 4))
+    (12, 4, 1)
+    """
+    step, steps = 1, []
+    for size in reversed(shape):
+        steps.append(step)
+        step *= size
+    return tuple(reversed(steps))
 
 
 class Encoded(Protocol):
@@ -98,7 +120,7 @@ def fill_(
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
         if distribution.kind == _CONSTANT:
-            check_constant(tensor, distribution.params[0])
+            check_constant(tensor.dtype, distribution.params[0])
     fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
 
 
@@ -129,47 +151,68 @@ def fill_encoded_(
     try:
         _fill_op(tensors, keys, kinds, params, starts, strides)
     except RuntimeError:
-        check_supported(tensors)
+        for tensor in tensors:
+            check_kind(tensor)
         raise
     increment_version(tensors)
 
 
-def fill_one_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float]) -> None:
-    """`fill_` for one whole tensor: no lists to pass.
+def fill_one_(
+    tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], box: Box | None = None
+) -> None:
+    """`fill_` for one tensor: no lists to pass.
 
     Args:
         tensor: as for `fill_`
         key: int64 CPU tensor of two elements, key and stream
         kind: code of the distribution
         params: its four parameters
+        box: which part of a logical tensor it is; None if it is the whole
     """
     check_inference(tensor)
     try:
-        _fill_one_op(tensor, key, kind, *params)
+        if box is None:
+            _fill_one_op(tensor, key, kind, *params)
+        else:
+            _fill_part_op(tensor, key, kind, *params, *box)
     except RuntimeError:
-        check_supported([tensor])
+        check_kind(tensor)
         raise
     increment_version(tensor)
 
 
-def fill_part_(tensor: Tensor, key: Tensor, kind: int, params: Sequence[float], box: Box) -> None:
-    """`fill_one_` for a part of a logical tensor.
+def fill_small_(
+    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box | None = None
+) -> None:
+    """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
+
+    One thread, and the GIL is held.
 
     Args:
-        tensor, key, kind, params: as for `fill_one_`
-        box: which part the tensor is
+        tensor: on the CPU, `is_plain`, of at most SMALL elements; without a box contiguous
+        key_address: where the key's two words are
+        kind, params, box: as for `fill_one_`
     """
-    check_inference(tensor)
-    try:
-        _fill_part_op(tensor, key, kind, *params, box.start, box.strides)
-    except RuntimeError:
-        check_supported([tensor])
-        raise
-    increment_version(tensor)
+    data = tensor.data_ptr()
+    if not data:
+        raise RuntimeError(NO_MEMORY)
+    dtype = SUPPORTED_DTYPES[tensor.dtype]
+    p0, p1, p2, p3 = params
+    if box is None:
+        _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, 0)
+    elif tensor.stride() == box.strides and tensor.is_contiguous():  # a run of the logical tensor's elements
+        _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, box.start)
+    else:
+        shape, strides = tensor.shape, tensor.stride()
+        _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
+    _increment_version((tensor,))
+
+
+fill_part_, fill_small_part_ = fill_one_, fill_small_  # former names
 
 
 def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:
-    """The four sums of docs/fingerprint.md, section 4, of every tensor, in one call. Nothing is copied.
+    """Return the four sums of docs/fingerprint.md, section 4, of every tensor. One call; nothing is copied.
 
     Args:
         tensors: dense tensors of any dtype whose elements are whole bytes, of any strides, on the CPU and on
@@ -181,61 +224,13 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
         int64 CPU tensor of shape (len(tensors), 4), to be read as unsigned numbers
 
     Raises:
-        UnsupportedTensorError: for a layout or device that cannot be digested, such as a meta tensor's
+        UnsupportedTensorError: for a layout or device that cannot be digested
+        ValueError: for a meta tensor
 
     CUDA tensors are read on their device's current stream, all of a device by one launch, and the GPUs work
     side by side; then the call waits for their sums.
     """
-    given = list(tensors)
-    _check_number(boxes, given)
-    is_on_cpu = all(tensor.is_cpu for tensor in given)
-    if not is_on_cpu:
-        for tensor in given:
-            check_device(tensor, "digest")
-    try:
-        return (_digest_on_one_device if is_on_cpu else _digest_by_device)(given, keys, boxes)
-    except RuntimeError:
-        for tensor in given:
-            check_dense(tensor, "digest")
-        raise
-
-
-def _digest_by_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
-    by_device = _rows_by_device(tensors)
-    if len(by_device) == 1:
-        return _digest_on_one_device(tensors, keys, boxes).cpu()
-    keys = keys.view(len(tensors), 2)
-    sums = [
-        _digest_on_one_device(_at(rows, tensors), keys[rows], None if boxes is None else _at(rows, boxes))
-        for rows in by_device
-    ]
-    return _in_order(by_device, sums)
-
-
-def _rows_by_device(tensors: list[Tensor]) -> list[list[int]]:
-    """Numbers of the tensors, device by device: the CPU comes last, beside which the GPUs work."""
-    rows: dict[torch.device, list[int]] = {}
-    for row, tensor in enumerate(tensors):
-        rows.setdefault(tensor.device, []).append(row)
-    return [rows[device] for device in sorted(rows, key=lambda device: device.type == "cpu")]
-
-
-def _at(rows: list[int], items: Sequence[_Item]) -> list[_Item]:
-    return [items[row] for row in rows]
-
-
-def _in_order(by_device: list[list[int]], found: list[Tensor]) -> Tensor:
-    """What was found on each device, put together on the CPU."""
-    together = torch.empty(sum(map(len, by_device)), found[0].shape[1], dtype=found[0].dtype, device="cpu")
-    for rows, own in zip(by_device, found, strict=True):
-        together[rows] = own.cpu()
-    return together
-
-
-def _digest_on_one_device(tensors: list[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None) -> Tensor:
-    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    sums: Tensor = _digest_op(tensors, keys, starts, strides)
-    return sums
+    return _looked_at("digest", _digest_op, tensors, keys, None, boxes)
 
 
 def differences(
@@ -257,39 +252,63 @@ def differences(
         logical tensor of the first that does, -1 where there is none
 
     Raises:
-        UnsupportedTensorError: for a device whose memory cannot be read
+        UnsupportedTensorError: for a dtype or device that cannot be read
+        ValueError: for a meta tensor
 
     CUDA tensors are read where they are, as by `digest`.
     """
+    return _looked_at("verify", _compare_op, tensors, keys, distributions, boxes)
+
+
+def _looked_at(
+    do: str,
+    op: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    keys: Tensor,
+    distributions: Sequence[Encoded] | None,
+    boxes: Sequence[Box | None] | None,
+) -> Tensor:
+    """Return what an op finds in the tensors, one row each: an op a device, the CPU's last, beside which the
+    GPUs work."""
     given = list(tensors)
     _check_number(boxes, given)
-    for tensor in given:
+    rows: dict[torch.device, list[int]] = {}
+    for row, tensor in enumerate(given):
         if not tensor.is_cpu:
-            check_device(tensor, "compare")
-    by_device = _rows_by_device(given)
-    if len(by_device) <= 1:
-        return _compare_on_one_device(given, keys, distributions, boxes).cpu()
-    found = [
-        _compare_on_one_device(
-            _at(rows, given),
-            keys[rows],
-            _at(rows, distributions),
-            None if boxes is None else _at(rows, boxes),
-        )
-        for rows in by_device
-    ]
-    return _in_order(by_device, found)
+            check_kind(tensor, do)
+        rows.setdefault(tensor.device, []).append(row)
+    by_device = [rows[device] for device in sorted(rows, key=lambda device: device.type == "cpu")]
+    try:
+        if len(by_device) <= 1:
+            return _on_one_device(op, given, keys, distributions, boxes).cpu()
+        keys = keys.view(len(given), 2)
+        found = [
+            _on_one_device(op, _at(some, given), keys[some], _at(some, distributions), _at(some, boxes))
+            for some in by_device
+        ]
+    except RuntimeError:
+        for tensor in given:
+            check_kind(tensor, do)
+        raise
+    together = torch.empty(len(given), found[0].shape[1], dtype=torch.int64, device="cpu")
+    for some, own in zip(by_device, found, strict=True):
+        together[some] = own.cpu()
+    return together
 
 
-def _compare_on_one_device(
-    tensors: list[Tensor],
+def _on_one_device(
+    op: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
     keys: Tensor,
-    distributions: Sequence[Encoded],
+    distributions: Sequence[Encoded] | None,
     boxes: Sequence[Box | None] | None,
 ) -> Tensor:
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    found: Tensor = _compare_op(tensors, keys, *encoded(distributions), starts, strides)
-    return found
+    return op(tensors, keys, *(() if distributions is None else encoded(distributions)), starts, strides)
+
+
+def _at(rows: list[int], items: Any) -> Any:
+    return None if items is None else [items[row] for row in rows]
 
 
 def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:

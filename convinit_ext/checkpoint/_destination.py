@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from convinit_ext._engine import listed
 from convinit_ext.checkpoint._layout import ShardFile
 from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.checkpoint._writer import sync_folder, temporary_of, write_bytes
@@ -86,13 +86,13 @@ class Destination:
         if others and not overwrite:
             raise WeightsError(
                 f"{self.folder} holds something else than these files of this model and seed: "
-                f"{_listed(others)}; overwrite=True (--overwrite) replaces weights and config"
+                f"{listed(others)}; overwrite=True (--overwrite) replaces weights and config"
             )
         targets = {*self.configs, *(file.name for file in self.files)}
         folders = [name for name in others if (self.folder / name).is_dir()]
         blocked = [name for name in folders if name in targets or self._is_weights(name)]
         if blocked:
-            raise WeightsError(f"{self.folder}: {_listed(blocked)} must be a file, and is a folder")
+            raise WeightsError(f"{self.folder}: {listed(blocked)} must be a file, and is a folder")
 
     def _is_weights(self, name: str) -> bool:
         """Whether a loader, or a later run, would take it for a part of these weights."""
@@ -125,9 +125,3 @@ def _holds(path: Path, start: bytes, num_bytes: int) -> bool:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [*names]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-    return ", ".join(shown[:8]) + more

@@ -9,25 +9,21 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.parameter import is_lazy
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
-    HAS_CUDA,
-    PLAIN,
     Box,
     Sums,
-    UnsupportedTensorError,
     check_not_in_fake_mode,
+    check_tensor,
     digests,
+    is_plain,
     uncompiled,
 )
 from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
-from convinit_ext.sharding import Ranks, boxes
+from convinit_ext.sharding import Ranks, is_dtensor, local_of, parts
 
-_DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
@@ -163,15 +159,14 @@ class _Readable:
 
 
 def _checked(name: str, tensor: object) -> Tensor:
-    """A tensor with values that can be read as they are. A DTensor's may fail on one rank, and come later."""
-    if isinstance(tensor, Tensor) and type(tensor) in PLAIN and _is_plain_memory(tensor):
-        return tensor
+    """Return a tensor with values that can be read. Of a DTensor that is found out later."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
-    if is_lazy(tensor):
-        raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
-    if not boxes.is_dtensor(tensor):
-        _check_values(name, tensor)
+    if not is_plain(tensor):
+        if is_lazy(tensor):
+            raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
+        if not is_dtensor(tensor):
+            _check_values(name, tensor)
     return tensor
 
 
@@ -180,21 +175,10 @@ def _what(name: str) -> str:
 
 
 def _check_values(name: str, local: Tensor) -> None:
-    what = _what(name)
-    if local.is_meta or isinstance(local, FakeTensor):
-        raise ValueError(f"{what} is on the meta device, or fake: it has no values to take a fingerprint of")
-    if is_traceable_wrapper_subclass(local) or local.is_nested or local.layout != torch.strided:
-        kind = type(local).__name__ if local.layout == torch.strided else str(local.layout)
-        raise UnsupportedTensorError(f"{what}: cannot read a {kind}; accepted is a plain dense tensor")
-    if local.is_quantized or local.device.type not in _DEVICES:
-        raise UnsupportedTensorError(
-            f"{what} is of {local.dtype} on {local.device}; accepted are dtypes of whole bytes on {_DEVICES}"
-        )
-
-
-def _is_plain_memory(tensor: Tensor) -> bool:
-    """Most tensors are no more than this."""
-    return tensor.is_cpu and tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    try:
+        check_tensor(local, "digest")
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(f"{_what(name)}: {error}") from error
 
 
 def _headers(tensors: Mapping[str, Tensor]) -> list[bytes]:
@@ -206,7 +190,7 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     rows: list[int] = []
     pieces: list[tuple[Tensor, Box | None]] = []
     for row, (name, tensor) in enumerate(tensors.items()):
-        if not boxes.is_dtensor(tensor):
+        if not is_dtensor(tensor):
             pieces.append((tensor, None))
         else:
             pieces += _pieces_of_dtensor(name, tensor)
@@ -220,9 +204,9 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
 
 
 def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | None]]:
-    _check_values(name, boxes.local_of(tensor))
+    _check_values(name, local_of(tensor))
     try:
-        return [(part.tensor, part.box(tensor.shape)) for part in boxes.parts(tensor)]
+        return [(part.tensor, part.box(tensor.shape)) for part in parts(tensor)]
     except (RuntimeError, TypeError) as error:
         raise type(error)(f"{_what(name)}: {error}") from error
 

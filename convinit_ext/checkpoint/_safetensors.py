@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from convinit_ext._engine import listed
 from convinit_ext.keys import CONTRACT_VERSION
 
 FILE_SUFFIX = ".safetensors"
@@ -187,12 +188,10 @@ def _found_in(folder: Path) -> Path:
         if len(candidates) == 1:
             return folder / candidates[0]
     if whole:
-        raise WeightsError(
-            f"{folder} holds more than one set of weights: {_listed(usual or whole)}; name one"
-        )
+        raise WeightsError(f"{folder} holds more than one set of weights: {listed(usual or whole)}; name one")
     if found:
-        raise WeightsError(f"{folder} holds shards without their index {INDEX_SUFFIX!r}: {_listed(found)}")
-    raise WeightsError(f"{folder} holds no safetensors file; there is {_listed(names) or 'nothing'}")
+        raise WeightsError(f"{folder} holds shards without their index {INDEX_SUFFIX!r}: {listed(found)}")
+    raise WeightsError(f"{folder} holds no safetensors file; there is {listed(names) or 'nothing'}")
 
 
 def _open_index(path: Path) -> Weights:
@@ -208,7 +207,7 @@ def _open_index(path: Path) -> Weights:
         tensors |= opened.tensors
     missing = [name for name in where if name not in tensors]
     if missing:
-        raise WeightsError(f"{path} says that {where[missing[0]]} holds {_listed(missing)}, and it does not")
+        raise WeightsError(f"{path} says that {where[missing[0]]} holds {listed(missing)}, and it does not")
     shared = _shared(path, {name: opened.metadata for name, opened in files.items()})
     _check_total(path, content.get("metadata"), tensors, exact="plan" in shared)
     return Weights(
@@ -227,7 +226,7 @@ def _checked_map(path: Path, where: object) -> dict[str, str]:
             )
     missing = [file for file in dict.fromkeys(where.values()) if not (path.parent / file).is_file()]
     if missing:
-        raise WeightsError(f"{path}: {path.parent} lacks {_listed(missing)}, which it names")
+        raise WeightsError(f"{path}: {path.parent} lacks {listed(missing)}, which it names")
     return where
 
 
@@ -264,8 +263,3 @@ def _shared(path: Path, metadata: Mapping[str, dict[str, str]]) -> dict[str, str
                     f"and {other.get(key)!r} in {file}"
                 )
     return {key: value for key, value in said.items() if all(other.get(key) == value for _, other in others)}
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from convinit_ext._engine import uncompiled
+from convinit_ext._engine import progress_bar, uncompiled
 from convinit_ext.checkpoint._destination import Destination
 from convinit_ext.checkpoint._hf_config import base_name, config_files
 from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
@@ -29,7 +29,6 @@ from convinit_ext.model import (
     SavedTensor,
     Selectors,
     make_plan,
-    progress_bar,
     saved_tensors,
     size_text,
 )

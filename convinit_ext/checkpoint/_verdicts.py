@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from convinit_ext import keys
-from convinit_ext._engine import Box, differences, ops, row_major
+from convinit_ext._engine import Box, differences, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
-from convinit_ext.model import Drawn, Piece, Row, in_steps, progress_bar, slabs
+from convinit_ext.model import Drawn, Piece, Row, in_steps, slabs
 from convinit_ext.sharding import Part, local_of, parts
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own

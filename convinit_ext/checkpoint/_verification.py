@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from convinit_ext._engine import listed
 from convinit_ext.model import finite, grouped, shape_text, shortened, table
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
@@ -160,7 +161,7 @@ class Verification:
             problems = table(("name", "problem", ""), self.problems, num_left=3)
             lines += ["", *shortened(problems, "verification.problems")]
         if self.unchecked:
-            lines += ["", f"not looked at, as nobody knows their start: {_listed(self.unchecked)}"]
+            lines += ["", f"not looked at, as nobody knows their start: {listed(self.unchecked)}"]
         return "\n".join([*lines, "", self.summary()])
 
 
@@ -189,14 +190,3 @@ def _numbers(row: VerifiedRow) -> tuple[str, str]:
 
 def _tensors(count: int) -> str:
     return f"{count} tensor{'s' * (count != 1)}"
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first few of them.
-
-    >>> _listed(["a", "b", "c", "d", "e", "f"])
-    'a, b, c, d and 2 more'
-    """
-    shown = 4
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

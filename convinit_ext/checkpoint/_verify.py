@@ -9,13 +9,11 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
-    NO_MEMORY,
     check_not_in_fake_mode,
-    check_readable,
-    is_surely_writable,
+    check_tensor,
+    is_plain,
     row_major,
     uncompiled,
 )
@@ -236,15 +234,11 @@ def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
 def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
-    if not is_surely_writable(tensor):
+    if not (is_plain(tensor) and tensor.is_contiguous()):
         if is_dtensor(tensor):
             parts(tensor)  # raises where nobody knows them
-        local = local_of(tensor)
-        is_drawn = not row.is_buffer or local.is_complex()  # other buffers may be of any dtype
-        if is_drawn or is_traceable_wrapper_subclass(local) or local.layout is not torch.strided:
-            check_readable(local, "verify")
-        if local.numel() and not local.untyped_storage().size():
-            raise RuntimeError(NO_MEMORY)
+        is_drawn = not row.is_buffer or tensor.is_complex()  # other buffers may be of any dtype
+        check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
     distribution = row.distribution
     if not row.is_buffer and distribution is not None and tensor.dtype != row.tensor.dtype:
         check_range(distribution, tensor.dtype, f"parameter {name!r}")

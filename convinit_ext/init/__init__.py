@@ -14,10 +14,9 @@ torch.manual_seed reproduces a run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from functools import lru_cache, wraps
-from math import copysign
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.nn.init as _torch_init
@@ -38,11 +37,10 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.init._fill import check_extras
+from convinit_ext.init._fill import check_extras, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
-from convinit_ext.init._torch_function import override
 from convinit_ext.keys import Key
 from convinit_ext.sharding import Shard, logical_shape
 
@@ -83,49 +81,31 @@ __all__ = [
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-
-def _remembered(
-    function: Callable[..., Distribution], signed: int | None = None
-) -> Callable[..., Distribution]:
-    """The function with its last results at hand: a model has few shapes, and a small fill is short.
-
-    A zero is found again whatever its sign. Where that counts, `signed` is the argument's place.
-    """
-
-    def made(*args: Any) -> Distribution:
-        if any(
-            isinstance(arg, Tensor) for arg in args
-        ):  # found again by its identity, though its value may change
-            raise TypeError("a tensor cannot be remembered")
-        distribution = function(*args)
-        if isinstance(distribution, Uniform) and not (distribution.low or distribution.high):
-            raise TypeError("the signs of two zeros cannot be remembered")
-        return distribution
-
-    remembering = lru_cache(maxsize=4096, typed=True)(made)
-
-    @wraps(function)
-    def remembered(*args: Any) -> Distribution:
-        if is_compiling():  # a compiler traces through the function, and warns of the cache
-            return function(*args)
-        if signed is not None and not _is_found_again(args[signed]):
-            return function(*args)
-        try:
-            return remembering(*args)
-        except TypeError:  # an argument that cannot be remembered: the function knows whether it is wrong
-            return function(*args)
-
-    return remembered
+uniform_distribution = Uniform
+normal_distribution = Normal
+_remembered_kaiming = lru_cache(maxsize=4096)(kaiming)
+_remembered_xavier = lru_cache(maxsize=4096)(xavier)
+_NUMBERS = (int, float)
 
 
-def _is_found_again(value: Any) -> bool:
-    return isinstance(value, float | int) and (value != 0 or copysign(1.0, value) > 0.0)
+# A model has few shapes, so results are remembered: those of plain numbers, as a tensor's value may change,
+# and outside of compiled code, as a compiler would trace into the cache.
 
 
-uniform_distribution = _remembered(Uniform)
-normal_distribution = _remembered(Normal, signed=0)
-kaiming_distribution = _remembered(kaiming)
-xavier_distribution = _remembered(xavier)
+def kaiming_distribution(
+    shape: Sequence[int], a: float, mode: str, nonlinearity: str, form: str, groups: int = 1
+) -> Distribution:
+    """Return `kaiming` of the same arguments, remembered."""
+    if type(a) in _NUMBERS and type(nonlinearity) is str and not is_compiling():
+        return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
+    return kaiming(shape, a, mode, nonlinearity, form, groups)
+
+
+def xavier_distribution(shape: Sequence[int], gain: float, form: str, groups: int = 1) -> Distribution:
+    """Return `xavier` of the same arguments, remembered but for a gain of zero, whose sign counts."""
+    if type(gain) in _NUMBERS and gain and not is_compiling():
+        return _remembered_xavier(shape, gain, form, groups)
+    return xavier(shape, gain, form, groups)
 
 
 def uniform_(
@@ -157,8 +137,8 @@ def uniform_(
     >>> w = init.uniform_(torch.empty(3, 5), -0.1, 0.1)
     """
     if has_torch_function_unary(tensor):
-        return override(uniform_, tensor, a=a, b=b, generator=generator, key=key, shard=shard)
-    return fill_(tensor, uniform_distribution(a, b), generator, key, shard)
+        return override(uniform_, locals())
+    return fill_(tensor, Uniform(a, b), generator, key, shard)
 
 
 def normal_(
@@ -187,8 +167,8 @@ def normal_(
     >>> w = init.normal_(torch.empty(3, 5), std=0.02, key=Key(0, "embed.weight"))
     """
     if has_torch_function_unary(tensor):
-        return override(normal_, tensor, mean=mean, std=std, generator=generator, key=key, shard=shard)
-    return fill_(tensor, normal_distribution(mean, std), generator, key, shard)
+        return override(normal_, locals())
+    return fill_(tensor, Normal(mean, std), generator, key, shard)
 
 
 def trunc_normal_(
@@ -223,9 +203,7 @@ def trunc_normal_(
     >>> w = init.trunc_normal_(torch.empty(3, 5), std=0.02)
     """
     if has_torch_function_unary(tensor):
-        return override(
-            trunc_normal_, tensor, mean=mean, std=std, a=a, b=b, generator=generator, key=key, shard=shard
-        )
+        return override(trunc_normal_, locals())
     if tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
@@ -270,9 +248,7 @@ def xavier_uniform_(
     >>> w = init.xavier_uniform_(torch.empty(3, 5), gain=init.calculate_gain("relu"))
     """
     if has_torch_function_unary(tensor):
-        return override(
-            xavier_uniform_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
-        )
+        return override(xavier_uniform_, locals())
     return fill_(
         tensor,
         xavier_distribution(logical_shape(tensor, shard), gain, "uniform", groups),
@@ -301,9 +277,7 @@ def xavier_normal_(
     >>> w = init.xavier_normal_(torch.empty(8, 1, 3, 3), groups=8)
     """
     if has_torch_function_unary(tensor):
-        return override(
-            xavier_normal_, tensor, gain=gain, generator=generator, key=key, shard=shard, groups=groups
-        )
+        return override(xavier_normal_, locals())
     return fill_(
         tensor,
         xavier_distribution(logical_shape(tensor, shard), gain, "normal", groups),
@@ -343,17 +317,7 @@ def kaiming_uniform_(
     >>> w = init.kaiming_uniform_(torch.empty(3, 5), nonlinearity="relu")
     """
     if has_torch_function_unary(tensor):
-        return override(
-            kaiming_uniform_,
-            tensor,
-            a=a,
-            mode=mode,
-            nonlinearity=nonlinearity,
-            generator=generator,
-            key=key,
-            shard=shard,
-            groups=groups,
-        )
+        return override(kaiming_uniform_, locals())
     shape = logical_shape(tensor, shard)
     if 0 in shape:
         return _nothing_to_fill(tensor, generator, key, shard)
@@ -383,17 +347,7 @@ def kaiming_normal_(
     >>> w = init.kaiming_normal_(torch.empty(64, 3, 7, 7), mode="fan_out", nonlinearity="relu")
     """
     if has_torch_function_unary(tensor):
-        return override(
-            kaiming_normal_,
-            tensor,
-            a=a,
-            mode=mode,
-            nonlinearity=nonlinearity,
-            generator=generator,
-            key=key,
-            shard=shard,
-            groups=groups,
-        )
+        return override(kaiming_normal_, locals())
     shape = logical_shape(tensor, shard)
     if 0 in shape:
         return _nothing_to_fill(tensor, generator, key, shard)
@@ -432,17 +386,7 @@ def variance_scaling_(
     >>> w = init.variance_scaling_(torch.empty(3, 5), 2.0, "fan_avg", "truncated_normal")
     """
     if has_torch_function_unary(tensor):
-        return override(
-            variance_scaling_,
-            tensor,
-            scale=scale,
-            mode=mode,
-            distribution=distribution,
-            generator=generator,
-            key=key,
-            shard=shard,
-            groups=groups,
-        )
+        return override(variance_scaling_, locals())
     shape = logical_shape(tensor, shard)
     if 0 in shape:
         return _nothing_to_fill(tensor, generator, key, shard)
@@ -495,15 +439,6 @@ def lecun_uniform_(
 
 # What other libraries import from torch.nn.init although it is not public.
 
-
-def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
-    return fans(tensor.shape)
-
-
-def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
-    return kaiming_fan(tensor.shape, mode)
-
-
 _no_grad_fill_ = _torch_init._no_grad_fill_
 _no_grad_zero_ = _torch_init._no_grad_zero_
 
@@ -522,6 +457,14 @@ def _no_grad_trunc_normal_(
     tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
 ) -> Tensor:
     return trunc_normal_(tensor, mean, std, a, b, generator)
+
+
+def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
+    return fans(tensor.shape)
+
+
+def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
+    return kaiming_fan(tensor.shape, mode)
 
 
 def _nothing_to_fill(

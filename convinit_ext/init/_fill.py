@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _get_tracing_state
-from torch._C import _len_torch_dispatch_stack as _dispatch_modes
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
-    HAS_CUDA,
-    PLAIN,
     SMALL,
-    STRIDED,
-    SUPPORTED_DTYPES,
     bounds_fit,
-    check_writable,
+    check_tensor,
     fill_one_,
-    fill_part_,
     fill_small_,
     increment_version,
+    is_plain,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
-from convinit_ext.init._words import check_key, no_words, words_for
-from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_not_capturing
+from convinit_ext.keys import (
+    DRAW_UNDER_CAPTURE,
+    INT64_MIN,
+    Key,
+    check_generator,
+    check_not_capturing,
+    draw,
+)
 from convinit_ext.sharding import Shard, is_dtensor, local_of, logical_shape, parts
 
 _UNIFORM = 1  # Uniform.kind
@@ -41,27 +43,27 @@ def fill_(
     key: Key | None,
     shard: Shard | None = None,
 ) -> Tensor:
-    """Fill from the key if there is one, else from one drawn from the generator."""
-    if (  # a small plain tensor, and nobody watches: spelled out here, as it is most calls
-        generator is None
-        and key is None
-        and shard is None
-        and type(tensor) in PLAIN
-        and tensor.dtype in SUPPORTED_DTYPES
-        and tensor.is_cpu
-        and tensor.layout is STRIDED
+    """Fill a tensor from the key if there is one, else from one drawn from the generator.
+
+    What is wrong is raised before a key is drawn.
+    """
+    kind, params = distribution.kind, distribution.params
+    if (
+        shard is None
+        and is_plain(tensor)
         and tensor.is_contiguous()
-        and _get_tracing_state() is None
-        and tensor.numel() <= SMALL
-        and (distribution.kind != _UNIFORM or _bounds_fit(distribution, tensor.dtype))
-        and not is_compiling()
-        and not _dispatch_modes()
-        and not _are_functorch_transforms_active()
-        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and (data := tensor.data_ptr())  # there are elements, and memory for them
+        and (kind != _UNIFORM or bounds_fit(params[0], params[1], tensor.dtype))
     ):
-        _drawn.words.random_(INT64_MIN, None)
-        fill_small_(tensor, _drawn.address, distribution.kind, distribution.params, 0, data)
+        if generator is None and key is None:
+            if not tensor.is_cpu:
+                check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
+            words = _drawn.words.random_(INT64_MIN, None)
+        else:
+            words = _words_for(tensor, tensor.shape, generator, key)
+        if tensor.numel() <= SMALL and tensor.is_cpu:
+            fill_small_(tensor, words.data_ptr(), kind, params)
+        else:
+            fill_one_(tensor, words, kind, params)
     elif not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
         with torch.no_grad():
             memory = torch._neg_view(tensor)
@@ -69,14 +71,12 @@ def fill_(
             memory.neg_()
     elif shard is not None or is_dtensor(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
-    elif not _bounds_fit(distribution, tensor.dtype):
-        _refuse_bounds(tensor, distribution)
-    elif generator is None and key is None and tensor.is_cuda and _is_plain_cuda(tensor):
-        check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
-        words = _drawn.words.random_(INT64_MIN, None)
-        fill_one_(tensor, words, distribution.kind, distribution.params)
     else:
-        fill_one_(tensor, words_for(tensor, generator, key), distribution.kind, distribution.params)
+        if not is_traceable_wrapper_subclass(tensor):  # whose own code may know what a fill is
+            check_tensor(tensor)
+        _check_bounds(tensor, distribution)
+        words = _words_for(tensor, tensor.shape, generator, key)
+        fill_one_(tensor, words, kind, params)
     return tensor
 
 
@@ -87,20 +87,17 @@ def _fill_parts_(
     key: Key | None,
     shard: Shard | None,
 ) -> None:
-    """What this process holds of a larger tensor. The key is drawn even where it holds nothing of it, so that
-    generators with one seed stay in step on all ranks."""
+    """Fill what this process holds of a larger tensor. The key is drawn even where it holds nothing of it, so
+    that generators with one seed stay in step on all ranks."""
     with torch.no_grad():
         held = parts(tensor, shard)
     local, shape = local_of(tensor), logical_shape(tensor, shard)
-    check_writable(local)
-    if key is None and (local.is_meta or math.prod(shape) == 0):
-        return
-    if not _bounds_fit(distribution, local.dtype):
-        _refuse_bounds(local, distribution)
+    check_tensor(local)
+    _check_bounds(local, distribution)
     boxes = [part.box(shape) for part in held]
-    words = words_for(local, generator, key, drawn_anyway=True)
+    words = _words_for(local, shape, generator, key)
     if len(held) == 1:
-        fill_part_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
+        fill_one_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],
@@ -112,49 +109,16 @@ def _fill_parts_(
         increment_version(tensor)
 
 
-def check_extras(
-    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
-) -> None:
-    """What a fill would raise of key= and shard=, where there is nothing to fill."""
-    if key is not None:
-        check_key(generator, key)
-    if shard is not None:
-        with torch.no_grad():
-            parts(tensor, shard)
-
-
-def _is_plain_cuda(tensor: Tensor) -> bool:
-    """Whether nothing about the tensor can raise after its key was drawn, and nobody watches."""
-    return (
-        HAS_CUDA
-        and type(tensor) in PLAIN
-        and tensor.dtype in SUPPORTED_DTYPES
-        and tensor.layout is STRIDED
-        and tensor.is_contiguous()
-        and not is_compiling()
-        and not _dispatch_modes()
-        and not _are_functorch_transforms_active()
-        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and tensor.data_ptr() != 0
-    )
-
-
-def _bounds_fit(distribution: Distribution, dtype: torch.dtype) -> bool:
-    if distribution.kind != _UNIFORM:
-        return True
+def _check_bounds(tensor: Tensor, distribution: Distribution) -> None:
+    """Raise what the engine raises of bounds, before a key is drawn. Meta tensors may have any."""
     low, high, *_ = distribution.params
-    return bounds_fit(low, high, dtype)
-
-
-def _refuse_bounds(tensor: Tensor, distribution: Distribution) -> None:
-    """The engine raises it, before anything is drawn; but it sees no fake tensors. Meta ones may have any."""
-    if isinstance(tensor, FakeTensor):
-        low, high, *_ = distribution.params
+    if distribution.kind != _UNIFORM or is_compiling() or tensor.is_meta:
+        return
+    if not bounds_fit(low, high, tensor.dtype):
         raise ParameterError(
-            f"uniform_ expects bounds and a width that {tensor.dtype} can hold, but found from={low} and "
-            f"to={high}"
+            "uniform_ expects bounds that the tensor's dtype can hold, and their difference too, but for "
+            f"{tensor.dtype} found from={low} and to={high}"
         )
-    fill_one_(tensor, no_words(), distribution.kind, distribution.params)
 
 
 class _Drawn(threading.local):
@@ -163,7 +127,65 @@ class _Drawn(threading.local):
     def __init__(self) -> None:
         with torch.inference_mode(False):
             self.words = torch.empty(1, 2, dtype=torch.int64, device="cpu")
-        self.address = self.words.data_ptr()
 
 
 _drawn = _Drawn()
+
+
+def _words_for(
+    tensor: Tensor, shape: Sequence[int], generator: torch.Generator | None, key: Key | None
+) -> Tensor:
+    """Return the key's words, or the next of the generator: int64 [1, 2] on the CPU.
+
+    Args:
+        tensor: to be filled.
+        shape: of the logical tensor. Where it has no elements, and on the meta device, nothing is drawn, and
+            the words are zeros.
+        generator, key: as for uniform_.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: not a key, not a generator, both; a generator of another device.
+    """
+    if key is not None:
+        _check_key(generator, key)
+        return key.tensor()
+    if generator is not None:
+        check_generator(generator, tensor.device.type)
+    if tensor.is_meta or 0 in shape:
+        return torch.zeros(1, 2, dtype=torch.int64, device="cpu")
+    if not is_compiling():
+        check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
+    return draw(generator, tensor)
+
+
+def _check_key(generator: torch.Generator | None, key: Key) -> None:
+    if not isinstance(key, Key):
+        raise TypeError(f"key must be a convinit_ext.Key, not {type(key).__name__}")
+    if generator is not None:
+        raise ValueError("key= and generator= each say where the values come from; pass only one of them")
+
+
+def check_extras(
+    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
+) -> None:
+    """Raise what a fill would raise of key= and shard=, where there is nothing to fill."""
+    if key is not None:
+        _check_key(generator, key)
+    if shard is not None:
+        with torch.no_grad():
+            parts(tensor, shard)
+
+
+def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
+    """Hand a call to the tensor's own __torch_function__, and return what it makes of it.
+
+    Args:
+        function: the initialiser.
+        arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
+    """
+    defaults = {"key": None, "shard": None, "groups": 1}
+    given = {
+        name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]
+    }
+    result: Tensor = handle_torch_function(function, (given["tensor"],), **given)
+    return result

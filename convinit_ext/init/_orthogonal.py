@@ -9,10 +9,9 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import check_writable
+from convinit_ext._engine import check_tensor
 from convinit_ext.distributions import Normal
-from convinit_ext.init._fill import check_extras, fill_
-from convinit_ext.init._torch_function import override
+from convinit_ext.init._fill import check_extras, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
 
@@ -51,16 +50,11 @@ def orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
+        return override(orthogonal_, locals())
     if tensor.dim() < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
-    shape = logical_shape(tensor, shard)
-    if 0 in shape or tensor.is_meta:
-        check_extras(tensor, generator, key, shard)
-        return tensor
-    matrix = _orthogonal_matrix(tensor, shape[0], math.prod(shape[1:]), gain, generator, key, shard)
-    copy_whole_(tensor, matrix.reshape(shape), shard)
-    return tensor
+    rows, *columns = logical_shape(tensor, shard)
+    return _fill_with_matrix(tensor, rows, math.prod(columns), gain, generator, key, shard)
 
 
 def delta_orthogonal_(
@@ -92,38 +86,18 @@ def delta_orthogonal_(
     True
     """
     if has_torch_function_unary(tensor):
-        return override(delta_orthogonal_, tensor, gain=gain, generator=generator, key=key, shard=shard)
+        return override(delta_orthogonal_, locals())
     if tensor.dim() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    shape = logical_shape(tensor, shard)
-    num_out, num_in, *kernel = shape
+    num_out, num_in, *_ = logical_shape(tensor, shard)
     if num_in > num_out:
         raise ValueError(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
-    if 0 in shape or tensor.is_meta:
-        check_extras(tensor, generator, key, shard)
-        return tensor
-    matrix = _orthogonal_matrix(tensor, num_out, num_in, gain, generator, key, shard)
-    centre: tuple[slice | int, ...] = (slice(None), slice(None), *((size - 1) // 2 for size in kernel))
-    with torch.no_grad():
-        whole = matrix.new_zeros(shape)
-        whole[centre] = matrix
-        copy_whole_(tensor, whole, shard)
-    return tensor
+    return _fill_with_matrix(tensor, num_out, num_in, gain, generator, key, shard)
 
 
-def _check_gain(gain: float, dtype: torch.dtype) -> None:
-    """Raises what multiplying by it would raise after the key was drawn."""
-    if isinstance(gain, float | int | Tensor):
-        return
-    try:
-        torch.empty(0, dtype=dtype, device="cpu").mul_(gain)
-    except TypeError as error:
-        raise TypeError(f"gain must be a number, not {gain!r}") from error
-
-
-def _orthogonal_matrix(
+def _fill_with_matrix(
     tensor: Tensor,
     rows: int,
     cols: int,
@@ -132,25 +106,51 @@ def _orthogonal_matrix(
     key: Key | None,
     shard: Shard | None,
 ) -> Tensor:
-    """On the CPU, of the tensor's dtype; its rows or columns, whichever are fewer, are orthonormal: Haar. All
-    times the gain.
-    """
+    """Fill with an orthogonal matrix of this shape times the gain: with all of it, or if the tensor has more
+    elements with it at the centre of the kernel dimensions, and zeros elsewhere."""
+    shape = logical_shape(tensor, shard)
+    if 0 in shape or tensor.is_meta:
+        check_extras(tensor, generator, key, shard)
+        return tensor
+    _check(tensor, gain, shard)
+    with torch.no_grad():
+        matrix = _haar_matrix(fill_(local_of(tensor).new_empty((rows, cols)), Normal(), generator, key).cpu())
+        matrix.mul_(gain)
+        if rows * cols == math.prod(shape):
+            whole = matrix.reshape(shape)
+        else:
+            whole = matrix.new_zeros(shape)
+            centre: list[slice | int] = [slice(None), slice(None), *((size - 1) // 2 for size in shape[2:])]
+            whole[tuple(centre)] = matrix
+        copy_whole_(tensor, whole, shard)
+    return tensor
+
+
+def _check(tensor: Tensor, gain: float, shard: Shard | None) -> None:
+    """Raise what is wrong before a key is drawn."""
     if tensor.dtype not in (torch.float32, torch.float64):
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
         )
-    _check_gain(gain, tensor.dtype)
+    if not isinstance(gain, float | int | Tensor):
+        try:
+            torch.empty(0, dtype=tensor.dtype, device="cpu").mul_(gain)
+        except TypeError as error:
+            raise TypeError(f"gain must be a number, not {gain!r}") from error
     with torch.no_grad():
-        parts(tensor, shard)  # raises what is wrong with them before a key is drawn
+        parts(tensor, shard)
     local = local_of(tensor)
-    check_writable(local)
+    check_tensor(local)
     if not is_compiling():
         check_not_capturing(local.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
-    with torch.no_grad():
-        matrix = fill_(local.new_empty((rows, cols)), Normal(), generator, key).cpu()
-        tall = matrix.t() if rows < cols else matrix
-        q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
-        return (q.t() if rows < cols else q).mul_(gain)
+
+
+def _haar_matrix(normals: Tensor) -> Tensor:
+    """Return a matrix whose rows or columns, whichever are fewer, are orthonormal, uniform over all such."""
+    rows, cols = normals.shape
+    tall = normals.t() if rows < cols else normals
+    q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
+    return q.t() if rows < cols else q
 
 
 def _orthonormal(matrix: Tensor) -> Tensor:

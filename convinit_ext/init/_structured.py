@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import init as _torch_init
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import Box, UnsupportedTensorError, check_writable, increment_version
+from convinit_ext._engine import Box, UnsupportedTensorError, check_tensor, increment_version
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.init._fill import check_extras, fill_
-from convinit_ext.init._torch_function import override
+from convinit_ext.init._fill import check_extras, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.sharding import Part, Shard, is_dtensor, local_of, logical_shape, parts
 
@@ -67,15 +66,12 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
         return _torch_init.dirac_(tensor, groups)
     if tensor.ndimension() not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    _check_groups(logical_shape(tensor, shard)[0], groups)
-    return _ones_on_diagonals(tensor, groups, shard)
-
-
-def _check_groups(num_rows: int, groups: int) -> None:
     if not isinstance(groups, int):
         raise TypeError(f"groups must be an int, not {groups!r}")
+    num_rows = logical_shape(tensor, shard)[0]
     if groups < 1 or num_rows % groups:
         raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
+    return _ones_on_diagonals(tensor, groups, shard)
 
 
 def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
@@ -98,10 +94,8 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     (4.0, 1.0)
     """
     gain = float(gain)
-    if not tensor.is_meta:
-        check_writable(local_of(tensor))
-    if tensor.dtype in _FLOAT8:
-        raise UnsupportedTensorError(f"identity_ cannot fill {tensor.dtype}; accepted are wider types")
+    check_tensor(local_of(tensor))
+    _check_wide(tensor, "identity_")
     if tensor.dim() == 2 and groups == 1:
         eye_(tensor, shard=shard)
     else:
@@ -110,13 +104,18 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
         return tensor.mul_(gain)
 
 
+def _check_wide(tensor: Tensor, name: str) -> None:
+    if tensor.dtype in _FLOAT8:
+        raise UnsupportedTensorError(f"{name} cannot fill {tensor.dtype}; accepted are wider types")
+
+
 def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tensor:
     """Zeros, and a one for output r, input r modulo the outputs of a group, at the kernel's centre."""
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)
         local = local_of(tensor)
-        check_writable(local)
+        check_tensor(local)
         local.zero_()
         for part in found:
             _set_ones(part, shape, groups)
@@ -174,16 +173,13 @@ def sparse_(
     tensor([1, 1, 1, 1, 1])
     """
     if has_torch_function_unary(tensor):
-        return override(
-            sparse_, tensor, sparsity=sparsity, std=std, generator=generator, key=key, shard=shard
-        )
+        return override(sparse_, locals())
     if tensor.dim() != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     if tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
-    if tensor.dtype in _FLOAT8:
-        raise UnsupportedTensorError(f"sparse_ cannot fill {tensor.dtype}; accepted are wider types")
+    _check_wide(tensor, "sparse_")
     shape = logical_shape(tensor, shard)
     with torch.no_grad():
         found = parts(tensor, shard)

@@ -8,7 +8,7 @@ from convinit_ext.model._options import AnyRecipe, Options, checked_device
 from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, table
-from convinit_ext.model._run import available_memory, in_steps, progress_bar
+from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
 from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, slabs
@@ -39,7 +39,6 @@ __all__ = [
     "init_model_",
     "make_plan",
     "plan_model",
-    "progress_bar",
     "saved_tensors",
     "shape_text",
     "shortened",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import init
-from convinit_ext._engine import SUPPORTED_DTYPES, check_places
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
@@ -199,7 +199,7 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
                 check_range(start, dtype, about)
             _check_fits(tensor, start, dtype, about)
         if not (tensor.is_meta or dtype != tensor.dtype) and walk.has_memory(tensor):
-            check_places(local_of(tensor))
+            check_tensor(local_of(tensor), "write")
             if tensor.is_neg() and not isinstance(start, Tensor | Constant | Orthogonal):
                 raise ValueError(
                     "cannot draw values for a view that shows its memory negated (is_neg()); accepted is its "

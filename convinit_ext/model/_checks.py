@@ -7,28 +7,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from convinit_ext._engine import (
-    UnsupportedTensorError,
-    check_readable,
-    check_supported,
-    check_writable,
-    in_fake_mode,
-    is_surely_writable,
-)
+from convinit_ext._engine import UnsupportedTensorError, check_dtype, check_tensor, in_fake_mode, is_plain
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.sharding import boxes
+from convinit_ext.sharding import FsdpState, fsdp_state, is_dtensor, local_of, parts
 
 
 def check_parameters(held: Iterable[NamedTensor], reading: bool) -> None:
-    """That every parameter is a plain floating-point tensor on a device that can be filled, or read.
+    """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
     Raises:
         UnsupportedTensorError, RuntimeError, TypeError: one that is not; it is named.
     """
     for each in held:
-        if is_surely_writable(each.tensor):
+        if is_plain(each.tensor) and each.tensor.is_contiguous():
             continue
         try:
             _check(each.tensor, reading)
@@ -37,24 +30,22 @@ def check_parameters(held: Iterable[NamedTensor], reading: bool) -> None:
 
 
 def _check(tensor: Tensor, reading: bool) -> None:
-    if boxes.is_dtensor(tensor):
-        boxes.parts(tensor)  # raises what is wrong with its placements
-        tensor = boxes.local_of(tensor)
-    do = "verify" if reading else "fill"
-    if is_traceable_wrapper_subclass(tensor):
-        raise UnsupportedTensorError(f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor")
+    if is_dtensor(tensor):
+        parts(tensor)  # raises what is wrong with its placements
+        tensor = local_of(tensor)
     if reading:
-        check_readable(tensor, do)
+        if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
+            check_dtype(tensor.dtype, "verify")
+        else:
+            check_tensor(tensor, "verify")
         return
-    check_supported([tensor])
+    check_tensor(tensor)
     if tensor.is_neg():
         raise UnsupportedTensorError(
             "cannot fill a view that shows its memory negated (is_neg()); accepted is its resolve_neg()"
         )
     if isinstance(tensor, FakeTensor) and tensor.fake_mode not in _get_current_dispatch_mode_stack():
         raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
-    if not tensor.is_meta:
-        check_writable(tensor)
 
 
 def check_not_faked(held: Iterable[NamedTensor]) -> None:
@@ -66,7 +57,7 @@ def check_not_faked(held: Iterable[NamedTensor]) -> None:
     if not in_fake_mode():
         return
     for each in held:
-        if not isinstance(boxes.local_of(each.tensor), FakeTensor):
+        if not isinstance(local_of(each.tensor), FakeTensor):
             raise UnsupportedTensorError(
                 f"{each.path!r}: cannot fill it inside FakeTensorMode; accepted there are fake tensors alone"
             )
@@ -79,13 +70,13 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
         ValueError: a module with such parameters; it is named.
     """
     for node in nodes:
-        state = boxes.fsdp_state(node.module)
-        if state is boxes.FsdpState.GATHERED:
+        state = fsdp_state(node.module)
+        if state is FsdpState.GATHERED:
             raise ValueError(
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "
                 "drop what is filled; call its reshard() first"
             )
-        if state is boxes.FsdpState.RUN and dtype is not None:
+        if state is FsdpState.RUN and dtype is not None:
             raise ValueError(
                 f"module {node.path!r} has run under FSDP2, which keeps its dtypes; pass dtype= before the "
                 "first forward pass"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from convinit_ext._engine import progress_bar
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
@@ -51,18 +51,6 @@ def _write(seed: int, filled: _Filled, progress: bool) -> None:
     others = [each for each in filled if not isinstance(each[0].values, Drawn | None)]
     for row, memory in sorted(others, key=lambda each: isinstance(each[0].values, Norm)):
         row.write_(seed, memory)
-
-
-@contextmanager
-def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar of so many bytes; yield what moves it. There is none without a total."""
-    if total is None:
-        yield lambda num_bytes: None
-        return
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc=description) as bar:
-        yield bar.update
 
 
 def in_steps(items: Sequence[_Item], sizes: Sequence[int], step: int) -> Iterator[tuple[list[_Item], int]]:

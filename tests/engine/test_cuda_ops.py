@@ -20,8 +20,8 @@ from test_layers import CSRC, CXX
 from test_layouts import LAYOUTS
 from test_values import SHIFTED
 
+from convinit_ext._engine import _checks as checks
 from convinit_ext._engine import _ops as ops
-from convinit_ext._engine import _supported as supported
 
 pytestmark = [
     pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
@@ -441,7 +441,7 @@ def on_several_devices(monkeypatch, name: str) -> list[set[str]]:
         calls.append({str(each.device) for each in placed})
         return inner([each.tensor for each in placed], *others)
 
-    monkeypatch.setattr(supported, "HAS_CUDA", True)
+    monkeypatch.setattr(checks, "HAS_CUDA", True)
     monkeypatch.setattr(ops, name, on_one_device)
     return calls
 
@@ -466,5 +466,5 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch,
         read(placed, *others, boxes[:3])
     with pytest.raises(RuntimeError, match="invalid"):
         ops.digest(placed, keys[:5])
-    with pytest.raises(supported.UnsupportedTensorError, match="cannot compare a tensor on meta"):
+    with pytest.raises(checks.UnsupportedTensorError, match="cannot compare a tensor on meta"):
         ops.differences([placed[0], Placed(tensors[1], "meta")], keys[:2], kinds[:2])

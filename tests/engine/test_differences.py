@@ -7,7 +7,7 @@ import torch
 from filling import DTYPES, key_tensor
 from reference import layer_key, reference
 
-from convinit_ext._engine._differences import (
+from convinit_ext._engine._compare import (
     cut,
     element,
     from_fills,

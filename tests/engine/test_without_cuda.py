@@ -12,11 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, init, init_model_, keys
 from convinit_ext.__main__ import main
+from convinit_ext._engine import UnsupportedTensorError
+from convinit_ext._engine import _checks as checks
 from convinit_ext._engine import _ops as ops
-from convinit_ext._engine import _supported as supported
-from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.init import _fill as fill
-from convinit_ext.init import _words as words
 from convinit_ext.model import _options as options
 
 no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
@@ -30,7 +29,7 @@ def fake_cuda_tensor(monkeypatch):
     def drawn(*_: object) -> None:
         raise AssertionError("a key was drawn")
 
-    monkeypatch.setattr(words, "draw", drawn)
+    monkeypatch.setattr(fill, "draw", drawn)
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield torch.empty(4, 3, device="cuda:0")
 
@@ -122,7 +121,7 @@ def capturing(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: current[0])
     monkeypatch.setattr(torch.cuda, "device", on)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: current[0] == 0)
-    for module in (fill, words, supported):
+    for module in (checks,):
         monkeypatch.setattr(module, "HAS_CUDA", True)
 
 

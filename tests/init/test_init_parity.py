@@ -197,13 +197,6 @@ def test_misuse_raises_what_it_raises_in_torch(misuse):
         assert str(ours.value) == str(theirs.value)
 
 
-def test_overlapping_memory_in_torch_s_words():
-    with pytest.raises(
-        RuntimeError, match="more than one element of the written-to tensor refers to a single"
-    ):
-        init.normal_(torch.zeros(3).expand(2, 3))
-
-
 # Warnings: category, words, and the line of the caller
 
 
@@ -227,14 +220,16 @@ def test_zero_elements_without_a_warning(name):
     assert weight._version == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("bounds", [(3.0, 4.0), (-9.0, -2.5)])
-def test_truncation_far_from_the_mean_is_warned_of_but_right(bounds):
-    weight = torch.empty(1000)
+def test_truncation_far_from_the_mean_is_warned_of_but_right(bounds, dtype):
+    weight = torch.empty(1000, dtype=dtype)
     words = "mean is more than 2 std from \\[a, b\\] in nn.init.trunc_normal_."
     with pytest.warns(UserWarning, match=words) as caught:
         init.trunc_normal_(weight, 0.0, 1.0, *bounds)
     assert caught[0].filename == __file__
     assert "incorrect" not in str(caught[0].message)
+    assert bounds[0] <= weight.min() <= weight.max() <= bounds[1]
     assert stats.kstest(weight.double().numpy(), "truncnorm", args=bounds).pvalue > 1e-4
 
 
@@ -254,12 +249,10 @@ def test_deprecated_names(name):
         texts.append(str(caught[0].message))
     assert texts[0] == texts[1]
     assert getattr(init, name).__name__ == name
-
-
-def test_a_deprecated_name_passes_arguments_on():
-    with pytest.warns(FutureWarning):
-        old = init.kaiming_normal(torch.empty(4, 3), 0.1, mode="fan_out", key=KEY)
-    assert torch.equal(old, init.kaiming_normal_(torch.empty(4, 3), 0.1, "fan_out", key=KEY))
+    if name == "kaiming_normal":
+        with pytest.warns(FutureWarning):
+            old = init.kaiming_normal(torch.empty(4, 3), 0.1, mode="fan_out", key=KEY)
+        assert torch.equal(old, init.kaiming_normal_(torch.empty(4, 3), 0.1, "fan_out", key=KEY))
 
 
 # Overrides
@@ -390,28 +383,6 @@ def test_the_basic_distributions(shape, dtype):
     assert is_distributed(init.trunc_normal_(weight, 1.0, 2.0, 0.0, 4.0), "truncnorm", (-0.5, 1.5, 1.0, 2.0))
 
 
-@pytest.mark.parametrize("shape", [(20, 25), (20, 21, 3, 4)])
-@pytest.mark.parametrize("gain", [1.0, 0.3])
-def test_xavier_distributions(shape, gain):
-    receptive_field = math.prod(shape[2:])
-    std = gain * math.sqrt(2.0 / ((shape[0] + shape[1]) * receptive_field))
-    bound = std * math.sqrt(3)
-    assert is_distributed(init.xavier_normal_(torch.empty(shape), gain), "norm", (0, std))
-    assert is_distributed(init.xavier_uniform_(torch.empty(shape), gain), "uniform", (-bound, 2 * bound))
-
-
-@pytest.mark.parametrize("shape", [(20, 25), (20, 21, 3, 4)])
-@pytest.mark.parametrize("slope", [0, 0.7])
-@pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
-def test_kaiming_distributions(shape, slope, mode):
-    fan = math.prod(shape[2:]) * shape[1 if mode == "fan_in" else 0]
-    std = math.sqrt(2.0 / ((1 + slope**2) * fan))
-    bound = std * math.sqrt(3)
-    assert is_distributed(init.kaiming_normal_(torch.empty(shape), slope, mode), "norm", (0, std))
-    uniform = init.kaiming_uniform_(torch.empty(shape), slope, mode)
-    assert is_distributed(uniform, "uniform", (-bound, 2 * bound))
-
-
 # Truncated normals in every dtype: within bounds, not piled up at them, and fine-grained
 
 
@@ -428,21 +399,6 @@ def test_truncated_normals_are_fine_grained(dtype, num_distinct):
     assert is_distributed(weight, "truncnorm", (-2, 2))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("std", [0.1, 0.02])
-def test_no_truncated_normal_is_at_a_distant_bound(dtype, std):
-    weight = init.trunc_normal_(torch.empty(100_000, dtype=dtype), std=std)
-    assert weight.abs().max() < 6 * std, "1000-sigma outliers were PyTorch's issues 145498 and 155588"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
-def test_truncation_to_one_tail(dtype):
-    weight = init.trunc_normal_(torch.empty(10_000, dtype=dtype), a=2.0, b=3.0)
-    assert weight.min() >= 2
-    assert weight.max() <= 3
-    assert is_distributed(weight, "truncnorm", (2, 3))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(50,), (33, 47), (5, 6, 7, 8)])
 def test_truncated_normals_within_rounded_bounds(dtype, shape):
@@ -457,15 +413,11 @@ def test_truncated_normals_within_rounded_bounds(dtype, shape):
 # What is not random
 
 
-@pytest.mark.parametrize("shape", [(3,), (4, 5), (2, 3, 4, 5)])
-def test_constants(shape):
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3)])
+def test_constants_and_eye(shape):
     assert torch.equal(init.constant_(torch.empty(shape), 1.5), torch.full(shape, 1.5))
     assert torch.equal(init.ones_(torch.empty(shape)), torch.ones(shape))
     assert torch.equal(init.zeros_(torch.empty(shape)), torch.zeros(shape))
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (5, 3)])
-def test_eye(shape):
     assert torch.equal(init.eye_(torch.empty(shape)), torch.eye(*shape))
 
 
@@ -481,21 +433,3 @@ def test_dirac_passes_each_group_s_inputs_on(num_kernel_dims, groups):
     for channels in output.chunk(groups, dim=1):
         assert torch.equal(channels[:, :2], inner)
         assert channels[:, 2:].count_nonzero() == 0
-
-
-# Orthogonal and sparse
-
-
-@pytest.mark.parametrize("shape", [(3, 4), (4, 3), (20, 2, 3, 4), (2, 3, 4, 5)])
-@pytest.mark.parametrize("gain", [1.0, 0.3])
-def test_orthogonal_rows_or_columns(shape, gain):
-    matrix = init.orthogonal_(torch.empty(shape), gain).flatten(1)
-    matrix = matrix if matrix.size(0) <= matrix.size(1) else matrix.T
-    torch.testing.assert_close(matrix @ matrix.T, gain**2 * torch.eye(matrix.size(0)), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("std", [0.01, 0.2])
-def test_sparse_columns(std):
-    weight = init.sparse_(torch.empty(33, 31), 0.15, std)
-    assert torch.equal((weight == 0).sum(dim=0), torch.full((31,), math.ceil(0.15 * 33)))
-    assert is_distributed(weight[weight != 0], "norm", (0, std))

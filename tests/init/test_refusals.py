@@ -42,29 +42,25 @@ def test_bounds_that_a_dtype_cannot_hold_draw_nothing(size):
         assert not tensor.float().any()
 
 
-@pytest.mark.usefixtures("untouched_generator")
-def test_elements_that_overlap_draw_nothing():
-    tensor = torch.zeros(20).as_strided((4, 4), (2, 3))
-    with pytest.raises(RuntimeError, match="single memory location"):
-        init.normal_(tensor)
-    assert not tensor.any()
-
-
-def test_strides_that_only_look_as_if_they_overlapped_are_filled():
-    tensor = torch.zeros(20).as_strided((2, 3), (3, 4))
-    init.normal_(tensor)
-    assert tensor.count_nonzero() == 6
-
-
 def inference_tensor(*shape):
     with torch.inference_mode():
         return torch.zeros(shape)
 
 
-def without_memory(*shape):
-    tensor = torch.zeros(shape)
+def freed(*shape: int) -> torch.Tensor:
+    tensor = torch.ones(shape)
     tensor.untyped_storage().resize_(0)
     return tensor
+
+
+def negated(*shape, dtype=torch.complex64):
+    return torch.ones(shape, dtype=dtype).conj().imag
+
+
+def test_strides_that_only_look_as_if_they_overlapped_are_filled():
+    assert init.normal_(torch.zeros(20).as_strided((2, 3), (3, 4))).count_nonzero() == 6
+    with pytest.raises(RuntimeError, match="single memory location"):
+        init.normal_(torch.zeros(20).as_strided((4, 4), (2, 3)))
 
 
 @pytest.mark.usefixtures("untouched_generator")
@@ -76,7 +72,7 @@ def test_tensors_that_cannot_be_written_draw_nothing(function, size):
     with pytest.raises(RuntimeError, match="inference tensor outside InferenceMode"):
         function(inference_tensor(size, 2))
     with pytest.raises(RuntimeError, match="holds no memory"):
-        function(without_memory(size, 2))
+        function(freed(size, 2))
 
 
 @pytest.mark.usefixtures("untouched_generator")
@@ -88,10 +84,6 @@ def test_a_gain_that_is_no_number_draws_nothing(function, gain):
     with pytest.raises((TypeError, RuntimeError), match=said):
         function(tensor, gain)
     assert not tensor.any()
-
-
-def negated(*shape, dtype=torch.complex64):
-    return torch.ones(shape, dtype=dtype).conj().imag
 
 
 @pytest.mark.parametrize("shape", [(1,), (4, 3)])
@@ -214,12 +206,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # PyTorch warns of both kinds
     QUANTISED = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
     NESTED = torch.nested.nested_tensor([torch.ones(1)] * 3)
-
-
-def freed(*shape: int) -> torch.Tensor:
-    tensor = torch.ones(shape)
-    tensor.untyped_storage().resize_(0)
-    return tensor
 
 
 def fake(*shape: int) -> torch.Tensor:

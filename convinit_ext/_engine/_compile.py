@@ -1,13 +1,18 @@
-"""Functions that torch.compile leaves as they are: their work is on names, files and memory."""
+"""What torch.compile knows of this library: functions that it leaves as they are, and the ops on tensors that
+have no values."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+
+from convinit_ext._engine._checks import check_kind
+from convinit_ext._engine._ops import NUM_SUMS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,3 +49,27 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     marks._torchdynamo_disable = True
     marks._torchdynamo_disable_msg = reason
     return call
+
+
+def _fake_fill(tensors: Sequence[Tensor], *_: object) -> None:
+    for tensor in tensors:
+        check_kind(tensor)
+
+
+def _fake_fill_one(tensor: Tensor, *_: object) -> None:
+    check_kind(tensor)
+
+
+def _fake_digest(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor:
+    return (tensors[0] if tensors else keys).new_empty((len(tensors), NUM_SUMS), dtype=torch.int64)
+
+
+def _fake_compare(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor:
+    return (tensors[0] if tensors else keys).new_empty((len(tensors), 2), dtype=torch.int64)
+
+
+torch.library.register_fake("convinit_ext::fill_", _fake_fill)
+torch.library.register_fake("convinit_ext::fill_one_", _fake_fill_one)
+torch.library.register_fake("convinit_ext::fill_part_", _fake_fill_one)
+torch.library.register_fake("convinit_ext::digest", _fake_digest)
+torch.library.register_fake("convinit_ext::compare", _fake_compare)

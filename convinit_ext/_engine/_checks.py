@@ -1,0 +1,210 @@
+"""Can this tensor be filled, or read, and how fast: the one place that answers.
+
+`check_tensor` raises what is wrong. `is_plain` is the quick yes for the tensors of most models.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch._C import (
+    _are_functorch_transforms_active,
+    _get_tracing_state,
+    _has_storage,
+    _len_torch_dispatch_stack,
+)
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.compiler import is_compiling
+from torch.nn import Parameter
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_traceable_wrapper_subclass
+
+from convinit_ext._engine._load import _C
+
+# Their numbers are those of DType in csrc/core/task.h.
+SUPPORTED_DTYPES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.float8_e4m3fn: 4,
+    torch.float8_e5m2: 5,
+}
+LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
+HAS_CUDA = _C.build_info()["cuda"] != "not built"
+PLAIN = (Tensor, Parameter)
+NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
+_FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
+STRIDED = torch.strided
+_READS = ("verify", "digest")
+
+
+class UnsupportedTensorError(NotImplementedError, TypeError):
+    """A tensor of a dtype, layout or device that cannot be filled, or read.
+
+    Both a TypeError and the NotImplementedError that PyTorch raises for it.
+    """
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
+
+    After a yes `check_tensor` raises nothing, whatever it is to do, if the tensor is also contiguous
+    (otherwise its elements may overlap); there are elements; and no mode, transform, trace or compiler is
+    active that would have to see what PyTorch's dispatcher sees.
+    """
+    return (
+        not is_compiling()
+        and type(tensor) in PLAIN
+        and tensor.dtype in SUPPORTED_DTYPES
+        and tensor.layout is STRIDED
+        and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
+        and not _len_torch_dispatch_stack()
+        and not _are_functorch_transforms_active()
+        and _get_tracing_state() is None
+        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
+        and tensor.data_ptr() != 0
+    )
+
+
+def check_tensor(tensor: Tensor, do: str = "fill") -> None:
+    """Raise what keeps a tensor from being filled or read. Compiled code has no memory to look at: it passes.
+
+    Args:
+        tensor: of any kind; of a DTensor the local part.
+        do: what is to be done, which the error repeats:
+            "fill", write a distribution's values: accepted are the supported dtypes, on the CPU, on CUDA, and
+            on the meta device, where there is nothing to do;
+            "write", write any values by PyTorch's own operations: any dtype on any device;
+            "verify", compare with a distribution's values: as "fill", but on the meta device;
+            "digest", read the bytes: any dtype of whole bytes on the CPU and on CUDA.
+
+    Raises:
+        UnsupportedTensorError: a wrapper of other tensors, a layout, dtype or device that is not accepted.
+        RuntimeError: no memory; where it is written, an inference tensor outside inference mode, or elements
+            that overlap.
+        ValueError: where it is read, a meta or fake tensor, which has no values.
+    """
+    if is_compiling():
+        return
+    if do not in _READS:
+        check_inference(tensor)
+    check_kind(tensor, do)
+    if tensor.is_meta:
+        return
+    if do in _READS and isinstance(tensor, FakeTensor):
+        raise ValueError(f"cannot {do} a fake tensor: it has no values")
+    if _has_storage(tensor) and not tensor.untyped_storage().size() and tensor.numel():
+        raise RuntimeError(NO_MEMORY)
+    if do not in _READS and not tensor.is_contiguous() and _overlaps_itself(tensor):
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+            "location. Please clone() the tensor before performing the operation."
+        )
+
+
+def check_kind(tensor: Tensor, do: str = "fill") -> None:
+    """Raise what `check_tensor` raises of a tensor's kind; looks at no memory: a compiler may call it."""
+    if is_traceable_wrapper_subclass(tensor):
+        raise UnsupportedTensorError(
+            f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
+        )
+    if tensor.layout is not STRIDED:
+        raise UnsupportedTensorError(
+            f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
+        )
+    if tensor.is_nested:
+        raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
+    if do in ("fill", "verify"):
+        check_dtype(tensor.dtype, do)
+    elif do == "digest" and tensor.is_quantized:
+        raise UnsupportedTensorError(
+            f"cannot digest a tensor of dtype {tensor.dtype}; accepted are dtypes of whole bytes"
+        )
+    if tensor.is_meta:
+        if do in _READS:
+            raise ValueError(f"cannot {do} a tensor on the meta device: it has no values")
+    elif do != "write":
+        _check_device(tensor, do)
+
+
+def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:
+    """Raise UnsupportedTensorError for a dtype that no distribution's values are made in."""
+    if dtype not in SUPPORTED_DTYPES:
+        raise UnsupportedTensorError(f"cannot {do} a tensor of dtype {dtype}; accepted are {_FLOAT_NAMES}")
+
+
+def _check_device(tensor: Tensor, do: str) -> None:
+    if tensor.device.type in (("cpu", "cuda") if HAS_CUDA else ("cpu",)):
+        return
+    accepted = (
+        "this build has no CUDA; build it with: CONVINIT_CUDA=1 pip install --no-build-isolation ."
+        if tensor.is_cuda
+        else "accepted are CPU and CUDA tensors"
+    )
+    raise UnsupportedTensorError(f"cannot {do} a tensor on {tensor.device}; {accepted}")
+
+
+def check_inference(tensor: Tensor) -> None:
+    """Raise PyTorch's RuntimeError for a write to an inference tensor outside inference mode."""
+    if is_compiling():  # a compiler knows no is_inference
+        return
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. "
+            "You can make a clone to get a normal tensor before filling it."
+        )
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    known = torch._debug_has_internal_overlap(tensor)  # 1: surely, 0: surely not, 2: nobody knows
+    if known < 2:
+        return bool(known)
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < extent:
+            return _places_overlap(tensor)
+        extent += (size - 1) * stride
+    return False
+
+
+def _places_overlap(tensor: Tensor) -> bool:
+    """Return whether two elements have one place, by counting the places of all of them."""
+    places = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
+        along = [1] * tensor.dim()
+        along[dim] = size
+        places += (torch.arange(size, device="cpu") * stride).view(along)
+    ordered = places.flatten().sort().values
+    return bool((ordered[1:] == ordered[:-1]).any())
+
+
+def in_fake_mode() -> bool:
+    """Return whether operations only pretend, those on tensors with memory too."""
+    return any(isinstance(mode, FakeTensorMode) for mode in _get_current_dispatch_mode_stack())
+
+
+def check_not_in_fake_mode(do: str) -> None:
+    """
+    Raises:
+        RuntimeError: inside a FakeTensorMode.
+    """
+    if in_fake_mode():
+        raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
+
+
+def check_constant(dtype: torch.dtype, value: float) -> None:
+    """Raise a RuntimeError for a constant beyond a dtype, as Tensor.fill_ does. (The engine rounds it.)"""
+    largest = LARGEST.get(dtype, math.inf)
+    if abs(value) > largest:
+        raise RuntimeError(
+            f"a tensor of dtype {dtype} cannot hold the constant {value:.6g}; its largest number is "
+            f"{largest:.6g}"
+        )
+
+
+def bounds_fit(low: float, high: float, dtype: torch.dtype) -> bool:
+    """Return whether a dtype holds a uniform's bounds and, of PyTorch's own types, their difference."""
+    largest = LARGEST.get(dtype, math.inf)
+    return -low <= largest and high <= largest and (high - low <= largest or dtype.itemsize == 1)

@@ -1,0 +1,59 @@
+"""What a user reads: the beginning of a long text, the first of many names, a bar that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+_LONG = 200  # characters that are shown of a value
+_LONG_ERROR = 500  # of another error, which may list what is accepted
+_MANY = 8  # names that are listed
+
+
+def excerpt(value: object) -> str:
+    """Return repr() of a value; of a long one the beginning.
+
+    >>> excerpt("weight"), len(excerpt("w" * 1000))
+    ("'weight'", 205)
+    """
+    return repr(_cut(value, _LONG)) if isinstance(value, str) else _cut(repr(value), _LONG)
+
+
+def reason(error: Exception) -> str:
+    """Return what another error says; of a long text the beginning."""
+    return _cut(str(error), _LONG_ERROR)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names with commas between them; of many the first few.
+
+    >>> listed(["a", "b"]), listed(range(12))
+    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
+    """
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - _MANY} more" if len(texts) > _MANY else ""
+    return ", ".join(texts[:_MANY]) + more
+
+
+@contextmanager
+def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar that counts bytes, and yield the function that moves it by so many.
+
+    Args:
+        total: bytes of the whole; None shows no bar, and the function does nothing.
+        description: what stands before the bar.
+
+    >>> with progress_bar(None, "fill") as advance:
+    ...     advance(4)
+    """
+    if total is None:
+        yield lambda num_bytes: None
+        return
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=total, unit="B", unit_scale=True, desc=description) as bar:
+        yield bar.update
