@@ -26,9 +26,8 @@ from models import bundled_unet, convnextv2_huge, sdxl_unet
 from torch import Tensor, nn
 
 from convinit_ext import _C, Key, Shard, init, init_model_
-from convinit_ext.model._memory import available_memory
-from convinit_ext.recipes import TORCH, Recipe, Rule
-from convinit_ext.recipes._initialisers import ZEROS
+from convinit_ext.model import available_memory
+from convinit_ext.recipes import TORCH, ZEROS, Recipe, Rule
 
 LARGE = (1024, 1024, 3, 3)  # 9.4 M elements
 MATRIX = (3072, 3072)

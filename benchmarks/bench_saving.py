@@ -20,7 +20,7 @@ from measure import environment, seconds
 from torch import nn
 
 from convinit_ext import Normal, plan_model, save_model
-from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes import Rule
 
 RESULTS = Path(__file__).parent / "results" / "saving.json"
 RECIPE = [Rule(Normal(0.0, 0.02))]
@@ -32,7 +32,9 @@ NUM_BYTES = 2 * WIDTH * WIDTH * NUM_MATRICES
 SAVE_LLAMA = """
 import re, sys, torch
 from torch import nn
-from convinit_ext import destination, file_writer, save_model
+from convinit_ext import save_model
+from convinit_ext.checkpoint import _destination as destination
+from convinit_ext.checkpoint import _writer as file_writer
 
 width, hidden, num_layers = map(int, sys.argv[2:5])
 shapes = [(width, width), (width, 1024), (width, 1024), (width, width), (width, hidden), (width, hidden)]

@@ -21,9 +21,8 @@ from measure import Run, environment, in_turns
 from models import resnet50_layers
 from torch import nn
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model
-from convinit_ext.checkpoint import _verify as verify
-from convinit_ext.checkpoint._weights_file import blocks, open_weights
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, verify
+from convinit_ext.checkpoint import open_weights
 from convinit_ext.cli._unet import UNet
 from convinit_ext.recipes import Recipe, Rule
 
@@ -93,7 +92,7 @@ def row(name: str, model: nn.Module, taken: dict[str, float]) -> dict[str, objec
 
 
 def from_file(repeats: int) -> dict[str, object]:
-    """A file that was just written: it is in memory, and `read` is the copy of its blocks alone."""
+    """A file that was just written: it is in memory, and `read` is the copy of its tensors alone."""
     from safetensors.torch import save_file
 
     model = llama_shaped()
@@ -103,7 +102,7 @@ def from_file(repeats: int) -> dict[str, object]:
         save_file(model.state_dict(), path)
         plan = plan_model(model, SEED, "trunc_normal")
         runs: dict[str, Run] = {
-            "read": lambda: [None for each in open_weights(path).tensors.values() for _ in blocks(each)],
+            "read": lambda: [each.clone() for each in open_weights(path).tensors.values()],
             "fill": plan.run,
             "verify": lambda: verify(path, SEED, "trunc_normal", model=model),
         }

@@ -28,7 +28,7 @@ from torch import nn
 
 from convinit_ext import _C, Normal, Uniform, init, init_model_, keys, plan_model
 from convinit_ext._engine import _ops as ops
-from convinit_ext.model._planner import make_plan
+from convinit_ext.model import Drawn, Options, make_plan
 
 FUNCTIONS = {"uniform": "uniform_", "normal": "normal_", "truncated normal": "trunc_normal_"}
 SIZES = (2**20, 2**24, 2**28, 2**30)
@@ -224,9 +224,10 @@ def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
 
 def engine_call(model: nn.Module) -> Callable[[], None]:
     """The one call into the engine that init_model_ ends in, with everything that leads to it done."""
-    pieces = [(row.name, piece) for row in make_plan(model).rows for piece in row.pieces(row.tensor)]
-    words = keys.of_names(0, [name for name, _ in pieces])
-    tensors, distributions, boxes = zip(*(piece for _, piece in pieces), strict=True)
+    drawn = [row for row in make_plan(model, 0, Options()).rows if isinstance(row.values, Drawn)]
+    pieces = [piece for row in drawn for piece in row.values.pieces_of(row.tensor)]
+    names, tensors, distributions, boxes = zip(*pieces, strict=True)
+    words = keys.of_names(0, names)
     return lambda: ops.fill_(tensors, words, distributions, boxes if any(boxes) else None)
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, is_tr
 
 from convinit_ext._engine._load import _C
 
-# Their numbers are those of DType in csrc/core/fill_task.h.
+# Their numbers are those of DType in csrc/core/task.h.
 SUPPORTED_DTYPES = {
     torch.float32: 0,
     torch.float64: 1,

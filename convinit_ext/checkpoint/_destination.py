@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from convinit_ext.checkpoint._file_header import WeightsError
-from convinit_ext.checkpoint._shard_files import ShardFile
+from convinit_ext.checkpoint._layout import ShardFile
+from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.checkpoint._writer import sync_folder, temporary_of, write_bytes
 from convinit_ext.model import size_text
 

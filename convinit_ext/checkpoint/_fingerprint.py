@@ -23,9 +23,9 @@ from convinit_ext._engine import (
     digests,
     uncompiled,
 )
-from convinit_ext.checkpoint._weights_file import StoredTensor, blocks, open_weights
+from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
-from convinit_ext.sharding import Ranks, added_up, boxes
+from convinit_ext.sharding import Ranks, boxes
 
 _DEVICES = ("cpu", "cuda") if HAS_CUDA else ("cpu",)
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
@@ -42,7 +42,7 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     saved to have one fingerprint.
 
     Where DTensors are sharded, every rank of their mesh must call it: their sums are added up in one
-    all-reduce of 192 bytes. Otherwise nothing communicates.
+    all-reduce of 128 bytes. Otherwise nothing communicates.
 
     Args:
         target: a tensor of any shape; a module; a dict of tensors by name; the path of a .safetensors file,
@@ -53,8 +53,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         32 hexadecimal digits.
 
     Raises:
-        ValueError: tensors on the meta device, which have no values; two of one name; replicas of a DTensor
-            that are not equal; a file that is not what it should be (weights_file.WeightsError).
+        ValueError: tensors on the meta device, which have no values; two of one name; a file that is not
+            what it should be (WeightsError).
         UnsupportedTensorError: a tensor that is not dense, or on a device other than CPU and CUDA.
         RuntimeError: another rank cannot read what it holds, or holds nothing; memory that is not what the
             placements of a DTensor say.
@@ -71,12 +71,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
         return _of_named(name, target)
     if name:
         raise ValueError("name= is for one tensor: a model, a dict or a file has names of its own")
-    if isinstance(target, nn.Module | Mapping):
-        found = _Readable(target)
-        return digests.of_all(found.heads, found.ranks().total(found.sums))
-    stored = _stored(target)
-    heads = _headers(stored)
-    return digests.of_all(heads, added_up(_sums_of_stored(heads, stored)))
+    found = _Readable(target)
+    return digests.of_all(found.heads, found.ranks().total(found.sums))
 
 
 @uncompiled
@@ -84,20 +80,16 @@ def fingerprints(target: nn.Module | Mapping[str, Tensor] | str | PathLike[str])
     """The fingerprint of every tensor of a model, a dict or a file, by canonical name.
 
     Each is `fingerprint(tensor, name)`. The arguments and errors are those of fingerprint; of sharded models
-    one all-reduce adds up the sums of all tensors, 192 bytes each.
+    one all-reduce adds up the sums of all tensors, 64 bytes each.
 
     >>> model = nn.Linear(2, 2)
     >>> fingerprints(model)["bias"] == fingerprint(model.bias, "bias")
     True
     """
-    if isinstance(target, nn.Module | Mapping):
-        found = _Readable(target)
-        names, heads, rows = list(found.tensors), found.heads, found.ranks().each(found.sums)
-    else:
-        stored = _stored(target)
-        names, heads = list(stored), _headers(stored)
-        rows = _sums_of_stored(heads, stored)
-    return {name: digests.of_one(head, row) for name, head, row in zip(names, heads, rows, strict=True)}
+    found = _Readable(target)
+    rows = found.ranks().each(found.sums)
+    each = zip(found.tensors, found.heads, rows, strict=True)
+    return {name: digests.of_one(head, row) for name, head, row in each}
 
 
 def _of_named(name: str, tensor: Tensor) -> str:
@@ -108,18 +100,19 @@ def _of_named(name: str, tensor: Tensor) -> str:
 
 
 class _Readable:
-    """The tensors of a model or a dict that can be read; one that has several names comes once.
+    """The tensors of a model, a dict or a file that can be read; one that has several names comes once.
 
     Args:
-        target: the model, or tensors by name.
+        target: the model, tensors by name, or the path of files.
 
     Attributes:
         tensors: by canonical name, the first of those that it has.
         heads: what the digest knows of each.
     """
 
-    def __init__(self, target: nn.Module | Mapping[str, Tensor]) -> None:
-        given = target.state_dict(keep_vars=True) if isinstance(target, nn.Module) else target
+    def __init__(self, target: object) -> None:
+        self._weights: Weights | None = None
+        given = self._given(target)
         self.tensors: dict[str, Tensor] = {}
         self._distinct = walk.Distinct(detached=not isinstance(target, nn.Module))
         self._error: Exception | None = None  # for later: other ranks may wait for this one
@@ -129,6 +122,20 @@ class _Readable:
             except (RuntimeError, TypeError, ValueError) as error:
                 self._error = self._error or error
         self.heads = _headers(self.tensors)
+
+    def _given(self, target: object) -> Mapping[str, Tensor]:
+        if isinstance(target, nn.Module):
+            return target.state_dict(keep_vars=True)
+        if isinstance(target, Mapping):
+            return target
+        if not isinstance(target, str | PathLike):
+            raise TypeError(
+                f"cannot take a fingerprint of a {type(target).__name__}; accepted are a tensor, a module, a "
+                "dict of tensors by name, and the path of a safetensors file, index or folder"
+            )
+        check_not_in_fake_mode("take a fingerprint")
+        self._weights = open_weights(target)
+        return self._weights.tensors
 
     def _add(self, key: object, tensor: object) -> None:
         if not isinstance(key, str):
@@ -150,6 +157,8 @@ class _Readable:
         """Raises what is wrong with a tensor that cannot be read."""
         if self._error is not None:
             raise self._error
+        if self._weights is not None:
+            self._weights.check_sizes()
         return _sums(self.heads, self.tensors)
 
 
@@ -188,7 +197,7 @@ def _is_plain_memory(tensor: Tensor) -> bool:
     return tensor.is_cpu and tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
 
 
-def _headers(tensors: Mapping[str, Tensor] | Mapping[str, StoredTensor]) -> list[bytes]:
+def _headers(tensors: Mapping[str, Tensor]) -> list[bytes]:
     return [digests.header(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
 
 
@@ -221,28 +230,3 @@ def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | No
 def _as_stored(tensor: Tensor) -> Tensor:
     """The memory of a conjugate or negative view is not what it says."""
     return tensor.detach().resolve_conj().resolve_neg() if tensor.is_conj() or tensor.is_neg() else tensor
-
-
-def _stored(target: object) -> dict[str, StoredTensor]:
-    if not isinstance(target, str | PathLike):
-        raise TypeError(
-            f"cannot take a fingerprint of a {type(target).__name__}; accepted are a tensor, a module, a "
-            "dict of tensors by name, and the path of a safetensors file, index or folder"
-        )
-    found: dict[str, StoredTensor] = {}
-    for key, stored in open_weights(target).tensors.items():
-        name = walk.canonical(key)
-        if name in found:
-            raise ValueError(_TWICE.format(name, key))
-        found[name] = stored
-    return found
-
-
-def _sums_of_stored(heads: Sequence[bytes], stored: Mapping[str, StoredTensor]) -> Sums:
-    """Block by block: (n, 4)."""
-    check_not_in_fake_mode("take a fingerprint")
-    found = digests.no_sums(len(stored))
-    for row, (head, tensor) in enumerate(zip(heads, stored.values(), strict=True)):
-        for start, block in blocks(tensor):
-            found[row] += digests.sums_of([head], [block], [Box(start, (1,))])[0]
-    return found

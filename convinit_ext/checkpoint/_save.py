@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -16,12 +16,24 @@ from torch import nn
 from convinit_ext._engine import uncompiled
 from convinit_ext.checkpoint._destination import Destination
 from convinit_ext.checkpoint._hf_config import base_name, config_files
-from convinit_ext.checkpoint._shard_files import ShardFile, index_text, parsed_size, shard_files
-from convinit_ext.checkpoint._weights_file import FILE_SUFFIX, INDEX_SUFFIX
+from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
+from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, INDEX_SUFFIX
 from convinit_ext.checkpoint._writer import write_file
 from convinit_ext.keys import CONTRACT_VERSION
-from convinit_ext.model import Entry, Names, Plan, Report, Selectors, entries, make_plan, size_text
-from convinit_ext.recipes import RECIPES, Fan, Recipe, Rule, as_recipe
+from convinit_ext.model import (
+    AnyRecipe,
+    Names,
+    Options,
+    Plan,
+    Report,
+    SavedTensor,
+    Selectors,
+    make_plan,
+    progress_bar,
+    saved_tensors,
+    size_text,
+)
+from convinit_ext.recipes import RECIPES, Fan, Recipe, as_recipe
 from convinit_ext.sharding import gathered, place, together
 
 _SHARD_BYTES = 5 * 10**9  # as huggingface_hub and transformers split unless they are told
@@ -105,7 +117,7 @@ def save_model(
     model: nn.Module,
     path: str | PathLike[str],
     seed: int = 0,
-    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    recipe: AnyRecipe = "torch",
     dtype: torch.dtype | None = None,
     fan: Fan = "true",
     *,
@@ -158,7 +170,7 @@ def save_model(
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
-        plan = make_plan(model, seed, rules, None, dtype, fan, only, skip, names, persistent=True)
+        plan = make_plan(model, seed, Options(rules, dtype, fan, only, skip, names, persistent=True))
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 
     with torch.no_grad():
@@ -168,7 +180,7 @@ def save_model(
         done = gathered(together(lambda: destination.make_room(overwrite) if rank == 0 else set()))[0]
         owners = _owners([file for file in destination.files if file.name not in done], num_ranks)
         mine = [file for file in destination.files if owners.get(file.name) == rank]
-        together(lambda: _write(destination.folder, mine, progress and rank == 0))
+        together(lambda: _write(destination.folder, mine, plan.seed, progress and rank == 0))
         together(lambda: destination.finish() if rank == 0 else None)
     files = [
         SavedFile(each.name, each.num_bytes, each.name in done, owners.get(each.name, 0))
@@ -186,11 +198,11 @@ def _recipe_name(given: object, recipe: Recipe) -> str:
 
 
 def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int | None, recipe: str) -> Destination:
-    found = entries(model, plan)
+    found = saved_tensors(model, plan)
     metadata = {
         "contract": str(CONTRACT_VERSION),
         "format": "pt",  # transformers asks for it
-        "plan": _digest(found),
+        "plan": _digest(found, plan.seed),
         "recipe": recipe,
         "seed": str(plan.seed),
     }
@@ -205,7 +217,7 @@ def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int | None
     return Destination(path, base, files, config_files(model, dtype), index)
 
 
-def _check_fits(path: Path, found: list[Entry], max_bytes: int | None) -> None:
+def _check_fits(path: Path, found: list[SavedTensor], max_bytes: int | None) -> None:
     num_bytes = sum(each.num_bytes for each in found)
     if max_bytes is not None and num_bytes > max_bytes:
         raise ValueError(
@@ -214,11 +226,11 @@ def _check_fits(path: Path, found: list[Entry], max_bytes: int | None) -> None:
         )
 
 
-def _digest(found: list[Entry]) -> str:
+def _digest(found: list[SavedTensor], seed: int) -> str:
     """Of all that decides the files' values: a run knows its own files by it."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(str(seed).encode(), digest_size=16)
     for each in found:
-        digest.update(f"{each.name!r} {each.dtype} {each.shape} {each.content.text()}\n".encode())
+        digest.update(f"{each.name!r} {each.dtype} {each.shape} {each.values.text()}\n".encode())
     return digest.hexdigest()
 
 
@@ -245,14 +257,8 @@ def _owners(files: list[ShardFile], num_ranks: int) -> dict[str, int]:
     return owners
 
 
-def _write(folder: Path, files: list[ShardFile], progress: bool) -> None:
-    if not progress:
-        for file in files:
-            write_file(folder / file.name, file.num_bytes, file.write_)
-        return
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
+def _write(folder: Path, files: list[ShardFile], seed: int, progress: bool) -> None:
     total = sum(file.num_bytes for file in files)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="save_model") as bar:
+    with progress_bar(total if progress else None, "save_model") as advance:
         for file in files:
-            write_file(folder / file.name, file.num_bytes, file.write_, bar.update)
+            write_file(folder / file.name, file.num_bytes, functools.partial(file.blocks, seed), advance)

@@ -1,12 +1,10 @@
-"""How many elements of a tensor differ from what they should be, which is the first, and what it holds.
+"""How many elements of a tensor differ from what a row says, which is the first, and what it holds.
 
-Tensors in memory are compared where they are, those of a file as their blocks are read.
+What is drawn the engine compares where it is; other values are made region by region, beside the tensor.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,17 +12,29 @@ import torch
 from torch import Tensor
 
 from convinit_ext import keys
-from convinit_ext._engine import Box, differences, element, ops, same_bits, whole
-from convinit_ext.checkpoint._expected import Expected
-from convinit_ext.checkpoint._subjects import Subject
-from convinit_ext.checkpoint._weights_file import StoredTensor, blocks
-from convinit_ext.model import Piece, Row
-from convinit_ext.recipes import ZEROS
-from convinit_ext.sharding import boxes, is_dtensor
+from convinit_ext._engine import Box, differences, ops, row_major
+from convinit_ext.checkpoint._safetensors import Weights
+from convinit_ext.model import Drawn, Piece, Row, in_steps, progress_bar, slabs
+from convinit_ext.sharding import Part, local_of, parts
+
+_PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
+_SCRATCH_BYTES = 1 << 26  # of values that are made at a time
+
+
+class Subject(NamedTuple):
+    """A tensor that should hold a row's values; not always of its name: there are ties."""
+
+    name: str
+    row: Row
+    tensor: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return local_of(self.tensor).nbytes
 
 
 class Verdict(NamedTuple):
-    """Of a tensor or a part of it; the index is the row-major one in the logical tensor."""
+    """How many elements differ, the row-major index of the first in the logical tensor, and what it holds."""
 
     num_different: int = 0
     first: int | None = None
@@ -32,115 +42,101 @@ class Verdict(NamedTuple):
     expected: float | None = None
 
     @staticmethod
-    def total(parts: Iterable[Verdict]) -> Verdict:
-        """Of parts of one tensor."""
-        differing = [part for part in parts if part.first is not None]
+    def total(found: Iterable[Verdict]) -> Verdict:
+        """Put together those of regions of one tensor."""
+        differing = [each for each in found if each.first is not None]
         if not differing:
             return EQUAL
-        first = min(differing, key=lambda part: part.first or 0)
-        return first._replace(num_different=sum(part.num_different for part in differing))
+        first = min(differing, key=lambda each: each.first or 0)
+        return first._replace(num_different=sum(each.num_different for each in differing))
 
 
 EQUAL = Verdict()
 
 
-def of_pieces(seed: int, tensors: Sequence[tuple[str, Iterable[Piece]]]) -> list[Verdict]:
-    """Of each tensor, given as the name that makes its key and its pieces: one call into the engine."""
-    pieces: list[tuple[str, Piece]] = []
+def verdicts_of(
+    seed: int, subjects: Sequence[Subject], weights: Weights | None, progress: bool
+) -> list[Verdict]:
+    """Return the verdicts in the order of the subjects."""
+    found: dict[int, Verdict] = {}
+    drawn = [each for each in subjects if _is_drawn(each)]
+    others = [each for each in subjects if not _is_drawn(each)]
+    total = sum(subject.num_bytes for subject in subjects)
+    step = total // _PROGRESS_STEPS if progress else total
+    with progress_bar(total if progress else None, "verify") as advance:
+        for group, num_bytes in in_steps(drawn, [each.num_bytes for each in drawn], step):
+            if weights is not None:
+                weights.check_sizes()
+            found |= zip(map(id, group), _of_drawn(seed, group), strict=True)
+            advance(num_bytes)
+        for each in others:
+            if weights is not None:
+                weights.check_sizes()
+            found[id(each)] = Verdict.total(_of_made(seed, each))
+            advance(each.num_bytes)
+    return [found[id(subject)] for subject in subjects]
+
+
+def _is_drawn(subject: Subject) -> bool:
+    """Whether the engine compares it by itself, where it is."""
+    tensor = subject.tensor
+    return (
+        isinstance(subject.row.values, Drawn) and tensor.dtype in ops.SUPPORTED_DTYPES and not tensor.is_neg()
+    )
+
+
+def _of_drawn(seed: int, subjects: Iterable[Subject]) -> list[Verdict]:
+    """Compare them with what the engine would draw: by one call, and another for what differs."""
+    pieces: list[Piece] = []
     counts = []
-    for key, parts in tensors:
+    for _, row, tensor in subjects:
         before = len(pieces)
-        pieces += [(key, piece) for piece in parts]
+        assert isinstance(row.values, Drawn)
+        pieces += row.values.pieces_of(tensor)
         counts.append(len(pieces) - before)
-    verdicts = iter(_of_pieces(seed, pieces))
-    return [Verdict.total(itertools.islice(verdicts, count)) for count in counts]
-
-
-def of_other(seed: int, subject: Subject, expected: Expected) -> Verdict:
-    """Of one that is in a file, or whose values the engine does not compare by itself."""
-    row, found = subject.row, subject.found
-    if isinstance(found, Tensor):
-        return Verdict.total(_of_values(found, expected.values(row, found)))
-    if isinstance(row, Row) and row.derived is None:
-        return Verdict.total(_of_stored_pieces(seed, row, found))
-    like = torch.empty(found.shape, dtype=found.dtype, device="meta")
-    values = expected.values(row, like).reshape(-1)
-    return Verdict.total(
-        _of_part(block, values[start : start + len(block)], Box(start, (1,)))
-        for start, block in blocks(found)
-    )
-
-
-def _of_pieces(seed: int, pieces: Sequence[tuple[str, Piece]]) -> list[Verdict]:
-    words = keys.of_names(seed, [key for key, _ in pieces])
-    parts = [piece for _, piece in pieces]
+    words = keys.of_names(seed, [piece.key for piece in pieces])
+    boxes = [piece.box for piece in pieces]
     found = differences.from_fills(
-        [part.memory for part in parts],
-        words,
-        [part.distribution for part in parts],
-        [part.box for part in parts],
+        [piece.memory for piece in pieces], words, [piece.distribution for piece in pieces], boxes
     )
-    differing = [index for index, difference in enumerate(found) if difference.num_different]
-    verdicts = [EQUAL] * len(parts)
-    expected = _values_at(
-        [parts[index] for index in differing], words[differing], [found[index].first for index in differing]
+    verdicts = iter(
+        EQUAL if not each.num_different else _of_element(piece, words[row : row + 1], *each)
+        for row, (piece, each) in enumerate(zip(pieces, found, strict=True))
     )
-    for index, value in zip(differing, expected, strict=True):
-        memory, _, box = parts[index]
-        first = found[index].first
-        actual = element(memory.detach(), box or whole(memory), first)
-        verdicts[index] = Verdict(found[index].num_different, first, _number(actual), _number(value))
-    return verdicts
+    return [Verdict.total([next(verdicts) for _ in range(count)]) for count in counts]
 
 
-def _values_at(parts: Sequence[Piece], words: Tensor, indices: Sequence[int]) -> list[Tensor]:
-    """The value of one element of each, by its index in the logical tensor. Any device has the same."""
-    values = [torch.empty((), dtype=part.memory.dtype, device="cpu") for part in parts]
-    if values:
-        ops.fill_(values, words, [part.distribution for part in parts], [Box(index, ()) for index in indices])
-    return values
+def _of_element(piece: Piece, words: Tensor, num_different: int, first: int) -> Verdict:
+    """Say what the first element that differs holds, and what it should. Any device has the same."""
+    value = torch.empty((), dtype=piece.memory.dtype, device="cpu")
+    ops.fill_([value], words, [piece.distribution], [Box(first, ())])
+    box = piece.box or Box(0, row_major(piece.memory.shape))
+    actual = differences.element(piece.memory.detach(), box, first)
+    return Verdict(num_different, first, _number(actual), _number(value))
 
 
-def _of_values(found: Tensor, values: Tensor) -> Iterator[Verdict]:
-    """Part by part; the values are cut as the tensor, or they are the whole."""
-    parts = boxes.parts(found)
-    if is_dtensor(values):
-        views = [part.tensor for part in boxes.parts(values)]
-    else:
-        views = [
-            values[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)] for part in parts
-        ]
-    for part, view in zip(parts, views, strict=True):
-        yield _of_part(part.tensor, view, part.box(found.shape))
+def _of_made(seed: int, subject: Subject) -> Iterator[Verdict]:
+    """Compare a tensor with values that are made region by region, and never of what the model holds now."""
+    _, row, tensor = subject
+    assert row.values is not None
+    for part in parts(tensor.detach()):
+        for local in slabs(part.tensor.shape, _SCRATCH_BYTES // tensor.itemsize):
+            cut = tuple(slice(each.start, each.stop) for each in local)
+            ranges = tuple(each[own] for each, own in zip(part.ranges, cut, strict=True))
+            region = Part(part.tensor[cut], ranges)
+            made = torch.empty(region.tensor.shape, dtype=tensor.dtype, device=region.tensor.device)
+            row.values.write_(seed, Part(made, ranges))
+            yield _compared(region.tensor, made, region.box(tensor.shape))
 
 
-def _of_part(tensor: Tensor, values: Tensor, box: Box) -> Verdict:
-    if same_bits(tensor, values):
+def _compared(tensor: Tensor, made: Tensor, box: Box) -> Verdict:
+    if differences.same_bits(tensor, made):
         return EQUAL
-    found = differences.from_values(tensor, values, box)
+    found = differences.from_values(tensor, made, box)
     if not found.num_different:
         return EQUAL
-    actual, expected = (element(each.detach(), box, found.first) for each in (tensor, values))
-    return Verdict(found.num_different, found.first, _number(actual), _number(expected.to(tensor.dtype)))
-
-
-def _of_stored_pieces(seed: int, row: Row, stored: StoredTensor) -> Iterator[Verdict]:
-    for start, block in blocks(stored):
-        pieces = _pieces_of_block(row, stored.shape, start, block)
-        yield Verdict.total(_of_pieces(seed, [(row.key, piece) for piece in pieces]))
-
-
-def _pieces_of_block(row: Row, shape: Sequence[int], start: int, block: Tensor) -> Iterator[Piece]:
-    """A stretch of the row-major order, cut where the row of zeros begins and ends."""
-    zeros = range(0)
-    if row.zero_row is not None:
-        length = math.prod(shape[1:])
-        zeros = range(row.zero_row * length, (row.zero_row + 1) * length)
-    end = start + len(block)
-    edges = sorted({start, end, *(edge for edge in (zeros.start, zeros.stop) if start < edge < end)})
-    for low, high in itertools.pairwise(edges):
-        distribution = ZEROS if low in zeros else row.distribution
-        yield Piece(block[low - start : high - start], distribution, Box(low, (1,)))
+    actual, expected = (differences.element(each, box, found.first) for each in (tensor, made))
+    return Verdict(found.num_different, found.first, _number(actual), _number(expected))
 
 
 def _number(value: Tensor) -> float:

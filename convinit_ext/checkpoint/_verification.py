@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convinit_ext.model import finite, grouped, shape_text, shortened, table
-from convinit_ext.sharding import ranks
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
 _TEXT_COLUMNS = 6  # these lead, and are aligned to the left
@@ -44,18 +43,22 @@ class VerifiedRow(NamedTuple):
     def equal(self) -> bool:
         return self.num_different == 0
 
+    @property
+    def verdict(self) -> str:
+        return "equal" if self.equal else f"{self.num_different:,} of {self.num_elements:,} differ"
+
 
 class Problem(NamedTuple):
-    """A tensor whose values could not be compared.
+    """A tensor that is not as it should be, beside those whose rows say so.
 
     Args:
         name: canonical name.
-        kind: "missing", "unexpected", "shape" or "dtype".
+        kind: "missing", "unexpected", "shape" or "dtype"; "values" of one that differs on another rank.
         text: what is the matter.
     """
 
     name: str
-    kind: Literal["missing", "unexpected", "shape", "dtype"]
+    kind: Literal["missing", "unexpected", "shape", "dtype", "values"]
     text: str
 
 
@@ -65,12 +68,13 @@ class Verification:
 
     Args:
         rows: parameters in the order of named_parameters(), then buffers.
-        problems: tensors that are missing, unexpected, or of another shape or dtype, than on other ranks too.
+        problems: tensors that are missing, unexpected, or of another shape or dtype; those that differ on
+            other ranks.
         unchecked: buffers whose start nobody knows: nobody looked at them.
         seconds: of the whole call.
         seed: of the model.
         recipe: its name.
-        num_ranks: how many processes it speaks for.
+        num_ranks: how many processes' problems it names.
     """
 
     rows: tuple[VerifiedRow, ...]
@@ -97,7 +101,8 @@ class Verification:
     @property
     def unmoved(self) -> tuple[str, ...]:
         """The tensors that hold what they were initialised to: of a trained model those that never moved."""
-        return tuple(row.name for row in self.rows if row.equal)
+        elsewhere = {problem.name for problem in self.problems}
+        return tuple(row.name for row in self.rows if row.equal and row.name not in elsewhere)
 
     @property
     def num_elements(self) -> int:
@@ -157,55 +162,6 @@ class Verification:
         if self.unchecked:
             lines += ["", f"not looked at, as nobody knows their start: {_listed(self.unchecked)}"]
         return "\n".join([*lines, "", self.summary()])
-
-
-class Share(NamedTuple):
-    """What one process found in a tensor, and in which part of it; copies of a part have equal ones."""
-
-    row: VerifiedRow
-    part: Hashable
-
-
-def merged(shares: Iterable[Sequence[Share]]) -> tuple[VerifiedRow, ...]:
-    """One row a tensor, from those of all processes. Of copies of a part the one that differs most counts.
-
-    Those that `shapes_that_differ` names are no copies, and left out.
-    """
-    shares = list(shares)
-    if len(shares) == 1:
-        return tuple(share.row for share in shares[0])
-    by_name: dict[str, dict[Hashable, list[VerifiedRow]]] = {}
-    for process in shares:
-        for row, part in process:
-            by_name.setdefault(row.name, {}).setdefault(part, []).append(row)
-    left_out = {problem.name for problem in shapes_that_differ(shares)}
-    return tuple(_merged(list(parts.values())) for name, parts in by_name.items() if name not in left_out)
-
-
-def shapes_that_differ(shares: Iterable[Sequence[Share]]) -> Iterator[Problem]:
-    """Of the tensors of one name on all processes."""
-    shapes: dict[str, dict[tuple[int, ...], list[int]]] = {}
-    for rank, process in enumerate(shares):
-        for row, _ in process:
-            shapes.setdefault(row.name, {}).setdefault(row.shape, []).append(rank)
-    for name, found in shapes.items():
-        if len(found) > 1:
-            listed = (f"{list(shape)} on {ranks.text_of(whose)}" for shape, whose in found.items())
-            yield Problem(name, "shape", f"its shape is {', and '.join(listed)}")
-
-
-def _merged(parts: list[list[VerifiedRow]]) -> VerifiedRow:
-    rows = [row for copies in parts for row in copies]
-    first = min((row for row in rows if row.first_index is not None), key=_index, default=rows[0])
-    return first._replace(
-        num_elements=sum(copies[0].num_elements for copies in parts),
-        num_different=sum(max(row.num_different for row in copies) for copies in parts),
-    )
-
-
-def _index(row: VerifiedRow) -> tuple[int, ...]:
-    assert row.first_index is not None
-    return row.first_index
 
 
 def _as_dict(row: VerifiedRow) -> dict[str, object]:

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_not_in_fake_mode, row_major, uncompiled
-from convinit_ext.checkpoint import _subjects as subjects
-from convinit_ext.checkpoint import _verdicts as verdicts
-from convinit_ext.checkpoint import _weights_file as weights_file
-from convinit_ext.checkpoint._expected import Expected
-from convinit_ext.checkpoint._subjects import Subject
-from convinit_ext.checkpoint._verdicts import Verdict
-from convinit_ext.checkpoint._verification import (
-    Problem,
-    Share,
-    Verification,
-    VerifiedRow,
-    merged,
-    shapes_that_differ,
+from convinit_ext._engine import (
+    NO_MEMORY,
+    check_not_in_fake_mode,
+    check_readable,
+    is_surely_writable,
+    row_major,
+    uncompiled,
 )
-from convinit_ext.model import BufferRow, Names, Piece, Plan, Row, Selectors, make_plan
-from convinit_ext.recipes import Fan, Recipe, Rule, initialiser_text
-from convinit_ext.sharding import boxes, ranks
-
-_PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
+from convinit_ext.checkpoint._safetensors import open_weights
+from convinit_ext.checkpoint._verdicts import Subject, Verdict, verdicts_of
+from convinit_ext.checkpoint._verification import Problem, Verification, VerifiedRow
+from convinit_ext.model import (
+    AnyRecipe,
+    Names,
+    Options,
+    Plan,
+    Selectors,
+    check_range,
+    dtype_name,
+    make_plan,
+    walk,
+)
+from convinit_ext.recipes import Fan
+from convinit_ext.sharding import is_dtensor, local_of, parts, ranks
 
 
 @uncompiled
 def verify(
     target: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
     seed: int = 0,
-    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    recipe: AnyRecipe = "torch",
     dtype: torch.dtype | None = None,
     fan: Fan = "true",
     *,
@@ -53,9 +54,9 @@ def verify(
 ) -> Verification:
     """Compare every weight, to the bit, with the value that init_model_ gives it; there is no second copy.
 
-    The values are made anew block by block. A tensor of another dtype than the model's must hold them rounded
-    to its own. Of a sharded tensor each process looks at what it holds, and nothing is communicated. Buffers
-    are looked at where their start is known, as BatchNorm's statistics; the result names the others.
+    The values are made anew region by region. A tensor of another dtype than the model's must hold them
+    rounded to its own. Of a sharded tensor each process looks at what it holds, and nothing is communicated.
+    Buffers are looked at where their start is known, as BatchNorm's statistics; the result names the others.
 
     Args:
         target: a model; or, with `model`, a state dict, the path of a .safetensors file, of the index of
@@ -68,8 +69,8 @@ def verify(
         only: what to look at, as for init_model_.
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
-        check_ranks: put together what all processes found, and compare their seeds; all of them must ask for
-            it. Of a replica only the worst counts; tensors of one name and several shapes are a problem.
+        check_ranks: compare the seeds of all processes, and say on each what the others found: a tensor that
+            differs there is a problem here. All of them must ask for it.
         progress: show a tqdm bar that counts bytes.
 
     Returns:
@@ -94,91 +95,42 @@ def verify(
     (('1.weight',), 1, (1, 3))
     """
     started = time.perf_counter()
-    question = _Question(model, seed, recipe, dtype, fan, names)
+
+    def look() -> tuple[Plan, list[VerifiedRow], list[Problem], tuple[str, ...]]:
+        whose = _model_of(target, model)
+        options = Options(recipe, dtype, fan, only, skip, names, reading=True)
+        plan = make_plan(whose, seed, options)
+        weights = None
+        if isinstance(target, str | PathLike):
+            check_not_in_fake_mode("verify values")
+            weights = open_weights(target)
+            weights.check_contract()
+        found = _subjects(plan, whose, weights.tensors if weights else target, everything=only is None)
+        subjects, problems = _checked(*found, dtype)
+        check_not_in_fake_mode("verify values")
+        with torch.no_grad():
+            verdicts = verdicts_of(plan.seed, subjects, weights, progress)
+        rows = [_verified(subject, verdict) for subject, verdict in zip(subjects, verdicts, strict=True)]
+        return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
+
     if check_ranks:
         ranks.check_same_seed(seed)
-        looks = ranks.gathered(ranks.together(lambda: _look(target, question, only, skip, progress)))
+        plan, rows, problems, unchecked = ranks.together(look)
+        problems = [*problems, *_problems_elsewhere(rows, problems)]
     else:
-        looks = [_look(target, question, only, skip, progress)]
-    shares = [look.shares for look in looks]
-    return Verification(
-        merged(shares),
-        tuple(dict.fromkeys(chain(shapes_that_differ(shares), *(look.problems for look in looks)))),
-        tuple(dict.fromkeys(name for look in looks for name in look.unchecked)),
-        time.perf_counter() - started,
-        looks[0].seed,
-        looks[0].recipe,
-        len(looks),
-    )
+        plan, rows, problems, unchecked = look()
+    seconds = time.perf_counter() - started
+    num_ranks = ranks.place()[1] if check_ranks else 1
+    return Verification(tuple(rows), tuple(problems), unchecked, seconds, plan.seed, plan.recipe, num_ranks)
 
 
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """What the caller asked for, but for the selection."""
-
-    model: nn.Module | None
-    seed: int
-    recipe: str | PathLike[str] | Recipe | Sequence[Rule]
-    dtype: torch.dtype | None
-    fan: Fan
-    names: Names | None
-
-    def plan(self, model: nn.Module, only: Selectors, skip: Selectors) -> Plan:
-        return make_plan(
-            model,
-            self.seed,
-            self.recipe,
-            None,
-            self.dtype,
-            self.fan,
-            only,
-            skip,
-            self.names,
-            reading=True,
-        )
-
-    def row_of(self, model: nn.Module, name: str) -> Row:
-        """Of a parameter that is not looked at itself."""
-        (row,) = self.plan(model, re.compile(rf"\A{re.escape(name)}\Z"), None).rows
-        return row
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What one process found."""
-
-    shares: list[Share]
-    problems: list[Problem]
-    unchecked: tuple[str, ...]
-    seed: int
-    recipe: str
-
-
-def _look(
-    target: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
-    question: _Question,
-    only: Selectors,
-    skip: Selectors,
-    progress: bool,
-) -> _Look:
-    model = _model_of(target, question.model)
-    tensors = None if isinstance(target, nn.Module) else _tensors_of(target)
-    plan = question.plan(model, only, skip)
-    if tensors is None:
-        found = subjects.of_model(plan, question.dtype)
-    else:
-        found = subjects.of_tensors(plan, model, tensors, question.dtype, everything=only is None)
-    check_not_in_fake_mode("verify values")
-    rows = {row.name: row for row in plan.rows}
-    expected = Expected(
-        plan.seed,
-        lambda name: rows[name] if name in rows else question.row_of(model, name),
-        {subject.row.name: subject.dtype for subject in found.subjects if isinstance(subject.row, Row)},
-    )
-    with torch.no_grad():
-        found_values = _verdicts(plan.seed, found.subjects, expected, progress)
-    shares = [_share(*each) for each in zip(found.subjects, found_values, strict=True)]
-    return _Look(shares, found.problems, found.unchecked, plan.seed, plan.recipe)
+def _problems_elsewhere(rows: Iterable[VerifiedRow], problems: Iterable[Problem]) -> Iterator[Problem]:
+    """Yield what the other processes found."""
+    own = [Problem(row.name, "values", row.verdict) for row in rows if not row.equal]
+    found = ranks.gathered([*own, *problems])
+    for rank, theirs in enumerate(found):
+        if rank != ranks.place()[0]:
+            yield from (each._replace(text=f"rank {rank}: {each.text}") for each in theirs)
 
 
 def _model_of(target: object, model: nn.Module | None) -> nn.Module:
@@ -195,88 +147,123 @@ def _model_of(target: object, model: nn.Module | None) -> nn.Module:
     return model
 
 
-def _tensors_of(target: Mapping[str, Tensor] | str | PathLike[str]) -> Mapping[str, subjects.Found]:
-    if isinstance(target, Mapping):
-        return target
-    weights = weights_file.open_weights(target)
-    weights_file.check_contract(weights)
-    return weights.tensors
+def _subjects(
+    plan: Plan, model: nn.Module, target: object, everything: bool
+) -> tuple[list[Subject], list[Problem]]:
+    """Return the tensors to look at: the model's own, or given ones by every name that a parameter has."""
+    rows = [row for row in plan.all_rows if row.values is not None]
+    if target is model:
+        return [Subject(row.name, row, row.tensor) for row in rows], []
+    assert isinstance(target, Mapping)
+    tensors = _by_canonical_name(target)
+    names = walk.every_name(model)
+    subjects, problems = [], []
+    for row in rows:
+        known = [row.name, *(name for held in row.held for name in names[id(held.tensor)])]
+        there = [name for name in dict.fromkeys(known) if name in tensors]
+        distinct = walk.Distinct(detached=True)
+        subjects += [Subject(name, row, tensors[name]) for name in there if _is_new(distinct, tensors[name])]
+        if not there and (not row.is_buffer or row.held[0].persistent):
+            problems.append(Problem(row.name, "missing", "the model has it, and it is not there"))
+    if everything:
+        known_names = {name for each in names.values() for name in each}
+        unexpected = (name for name in tensors if name not in known_names)
+        text = "it is there, and the model has no such tensor"
+        problems += [Problem(name, "unexpected", text) for name in unexpected]
+    return subjects, problems
 
 
-def _verdicts(seed: int, looked_at: Sequence[Subject], expected: Expected, progress: bool) -> list[Verdict]:
-    """In the order of the subjects."""
-    found: dict[int, Verdict] = {}
-    drawn = [(subject, pieces) for subject in looked_at if (pieces := subject.pieces()) is not None]
-    total = sum(subject.num_bytes for subject in looked_at)
-    with _bar(total if progress else None) as advance:
-        for group, num_bytes in _groups(drawn, total // _PROGRESS_STEPS if progress else total):
-            by_key = [(subject.row.key, pieces) for subject, pieces in group]
-            whose = (id(subject) for subject, _ in group)
-            found |= zip(whose, verdicts.of_pieces(seed, by_key), strict=True)
-            advance(num_bytes)
-        for subject in looked_at:
-            if id(subject) not in found:
-                found[id(subject)] = verdicts.of_other(seed, subject, expected)
-                advance(subject.num_bytes)
-    return [found[id(subject)] for subject in looked_at]
+def _is_new(distinct: walk.Distinct, tensor: Tensor) -> bool:
+    return not walk.has_memory(tensor) or distinct.is_new(tensor)
 
 
-@contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[int], object]]:
-    """What moves a bar by so many bytes; there is none without a total."""
-    if total is None:
-        yield lambda num_bytes: None
-        return
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verify") as bar:
-        yield bar.update
-
-
-_Drawn = tuple[Subject, Iterable[Piece]]
-
-
-def _groups(drawn: Sequence[_Drawn], step: int) -> Iterator[tuple[list[_Drawn], int]]:
-    """Neighbours of `step` bytes or more together, and how many they are."""
-    group: list[_Drawn] = []
-    num_bytes = 0
-    for each in drawn:
-        group.append(each)
-        num_bytes += each[0].num_bytes
-        if num_bytes >= step:
-            yield group, num_bytes
-            group, num_bytes = [], 0
-    if group:
-        yield group, num_bytes
+def _by_canonical_name(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, found in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names of a state dict are strings, and {name!r} is not")
+        if walk.is_extra_state(name):
+            continue
+        if not isinstance(found, Tensor):
+            raise TypeError(f"{name!r} is a {type(found).__name__}, and not a tensor as a state dict has it")
+        canonical = walk.canonical(name)
+        if canonical in tensors:
+            raise ValueError(f"two tensors are named {canonical!r} once wrappers are removed")
+        tensors[canonical] = found
+    return tensors
 
 
-def _share(subject: Subject, verdict: Verdict) -> Share:
-    found, shape, part = subject.found, tuple(subject.found.shape), None
-    if isinstance(found, Tensor) and boxes.is_dtensor(found):
-        part = tuple(each.ranges for each in boxes.parts(found))
-    row = VerifiedRow(
-        subject.name,
+def _checked(
+    subjects: list[Subject], problems: list[Problem], dtype: torch.dtype | None
+) -> tuple[list[Subject], list[Problem]]:
+    """Return those whose values can be compared; the others become problems or errors."""
+    lost = [
+        subject.name
+        for subject in subjects
+        if subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor)
+    ]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device, or fake, have no values "
+            "to verify:\n  "
+            + "\n  ".join(lost)
+            + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
+        )
+    sound = []
+    for subject in subjects:
+        problem = _problem(subject, dtype)
+        if problem is not None:
+            problems.append(problem)
+            continue
+        try:
+            _check(subject)
+        except RuntimeError as error:  # UnsupportedTensorError too
+            raise type(error)(f"tensor {subject.name!r}: {error}") from error
+        sound.append(subject)
+    return sound, problems
+
+
+def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
+    name, row, tensor = subject
+    if tensor.shape != row.tensor.shape:
+        text = f"its shape is {list(tensor.shape)}, and the model's {list(row.tensor.shape)}"
+        return Problem(name, "shape", text)
+    if dtype is not None and tensor.dtype != row.dtype:
+        return Problem(name, "dtype", f"it is {tensor.dtype}, and not {row.dtype}")
+    return None
+
+
+def _check(subject: Subject) -> None:
+    """Check that the engine can read it, and make its values in its dtype."""
+    name, row, tensor = subject
+    if not is_surely_writable(tensor):
+        if is_dtensor(tensor):
+            parts(tensor)  # raises where nobody knows them
+        local = local_of(tensor)
+        is_drawn = not row.is_buffer or local.is_complex()  # other buffers may be of any dtype
+        if is_drawn or is_traceable_wrapper_subclass(local) or local.layout is not torch.strided:
+            check_readable(local, "verify")
+        if local.numel() and not local.untyped_storage().size():
+            raise RuntimeError(NO_MEMORY)
+    distribution = row.distribution
+    if not row.is_buffer and distribution is not None and tensor.dtype != row.tensor.dtype:
+        check_range(distribution, tensor.dtype, f"parameter {name!r}")
+
+
+def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
+    name, row, tensor = subject
+    shape = tuple(tensor.shape)
+    return VerifiedRow(
+        name,
         shape,
-        _dtype_text(subject.dtype),
-        _initialiser(subject.row),
-        subject.num_elements,
+        dtype_name(tensor.dtype),
+        row.initialiser,
+        local_of(tensor).numel(),
         verdict.num_different,
         None if verdict.first is None else _unravelled(verdict.first, shape),
         verdict.actual,
         verdict.expected,
     )
-    return Share(row, part)
-
-
-@lru_cache(maxsize=64)
-def _dtype_text(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _initialiser(row: Row | BufferRow) -> str:
-    if isinstance(row, Row):
-        return row.initialiser
-    return "preset" if isinstance(row.start, Tensor) else initialiser_text(row.start)
 
 
 def _unravelled(index: int, shape: Sequence[int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,27 +28,29 @@ def temporary_of(name: str) -> str:
 def write_file(
     path: Path,
     num_bytes: int,
-    make: Callable[[Tensor, int], None],
-    written: Callable[[int], object] = lambda num_bytes: None,
+    blocks: Callable[[Sequence[Tensor]], Iterable[Tensor]],
+    advance: Callable[[int], object] = lambda num_bytes: None,
 ) -> None:
     """Write a file; what was there before stays until the new one is whole.
 
     Args:
         path: of the file.
         num_bytes: its size.
-        make: called with a uint8 block and where it begins in the file, makes the block the file's bytes.
-        written: called with the number of bytes of every block that was written.
+        blocks: gives the file's bytes in order, made in the uint8 buffers that it is given, in turn.
+        advance: called with the number of bytes of every block that was written.
 
     Raises:
         OSError: the disk is full, or another process is writing the file; it names the file.
         After an error, an interrupt too, the temporary file is gone.
     """
     temporary = path.with_name(temporary_of(path.name))
+    size = min(BLOCK_BYTES, num_bytes)
+    buffers = [torch.empty(size, dtype=torch.uint8, device="cpu") for _ in range(2)]
     with _named(path), _locked(temporary) as descriptor:
         try:
-            with contextlib.closing(_blocks(descriptor, num_bytes, make)) as sizes:
-                for size in sizes:
-                    written(size)
+            with contextlib.closing(_written(descriptor, blocks(buffers))) as sizes:
+                for each in sizes:
+                    advance(each)
             os.fsync(descriptor)
             os.replace(temporary, path)
             sync_folder(path.parent)
@@ -58,13 +60,9 @@ def write_file(
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """`write_file` of a few bytes."""
-
-    def make(block: Tensor, begin: int) -> None:
-        part = bytearray(content[begin : begin + len(block)])
-        block.copy_(torch.frombuffer(part, dtype=torch.uint8))
-
-    write_file(path, len(content), make)
+    """Write a file of a few bytes."""
+    block = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    write_file(path, len(content), lambda buffers: [block])
 
 
 def sync_folder(folder: Path) -> None:
@@ -76,20 +74,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _blocks(
-    descriptor: int, num_bytes: int, make: Callable[[Tensor, int], None]
-) -> Generator[int, None, None]:
-    """Writes them all, and says the size of each."""
-    size = min(BLOCK_BYTES, num_bytes)
-    buffers = [torch.empty(size, dtype=torch.uint8, device="cpu") for _ in range(2)]
+def _written(descriptor: int, blocks: Iterable[Tensor]) -> Generator[int, None, None]:
+    """Write all blocks, and yield the size of each; one is written while the next one is made."""
     pending: list[Future[int]] = []
     with ThreadPoolExecutor(1) as pool:
-        for begin in range(0, num_bytes, BLOCK_BYTES):
-            if len(pending) == len(buffers):
-                yield pending.pop(0).result()
-            block = buffers[begin // BLOCK_BYTES % 2][: num_bytes - begin]
-            make(block, begin)
+        for block in blocks:
             pending.append(pool.submit(_write, descriptor, block.numpy().data))
+            if len(pending) == 2:  # the next block is made where the older of the two was
+                yield pending.pop(0).result()
         for each in pending:
             yield each.result()
 

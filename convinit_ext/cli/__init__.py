@@ -1,17 +1,57 @@
 """The command line: `python -m convinit_ext run | verify | fingerprint | info`."""
 
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import torch
+
 from convinit_ext.cli._arguments import FAILURE, parser
 from convinit_ext.cli._check import run_fingerprint, run_verify
-from convinit_ext.cli._common import CommandError, environment, text_of
+from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._run import run
 
-__all__ = [
-    "FAILURE",
-    "CommandError",
-    "environment",
-    "parser",
-    "run",
-    "run_fingerprint",
-    "run_verify",
-    "text_of",
-]
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return the exit status.
+
+    Args:
+        arguments: of the command line; None takes those of this process.
+    """
+    options = parser().parse_args(arguments)
+    try:
+        if getattr(options, "threads", None):
+            torch.set_num_threads(options.threads)
+        return _COMMANDS[options.name](options) or 0
+    except (ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
+        print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
+        return int(options.failure)
+    except (Exception, SystemExit):  # the user's code may raise anything, and that is no answer about weights
+        if options.failure == FAILURE:
+            raise
+        traceback.print_exc()
+        return int(options.failure)
+
+
+def _info(options: argparse.Namespace) -> None:
+    facts = environment()
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name.ljust(width)}  {fact}")
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "run": run,
+    "verify": run_verify,
+    "fingerprint": run_fingerprint,
+    "info": _info,
+}

@@ -13,45 +13,50 @@ from torch import nn
 
 import convinit_ext
 from convinit_ext import _C
-from convinit_ext.cli._compare import construct
 
 
-class CommandError(Exception):
-    """A command cannot go on; its text is the one line that the user sees."""
-
-
-def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device) -> nn.Module:
+def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device | str = "cpu") -> nn.Module:
+    """Return a new model without memory for its parameters, or with, on the device."""
     try:
-        model = construct(build, on_meta, device)
+        with torch.device("meta" if on_meta else device):
+            model = build()
     except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
         hint = "; --construct cpu may help" if on_meta else ""
-        raise CommandError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error
+        raise RuntimeError(f"the model's constructor raised {type(error).__name__}: {error}{hint}") from error
     if not isinstance(model, nn.Module):
-        raise CommandError(
-            f"the model's constructor returned a {type(model).__name__}, not a torch.nn.Module"
-        )
+        raise TypeError(f"the model's constructor returned a {type(model).__name__}, not a torch.nn.Module")
     return model
 
 
 def imported(spec: str, what: str) -> Any:
+    """Return what MODULE:NAME names."""
     module_name, _, path = spec.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
-        raise CommandError(f"{what} {spec!r}: {text_of(error)}") from error
+        raise ValueError(f"{what} {spec!r}: {text_of(error)}") from error
     except SystemExit as error:  # a script; it must not end this program as if all were well
-        raise CommandError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
+        raise ValueError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
     return found
 
 
+def recipe_of(text: str) -> Any:
+    return imported(text, "recipe") if ":" in text else text
+
+
+def dtype_of(name: str | None) -> torch.dtype | None:
+    return getattr(torch, name) if name else None
+
+
 def text_of(error: BaseException) -> str:
-    """What it says; its type where it says nothing."""
+    """Return what an error says; its type where it says nothing."""
     return str(error) or type(error).__name__
 
 
 def environment() -> dict[str, object]:
+    """Return facts about the build and the machine."""
     build = _C.build_info()
     return {
         "convinit_ext": convinit_ext.__version__,

@@ -3,56 +3,66 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 import json
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convinit_ext.checkpoint import fingerprint, save_model
-from convinit_ext.cli import _unet as bundled_model
-from convinit_ext.cli._common import built, environment, environment_line, imported
-from convinit_ext.cli._compare import compare, wait_for
-from convinit_ext.model import Report, available_memory, checked_device, init_model_, size_text
+from convinit_ext.cli._common import built, dtype_of, environment, environment_line, imported, recipe_of
+from convinit_ext.cli._unet import FULL_WIDTH, UNet, width_for
+from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.model import (
+    Options,
+    Report,
+    available_memory,
+    checked_device,
+    init_model_,
+    make_plan,
+    size_text,
+    table,
+)
+from convinit_ext.recipes import TORCH, as_recipe
+
+Build = Callable[[], nn.Module]
 
 
 def run(options: argparse.Namespace) -> None:
     _check_save(options)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    recipe = imported(options.recipe, "recipe") if ":" in options.recipe else options.recipe
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    device = checked_device(options.device)
-    build = imported(options.model, "model") if options.model else _bundled(dtype, device)
-    on_meta = _constructs_on_meta(options)
-    say = functools.partial(print, file=sys.stderr if options.json else sys.stdout)
-    say(environment_line())
-    model = built(build, on_meta, device)
+    options.recipe, options.dtype = recipe_of(options.recipe), dtype_of(options.dtype)
+    options.device = checked_device(options.device)
+    build = imported(options.model, "model") if options.model else _bundled(options.dtype, options.device)
+    if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
+        options.construct = "cpu" if (options.only or options.skip) and not options.dry_run else "meta"
+    print(environment_line(), file=sys.stderr if options.json else sys.stdout)
+    model = built(build, options.construct == "meta", options.device)
     if options.save:
-        _save(model, options, recipe, dtype)
+        _save(model, options)
         return
-    report = _initialised(model, options, recipe, device, dtype)
+    report = _initialised(model, options)
     number = None if options.dry_run else _fingerprint_of(model)
-    facts = report.to_dict() | {"fingerprint": number}
-    result: dict[str, object] = {"environment": environment(), "report": facts}
+    facts: dict[str, object] = {"environment": environment()}
+    facts["report"] = report.to_dict() | {"fingerprint": number}
     if not options.json:
         print(f"\n{report}" + (f"\nfingerprint {number}" if number else ""))
     del model
-    if _compares(options, dtype):
-        comparison = compare(build, options.seed, recipe, dtype, options.repeats, on_meta, device)
-        result["comparison"] = comparison.to_dict()
+    if _compares(options):
+        cases = compare(build, options)
+        facts["comparison"] = {"cases": [case.to_dict() for case in cases]}
         if not options.json:
-            print(
-                f"\nThe same model by torch.nn.init, in turns; medians of {options.repeats}:\n\n{comparison}"
-            )
+            print(f"\nThe same model by torch.nn.init, in turns; medians of {options.repeats}:\n")
+            print("\n".join(table(_HEADER, [case.cells() for case in cases], num_left=1)))
     if options.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps(facts, indent=2))
 
 
 def _check_save(options: argparse.Namespace) -> None:
@@ -63,74 +73,27 @@ def _check_save(options: argparse.Namespace) -> None:
             options.refuse(f"{option} is for --save, which is not there")
 
 
-def _fingerprint_of(model: nn.Module) -> str | None:
-    try:
-        return fingerprint(model)
-    except (TypeError, ValueError) as error:
-        print(f"notice: no fingerprint: {error}", file=sys.stderr)
-        return None
-
-
-def _compares(options: argparse.Namespace, dtype: torch.dtype | None) -> bool:
-    if options.no_compare or options.dry_run or options.only or options.skip:
-        return False
-    if dtype is not None and dtype.itemsize == 1:
-        print("notice: PyTorch fills no float8, so the comparison is left out", file=sys.stderr)
-        return False
-    return True
-
-
-def _initialised(
-    model: nn.Module,
-    options: argparse.Namespace,
-    recipe: Any,
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Report:
-    """Filled; the report's time is until the values are there, on a GPU too."""
-    wait_for(device)
-    started = time.perf_counter()
-    report = init_model_(
-        model,
-        options.seed,
-        recipe,
-        device,
-        dtype,
-        only=options.only,
-        skip=options.skip,
-        dry_run=options.dry_run,
-    )
-    wait_for(device)
-    return dataclasses.replace(report, seconds=time.perf_counter() - started)
-
-
-def _bundled(dtype: torch.dtype | None, device: torch.device) -> Callable[[], nn.Module]:
-    """The bundled model, at the largest width that leaves the device room to breathe."""
+def _bundled(dtype: torch.dtype | None, device: torch.device) -> Build:
+    """Return the constructor of the bundled model, at the largest width for which the device has room."""
     itemsize = (dtype or torch.get_default_dtype()).itemsize
     available = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    width = bundled_model.width_for(None if available is None else available // itemsize)
-    if width < bundled_model.FULL_WIDTH:
+    width = width_for(None if available is None else available // itemsize)
+    if width < FULL_WIDTH:
         print(
             f"notice: {size_text(available or 0)} of memory are available, so the bundled model is scaled "
-            f"down from width {bundled_model.FULL_WIDTH} to {width}",
+            f"down from width {FULL_WIDTH} to {width}",
             file=sys.stderr,
         )
-    return functools.partial(bundled_model.UNet, width)
+    return functools.partial(UNet, width)
 
 
-def _constructs_on_meta(options: argparse.Namespace) -> bool:
-    """What is not chosen keeps the values that the constructor gave it; on meta it would have none."""
-    partly = (options.only or options.skip) and not options.dry_run
-    return options.construct == "meta" or (options.construct is None and not partly)
-
-
-def _save(model: nn.Module, options: argparse.Namespace, recipe: Any, dtype: torch.dtype | None) -> None:
+def _save(model: nn.Module, options: argparse.Namespace) -> None:
     saved = save_model(
         model,
         options.save,
         options.seed,
-        recipe,
-        dtype,
+        options.recipe,
+        options.dtype,
         max_shard_size=options.max_shard_size,
         only=options.only,
         skip=options.skip,
@@ -142,3 +105,137 @@ def _save(model: nn.Module, options: argparse.Namespace, recipe: Any, dtype: tor
         print(json.dumps(facts, indent=2))
     else:
         print(f"\n{saved.plan}\n\n{saved}")
+
+
+def _initialised(model: nn.Module, options: argparse.Namespace) -> Report:
+    """Fill the model; the report's time is until the values are there, on a GPU too."""
+    seconds: list[float] = []
+    with _timed(seconds, options.device):
+        report = init_model_(
+            model,
+            options.seed,
+            options.recipe,
+            options.device,
+            options.dtype,
+            only=options.only,
+            skip=options.skip,
+            dry_run=options.dry_run,
+        )
+    return dataclasses.replace(report, seconds=seconds[0])
+
+
+def _fingerprint_of(model: nn.Module) -> str | None:
+    try:
+        return fingerprint(model)
+    except (TypeError, ValueError) as error:
+        print(f"notice: no fingerprint: {error}", file=sys.stderr)
+        return None
+
+
+def _compares(options: argparse.Namespace) -> bool:
+    if options.no_compare or options.dry_run or options.only or options.skip:
+        return False
+    if options.dtype is not None and options.dtype.itemsize == 1:
+        print("notice: PyTorch fills no float8, so the comparison is left out", file=sys.stderr)
+        return False
+    return True
+
+
+_HEADER = ("", "convinit_ext", "torch.nn.init", "ratio")
+
+
+@dataclasses.dataclass
+class Case:
+    """One way to initialise the model, by this package and by torch.nn.init: seconds of every repeat."""
+
+    name: str
+    num_bytes: int = 0
+    ours: list[float] = dataclasses.field(default_factory=list)
+    theirs: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.theirs) / statistics.median(self.ours)
+
+    def to_dict(self) -> dict[str, object]:
+        return dataclasses.asdict(self) | {"ratio": self.ratio}
+
+    def cells(self) -> list[str]:
+        medians = map(statistics.median, (self.ours, self.theirs))
+        shown = [f"{seconds:.3f} s  {size_text(self.num_bytes / seconds)}/s" for seconds in medians]
+        return [self.name, *shown, f"{self.ratio:.1f}x"]
+
+
+def compare(build: Build, options: argparse.Namespace) -> tuple[Case, Case]:
+    """Time both in turns, `repeats` times. Only one model is in memory at a time."""
+    device, recipe = options.device, options.recipe
+    cold, warm = Case("cold: construct, and fill new memory"), Case("warm: fill again in place")
+    for _ in range(options.repeats):
+        with _timed(cold.ours, device):
+            model = built(build, options.construct == "meta", device)
+            report = init_model_(model, options.seed, recipe, device, options.dtype)
+        cold.num_bytes = warm.num_bytes = report.num_bytes
+        with _timed(warm.ours, device):
+            init_model_(model, options.seed, recipe)
+        fill = _fill_of_torch(model, recipe)
+        with _timed(warm.theirs, device):
+            fill()
+        del model, fill
+        with _timed(cold.theirs, device), device if device.type != "cpu" else contextlib.nullcontext():
+            _construct_and_fill_of_torch(build, recipe, options.dtype)
+    return cold, warm
+
+
+@contextlib.contextmanager
+def _timed(seconds: list[float], device: torch.device) -> Iterator[None]:
+    """Append how long it took, until a GPU has done what was queued."""
+    _wait_for(device)
+    started = time.perf_counter()
+    yield
+    _wait_for(device)
+    seconds.append(time.perf_counter() - started)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _construct_and_fill_of_torch(build: Build, recipe: Any, dtype: torch.dtype | None) -> None:
+    """Constructing fills with PyTorch's defaults; another recipe is a second pass over the parameters."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        model = build()
+    finally:
+        torch.set_default_dtype(before)
+    if as_recipe(recipe) is not TORCH:
+        _fill_of_torch(model, recipe)()
+
+
+def _fill_of_torch(model: nn.Module, recipe: Any) -> Callable[[], None]:
+    """Return what a user of PyTorch runs: every reset_parameters, or torch.nn.init on every parameter."""
+    if as_recipe(recipe) is TORCH:
+        return functools.partial(_reset, model)
+    rows = ((row.tensor, row.distribution) for row in make_plan(model, 0, Options(recipe)).rows)
+    fills = [(tensor, drawn) for tensor, drawn in rows if drawn is not None]  # torch.nn.init has no others
+    return functools.partial(_fill_each, fills)
+
+
+def _reset(model: nn.Module) -> None:
+    for module in reversed(list(model.modules())):  # a Transformer draws its own values after its layers did
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+
+
+def _fill_each(fills: Sequence[tuple[Tensor, Distribution]]) -> None:
+    for tensor, distribution in fills:
+        if isinstance(distribution, Uniform):
+            nn.init.uniform_(tensor, distribution.low, distribution.high)
+        elif isinstance(distribution, Normal):
+            nn.init.normal_(tensor, distribution.mean, distribution.std)
+        elif isinstance(distribution, TruncatedNormal):
+            nn.init.trunc_normal_(tensor, *distribution.params)
+        else:
+            nn.init.constant_(tensor, distribution.params[0])

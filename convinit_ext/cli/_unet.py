@@ -5,8 +5,6 @@ Built from torch.nn alone, so that `python -m convinit_ext run` needs nothing bu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -76,11 +74,20 @@ class Level(nn.Module):
     On the way down every stage leaves its output in `skips`; on the way up every stage takes the latest back.
     """
 
-    def __init__(self, stages: list[Stage], resample: nn.Module, ascending: bool) -> None:
+    def __init__(self, in_channels: int, index: int, width: int, ascending: bool) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.resample = resample
+        scale, attention = LEVELS[index]
+        out = scale * width
+        skip = out if ascending else 0  # channels of what each stage takes back
+        self.stages = nn.ModuleList(
+            [Stage(channels + skip, out, 4 * width, attention) for channels in (in_channels, out)]
+        )
         self.ascending = ascending
+        self.resample: nn.Module = nn.Identity()
+        if ascending and index > 0:
+            self.resample = nn.ConvTranspose2d(out, out, 4, stride=2, padding=1)
+        elif not ascending and index + 1 < len(LEVELS):
+            self.resample = nn.Conv2d(out, out, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor, time: Tensor, skips: list[Tensor]) -> Tensor:
         for stage in self.stages:
@@ -117,32 +124,15 @@ class UNet(nn.Module):
             nn.Embedding(num_steps, width), nn.Linear(width, wide), nn.SiLU(), nn.Linear(wide, wide)
         )
         self.stem = nn.Conv2d(image_channels, width, 3, padding=1)
-        self.down = nn.ModuleList(self._down_levels(width))
-        self.middle = Stage(LEVELS[-1][0] * width, LEVELS[-1][0] * width, wide, attention=True)
-        self.up = nn.ModuleList(self._up_levels(width))
+        widths = [scale * width for scale, _ in LEVELS]
+        self.down = nn.ModuleList(
+            [Level(channels, index, width, False) for index, channels in enumerate([width, *widths[:-1]])]
+        )
+        self.middle = Stage(widths[-1], widths[-1], wide, attention=True)
+        up = reversed(list(enumerate([*widths[1:], widths[-1]])))
+        self.up = nn.ModuleList([Level(channels, index, width, True) for index, channels in up])
         self.norm = nn.GroupNorm(NUM_GROUPS, width)
         self.head = nn.Conv2d(width, image_channels, 3, padding=1)
-
-    @staticmethod
-    def _down_levels(width: int) -> Iterator[Level]:
-        channels = width
-        for index, (scale, attention) in enumerate(LEVELS):
-            last = index + 1 == len(LEVELS)
-            out = scale * width
-            stages = [Stage(c, out, 4 * width, attention) for c in (channels, out)]
-            shrink = nn.Identity() if last else nn.Conv2d(out, out, 3, stride=2, padding=1)
-            yield Level(stages, shrink, ascending=False)
-            channels = out
-
-    @staticmethod
-    def _up_levels(width: int) -> Iterator[Level]:
-        channels = LEVELS[-1][0] * width
-        for index, (scale, attention) in reversed(list(enumerate(LEVELS))):
-            out = scale * width  # as wide as the skip that each stage gets from the way down
-            stages = [Stage(c + out, out, 4 * width, attention) for c in (channels, out)]
-            grow = nn.ConvTranspose2d(out, out, 4, stride=2, padding=1) if index else nn.Identity()
-            yield Level(stages, grow, ascending=True)
-            channels = out
 
     def forward(self, image: Tensor, step: Tensor) -> Tensor:
         time: Tensor = functional.silu(self.embed(step))

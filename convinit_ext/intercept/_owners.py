@@ -73,7 +73,7 @@ class Owners:
         self._last_members, self._last_storages = _C.members(self._modules), self._storages()
         self._ids = set(map(id, self._last_members))
 
-    def _add(self, held: walk.Held, name: str, words: Tensor) -> None:
+    def _add(self, held: walk.NamedTensor, name: str, words: Tensor) -> None:
         tensor = held.tensor
         if not tensor.is_meta and self._find(tensor) is not None:  # tied: it has a name
             return

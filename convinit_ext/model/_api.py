@@ -1,30 +1,36 @@
-"""init_model_: a whole model filled by one call into the engine, every parameter by its own name."""
+"""init_model_ and plan_model: a whole model filled by one call, every parameter by its own name."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
-from os import PathLike
 
 import torch
 from torch import nn
 
-from convinit_ext._engine import uncompiled
-from convinit_ext.model._key_names import Names
-from convinit_ext.model._model_plan import ModelPlan
+from convinit_ext import keys
+from convinit_ext._engine import ops, uncompiled
+from convinit_ext.keys import checked_seed
+from convinit_ext.model._checks import check_not_faked
+from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._options import AnyRecipe, Options
+from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
 from convinit_ext.model._run import run
-from convinit_ext.model._selection import Selectors
-from convinit_ext.recipes import Fan, Recipe, Rule
-from convinit_ext.sharding import check_same_seed
+from convinit_ext.model._selection import Names, Selectors
+from convinit_ext.model._state import fingerprint_of, saved_tensors
+from convinit_ext.model._values import Drawn
+from convinit_ext.recipes import Fan
+from convinit_ext.sharding import is_dtensor, ranks
 
 
 @uncompiled
 def init_model_(
     model: nn.Module,
     seed: int = 0,
-    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    recipe: AnyRecipe = "torch",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = False,
@@ -55,8 +61,8 @@ def init_model_(
             "torch" always has).
         check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
         only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
-            regular expressions, modules, module types, functions of a Target; one of them or a list. Every
-            name of a tied parameter counts.
+            regular expressions, modules, module types; one of them or a list. Every name of a tied parameter
+            counts.
         skip: what to leave as it is, likewise; it wins over only.
         names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
             function of a name.
@@ -86,8 +92,8 @@ def init_model_(
     """
     started = time.perf_counter()
     if check_ranks:
-        check_same_seed(seed)
-    plan = make_plan(model, seed, recipe, device, dtype, fan, only, skip, names)
+        ranks.check_same_seed(seed)
+    plan = make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device))
     if not dry_run:
         run(plan, plan.seed, progress)
     return plan.report(time.perf_counter() - started, dry_run)
@@ -97,7 +103,7 @@ def init_model_(
 def plan_model(
     model: nn.Module,
     seed: int = 0,
-    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    recipe: AnyRecipe = "torch",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     fan: Fan = "true",
@@ -116,4 +122,151 @@ def plan_model(
     >>> first.seed, second.seed
     (7, 8)
     """
-    return ModelPlan(model, make_plan(model, seed, recipe, device, dtype, fan, only, skip, names))
+    return ModelPlan(model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device)))
+
+
+class ModelPlan:
+    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it.
+
+    Attributes:
+        report: what each parameter gets.
+    """
+
+    def __init__(self, model: nn.Module, plan: Plan) -> None:
+        self._model = model
+        self._plan = plan
+        self._remember()
+        self.report = plan.report(0.0, dry=True)
+
+    @uncompiled
+    def run(self, seed: int | None = None, progress: bool = False) -> Report:
+        """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
+
+        Args:
+            seed: another than the plan's, for this run.
+            progress: show a tqdm bar that counts bytes.
+
+        Raises:
+            RuntimeError: the model has other tensors than when it was planned or last run.
+            ValueError, TypeError: a seed as init_model_ refuses it.
+            MemoryError: less memory available than the new tensors need.
+        """
+        started = time.perf_counter()
+        seed = self._plan.seed if seed is None else checked_seed(seed)
+        self._check_unchanged()
+        if self._call is not None and not progress:
+            check_not_faked(self._plan.held())
+            self._call.fill(seed)
+        else:
+            run(self._plan, seed, progress)
+            self._remember()
+        seconds = time.perf_counter() - started
+        return Report(self.report.rows, seconds, seed, self._plan.recipe)
+
+    @uncompiled
+    def fingerprint(self, seed: int | None = None) -> str:
+        """What convinit_ext.fingerprint(model) is after a run: generated block by block; nothing is changed.
+
+        A model on the meta device stays there. Where DTensors are sharded, each process generates all of it,
+        without communication.
+
+        Args:
+            seed: another than the plan's.
+
+        Raises:
+            RuntimeError: as run() refuses the model.
+            ValueError, TypeError: a seed as init_model_ refuses it; tensors that nothing fills, or of a kind
+                that no file holds.
+
+        >>> from convinit_ext import fingerprint, plan_model
+        >>> model = nn.Linear(8, 4)
+        >>> plan = plan_model(model, seed=7)
+        >>> report = plan.run()
+        >>> plan.fingerprint() == fingerprint(model)
+        True
+        """
+        seed = self._plan.seed if seed is None else checked_seed(seed)
+        self._check_unchanged()
+        with torch.no_grad():
+            return fingerprint_of(
+                saved_tensors(self._model, dataclasses.replace(self._plan, seed=seed)), seed
+            )
+
+    def _remember(self) -> None:
+        self._places = _Places(list(self._plan.held()))
+        self._call = _OneCall.of(self._plan)
+
+    def _check_unchanged(self) -> None:
+        changed = self._places.changed()
+        if changed:
+            raise RuntimeError(
+                f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
+                f"{changed[0]!r} first: their place, shape, dtype or device; plan it again"
+            )
+
+    def __str__(self) -> str:
+        return str(self.report)
+
+
+class _OneCall:
+    """The one call that a plan comes down to where all it does is to fill parameters that have memory."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        drawn = [row.values for row in rows if isinstance(row.values, Drawn)]
+        self._tensors = [row.tensor for row in rows]
+        self._names = [each.key for each in drawn]
+        self._kinds, self._params = ops.encoded([each.distribution for each in drawn])
+        self._seed: int | None = None
+
+    @staticmethod
+    def of(plan: Plan) -> _OneCall | None:
+        def is_one_piece(row: Row) -> bool:
+            values = row.values
+            is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
+            return is_all_drawn and not (row.is_fresh or is_dtensor(row.tensor))
+
+        return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
+
+    def fill(self, seed: int) -> None:
+        if seed != self._seed:
+            self._keys, self._seed = keys.of_names(seed, self._names), seed
+        ops.fill_encoded_(self._tensors, self._keys, self._kinds, self._params)
+
+
+class _Places:
+    """Some tensors' places, and what the tensors are; values may change. A plan is run again within
+    microseconds for each tensor, and so is this question.
+    """
+
+    def __init__(self, held: Sequence[NamedTensor]) -> None:
+        places = [(each, module, leaf) for each in held for module, leaf in each.places]
+        self._held = [each for each, _, _ in places]
+        self._tensors = [each.tensor for each in self._held]
+        self._places = [
+            (vars(module), "_parameters" if leaf in module._parameters else "_buffers", leaf)
+            for _, module, leaf in places
+        ]
+        self._facts = self._now()
+
+    def changed(self) -> list[str]:
+        """The paths of those that are no longer there, or of another shape, dtype or device."""
+        now = self._now()
+        if now == self._facts:
+            return []
+        differs = [
+            fact != before
+            for fact, before in zip(zip(*now, strict=True), zip(*self._facts, strict=True), strict=True)
+        ]
+        return list(dict.fromkeys(held.path for held, each in zip(self._held, differs, strict=True) if each))
+
+    def _now(self) -> tuple[list[int | None], list[torch.Size], list[torch.dtype], list[torch.device]]:
+        tensors = self._tensors
+        return (
+            [  # no dicts in a ScriptModule: without get
+                id(holder[leaf]) if leaf in (holder := module[kind]) else None
+                for module, kind, leaf in self._places
+            ],
+            [tensor.shape for tensor in tensors],
+            [tensor.dtype for tensor in tensors],
+            [tensor.device for tensor in tensors],
+        )

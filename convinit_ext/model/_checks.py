@@ -17,11 +17,11 @@ from convinit_ext._engine import (
     in_fake_mode,
     is_surely_writable,
 )
-from convinit_ext.model._named_tensors import Held, Node
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.sharding import boxes
 
 
-def check_parameters(held: Iterable[Held], reading: bool) -> None:
+def check_parameters(held: Iterable[NamedTensor], reading: bool) -> None:
     """That every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
     Raises:
@@ -57,7 +57,7 @@ def _check(tensor: Tensor, reading: bool) -> None:
         check_writable(tensor)
 
 
-def check_not_faked(held: Iterable[Held]) -> None:
+def check_not_faked(held: Iterable[NamedTensor]) -> None:
     """Inside FakeTensorMode a fill of memory does nothing, and new memory is fake.
 
     Raises:
@@ -72,7 +72,7 @@ def check_not_faked(held: Iterable[Held]) -> None:
             )
 
 
-def check_modules(nodes: Iterable[Node], dtype: torch.dtype | None) -> None:
+def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> None:
     """FSDP2 would put its own values back into parameters that are gathered, or of another dtype.
 
     Raises:

@@ -26,7 +26,7 @@ _WRAPPERS = (DistributedDataParallel, DataParallel)
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class NamedModule:
     """A module of the model: its path as PyTorch spells it, its canonical one, and the modules around it."""
 
     module: nn.Module
@@ -36,13 +36,13 @@ class Node:
 
 
 @dataclass(slots=True, eq=False)
-class Held:
+class NamedTensor:
     """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it."""
 
     tensor: Tensor
     path: str
     name: str
-    node: Node
+    node: NamedModule
     places: list[Place] = field(default_factory=list)
 
     @property
@@ -51,7 +51,7 @@ class Held:
         return any(leaf not in module._non_persistent_buffers_set for module, leaf in self.places)
 
 
-def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
+def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     """Every module, in the order of named_modules(); `module` of DDP or DataParallel adds no segment.
 
     Args:
@@ -59,7 +59,7 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
         again: whether a module comes once for every place that holds it, or only once.
     """
     seen: set[int] = set()
-    pending = [Node(model, "", "", ())]
+    pending = [NamedModule(model, "", "", ())]
     while pending:
         node = pending.pop()
         if id(node.module) in seen if not again else any(node.module is each for each in node.parents):
@@ -80,10 +80,10 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[Node]:
                 canonical = node.canonical
             else:
                 canonical = path if same else join(node.canonical, child)
-            pending.append(Node(module, path, canonical, parents))
+            pending.append(NamedModule(module, path, canonical, parents))
 
 
-def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
+def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTensor]:
     """Every parameter object once, under the first name that named_parameters() gives it.
 
     Args:
@@ -104,12 +104,12 @@ def parameters(nodes: Iterable[Node], lazy: bool = False) -> list[Held]:
     return held
 
 
-def buffers(nodes: Iterable[Node]) -> list[Held]:
+def buffers(nodes: Iterable[NamedModule]) -> list[NamedTensor]:
     """Every buffer object once, under its first path."""
     return _held((node, node.module._buffers) for node in nodes)
 
 
-def _lazy_buffers(nodes: Iterable[Node]) -> list[Held]:
+def _lazy_buffers(nodes: Iterable[NamedModule]) -> list[NamedTensor]:
     return _held((node, dict(filter(_is_absent, node.module._buffers.items()))) for node in nodes)
 
 
@@ -118,8 +118,8 @@ def _is_absent(named: tuple[str, Tensor | None]) -> bool:
     return buffer is not None and is_lazy(buffer)
 
 
-def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[Held]:
-    found: dict[int, Held] = {}
+def _held(tensors: Iterable[tuple[NamedModule, Mapping[str, Tensor | None]]]) -> list[NamedTensor]:
+    found: dict[int, NamedTensor] = {}
     for node, named in tensors:
         for leaf, tensor in named.items():
             if tensor is None:
@@ -128,12 +128,12 @@ def _held(tensors: Iterable[tuple[Node, Mapping[str, Tensor | None]]]) -> list[H
             if held is None:
                 path = join(node.path, leaf)
                 name = path if node.path == node.canonical else join(node.canonical, leaf)
-                held = found[id(tensor)] = Held(tensor, path, name, node)
+                held = found[id(tensor)] = NamedTensor(tensor, path, name, node)
             held.places.append((node.module, leaf))
     return list(found.values())
 
 
-def _check_shapes(held: Iterable[Held]) -> None:
+def _check_shapes(held: Iterable[NamedTensor]) -> None:
     absent = [each.path for each in held if is_lazy(each.tensor)]
     if absent:
         raise ValueError(
@@ -142,8 +142,8 @@ def _check_shapes(held: Iterable[Held]) -> None:
         )
 
 
-def _check_names(held: list[Held]) -> None:
-    first: dict[str, Held] = {}
+def _check_names(held: list[NamedTensor]) -> None:
+    first: dict[str, NamedTensor] = {}
     for each in held:
         try:
             each.name = canonical_name(each.name)
@@ -190,18 +190,18 @@ def has_memory(tensor: Tensor) -> bool:
     return local.layout is torch.strided and not (local.is_nested or is_traceable_wrapper_subclass(local))
 
 
-def tied(held: list[Held]) -> list[list[Held]]:
+def tied(held: list[NamedTensor]) -> list[list[NamedTensor]]:
     """Groups of parameters that are the same memory seen the same way; the first of each is the one to fill.
 
     Raises:
         ValueError: two parameters that share a part of their memory, or see it in different ways.
     """
-    by_storage: dict[int, list[Held]] = {}
+    by_storage: dict[int, list[NamedTensor]] = {}
     for each in held:
         by_storage.setdefault(_storage(each.tensor), []).append(each)
     if len(by_storage) == len(held):  # as in most models
         return [[each] for each in held]
-    groups: dict[object, list[Held]] = {}
+    groups: dict[object, list[NamedTensor]] = {}
     for each in held:
         groups.setdefault(view(each.tensor), []).append(each)
     for sharing in by_storage.values():
@@ -257,7 +257,7 @@ class Distinct:
         return True
 
 
-def _check_apart(held: Iterable[Held]) -> None:
+def _check_apart(held: Iterable[NamedTensor]) -> None:
     """That views of one storage follow each other; views that interleave without meeting are refused too."""
     ordered = sorted((*span(local_of(each.tensor)), each.path) for each in held)
     for (_, end, path), (start, _, other) in itertools.pairwise(ordered):

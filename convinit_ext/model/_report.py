@@ -7,11 +7,18 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
 _TEXT_COLUMNS = 4  # these lead, and are aligned to the left; numbers to the right
+_NEGLIGIBLE = 40.0  # e^-40 of a density is nothing to a standard deviation
+_INTERVALS = 1000  # of Simpson's rule
 Row = TypeVar("Row")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)|(?<=\.)\d+$")
 
@@ -199,3 +206,34 @@ def finite(value: object) -> object:
     if isinstance(value, list):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def std_of(distribution: Distribution) -> float:
+    """The standard deviation of the values, of a truncated normal after its truncation.
+
+    >>> round(std_of(Uniform(-3.0, 3.0)) ** 2, 9)
+    3.0
+    """
+    if isinstance(distribution, Uniform):
+        return (distribution.high - distribution.low) / math.sqrt(12)
+    if isinstance(distribution, Normal):
+        return distribution.std
+    return _truncated_std(distribution) if isinstance(distribution, TruncatedNormal) else 0.0
+
+
+@lru_cache(maxsize=256)
+def _truncated_std(distribution: TruncatedNormal) -> float:
+    """By Simpson's rule over the part that holds all but e^-40 of the density: no tail is too far."""
+    if distribution.std == 0.0:
+        return 0.0
+    low, high = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
+    peak = min(max(low, 0.0), high)
+    if not math.isfinite(peak):
+        return 0.0
+    # d |peak| + d^2 / 2 = 40
+    reach = 2 * _NEGLIGIBLE / (abs(peak) + math.sqrt(peak * peak + 2 * _NEGLIGIBLE))
+    z = np.linspace(max(low, peak - reach), min(high, peak + reach), _INTERVALS + 1)
+    weights = np.exp(-(z - peak) * (z + peak) / 2)  # the density relative to the peak, without cancellation
+    weights[1:-1] *= np.where(np.arange(1, _INTERVALS) % 2, 4, 2)
+    centre = np.average(z - peak, weights=weights)
+    return distribution.std * math.sqrt(np.average((z - peak - centre) ** 2, weights=weights))

@@ -1,88 +1,77 @@
-"""Doing what a plan says: memory for its rows, one fill of all of them, then what is made of filled ones."""
+"""Carrying a plan out: memory for its rows, their values, and new memory put into the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from convinit_ext import keys
-from convinit_ext._engine import ops
-from convinit_ext.model import _spectral as spectral
 from convinit_ext.model._checks import check_not_faked
-from convinit_ext.model._memory import check_memory
-from convinit_ext.model._placing import place_buffer, place_parameter
+from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
-from convinit_ext.recipes import Redrawn, norm_dtype
+from convinit_ext.model._report import size_text
+from convinit_ext.model._values import Drawn, Norm, fill_pieces
+from convinit_ext.sharding import is_dtensor, local_of
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
+_MEMORY_FACTS = Path("/proc/meminfo")
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # as a container sees its own
+_FILE_CACHE = ("active_file", "inactive_file")  # of memory.stat: given up where memory runs short
+
+_Item = TypeVar("_Item")
+_Filled: TypeAlias = Sequence[tuple[Row, Tensor]]  # rows with the memory that takes their values
 
 
 def run(plan: Plan, seed: int, progress: bool = False) -> None:
-    """Fill a plan's parameters and start its buffers anew. All that can fail comes before the first write."""
+    """Write the values of a plan's rows into its model. All that can fail comes before the first write."""
     check_not_faked(plan.held())
     check_memory(plan.new_bytes)
     with torch.no_grad():
-        filled = [_memory_for(row) for row in plan.rows]
-        buffers = [row.new(seed) if row.fresh else None for row in plan.buffers]
-        _fill(seed, plan.rows, filled, progress)
-        _derive(seed, plan.rows, filled)
-        for row, memory in zip(plan.rows, filled, strict=True):
+        filled = [(row, row.memory()) for row in plan.all_rows]
+        _write(seed, filled, progress)
+        for row, memory in filled:
             if memory is not row.tensor:
                 for held in row.held:
-                    place_parameter(held, memory)
-        for buffer_row, buffer in zip(plan.buffers, buffers, strict=True):
-            if buffer is not None:
-                place_buffer(buffer_row.held, buffer)
-            elif buffer_row.start is not None:
-                buffer_row.write_(buffer_row.held.tensor, seed)
-        for buffer_row in plan.buffers:
-            if buffer_row.start is not None:
-                spectral.settle(buffer_row.held)
+                    (_place_buffer if row.is_buffer else _place_parameter)(held, memory)
 
 
-def fill_rows(seed: int, filled: Iterable[tuple[Row, Tensor]]) -> None:
-    """One call into the engine: it balances threads over all the bytes, whatever tensors they belong to."""
-    pieces = [(row.key, piece) for row, memory in filled for piece in row.pieces(memory)]
-    boxes = [piece.box for _, piece in pieces]
-    ops.fill_(
-        [piece.memory for _, piece in pieces],
-        keys.of_names(seed, [key for key, _ in pieces]),
-        [piece.distribution for _, piece in pieces],
-        boxes if any(boxes) else None,
-    )
+def _write(seed: int, filled: _Filled, progress: bool) -> None:
+    """Write what is drawn by one call into the engine, then given tensors, then norms of either."""
+    drawn = [(row.values, memory) for row, memory in filled if isinstance(row.values, Drawn)]
+    sizes = [local_of(memory).nbytes for _, memory in drawn]
+    total = sum(sizes)
+    with progress_bar(total if progress else None, "init_model_") as advance:
+        for group, num_bytes in in_steps(drawn, sizes, total // _PROGRESS_STEPS if progress else total):
+            fill_pieces(seed, (piece for values, memory in group for piece in values.pieces_of(memory)))
+            advance(num_bytes)
+    others = [each for each in filled if not isinstance(each[0].values, Drawn | None)]
+    for row, memory in sorted(others, key=lambda each: isinstance(each[0].values, Norm)):
+        row.write_(seed, memory)
 
 
-def _memory_for(row: Row) -> Tensor:
-    """The parameter itself, or new memory of its memory format that nothing has touched yet."""
-    if not row.fresh:
-        return row.tensor
-    return torch.empty_like(row.tensor.detach(), dtype=row.dtype, device=row.device)
-
-
-def _fill(seed: int, rows: Sequence[Row], filled: Sequence[Tensor], progress: bool) -> None:
-    if not progress:
-        fill_rows(seed, zip(rows, filled, strict=True))
+@contextmanager
+def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar of so many bytes; yield what moves it. There is none without a total."""
+    if total is None:
+        yield lambda num_bytes: None
         return
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
-    total = sum(row.num_bytes for row in rows)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="init_model_") as bar:
-        for group, num_bytes in _groups(rows, filled, total // _PROGRESS_STEPS):
-            fill_rows(seed, group)
-            bar.update(num_bytes)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=description) as bar:
+        yield bar.update
 
 
-def _groups(
-    rows: Sequence[Row], filled: Sequence[Tensor], step: int
-) -> Iterator[tuple[list[tuple[Row, Tensor]], int]]:
-    """Neighbouring rows of `step` bytes or more together."""
-    group: list[tuple[Row, Tensor]] = []
+def in_steps(items: Sequence[_Item], sizes: Sequence[int], step: int) -> Iterator[tuple[list[_Item], int]]:
+    """Yield neighbours of `step` bytes or more together, and how many bytes they are."""
+    group: list[_Item] = []
     num_bytes = 0
-    for row, memory in zip(rows, filled, strict=True):
-        group.append((row, memory))
-        num_bytes += row.num_bytes
+    for item, size in zip(items, sizes, strict=True):
+        group.append(item)
+        num_bytes += size
         if num_bytes >= step:
             yield group, num_bytes
             group, num_bytes = [], 0
@@ -90,43 +79,76 @@ def _groups(
         yield group, num_bytes
 
 
-def _derive(seed: int, rows: Sequence[Row], filled: Sequence[Tensor]) -> None:
-    """Writes presets, then norms of other parameters, which may be presets."""
-    derived = [(row, memory) for row, memory in zip(rows, filled, strict=True) if row.derived is not None]
-    if not derived:
+def _place_parameter(held: NamedTensor, memory: Tensor) -> None:
+    """Make written memory a parameter's. One on the meta device becomes a new one of its type."""
+    parameter = held.tensor
+    if not (parameter.is_meta or is_dtensor(parameter)):  # assigning a DTensor's data changes nothing
+        grad, parameter.grad = parameter.grad, None
+        parameter.data = memory
+        parameter.grad = None if grad is None else grad.to(memory.dtype)
         return
-    chosen = {id(row.held[0]): (row, memory) for row, memory in zip(rows, filled, strict=True)}
-    for row, memory in sorted(derived, key=lambda each: each[0].source is not None):
-        write_derived_(seed, row, memory, _source_of(row, seed, chosen))
+    held.tensor = _parameter_like(parameter, memory)
+    for module, leaf in held.places:
+        setattr(module, leaf, held.tensor)  # not _parameters[leaf]: recurrent modules keep a second list
 
 
-def write_derived_(seed: int, row: Row, memory: Tensor, source: Tensor | None) -> None:
-    """Writes what a derived row's values are, given what they are made of."""
-    assert row.derived is not None
-    if isinstance(row.derived, Redrawn):
-        assert row.drawn is not None
-        source = torch.empty_like(memory.detach(), dtype=row.drawn.dtype)
-        fill_rows(seed, [(row.drawn, source)])
-    row.derived.write_(memory, source)
-
-
-def _source_of(row: Row, seed: int, chosen: Mapping[int, tuple[Row, Tensor]]) -> Tensor | None:
-    """What the parameter that a row is made of becomes, not yet rounded where its dtype is narrow.
-
-    Args:
-        row: with a source or without.
-        seed: of the model.
-        chosen: the rows that are filled and their memory, by the id of what they hold.
-    """
-    if row.source is None:
-        return None
-    source, memory = chosen.get(id(row.source), (None, row.source.tensor))
-    dtype = norm_dtype(memory.dtype)
-    if source is None or dtype == memory.dtype:
-        return memory
-    exact = torch.empty_like(memory.detach(), dtype=dtype)
-    if source.derived is None:
-        fill_rows(seed, [(source, exact)])
+def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
+    """Return a parameter of the same type and with the same attributes, whose values are in `memory`."""
+    if not is_dtensor(parameter):
+        fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
     else:
-        write_derived_(seed, source, exact, _source_of(source, seed, chosen))
-    return exact
+        fresh = nn.Parameter(memory, parameter.requires_grad)
+        fresh.grad = None if parameter.grad is None else parameter.grad.to(memory.dtype)
+    fresh.__dict__.update(parameter.__dict__)
+    return fresh
+
+
+def _place_buffer(held: NamedTensor, buffer: Tensor) -> None:
+    before, held.tensor = held.tensor, buffer
+    for module, leaf in held.places:
+        module._buffers[leaf] = buffer
+        for name, value in list(vars(module).items()):
+            if value is before:  # kept under a second name: original_inv_freq in transformers 4
+                setattr(module, name, buffer)
+
+
+def check_memory(num_bytes: int) -> None:
+    """Raise MemoryError where the system says that the CPU's memory has less than this to give."""
+    available = available_memory()
+    if available is not None and num_bytes > available:
+        raise MemoryError(
+            f"the model needs {size_text(num_bytes)} of new memory, and {size_text(available)} are available"
+        )
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be allocated without swapping, within a container too; None if unknown."""
+    known = [number for number in (_system_memory(), _container_memory()) if number is not None]
+    return min(known, default=None)
+
+
+def _container_memory() -> int | None:
+    """What control group version 2 leaves to this process's group. Its use counts the cache of files too."""
+    try:
+        limit, used, facts = (
+            (_CONTROL_GROUP / name).read_text().strip()
+            for name in ("memory.max", "memory.current", "memory.stat")
+        )
+    except OSError:
+        return None
+    if not (limit.isdigit() and used.isdigit()):
+        return None
+    entries = (line.split() for line in facts.splitlines())
+    cached = sum(int(number) for name, number in entries if name in _FILE_CACHE)
+    return max(0, int(limit) - int(used) + cached)
+
+
+def _system_memory() -> int | None:
+    try:
+        facts = _MEMORY_FACTS.read_text()
+    except OSError:
+        return None
+    for line in facts.splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024  # the file counts in KiB
+    return None

@@ -1,97 +1,59 @@
-"""Which of a model's parameters and buffers a call is about: what `only` and `skip` choose."""
+"""Which parameters and buffers a call is about (`only`, `skip`), and the names that make their keys."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model import _parametrize as parametrized
-from convinit_ext.model._named_tensors import Held
-from convinit_ext.recipes import Target, patterns
+from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._parametrize import plain_name
+from convinit_ext.recipes import patterns
 
-Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module] | Callable[[Target], bool]"
+Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | None"
+Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
-@dataclass(slots=True, eq=False)
 class Selection:
     """What `only` and `skip` say of one model.
 
     A str is a glob on names, of parameters and of buffers, or of modules: then all that is inside. A regular
     expression is searched for in the names of parameters and buffers. A module stands for all that is inside,
-    a type for all that its modules own, and a function is asked about each parameter.
+    a type for all that its modules own.
+
+    Raises:
+        TypeError: something that chooses nothing: a number, a tensor.
+        ValueError: a bad pattern, a module that is not part of the model.
     """
 
-    only: _Set | None
-    skip: _Set | None
-    names: dict[int, list[str]]
-    target: Callable[[Held], Target]
-    _chosen: dict[int, list[bool]] = field(default_factory=dict)  # of parameters, by their module's id
-
-    @classmethod
-    def of(
-        cls, model: nn.Module, only: Selectors, skip: Selectors, target: Callable[[Held], Target]
-    ) -> Selection | None:
-        """None where both are None: then everything is chosen.
-
-        Raises:
-            TypeError: something that chooses nothing: a number, a tensor.
-            ValueError: a bad pattern, a module that is not part of the model.
-        """
-        if only is None and skip is None:
-            return None
+    def __init__(self, model: nn.Module, only: Selectors, skip: Selectors) -> None:
         inside = {id(module) for module in model.modules()}
-        first, second = (
-            None if given is None else _Set(what, given, inside)
-            for what, given in (("only", only), ("skip", skip))
-        )
-        return cls(first, second, walk.every_name(model), target)
+        self._only = None if only is None else _Set("only", only, inside)
+        self._skip = None if skip is None else _Set("skip", skip, inside)
+        self._names = {} if only is None and skip is None else walk.every_name(model)
 
-    def parameter(self, held: Held) -> bool:
-        """Whether the parameter is chosen."""
-        chosen = self.only is None or self.only.fits(held, self.names_of(held), self.target)
-        if self.skipped(held):
-            chosen = False
-        self._chosen.setdefault(id(held.node.module), []).append(chosen)
-        return chosen
+    def chosen(self, held: NamedTensor) -> bool:
+        """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
+        is_chosen = self._only is None or self._only.fits(held, self._names_of(held))
+        return not self.skipped(held) and is_chosen
 
-    def skipped(self, held: Held) -> bool:
-        return self.skip is not None and self.skip.fits(held, self.names_of(held), self.target)
-
-    def buffer(self, held: Held) -> bool:
-        """Whether the buffer is chosen, after all parameters were asked about.
-
-        Where functions choose, it goes with the parameters of its module.
-        """
-        names, asked = self.names_of(held), self._chosen.get(id(held.node.module), [])
-        if self.skip is not None and (
-            self.skip.fits(held, names, None) or (self.skip.functions and asked and not any(asked))
-        ):
-            return False
-        return (
-            self.only is None or self.only.fits(held, names, None) or bool(self.only.functions and any(asked))
-        )
+    def skipped(self, held: NamedTensor) -> bool:
+        return self._skip is not None and self._skip.fits(held, self._names_of(held))
 
     def check_used(self) -> None:
-        """
-        Raises:
-            ValueError: a pattern, module, type or function that chose nothing.
-        """
-        for chosen in (self.only, self.skip):
+        """Raise ValueError for a pattern, module or type that chose nothing."""
+        for chosen in (self._only, self._skip):
             if chosen is not None:
                 chosen.check_used()
 
-    def names_of(self, held: Held) -> list[str]:
-        names = self.names.get(id(held.tensor), [held.name])
-        # conv.weight is a name of both halves of a normalised weight, and of the vectors of spectral_norm
-        part = self.target(held).plain
-        plain = part.name if part is not None else parametrized.plain_name(held)
+    def _names_of(self, held: NamedTensor) -> list[str]:
+        """Return every name; conv.weight is one of both halves of a normalised weight, and of its vectors."""
+        names, plain = self._names.get(id(held.tensor), [held.name]), plain_name(held)
         return names if plain is None else [*names, plain]
 
 
@@ -99,77 +61,58 @@ class _Set:
     """The selectors of one argument; it remembers which of them chose something."""
 
     def __init__(self, what: str, given: Any, inside: set[int]) -> None:
-        self.what = what
-        self.exact: dict[str, str] = {}  # canonical: as it was given
-        self.patterns: list[re.Pattern[str]] = []
-        self.modules: dict[int, nn.Module] = {}
-        self.types: list[type[nn.Module]] = []
-        self.functions: list[Callable[[Target], bool]] = []
-        self._globs: dict[re.Pattern[str], str] = {}
+        self._what = what
+        self._exact: set[str] = set()
+        self._patterns: list[tuple[re.Pattern[str], bool]] = []  # and whether it is a glob
+        self._modules: set[int] = set()
+        self._types: list[type[nn.Module]] = []
         self._unused: dict[object, object] = {}  # selector: how an error shows it
         for each in _listed(given):
-            self._add(each, inside)
+            self._unused[self._added(each, inside)] = each if isinstance(each, str) else _shown(each)
 
-    def _add(self, each: Any, inside: set[int]) -> None:
-        if isinstance(each, str):
-            patterns.check(each, self.what)
-            self._add_name(each)
-        elif isinstance(each, re.Pattern):
-            patterns.check(each, self.what)
-            self.patterns.append(each)
-            self._unused[each] = each.pattern
-        elif isinstance(each, nn.Module):
+    def _added(self, each: Any, inside: set[int]) -> object:
+        if isinstance(each, str | re.Pattern):
+            patterns.check(each, self._what)
+            if isinstance(each, str) and patterns.is_exact(each):
+                name = walk.canonical(each)
+                self._exact.add(name)
+                return name
+            is_glob = isinstance(each, str)
+            pattern = patterns.compiled(walk.canonical(each)) if isinstance(each, str) else each
+            self._patterns.append((pattern, is_glob))
+            return pattern
+        if isinstance(each, nn.Module):
             if id(each) not in inside:
-                raise ValueError(f"{self.what}: a module {type(each).__name__} that is not part of the model")
-            self.modules[id(each)] = each
-            self._unused[id(each)] = type(each).__name__
-        elif isinstance(each, type) and issubclass(each, nn.Module):
-            self.types.append(each)
-            self._unused[each] = each.__name__
-        elif callable(each) and not isinstance(each, type):
-            self.functions.append(each)
-            self._unused[each] = getattr(each, "__name__", repr(each))
-        else:
-            raise TypeError(
-                f"{self.what} must be globs, regular expressions, modules, module types or functions of a "
-                f"Target, not {each!r}"
-            )
+                raise ValueError(
+                    f"{self._what}: a module {type(each).__name__} that is not part of the model"
+                )
+            self._modules.add(id(each))
+            return id(each)
+        if isinstance(each, type) and issubclass(each, nn.Module):
+            self._types.append(each)
+            return each
+        raise TypeError(
+            f"{self._what} must be globs, regular expressions, modules or module types, not {each!r}"
+        )
 
-    def _add_name(self, text: str) -> None:
-        try:
-            name = canonical_name(text)
-        except ValueError:
-            name = text
-        if patterns.is_exact(name):
-            self.exact[name] = text
-            self._unused[name] = text
-        else:
-            glob = patterns.compiled(name)
-            self._globs[glob] = text
-            self._unused[glob] = text
-
-    def fits(self, held: Held, names: Sequence[str], target: Callable[[Held], Target] | None) -> bool:
+    def fits(self, held: NamedTensor, names: Sequence[str]) -> bool:
         """Whether any selector does. All are asked, as each has to choose something.
 
         Args:
             held: a parameter or buffer.
             names: all of its names.
-            target: makes what a function is asked about; None leaves functions out.
         """
         used: list[object] = []
         for name in names:
             around = list(_around(name))
-            used += [each for each in around if each in self.exact]
-            used += [glob for glob in self._globs if any(glob.match(each) for each in around)]
-            used += [pattern for pattern in self.patterns if pattern.search(name)]
-        if self.modules:
+            used += [each for each in around if each in self._exact]
+            for pattern, is_glob in self._patterns:
+                if any(map(pattern.match, around)) if is_glob else pattern.search(name):
+                    used.append(pattern)
+        if self._modules:
             owners = (*held.node.parents, *(module for module, _ in held.places))
-            used += [id(module) for module in owners if id(module) in self.modules]
-        if self.types:
-            used += [kind for kind in self.types if isinstance(held.node.module, kind)]
-        if self.functions and target is not None:
-            seen = target(held)
-            used += [function for function in self.functions if function(seen)]
+            used += [id(module) for module in owners if id(module) in self._modules]
+        used += [kind for kind in self._types if isinstance(held.node.module, kind)]
         for each in used:
             self._unused.pop(each, None)
         return bool(used)
@@ -177,7 +120,13 @@ class _Set:
     def check_used(self) -> None:
         if self._unused:
             shown = ", ".join(repr(each) for each in self._unused.values())
-            raise ValueError(f"{self.what} chooses nothing by {shown}: no parameter or buffer fits")
+            raise ValueError(f"{self._what} chooses nothing by {shown}: no parameter or buffer fits")
+
+
+def _shown(each: Any) -> object:
+    if isinstance(each, re.Pattern):
+        return each.pattern
+    return each.__name__ if isinstance(each, type) else type(each).__name__
 
 
 def _listed(given: Any) -> Iterable[Any]:
@@ -187,8 +136,103 @@ def _listed(given: Any) -> Iterable[Any]:
 
 
 def _around(name: str) -> Iterable[str]:
-    """The name, and those of the modules around it."""
+    """Yield the name, and those of the modules around it."""
     yield name
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
+
+
+def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str] = ()) -> dict[str, str]:
+    """The name that makes the key of each of these parameters and buffers.
+
+    Args:
+        names: canonical names of parameters.
+        buffers: those of buffers; few need a key, so a function may raise LookupError for them.
+        mapping: a function of the name; or a dict of names and of prefixes ("layers.0" is one of
+            "layers.0.weight", "" of every name; the longest counts), to what stands there instead.
+
+    Raises:
+        TypeError: neither, or something in it that is not a string.
+        ValueError: two parameters that would get one key, an entry that fits no name.
+
+    >>> key_names(["layers.0.weight", "layers.1.weight", "head.weight"], {"layers.0": "layers.8"})
+    {'layers.0.weight': 'layers.8.weight', 'layers.1.weight': 'layers.1.weight', 'head.weight': 'head.weight'}
+    """
+    names, buffers = list(names), list(buffers)
+    if mapping is None:
+        return {name: name for name in (*names, *buffers)}
+    if isinstance(mapping, Mapping):
+        mapped = _by_prefix((*names, *buffers), mapping)
+    elif callable(mapping):
+        mapped = _by_function(names, buffers, mapping)
+    else:
+        raise TypeError(f"names must be a dict or a function of a name, not {type(mapping).__name__}")
+    return _checked(mapped)
+
+
+def _by_function(names: list[str], buffers: list[str], function: Callable[[str], str]) -> dict[str, str]:
+    mapped: dict[str, str] = {}
+    for name in (*names, *buffers):
+        try:
+            mapped[name] = function(name)
+        except LookupError as error:
+            if name in buffers:
+                continue
+            raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
+    return mapped | {name: name for name in buffers if name not in mapped}
+
+
+def _canonical_prefix(prefix: str) -> str:
+    try:
+        return canonical_name(prefix.removesuffix("."))
+    except ValueError:  # nothing but wrappers: every name
+        return ""
+
+
+def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    prefixes: dict[str, str] = {}
+    for prefix, other in mapping.items():
+        if not (isinstance(prefix, str) and isinstance(other, str)):
+            raise TypeError(f"names must map str to str, and does not: {prefix!r}: {other!r}")
+        prefixes[_canonical_prefix(prefix)] = other.removesuffix(".")
+    unused, mapped = set(prefixes), {}
+    for name in names:
+        found = _longest(name, prefixes)
+        mapped[name] = name if found is None else _replaced(name, found, prefixes[found])
+        unused.discard(name if found is None else found)
+    if unused:
+        raise ValueError(
+            f"names: no parameter is called or begins with {', '.join(map(repr, sorted(unused)))}"
+        )
+    return mapped
+
+
+def _longest(name: str, prefixes: Mapping[str, str]) -> str | None:
+    prefix = name
+    while prefix and prefix not in prefixes:
+        prefix = prefix.rpartition(".")[0]
+    return prefix if prefix in prefixes else None
+
+
+def _replaced(name: str, prefix: str, other: str) -> str:
+    rest = name.removeprefix(prefix).removeprefix(".")
+    return f"{other}.{rest}" if other and rest else other or rest
+
+
+def _checked(mapped: dict[str, str]) -> dict[str, str]:
+    first: dict[str, str] = {}
+    for name, other in mapped.items():
+        if not isinstance(other, str):
+            raise TypeError(f"names: {name!r} becomes {other!r}, which is not a str")
+        try:
+            mapped[name] = canonical_name(other)
+        except ValueError as error:
+            raise ValueError(f"names: {name!r} becomes {other!r}: {error}") from error
+        earlier = first.setdefault(mapped[name], name)
+        if earlier != name:
+            raise ValueError(
+                f"names: parameters {earlier!r} and {name!r} would both get the key of {mapped[name]!r}, and "
+                "so the same values"
+            )
+    return mapped

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import Box, check_not_in_fake_mode, digests
-from convinit_ext.distributions import Constant
+from convinit_ext._engine import check_not_in_fake_mode, digests
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model import _spectral as spectral
-from convinit_ext.model._buffers import BufferRow
-from convinit_ext.model._contents import (
-    Computed,
-    Content,
-    Drawn,
-    Given,
-    MinusOnes,
-    NormOfRows,
-    Rounded,
-    Same,
-    whole,
-)
-from convinit_ext.model._named_tensors import Held
 from convinit_ext.model._plan import Plan, Row
-from convinit_ext.recipes import MinusIdentity, NormOf, Orthogonal, Preset, norm_dtype
+from convinit_ext.model._values import Given, Values, generated
 from convinit_ext.sharding import is_dtensor, local_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
@@ -61,29 +45,28 @@ DTYPES = {
 _BLOCK_BYTES = 1 << 25  # of what is generated at once
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """A tensor to save.
+class SavedTensor(NamedTuple):
+    """A tensor of a state dict.
 
     Args:
-        name: canonical name of the state dict.
+        name: canonical name.
         dtype: of the values.
         shape: of the logical tensor.
-        content: its values.
+        values: what it holds.
     """
 
     name: str
     dtype: torch.dtype
     shape: tuple[int, ...]
-    content: Content
+    values: Values
 
     @property
     def num_bytes(self) -> int:
         return self.dtype.itemsize * torch.Size(self.shape).numel()
 
 
-def entries(model: nn.Module, plan: Plan) -> list[Entry]:
-    """What the model's state dict would hold once the plan has run; a tied tensor once, under its first name.
+def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
+    """Return what the state dict holds once the plan has run; a tied tensor once, under its first name.
 
     What modules keep there beside tensors (get_extra_state) is left out: no file of tensors can hold it.
 
@@ -93,28 +76,30 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
         RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
-    planned = _Planned(plan)
-    paths = {id(each.tensor): each for each in _all_held(model)}
-    found: dict[str, Entry] = {}
+    rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
+    nodes = list(walk.modules(model))
+    named = {id(each.tensor): each for each in (*walk.parameters(nodes), *walk.buffers(nodes))}
+    found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
     for key, value in model.state_dict(keep_vars=True).items():
         if walk.is_extra_state(key):
             continue
-        tensor = _checked(key, value, planned)
-        identity = planned.identity(tensor)
+        row = rows.get(id(value))
+        tensor = _checked(key, value, row is not None)
+        identity = _identity(tensor, row)
         if identity in seen:
             continue
         seen.add(identity)
-        if tensor.is_meta and tensor.numel() and not planned.fills(tensor):
+        if tensor.is_meta and tensor.numel() and row is None:
             lost.append(f"{key} {list(tensor.shape)}")
             continue
-        held = paths.get(id(tensor))
-        name = held.name if held is not None and held.path == key else key
-        name = walk.canonical(name)
+        held = named.get(id(tensor))
+        name = walk.canonical(held.name if held is not None and held.path == key else key)
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
-        found[name] = planned.entry(name, tensor)
+        dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
+        found[name] = SavedTensor(name, dtype, tuple(tensor.shape), values or Given(tensor))
     if lost:
         raise ValueError(
             f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:\n  "
@@ -125,35 +110,32 @@ def entries(model: nn.Module, plan: Plan) -> list[Entry]:
     return list(found.values())
 
 
-def fingerprint_of(found: Iterable[Entry]) -> str:
-    """What docs/fingerprint.md makes of the tensors, which are generated block by block."""
+def _identity(tensor: Tensor, row: Row | None) -> object:
+    """Equal for tensors that are tied."""
+    if row is not None and not row.is_buffer:
+        return id(row)
+    return id(tensor) if tensor.is_meta or not tensor.numel() else walk.view(tensor)
+
+
+def fingerprint_of(tensors: Iterable[SavedTensor], seed: int) -> str:
+    """Return what docs/fingerprint.md makes of the tensors, which are generated region by region."""
     heads, total = [], digests.no_sums()
-    scratch = torch.empty(_BLOCK_BYTES, dtype=torch.uint8, device="cpu")
-    for each in found:
+    for each in tensors:
         head = digests.header(each.name, each.dtype, each.shape)
         heads.append(head)
-        memory = scratch.view(each.dtype)
-        num_elements = each.num_bytes // each.dtype.itemsize
-        for start in range(0, num_elements, len(memory)):
-            block = memory[: num_elements - start]
-            each.content.write_(block, start)
-            total += digests.sums_of([head], [block], [Box(start, (1,))])[0]
+        for part in generated(each.values, seed, each.shape, each.dtype):
+            total += digests.sums_of([head], [part.tensor], [part.box(each.shape)])[0]
     return digests.of_all(heads, total)
 
 
-def _all_held(model: nn.Module) -> list[Held]:
-    nodes = list(walk.modules(model))
-    return [*walk.parameters(nodes), *walk.buffers(nodes)]
-
-
-def _checked(key: str, value: Any, planned: _Planned) -> Tensor:
+def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{key!r} of the state dict is a {type(value).__name__}; a file holds tensors alone")
     if isinstance(local_of(value), FakeTensor):
         raise ValueError(
             f"{key!r} is fake: it has no values; accepted are tensors with memory, or on the meta device"
         )
-    if planned.fills(value):
+    if is_planned:
         return value
     if is_dtensor(value):
         raise TypeError(f"{key!r} is a DTensor that nothing fills, and no process has the whole of it")
@@ -163,97 +145,3 @@ def _checked(key: str, value: Any, planned: _Planned) -> Tensor:
     if value.dtype not in DTYPES.values():
         raise TypeError(f"{key!r} is of {value.dtype}; a file holds {', '.join(DTYPES)}")
     return value
-
-
-class _Planned:
-    """What a plan makes of each tensor."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._seed = plan.seed
-        self._rows = {id(held.tensor): row for row in plan.rows for held in row.held}
-        self._buffers = {id(row.held.tensor): row for row in plan.buffers}
-        self._places = {(id(module), leaf): row for row in plan.buffers for module, leaf in row.held.places}
-
-    def fills(self, tensor: Tensor) -> bool:
-        return id(tensor) in self._rows or id(tensor) in self._buffers
-
-    def identity(self, tensor: Tensor) -> object:
-        """Equal for tensors that are tied."""
-        row = self._rows.get(id(tensor))
-        if row is not None or tensor.is_meta or not tensor.numel():
-            return id(row or tensor)
-        return walk.view(tensor)
-
-    def entry(self, name: str, tensor: Tensor) -> Entry:
-        row, buffer = self._rows.get(id(tensor)), self._buffers.get(id(tensor))
-        if row is not None:
-            dtype, content = row.dtype, self._of_row(row)
-        elif buffer is not None:
-            dtype, content = buffer.dtype, self._of_buffer(buffer)
-        else:
-            dtype, content = tensor.dtype, Given(tensor, tensor.dtype)
-        return Entry(name, dtype, tuple(tensor.shape), content)
-
-    def _of_row(self, row: Row) -> Content:
-        derived, drawn = row.derived, row.drawn
-        if drawn is not None:
-            width = row.tensor.numel() // row.tensor.shape[0] if drawn.zero_row is not None else 0
-            first = (drawn.zero_row or 0) * width
-            content = Drawn(self._seed, row.key, drawn.distribution, range(first, first + width))
-            return content if derived is None else Rounded(content, drawn.dtype)
-        if isinstance(derived, Preset):
-            return Given(derived.tensor, row.dtype)
-        if isinstance(derived, MinusIdentity):
-            return MinusOnes(*row.tensor.shape[-2:])
-        assert isinstance(derived, NormOf) and row.source is not None
-        return self._norm(derived, row.source.tensor)
-
-    def _norm(self, derived: NormOf, tensor: Tensor) -> Content:
-        source = self.entry(derived.name, tensor)
-        dtype = norm_dtype(source.dtype)
-        if derived.dim == 0:
-            return NormOfRows(source.content, source.shape, dtype)
-        return Computed(
-            lambda: f"norm except {derived.dim} of {source.shape} {source.content.text()}",
-            lambda: torch.norm_except_dim(whole(source.content, source.shape, dtype), 2, derived.dim),
-        )
-
-    def _of_buffer(self, row: BufferRow) -> Content:
-        start = row.start
-        if start is None:
-            return Given(row.held.tensor, row.dtype)
-        vectors = self._vectors(row)
-        if vectors:
-            return self._settled(row, vectors)
-        if isinstance(start, Tensor):
-            return Given(start, row.dtype)
-        if isinstance(start, Constant):
-            return Same(start.value)
-        if isinstance(start, Orthogonal):
-            return Computed(lambda: f"{start!r} {row.key!r} {self._seed}", lambda: row.new(self._seed))
-        return Drawn(self._seed, row.key, start)
-
-    def _vectors(self, row: BufferRow) -> list[BufferRow]:
-        """Both vectors of spectral_norm where the second one starts anew: only then they settle."""
-        names = spectral.vectors_of(row.held)
-        module = row.held.places[0][0]
-        found = [self._places.get((id(module), name)) for name in names or ()]
-        return [each for each in found if each is not None] if found and found[-1] is not None else []
-
-    def _settled(self, row: BufferRow, vectors: list[BufferRow]) -> Content:
-        last = vectors[-1].held
-        module, leaf = row.held.places[0]
-        weight = last.node.parents[-1]._parameters.get("original") if last.node.parents else None
-        source = None if weight is None else self.entry("original", weight)
-
-        def compute() -> Tensor:
-            buffers = {name: tensor.clone() for name, tensor in module._buffers.items() if tensor is not None}
-            new = {each.held.places[0][1]: each.new(self._seed) for each in vectors}
-            made = None if source is None else whole(source.content, source.shape, source.dtype)
-            return spectral.settled(last, buffers | new, made)[leaf]
-
-        def text() -> str:
-            starts = " ".join(f"{each.start!r} {each.key!r} {self._seed}" for each in vectors)
-            return f"settled {starts} {'' if source is None else source.content.text()}"
-
-        return Computed(text, compute)

@@ -1,14 +1,11 @@
 """Values that are not drawn: copies of another parameter's, given tensors, and norms of another parameter.
 
-A rule may have them where it could have a distribution. Copies become fills again in the plan; presets and
-norms are written by PyTorch's own operations, after the engine has filled everything else.
+A rule may have them where it could have a distribution. How they are written a plan knows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,13 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import NO_MEMORY
-from convinit_ext.distributions import Distribution
-from convinit_ext.sharding import copy_whole_, is_dtensor, local_of, share_rows
+from convinit_ext.sharding import is_dtensor
 
 
 @dataclass(frozen=True, slots=True)
 class CopyFrom:
-    """The values that the parameter of this name is initialised to (not what it may hold by then).
+    """The values that another parameter is initialised to (not what it may hold by then).
 
     Args:
         name: canonical full name of a parameter of the same shape; dtype, device and strides may differ. If
@@ -73,7 +69,8 @@ class Preset:
         if is_dtensor(self.tensor):
             raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
-    def check(self, tensor: Tensor, source: Tensor | None) -> None:
+    def check(self, tensor: Tensor) -> None:
+        """Raise what is wrong with it as the values of a parameter."""
         check_given(self.tensor, tensor)
         try:
             check_converts(self.tensor.dtype, tensor.dtype)
@@ -81,9 +78,6 @@ class Preset:
             raise TypeError(f"values of {self.tensor.dtype} cannot be copied: {error}") from error
         if self.tensor.shape != tensor.shape:
             raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
-
-    def write_(self, memory: Tensor, source: Tensor | None) -> None:
-        copy_whole_(memory, self.tensor.detach())
 
     def __str__(self) -> str:
         return "preset"
@@ -105,29 +99,16 @@ class NormOf:
     name: str
     dim: int
 
-    def check(self, tensor: Tensor, source: Tensor | None) -> None:
-        assert source is not None
+    def check(self, tensor: Tensor, source: Tensor) -> None:
+        """Raise ValueError if the norm of `source` has another shape than the parameter."""
         norm = torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim)
         if norm.shape != tensor.shape:
             raise ValueError(
                 f"the norm of {self.name!r} has shape {list(norm.shape)}, not {list(tensor.shape)}"
             )
 
-    def write_(self, memory: Tensor, source: Tensor | None) -> None:
-        assert source is not None
-        memory, source = local_of(memory), local_of(source)
-        if memory.numel():
-            # in row-major order, since the sum's last bit depends on the order of memory
-            exact = source.detach().to(norm_dtype(source.dtype)).contiguous()
-            memory.copy_(torch.norm_except_dim(exact, 2, self.dim))
-
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"
-
-
-def norm_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the values that the norm of a parameter of this dtype is made of."""
-    return dtype if dtype.itemsize >= torch.float32.itemsize else torch.float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,37 +118,8 @@ class MinusIdentity:
     Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
     """
 
-    def check(self, tensor: Tensor, source: Tensor | None) -> None:
-        assert tensor.ndim >= 2
-
-    def write_(self, memory: Tensor, source: Tensor | None) -> None:
-        memory.zero_().diagonal(dim1=-2, dim2=-1).fill_(-1.0)
-
     def __str__(self) -> str:
         return "minus_identity"
-
-
-@dataclass(frozen=True, slots=True)
-class Redrawn:
-    """A copy between float64 and a narrower dtype: the two draw other words. So the values are drawn in the
-    dtype of the parameter that is copied, and rounded.
-
-    Args:
-        distribution: of the values.
-        zero_row: as in Row.
-        dtype: of the parameter that is copied.
-    """
-
-    distribution: Distribution
-    zero_row: int | None
-    dtype: torch.dtype
-
-    def check(self, tensor: Tensor, source: Tensor | None) -> None:
-        pass
-
-    def write_(self, memory: Tensor, source: Tensor | None) -> None:
-        assert source is not None
-        local_of(memory).copy_(local_of(source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +127,8 @@ class Orthogonal:
     """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
 
 
-Derived: TypeAlias = Preset | NormOf | MinusIdentity | Redrawn
-
-
 def check_given(values: Tensor, target: Tensor) -> None:
-    """That a tensor has values which can be copied.
+    """Check that a tensor has values which can be copied.
 
     Raises:
         TypeError: a quantised or nested one.
@@ -198,37 +147,5 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:
-    """Raises RuntimeError where PyTorch does not convert values of the one dtype to the other."""
+    """Raise RuntimeError where PyTorch does not convert values of the one dtype to the other."""
     torch.empty(1, dtype=dtype, device="cpu").copy_(torch.empty(1, dtype=given, device="cpu"))
-
-
-def check_sharding(derived: Derived, tensor: Tensor, source: Tensor | None) -> None:
-    """Raises ValueError where a process has less of the source than its part of the values needs."""
-    if isinstance(derived, Preset | Redrawn) or not (
-        is_dtensor(tensor) or (source is not None and is_dtensor(source))
-    ):
-        return
-    if not (isinstance(derived, NormOf) and source is not None and share_rows(tensor, source, derived.dim)):
-        raise ValueError("it needs the whole of a tensor that is a DTensor; give it a rule of its own")
-
-
-def root_of(name: str, copied: Callable[[str], CopyFrom | None]) -> str:
-    """The parameter that a chain of copies ends at.
-
-    Args:
-        name: where the chain starts.
-        copied: what each parameter copies, None if it is no copy.
-
-    Raises:
-        ValueError: a chain that comes back to itself.
-
-    >>> root_of("c", {"a": None, "b": CopyFrom("a"), "c": CopyFrom("b")}.get)
-    'a'
-    """
-    chain = [name]
-    while (copy := copied(chain[-1])) is not None:
-        if copy.name in chain:
-            cycle = " -> ".join(map(repr, [*chain[chain.index(copy.name) :], copy.name]))
-            raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
-        chain.append(copy.name)
-    return chain[-1]

@@ -1,127 +1,46 @@
-"""Recipes as TOML and JSON files, and as dicts: what docs/recipes.md describes, read and written."""
+"""Rules and recipes as tables: read from TOML and JSON files, checked, and written."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from torch import nn
 
 from convinit_ext._engine import excerpt, reason
-from convinit_ext.recipes import _rule_text as rule_text
+from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._initialisers import FUNCTIONS, initialiser_text, is_values
 from convinit_ext.recipes._rules import Rule
 
 SUFFIXES = (".toml", ".json")
-_MAX_DEPTH = 100  # of files that extend files
-_KEYS = ("name", "extends", "defaults", "rules")
-
-Known = Mapping[str, tuple[Rule, ...]]  # the ready-made recipes by name
-
-
-class Contents(NamedTuple):
-    """What a file says."""
-
-    rules: tuple[Rule, ...]
-    name: str = "custom"
-    defaults: bool = True
+_PATTERNS = ("parameter", "name", "buffer")
+_KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label")  # of a rule
+_TYPES = {"arguments": (Mapping,), "module": (str, list)}  # of their values; the others are str
+_INITS = f"{', '.join(FUNCTIONS)}, and PACKAGE.MODULE:FUNCTION"
+_MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.layers.LayerScale')"
 
 
-def read(path: str | Path, known: Known, within: tuple[Path, ...] = ()) -> Contents:
-    """The recipe in a file. `within`: the files that extend this one."""
-    path = Path(path)
+def read(path: Path) -> object:
+    """Return what is in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: another suffix, or text that is not TOML or JSON.
+    """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a recipe is a file that ends in {' or '.join(SUFFIXES)}")
-    resolved = path.resolve()
-    if resolved in within:
-        raise ValueError(
-            f"recipes extend each other in a cycle: {' -> '.join(map(str, (*within, resolved)))}"
-        )
-    if len(within) >= _MAX_DEPTH:
-        raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
     try:
         text = path.read_text(encoding="utf-8")
-        given = json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _toml(text)
+        return json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _toml(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
     except ValueError as error:  # of the readers, or of bytes that are no text
         raise ValueError(f"{path}: {error}") from error
-    return from_dict(given, known, path, (*within, resolved))
-
-
-def from_dict(
-    given: object, known: Known, path: Path | None = None, within: tuple[Path, ...] = ()
-) -> Contents:
-    """The recipe of a dict, which is that of the file `path` if there is one."""
-    place = f"{path}: " if path else ""
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{place}a recipe is a table with {', '.join(_KEYS)}, not {excerpt(given)}")
-    _check_keys(given, place)
-    rules: list[Rule] = []
-    for number, each in enumerate(given.get("rules", []), 1):
-        try:
-            rules.append(rule_text.rule_from_dict(each))
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{place}rule {number}: {error}") from error
-    rules += _extended(given["extends"], known, path, within, place) if "extends" in given else ()
-    return Contents(
-        tuple(rules), given.get("name", path.stem if path else "custom"), given.get("defaults", True)
-    )
-
-
-def to_dict(contents: Contents, known: Known) -> dict[str, Any]:
-    """The dict of a recipe; rules that are the end of it and a ready-made recipe's become `extends`."""
-    rules, written = contents.rules, {"name": contents.name, "defaults": contents.defaults}
-    fitting = [name for name, others in known.items() if others and _ends_with(rules, others)]
-    if fitting:
-        longest = max(fitting, key=lambda name: len(known[name]))
-        rules = rules[: len(rules) - len(known[longest])]
-        written["extends"] = longest
-    described = []
-    for number, rule in enumerate(rules, 1):
-        try:
-            described.append(rule_text.rule_to_dict(rule))
-        except ValueError as error:
-            raise ValueError(f"rule {number}: {error}") from error
-    return {**written, "rules": described}
-
-
-def _ends_with(rules: Sequence[Rule], others: Sequence[Rule]) -> bool:
-    end = rules[len(rules) - len(others) :] if len(others) <= len(rules) else ()
-    return len(end) == len(others) and all(mine is theirs for mine, theirs in zip(end, others, strict=True))
-
-
-def _check_keys(given: Mapping[Any, Any], place: str) -> None:
-    for key, value in given.items():
-        if key not in _KEYS:
-            raise ValueError(f"{place}a recipe has no {excerpt(key)}; accepted are {', '.join(_KEYS)}")
-        wanted = {"rules": list, "defaults": bool}.get(key, str)
-        if not isinstance(value, wanted):
-            raise TypeError(f"{place}{key} must be a {wanted.__name__}, not {excerpt(value)}")
-
-
-def _extended(
-    name: str, known: Known, path: Path | None, within: tuple[Path, ...], place: str
-) -> tuple[Rule, ...]:
-    if name in known:
-        return known[name]
-    if not name.endswith(SUFFIXES):
-        accepted = f"{', '.join(known)}, and files in {' or '.join(SUFFIXES)}"
-        raise ValueError(f"{place}extends {excerpt(name)}: accepted are {accepted}")
-    other = path.parent / name if path else Path(name)
-    try:
-        return read(other, known, within).rules
-    except OSError as error:
-        raise ValueError(f"{place}extends {excerpt(name)}: {reason(error)}") from error
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{excerpt(name)} is there twice")
-        found[name] = value
-    return found
 
 
 def _toml(text: str) -> object:
@@ -131,3 +50,143 @@ def _toml(text: str) -> object:
         except ImportError:
             continue
     raise ValueError("reading TOML needs Python 3.11, or the package tomli: pip install tomli")
+
+
+def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{excerpt(name)} is there twice")
+        found[name] = value
+    return found
+
+
+def check_table(
+    given: object, what: str, keys: Iterable[str], types: Mapping[str, tuple[type, ...]]
+) -> Mapping[str, Any]:
+    """Return a table after checking its keys and the types of their values, which are str if not in `types`.
+
+    Raises:
+        TypeError, ValueError: what is wrong, and what is accepted.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} is a table with {', '.join(keys)}, not {excerpt(given)}")
+    for key, value in given.items():
+        if key not in keys:
+            raise ValueError(f"{what} has no {excerpt(key)}; accepted are {', '.join(keys)}")
+        if not isinstance(value, types.get(key, str)):
+            accepted = " or ".join(each.__name__ for each in types.get(key, (str,)))
+            raise TypeError(f"{what}'s {key} must be a {accepted}, not {excerpt(value)}")
+    return given
+
+
+def rule_from_dict(given: object) -> Rule:
+    """Return the rule of a table.
+
+    Raises:
+        ValueError, TypeError: what is wrong, and what is accepted.
+
+    >>> rule_from_dict({"module": "Conv2d", "init": "kaiming_normal_(mode='fan_out')"}).text
+    "kaiming_normal_(mode='fan_out')"
+    """
+    table = check_table(given, "a rule", _KEYS, _TYPES)
+    if "init" not in table:
+        raise ValueError(f"a rule must have init; accepted are {_INITS}")
+    read: dict[str, Any] = {key: patterns.parse(table[key], key) for key in _PATTERNS if key in table}
+    if isinstance(table.get("module"), list):
+        read["module"] = tuple(_find(each, "module") for each in table["module"])
+    elif "module" in table:
+        read["module"] = _find(table["module"], "module")
+    if "where" in table:
+        read["where"] = _find(table["where"], "where")
+    init = _initialiser(table["init"], table.get("arguments", {}))
+    return Rule(init, label=table.get("label"), **read)
+
+
+def rule_to_dict(rule: Rule) -> dict[str, Any]:
+    """Return the table of a rule.
+
+    Raises:
+        ValueError: a function or a type that cannot be imported by its name, or a tensor.
+    """
+    has_text = any(type(rule.init) is function.kind for function in FUNCTIONS.values())  # no derived type
+    init = initialiser_text(rule.init, exact=True) if has_text else _name(rule.init, "init")
+    table: dict[str, Any] = {"init": init}
+    if isinstance(rule.module, tuple):
+        table["module"] = [_name(each, "module") for each in rule.module]
+    elif rule.module is not None:
+        table["module"] = _name(rule.module, "module")
+    for key in _PATTERNS:
+        if getattr(rule, key) is not None:
+            table[key] = patterns.text_of(getattr(rule, key))
+    if rule.where is not None:
+        table["where"] = _name(rule.where, "where")
+    if rule.label is not None:
+        table["label"] = rule.label
+    return table
+
+
+def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
+    about = f"init {excerpt(text)}"
+    if ":" in text and "(" not in text:
+        if arguments:
+            raise ValueError(f"{about}: a function of yours takes the target and no arguments")
+        return _find(text, "init")
+    name, positional, named = _parse_call(text)
+    if name not in FUNCTIONS:
+        raise ValueError(f"{about}: there is no {excerpt(name)}; accepted are {_INITS}")
+    kind, fixed, takes = FUNCTIONS[name].kind, FUNCTIONS[name].fixed, FUNCTIONS[name].signature
+    try:
+        given = takes.bind(*positional, **_distinct([*named, *arguments.items()]))
+        given.apply_defaults()
+        return kind(*fixed, *given.args)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{about}: {reason(error)}; {name} takes {takes}") from error
+
+
+def _parse_call(text: str) -> tuple[str, list[Any], list[tuple[str, Any]]]:
+    """Split "normal_(0, std=0.02)", or a name alone, into the name and its arguments."""
+    wrong = f"init {excerpt(text)} is not of the form NAME or NAME(ARGUMENTS), such as 'normal_(0, 0.02)'"
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        call = tree if isinstance(tree, ast.Call) else ast.Call(tree, [], [])
+        if isinstance(call.func, ast.Name):
+            named = [(each.arg or "**", _literal(each.value)) for each in call.keywords]
+            return call.func.id, [_literal(each) for each in call.args], named
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{wrong}; arguments are numbers and strings") from error
+    raise ValueError(wrong)
+
+
+def _literal(node: ast.expr) -> Any:
+    text = ast.unparse(node)
+    return float(text) if text in ("inf", "+inf", "-inf") else ast.literal_eval(node)
+
+
+def _find(name: Any, key: str) -> Any:
+    """Import the module type, or the function, that a rule's `key` names."""
+    is_module = key == "module"
+    package, _, path = str(name).rpartition(".") if is_module else name.partition(":")
+    about = f"{key} {excerpt(name)}"
+    try:
+        found = attrgetter(path)(importlib.import_module(package or ("torch.nn" if is_module else "")))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a relative import
+        form = f": accepted are {_MODULES}" if is_module else " is not of the form PACKAGE.MODULE:FUNCTION"
+        raise ValueError(f"{about}{form}: {reason(error)}") from error
+    if is_module and not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"{about} is not a type of torch.nn.Module")
+    if not (callable(found) or is_values(found)):
+        raise ValueError(f"{about} is not a function")
+    return found
+
+
+def _name(value: object, key: str) -> str:
+    """Return the name by which _find() finds a module type or a function."""
+    package, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    for name in (f"{path}", f"{package}.{path}") if key == "module" else (f"{package}:{path}",):
+        try:
+            if _find(name, key) is value:
+                return name
+        except ValueError:
+            continue
+    raise ValueError(f"{key} {value!r} cannot be written: it has no name to import it by")

@@ -1,18 +1,19 @@
-"""Initialisers: functions from a parameter, as its rule sees it, to the distribution of its values."""
+"""Initialisers: what makes a distribution of a parameter's shape and layer, and the text of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from inspect import Parameter, Signature, signature
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
 
 from convinit_ext import distributions
-from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
 
 Fan: TypeAlias = Literal["true", "torch"]
@@ -48,8 +49,9 @@ class Target:
     start: NormOf | MinusIdentity | None = None
 
     def fans(self, fan: Fan | None = None) -> tuple[int, int]:
-        """(fan_in, fan_out). PyTorch's differ from the true ones in transposed and in grouped convolutions,
-        and in the Conv1D of transformers, whose weight is [in, out].
+        """Return (fan_in, fan_out), the true ones or PyTorch's.
+
+        They differ in transposed and in grouped convolutions, and in transformers' Conv1D.
 
         Raises:
             ValueError: fewer than 2 dimensions.
@@ -70,14 +72,35 @@ class RowZeroed:
     row: int
 
 
-# What a rule may say, and what a function may return.
+# What a rule may have for an initialiser, and what a function of the Target may return.
 Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity
 Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
+class _FromFans:
+    """A distribution of mean zero whose std depends on fans: the base of Kaiming, Xavier, VarianceScaling."""
+
+    __slots__ = ()
+    fan: Fan | None
+
+    def __post_init__(self) -> None:
+        self.of_fans(1, 1)
+        if self.fan is not None and self.fan not in FANS:
+            raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
+
+    def of_fans(self, fan_in: int, fan_out: int) -> Distribution:
+        raise NotImplementedError
+
+    def __call__(self, target: Target) -> Distribution:
+        return self.of_fans(*target.fans(self.fan))
+
+    def __str__(self) -> str:
+        return initialiser_text(self)
+
+
 @dataclass(frozen=True, slots=True)
-class Kaiming:
-    """kaiming_normal_ or kaiming_uniform_ of torch.nn.init: to a mean of zero and a std of gain / sqrt(fan).
+class Kaiming(_FromFans):
+    """Make kaiming_normal_ or kaiming_uniform_ of torch.nn.init: mean zero, std gain / sqrt(fan).
 
     Args:
         form: "normal", "uniform" or "truncated_normal".
@@ -101,26 +124,15 @@ class Kaiming:
     nonlinearity: str = "leaky_relu"
     fan: Fan | None = None
 
-    def __post_init__(self) -> None:
-        distributions.zero_mean(distributions.calculate_gain(self.nonlinearity, self.a), self.form)
-        distributions.fan_of(self.mode, 1, 1)
-        _check_fan(self.fan)
-
-    def __call__(self, target: Target) -> Distribution:
-        fan = distributions.fan_of(self.mode, *target.fans(self.fan))
+    def of_fans(self, fan_in: int, fan_out: int) -> Distribution:
+        fan = distributions.fan_of(self.mode, fan_in, fan_out)
         gain = distributions.calculate_gain(self.nonlinearity, self.a)
         return distributions.zero_mean(distributions.kaiming_std(fan, gain), self.form)
 
-    def __str__(self) -> str:
-        a = f"a={self.a:.6g}" if self.a else ""
-        mode = f"mode={self.mode!r}" if self.mode != "fan_in" else ""
-        nonlinearity = f"nonlinearity={self.nonlinearity!r}" if self.nonlinearity != "leaky_relu" else ""
-        return _call(f"kaiming_{self.form}_", a, mode, nonlinearity)
-
 
 @dataclass(frozen=True, slots=True)
-class Xavier:
-    """xavier_uniform_ or xavier_normal_ of torch.nn.init: to a std of gain * sqrt(2 / (fan_in + fan_out)).
+class Xavier(_FromFans):
+    """Make xavier_uniform_ or xavier_normal_ of torch.nn.init: std gain * sqrt(2 / (fan_in + fan_out)).
 
     Args:
         form: "uniform", "normal" or "truncated_normal".
@@ -140,21 +152,13 @@ class Xavier:
     gain: float = 1.0
     fan: Fan | None = None
 
-    def __post_init__(self) -> None:
-        distributions.zero_mean(self.gain, self.form)
-        _check_fan(self.fan)
-
-    def __call__(self, target: Target) -> Distribution:
-        std = distributions.xavier_std(*target.fans(self.fan), self.gain)
-        return distributions.zero_mean(std, self.form)
-
-    def __str__(self) -> str:
-        return _call(f"xavier_{self.form}_", f"gain={self.gain:.6g}" if self.gain != 1.0 else "")
+    def of_fans(self, fan_in: int, fan_out: int) -> Distribution:
+        return distributions.zero_mean(distributions.xavier_std(fan_in, fan_out, self.gain), self.form)
 
 
 @dataclass(frozen=True, slots=True)
-class VarianceScaling:
-    """variance_scaling_ of jax.nn.initializers: a mean of zero and a variance of scale / fan.
+class VarianceScaling(_FromFans):
+    """Make variance_scaling_ of jax.nn.initializers: mean zero, variance scale / fan.
 
     Args:
         scale: 1 for LeCun's initialisation, 2 for He's.
@@ -176,26 +180,105 @@ class VarianceScaling:
     form: str = "truncated_normal"
     fan: Fan | None = None
 
-    def __post_init__(self) -> None:
-        distributions.variance_scaling(self.scale, self.mode, self.form, 1, 1)
-        _check_fan(self.fan)
+    def of_fans(self, fan_in: int, fan_out: int) -> Distribution:
+        return distributions.variance_scaling(self.scale, self.mode, self.form, fan_in, fan_out)
 
-    def __call__(self, target: Target) -> Distribution:
-        return distributions.variance_scaling(self.scale, self.mode, self.form, *target.fans(self.fan))
 
-    def __str__(self) -> str:
-        if (self.scale, self.mode) == (1.0, "fan_in") and self.form != "normal":
-            return "lecun_uniform_" if self.form == "uniform" else "lecun_normal_"
-        return _call(
-            "variance_scaling_",
-            f"scale={self.scale:.6g}",
-            f"mode={self.mode!r}" if self.mode != "fan_in" else "",
-            f"distribution={self.form!r}" if self.form != "truncated_normal" else "",
+class Function(NamedTuple):
+    """How torch.nn.init, files and reports write an initialiser.
+
+    Args:
+        kind: the initialiser's dataclass.
+        fixed: its first fields, where the function's name says them.
+        arguments: the function's names for the other fields.
+    """
+
+    kind: type[Any]
+    fixed: tuple[Any, ...]
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def signature(self) -> Signature:
+        """Return the function's arguments with the dataclass's defaults; constant_ has none."""
+        free = [*signature(self.kind).parameters.values()][len(self.fixed) :]
+        return Signature(
+            [
+                Parameter(name, each.kind, default=Parameter.empty if name == "val" else each.default)
+                for name, each in zip(self.arguments, free, strict=True)
+            ]
         )
+
+    def values(self, init: object) -> list[Any] | None:
+        """Return the arguments of the call that means this initialiser; None if no call does."""
+        if not isinstance(init, self.kind):
+            return None
+        values = [getattr(init, field.name) for field in fields(self.kind)]
+        for value, fixed in zip(values, self.fixed, strict=False):
+            if value != fixed or str(value)[0] != str(fixed)[0]:  # -0.0 is no zeros_
+                return None
+        return values[len(self.fixed) :]
+
+
+_KAIMING, _XAVIER = ("a", "mode", "nonlinearity", "fan"), ("gain", "fan")
+
+# By name; the first that can mean an initialiser is the one that is written.
+FUNCTIONS: dict[str, Function] = {
+    "zeros_": Function(Constant, (0.0,)),
+    "ones_": Function(Constant, (1.0,)),
+    "constant_": Function(Constant, (), ("val",)),
+    "uniform_": Function(Uniform, (), ("a", "b")),
+    "normal_": Function(Normal, (), ("mean", "std")),
+    "trunc_normal_": Function(TruncatedNormal, (), ("mean", "std", "a", "b")),
+    **{f"kaiming_{form}_": Function(Kaiming, (form,), _KAIMING) for form in distributions.FORMS},
+    **{f"xavier_{form}_": Function(Xavier, (form,), _XAVIER) for form in distributions.FORMS},
+    "lecun_normal_": Function(VarianceScaling, (1.0, "fan_in", "truncated_normal"), ("fan",)),
+    "lecun_uniform_": Function(VarianceScaling, (1.0, "fan_in", "uniform"), ("fan",)),
+    "variance_scaling_": Function(VarianceScaling, (), ("scale", "mode", "distribution", "fan")),
+    "copy_from": Function(CopyFrom, (), ("name",)),
+}
+
+
+def initialiser_text(init: object, exact: bool = False) -> str:
+    """Return an initialiser as a call of torch.nn.init: 'zeros_', 'uniform_(-0.1, 0.1)'.
+
+    Args:
+        init: an initialiser.
+        exact: with every digit, and with `fan`, so that a file can hold it.
+    """
+    for name, function in FUNCTIONS.items():
+        values = function.values(init)
+        if values is not None:
+            arguments = ", ".join(_arguments(function, values, exact))
+            return f"{name}({arguments})" if arguments else name
+    if isinstance(init, RowZeroed):
+        return f"{initialiser_text(init.distribution)}, row {init.row} zero"
+    if isinstance(init, Preset | NormOf | MinusIdentity):
+        return str(init)
+    return getattr(init, "__name__", type(init).__name__)
+
+
+def _arguments(function: Function, values: list[Any], exact: bool) -> Iterator[str]:
+    """Yield all arguments; of an initialiser that depends on fans those that are not the defaults."""
+    for value, argument in zip(values, function.signature.parameters.values(), strict=True):
+        text = f"{value:.6g}" if isinstance(value, int | float) and not exact else repr(value)
+        if "fan" not in function.arguments:
+            yield text
+        elif value != argument.default and (exact or argument.name != "fan"):
+            yield f"{argument.name}={text}"
+
+
+def is_distribution(value: object) -> TypeIs[Distribution]:
+    """Whether a value is a distribution, of this package or another with its attributes."""
+    return hasattr(value, "kind") and hasattr(value, "params") and not isinstance(value, type)
+
+
+def is_values(init: object) -> TypeIs[Values]:
+    """Whether an initialiser is the values itself, and not a function of the Target."""
+    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
 
 
 def fan_layout(module: Any) -> tuple[int, bool] | None:
-    """(groups, whether transposed) of a module whose weight is not simply [out, in, *kernel]."""
+    """Return (groups, whether transposed) of a module whose weight is not simply [out, in, *kernel]."""
     if isinstance(module, _ConvNd):
         return module.groups, module.transposed
     return (1, True) if is_conv1d(module.__class__) else None
@@ -208,36 +291,3 @@ def is_conv1d(kind: type) -> bool:
         each.__name__ == "Conv1D" and each.__module__.partition(".")[0] == "transformers"
         for each in kind.__mro__
     )
-
-
-def is_distribution(value: object) -> TypeIs[Distribution]:
-    return hasattr(value, "kind") and hasattr(value, "params") and not isinstance(value, type)
-
-
-def initialiser_text(init: object) -> str:
-    """An initialiser in the words of torch.nn.init: 'zeros_', 'uniform_(-0.1, 0.1)'."""
-    if isinstance(init, Constant) and init.value in (0.0, 1.0):
-        return "zeros_" if init.value == 0.0 else "ones_"
-    if isinstance(init, Constant):
-        return f"constant_({init.value:.6g})"
-    if isinstance(init, distributions.Uniform):
-        return f"uniform_({init.low:.6g}, {init.high:.6g})"
-    if isinstance(init, distributions.Normal):
-        return f"normal_({init.mean:.6g}, {init.std:.6g})"
-    if isinstance(init, distributions.TruncatedNormal):
-        return f"trunc_normal_({init.mean:.6g}, {init.std:.6g}, {init.a:.6g}, {init.b:.6g})"
-    if isinstance(init, Kaiming | Xavier | VarianceScaling | CopyFrom | Preset | NormOf | MinusIdentity):
-        return str(init)
-    if isinstance(init, RowZeroed):
-        return f"{initialiser_text(init.distribution)}, row {init.row} zero"
-    return getattr(init, "__name__", type(init).__name__)
-
-
-def _call(function: str, *arguments: str) -> str:
-    given = ", ".join(argument for argument in arguments if argument)
-    return f"{function}({given})" if given else function
-
-
-def _check_fan(fan: str | None) -> None:
-    if fan is not None and fan not in FANS:
-        raise ValueError(f"fan must be one of {list(FANS)}, not {fan!r}")

@@ -16,7 +16,7 @@ _WILD = frozenset("*?[")
 
 
 def matches(pattern: Pattern, name: str) -> bool:
-    """A glob fits the whole name, and its `*` crosses dots; a regular expression is searched for in it.
+    """Whether a pattern fits a name: a glob the whole of it (`*` crosses dots), a regular expression a part.
 
     >>> matches("layer?.*.weight", "layer1.0.conv1.weight"), matches(re.compile("conv[12]"), "0.conv1.weight")
     (True, True)
@@ -27,7 +27,8 @@ def matches(pattern: Pattern, name: str) -> bool:
 
 
 def check(pattern: object, what: str) -> None:
-    """
+    """Check that a pattern is one, and that some name can fit it.
+
     Raises:
         TypeError: neither a str nor a re.Pattern of str.
         ValueError: an empty one, a glob whose [ is never closed, or that begins with re:.
@@ -55,27 +56,24 @@ def check(pattern: object, what: str) -> None:
 
 
 def parse(text: str, what: str) -> Pattern:
-    """A glob, or after "re:" a regular expression.
+    """Return the pattern of a text: a glob, or after "re:" a regular expression.
 
     Raises:
-        ValueError: what is no pattern.
+        ValueError: text that is not a pattern.
 
     >>> parse("re:^blocks", "name"), parse("blocks.*", "name")
     (re.compile('^blocks'), 'blocks.*')
     """
-    if text.startswith(_REGEX):
-        if text == _REGEX:
-            raise ValueError(f"{what} {excerpt(text)} is an empty pattern; '*' fits all")
-        try:
-            return re.compile(text.removeprefix(_REGEX))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{what} {excerpt(text)} is no regular expression: {reason(error)}") from error
-    check(text, what)
-    return text
+    try:
+        pattern = re.compile(text.removeprefix(_REGEX)) if text.startswith(_REGEX) else text
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{what} {excerpt(text)} is no regular expression: {reason(error)}") from error
+    check(pattern, what)
+    return pattern
 
 
 def text_of(pattern: Pattern) -> str:
-    """What parse() makes the pattern of; flags stand before it.
+    """Return the text of a pattern, as parse() reads it; flags stand before it.
 
     >>> text_of(re.compile("^enc", re.IGNORECASE))
     're:(?i)^enc'
@@ -93,5 +91,5 @@ def is_exact(pattern: str) -> bool:
 
 
 def compiled(glob: str) -> re.Pattern[str]:
-    """A glob as the regular expression that matches() uses for it."""
+    """Return the regular expression that a glob stands for."""
     return re.compile(translate(glob))

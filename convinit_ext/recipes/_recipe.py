@@ -1,19 +1,27 @@
-"""A recipe: an ordered list of rules, in Python or read from a TOML or JSON file."""
+"""Recipes: ordered lists of rules, in Python or from a TOML or JSON file; the ready-made ones by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from convinit_ext.recipes import _file as recipe_file
+from convinit_ext._engine import excerpt, reason
+from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._initialisers import Target
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
 
-# The ready-made recipes by name; recipes.py enters them. A recipe can extend one of these.
+_T = TypeVar("_T")
+
+# The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
+
+_KEYS = ("name", "extends", "defaults", "rules")
+_TYPES = {"defaults": (bool,), "rules": (list,)}  # of their values; the others are str
+_MAX_DEPTH = 100  # of files that extend files
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +56,31 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
-        """The recipe in a .toml or .json file (docs/recipes.md says what is in it).
+        """Return the recipe in a .toml or .json file (docs/recipes.md says what is in it).
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: what is in it is no recipe; the file, the rule's number and what is accepted are said.
+            ValueError, TypeError: what is wrong, with the file, the rule's number and what is accepted.
         """
-        return cls._made(recipe_file.read(path, {name: recipe.rules for name, recipe in RECIPES.items()}))
+        return _load(Path(path))
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Recipe:
-        """The recipe that to_dict() or a file describes.
+        """Return the recipe that to_dict() or a file describes.
 
         Raises:
-            ValueError, TypeError: what is wrong with it, with the rule's number.
+            ValueError, TypeError: what is wrong, with the rule's number and what is accepted.
 
         >>> recipe = Recipe.from_dict({"rules": [{"module": "Linear", "init": "normal_(0, 0.02)"}]})
         >>> recipe.rules[0].text
         'normal_(0, 0.02)'
         """
-        known = {name: recipe.rules for name, recipe in RECIPES.items()}
-        return cls._made(recipe_file.from_dict(given, known))
-
-    @classmethod
-    def _made(cls, contents: recipe_file.Contents) -> Recipe:
-        return cls(contents.rules, contents.name, contents.defaults)
+        return _from_dict(given)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as strings, numbers, lists and dicts, as they stand in a file.
+        """Return the recipe as strings, numbers, lists and dicts, as they stand in a file.
+
+        A ready-made recipe's rules at the end become `extends`.
 
         Raises:
             ValueError: a rule that cannot be written: a function without a name to import it by, or a tensor.
@@ -84,11 +89,16 @@ class Recipe:
         >>> Recipe((Rule(ONES, name="*.scale"),)).to_dict()["rules"]
         [{'init': 'ones_', 'name': '*.scale'}]
         """
-        known = {name: recipe.rules for name, recipe in RECIPES.items()}
-        return recipe_file.to_dict(recipe_file.Contents(self.rules, self.name, self.defaults), known)
+        table: dict[str, Any] = {"name": self.name, "defaults": self.defaults}
+        ends = [name for name, each in RECIPES.items() if self.rules[-len(each.rules) :] == each.rules]
+        own = self.rules
+        if ends:
+            longest = max(ends, key=lambda name: len(RECIPES[name].rules))
+            table["extends"], own = longest, own[: len(own) - len(RECIPES[longest].rules)]
+        return {**table, "rules": _each(rule_to_dict, own)}
 
     def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
-        """The rule of each parameter; None where no rule matches."""
+        """Return the rule of each parameter; None where no rule matches."""
         rules = self.rules + DEFAULTS if self.defaults else self.rules
         suitable: dict[tuple[type, str], tuple[Rule, ...]] = {}  # by what the parameters of a type share
         found: list[Rule | None] = []
@@ -99,23 +109,90 @@ class Recipe:
             shared = type(target.module), target.parameter
             if shared not in suitable:
                 suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
-            found.append(_first(suitable[shared], target))
+            found.append(next((rule for rule in suitable[shared] if rule.matches_rest(target)), None))
         return found
 
 
-def _first(rules: Iterable[Rule], target: Target) -> Rule | None:
-    for rule in rules:
-        if rule.matches_rest(target):
-            return rule
-    return None
-
-
 def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | None:
-    """The rule of a part of a parametrized weight: that of the plain weight, or one that names the part.
+    """Return the rule of a part of a parametrized weight: the plain weight's, or one that names the part.
 
     A part with a start of its own has that, unless a rule fits the part's name and not the plain weight's.
     """
+
+    def names_part(rule: Rule) -> bool:
+        return (rule.parameter is not None or rule.name is not None) and rule.matches(part)
+
     if part.start is None:
-        return next((rule for rule in rules if rule.matches(plain) or rule.singles_out(part)), None)
-    named = (rule for rule in rules if rule.singles_out(part) and not rule.matches(plain))
-    return next(named, Rule(part.start))
+        return next((rule for rule in rules if rule.matches(plain) or names_part(rule)), None)
+    return next((rule for rule in rules if names_part(rule) and not rule.matches(plain)), Rule(part.start))
+
+
+def _load(path: Path, extending: tuple[Path, ...] = ()) -> Recipe:
+    """Return the recipe in a file that the last of the files `extending` extends."""
+    files = (*extending, path)
+    if path.resolve() in [each.resolve() for each in extending]:
+        raise ValueError(f"recipes extend each other in a cycle: {' -> '.join(map(str, files))}")
+    if len(files) > _MAX_DEPTH:
+        raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
+    return _from_dict(read(path), files)
+
+
+def _from_dict(given: object, files: tuple[Path, ...] = ()) -> Recipe:
+    """Return the recipe of a table, which stands in the last of the files."""
+    place = f"{files[-1]}: " if files else ""
+    table = check_table(given, f"{place}a recipe", _KEYS, _TYPES)
+    rules = _each(rule_from_dict, table.get("rules", ()), place)
+    if "extends" in table:
+        try:
+            rules += _by_name(table["extends"], files, f"{place}extends: ")
+        except OSError as error:
+            raise ValueError(f"{place}extends {excerpt(table['extends'])}: {reason(error)}") from error
+    name = table.get("name", files[-1].stem if files else "custom")
+    return Recipe(tuple(rules), name, table.get("defaults", True))
+
+
+def _by_name(name: str, files: tuple[Path, ...] = (), place: str = "") -> Recipe:
+    """Return a ready-made recipe, or that of a file, which the last of the files extends."""
+    if name in RECIPES:
+        return RECIPES[name]
+    if not name.endswith(SUFFIXES):
+        accepted = f"{', '.join(RECIPES)}, and files in {' or '.join(SUFFIXES)}"
+        raise ValueError(f"{place}there is no recipe {excerpt(name)}; there are {accepted}")
+    return _load(files[-1].parent / name if files else Path(name), files)
+
+
+def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = "") -> list[_T]:
+    converted = []
+    for number, rule in enumerate(rules, 1):
+        try:
+            converted.append(convert(rule))
+        except (ValueError, TypeError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{place}rule {number}: {error}") from error
+    return converted
+
+
+def ready_made(recipe: Recipe) -> Recipe:
+    """Enter a recipe into RECIPES by its name, and return it."""
+    RECIPES[recipe.name] = recipe
+    return recipe
+
+
+def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule]) -> Recipe:
+    """Return the recipe of this name, in this .toml or .json file, or of this list of rules.
+
+    Raises:
+        ValueError: no recipe of that name, or a file that is no recipe.
+        OSError: a file that cannot be read.
+        TypeError: none of these.
+
+    >>> as_recipe("he").rules[0].text
+    "kaiming_normal_(mode='fan_out', nonlinearity='relu')"
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str | PathLike):
+        return _by_name(fspath(recipe))
+    if isinstance(recipe, list | tuple):
+        return Recipe(tuple(recipe))
+    raise TypeError(f"recipe must be a name, a Recipe or a list of rules, not {type(recipe).__name__}")

@@ -1,7 +1,4 @@
-"""Rules: which initialiser for which parameter. A rule looks at names, types and shapes, never at a value.
-
-Lists of rules are in recipe.py and recipes.py; nothing here touches memory.
-"""
+"""Rules: which initialiser for which parameter. A rule looks at names, types and shapes, never at a value."""
 
 from __future__ import annotations
 
@@ -9,18 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
-from typing_extensions import TypeIs
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
-from convinit_ext.recipes._initialisers import (
-    Initialiser,
-    RowZeroed,
-    Target,
-    Values,
-    initialiser_text,
-    is_distribution,
-)
+from convinit_ext.recipes._initialisers import Initialiser, Target, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
 
 
@@ -69,7 +57,7 @@ class Rule:
         if self.module is not None and not all(isinstance(each, type) for each in types):
             raise TypeError(f"a rule's module must be a module type or a tuple of them, not {self.module!r}")
         if not types:
-            raise ValueError("a rule's module is empty, and no parameter would fit; leave it out, and all do")
+            raise ValueError("a rule's module is empty, which fits no parameter; leave it out to fit all")
         for condition in ("parameter", "name", "buffer"):
             if getattr(self, condition) is not None:
                 patterns.check(getattr(self, condition), f"a rule's {condition}")
@@ -86,39 +74,27 @@ class Rule:
 
     def matches_buffer(self, target: Target) -> bool:
         """Whether the rule is for this buffer."""
-        return (
-            self.buffer is not None
-            and (self.module is None or isinstance(target.module, self.module))
-            and patterns.matches(self.buffer, target.parameter)
-            and self.matches_rest(target)
-        )
+        return self.suits(type(target.module), target.parameter, buffer=True) and self.matches_rest(target)
 
-    def suits(self, module: type[nn.Module], parameter: str) -> bool:
-        """The conditions on a module's type and on a parameter's name inside it."""
+    def suits(self, module: type[nn.Module], name: str, buffer: bool = False) -> bool:
+        """Whether the conditions on the module's type and on the name inside it hold."""
+        pattern = self.buffer if buffer else self.parameter
         return (
-            self.buffer is None
+            (self.buffer is not None) == buffer
             and (self.module is None or issubclass(module, self.module))
-            and (self.parameter is None or patterns.matches(self.parameter, parameter))
+            and (pattern is None or patterns.matches(pattern, name))
         )
 
     def matches_rest(self, target: Target) -> bool:
-        """The conditions on the one parameter."""
+        """Whether the other conditions hold, on the full name and `where`."""
         if self.name is not None and not patterns.matches(self.name, target.name):
             return False
         try:
             return self.where is None or bool(self.where(target))
-        except AttributeError as error:  # not every module has what it asks for
+        except AttributeError as error:  # not every module has the attribute it reads
             raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
-
-    def singles_out(self, target: Target) -> bool:
-        """Whether it is for this part of a parametrized weight by the part's own name."""
-        return (self.parameter is not None or self.name is not None) and self.matches(target)
 
     @property
     def text(self) -> str:
+        """Return what a report calls the initialiser."""
         return self.label or initialiser_text(self.init)
-
-
-def is_values(init: object) -> TypeIs[Values]:
-    """Whether an initialiser says the values itself, and is no function to ask."""
-    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)

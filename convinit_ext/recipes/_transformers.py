@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 from torch import nn
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
-from convinit_ext.recipes._initialisers import ONES, ZEROS, RowZeroed, Target
-from convinit_ext.recipes._layers import EMBEDDINGS, LAYERS, TORCH, of_conv1d
-from convinit_ext.recipes._norms import NORM_LIKE, NORMS, OFFSET_LAYER_NORM, called_norm
-from convinit_ext.recipes._recipe import Recipe
+from convinit_ext.recipes._initialisers import ZEROS, Target
+from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
+from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
+from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
 
 _STD = 0.02
@@ -27,13 +26,13 @@ _LAYER_SCALE = 1e-6  # ConvNeXt's
 _RESIDUAL = re.compile(
     r"(^|\.)("
     r"c_proj|out_proj|o_proj|wo|linear_proj"  # GPT-2, nanoGPT; OPT, torch.nn; Llama; torchtitan; Megatron
-    r"|dense_4h_to_h|fc_out|fc2|down_proj|linear_fc2|linear2|w2"  # NeoX, Bloom; GPT-J; OPT; Llama; ...
+    r"|dense_4h_to_h|fc_out|fc2|down_proj"  # NeoX, Bloom, Falcon; GPT-J; OPT; Llama
+    r"|linear_fc2|linear2|w2"  # Megatron; torch.nn; torchtitan
     r"|(self_)?attention\.dense|(self_)?attn\.dense"  # NeoX, Bloom, Falcon; Phi
     r")(\.weight)?$"
 )
 _NUM_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "num_decoder_layers")
 _CONFIGS = ("config", "model_args", "args", "params")
-_BLOCKS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 # Layers of other packages are known by the names of their types, and these by their weight and bias alone.
 _HAVE_MATRICES = (*LAYERS, nn.Bilinear, nn.MultiheadAttention, RNNBase, RNNCellBase)
@@ -47,9 +46,9 @@ _LAYER_SCALES = re.compile(r"gamma_?\d?|lambda\d?|layer_scale(_parameter|_\d)?|s
 
 
 def trunc_normal(std: float = _STD) -> Recipe:
-    """ViT, Swin and ConvNeXt as timm and transformers begin them: trunc_normal_(std=0.02), biases zero.
+    """Return the recipe of ViT, Swin and ConvNeXt in timm and transformers: trunc_normal_(std=0.02).
 
-    The bounds are -2 and 2 themselves (a hundred standard deviations of 0.02), as theirs are.
+    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are.
 
     Args:
         std: of every matrix, convolution, embedding, position table and learned token.
@@ -68,12 +67,12 @@ def trunc_normal(std: float = _STD) -> Recipe:
             Rule(normal, parameter="weight", where=of_conv1d),
             Rule(normal, module=nn.MultiheadAttention, parameter="*_weight"),
             Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            Rule(_embedding(normal), module=EMBEDDINGS, parameter="weight", label=Rule(normal).text),
+            embedding_rule(normal),
             Rule(ZEROS, module=LAYERS, parameter="bias"),
             Rule(ZEROS, where=_normalises_responses),
             Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
             Rule(normal, parameter=_TOKENS),
-            Rule(normal, parameter=_POSITIONS, where=_has_rows),
+            Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
             Rule(normal, parameter="weight", where=_is_position_table),
             Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
             *TORCH,
@@ -83,20 +82,17 @@ def trunc_normal(std: float = _STD) -> Recipe:
 
 
 def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
-    """GPT-2: normal of std 0.02, residual projections of 0.02 / sqrt(2 num_layers), biases 0, norms 1.
+    """Return GPT-2's recipe: normal of std 0.02, residual projections of 0.02 / sqrt(2 num_layers).
+
+    Biases are zeros, norms ones. docs/recipes.md lists the names that residual projections are known by.
 
     Args:
         std: of every matrix and embedding; an embedding's padding row is zero.
-        num_layers: residual blocks of the whole model. None reads it from the model: from the config
-            (n_layer, num_hidden_layers, num_layers, n_layers) of the nearest module that has one, otherwise
-            it is the length of the outermost list of blocks around the parameter.
+        num_layers: residual blocks of the whole model. None reads it from the config of the nearest module
+            that has one, otherwise it is the length of the outermost ModuleList around the parameter.
 
     Raises:
         ValueError: when used, where the number of layers can be read from neither.
-
-    Residual projections are known by name: c_proj (GPT-2, nanoGPT), attention.dense and dense_4h_to_h
-    (GPT-NeoX, Bloom, Falcon), out_proj, fc_out and fc2 (GPT-J, OPT), o_proj and down_proj (Llama), wo and w2
-    (torchtitan), linear_proj and linear_fc2 (Megatron), out_proj and linear2 (torch.nn).
 
     Source: Radford et al. 2019, section 2.3; GPT2PreTrainedModel._init_weights of transformers; nanoGPT.
 
@@ -119,7 +115,7 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
 
 
 def llama(std: float = _STD) -> Recipe:
-    """Llama as transformers begins it: normal of std 0.02 whatever the depth, biases 0, norms 1.
+    """Return Llama's recipe in transformers: normal of std 0.02 whatever the depth, biases 0, norms 1.
 
     What is no weight or bias of a linear, bilinear, convolutional or recurrent layer, nn.MultiheadAttention,
     an embedding, experts and their router or a norm, by its module's type, has no rule: a state space's A_log
@@ -140,26 +136,16 @@ def llama(std: float = _STD) -> Recipe:
 def _language(std: float) -> tuple[Rule, ...]:
     normal = Normal(0.0, std)
     return (
-        Rule(_embedding(normal), module=EMBEDDINGS, parameter="weight", label=Rule(normal).text),
-        OFFSET_LAYER_NORM,
-        Rule(ONES, module=NORMS, parameter="weight"),
-        Rule(ZEROS, module=NORMS, parameter="bias"),
+        embedding_rule(normal),
+        *TORCH_NORMS,
         *NORM_LIKE,
         Rule(normal, where=_is_matrix_of_layer),
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
     )
 
 
-def _embedding(normal: Distribution) -> Any:
-    def embedding(target: Target) -> Distribution | RowZeroed:
-        padding = target.module.padding_idx
-        return normal if padding is None else RowZeroed(normal, padding % target.tensor.shape[0])
-
-    return embedding
-
-
 def _is_matrix(target: Target) -> bool:
-    """Matrices, stacks of them and kernels; not the biases of experts, which have two dimensions too."""
+    """Whether it is a matrix, a stack of them or a kernel; biases of experts have two dimensions too."""
     return target.tensor.ndim >= 2 and not target.parameter.endswith("bias")
 
 
@@ -168,7 +154,7 @@ def _is_matrix_of_layer(target: Target) -> bool:
 
 
 def _is_of_layer(target: Target) -> bool:
-    """By the type of its module. torch.nn's embeddings have a rule of their own."""
+    """Whether it is of a layer, by its module's type. torch.nn's embeddings have a rule of their own."""
     name = type(target.module).__name__
     if isinstance(target.module, _HAVE_MATRICES) or of_conv1d(target) or _EXPERTS.search(name):
         return True
@@ -180,17 +166,12 @@ def _normalises_responses(target: Target) -> bool:
     return name.endswith("GRN") or name == "GlobalResponseNorm"
 
 
-def _has_rows(target: Target) -> bool:
-    """As a table of positions has, and SeamlessM4Tv2's pos_emb_alpha, a gain, has not."""
-    return target.tensor.ndim >= 2
-
-
 def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
 
 
 def _is_of_no_norm(target: Target) -> bool:
-    """Gains of norm layers are called gamma too."""
+    """Whether its module is no norm layer, whose gains are called gamma too."""
     return not called_norm(target.module)
 
 
@@ -205,28 +186,21 @@ def _layer_scale(target: Target) -> Distribution:
 
 
 def _num_layers(target: Target) -> int:
-    """What the nearest config says: a stage of a pipeline holds fewer blocks than the model has."""
+    """Return what the nearest config says: a stage of a pipeline holds fewer blocks than the model has."""
     around = (*target.parents, target.module)
     for module in reversed(around):
-        for name in _CONFIGS:
-            found = _from_config(module.__dict__.get(name))
-            if found is not None:
-                return found
+        for config in map(module.__dict__.get, _CONFIGS):
+            for name in _NUM_LAYERS:
+                found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
+                if isinstance(found, int) and found > 0:
+                    return found
     for module in around:
         if isinstance(module, nn.ModuleList):
             return len(module)
     raise ValueError(
         "the number of layers is neither in a config of the model nor the length of a ModuleList; "
-        "say it: recipe=convinit_ext.recipes.gpt(num_layers=12)"
+        "pass it: recipe=convinit_ext.recipes.gpt(num_layers=12)"
     )
 
 
-def _from_config(config: Any) -> int | None:
-    for name in _NUM_LAYERS:
-        found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
-        if isinstance(found, int) and found > 0:
-            return found
-    return None
-
-
-TRUNC_NORMAL, GPT, LLAMA = trunc_normal(), gpt(), llama()
+TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())

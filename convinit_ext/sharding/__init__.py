@@ -4,34 +4,44 @@ from convinit_ext.sharding import _dtensor as boxes
 from convinit_ext.sharding import _flat as flat_shards
 from convinit_ext.sharding import _ranks as ranks
 from convinit_ext.sharding._dtensor import (
+    FsdpState,
     Part,
     copy_whole_,
+    fsdp_state,
+    home_of,
     is_dtensor,
     local_of,
     logical_shape,
     parts,
-    share_rows,
+    sharding_of,
+    without,
 )
-from convinit_ext.sharding._ranks import check_same_seed, gathered, place, together
-from convinit_ext.sharding._replicas import Ranks, added_up
+from convinit_ext.sharding._flat import check_whole
+from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, place, text_of, together
 from convinit_ext.sharding._shard import Shard
 
 __all__ = [
+    "FsdpState",
     "Part",
     "Ranks",
     "Shard",
     "added_up",
     "boxes",
     "check_same_seed",
+    "check_whole",
     "copy_whole_",
     "flat_shards",
+    "fsdp_state",
     "gathered",
+    "home_of",
     "is_dtensor",
     "local_of",
     "logical_shape",
     "parts",
     "place",
     "ranks",
-    "share_rows",
+    "sharding_of",
+    "text_of",
     "together",
+    "without",
 ]

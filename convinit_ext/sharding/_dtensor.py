@@ -1,6 +1,7 @@
-"""Which part of a larger logical tensor a tensor is: told by a Shard, or read off a DTensor's placements.
+"""Which part of a logical tensor a tensor is: told by a Shard, or read off a DTensor's placements.
 
-Arithmetic on indices alone: no communication, no process group, no device. Nothing here fills a tensor.
+Arithmetic on indices alone: no communication, no process group, no device. All that the package knows of
+DTensors and of FSDP2 is here.
 """
 
 from __future__ import annotations
@@ -8,13 +9,13 @@ from __future__ import annotations
 import enum
 import itertools
 import operator
+import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed import is_available
 
 from convinit_ext._engine import Box, increment_version, row_major
 from convinit_ext.sharding._shard import Runs, Shard, check_shard, joined
@@ -30,18 +31,19 @@ class Part(NamedTuple):
     ranges: tuple[range, ...]
 
     def box(self, shape: Sequence[int]) -> Box:
-        """Of a logical tensor of this shape.
+        """Return the row-major start and strides of a part that is not empty.
+
+        Args:
+            shape: of the logical tensor.
 
         Raises:
             ValueError: indices that the engine cannot count.
         """
         steps = row_major(shape)
-        starts = (each.start if each else 0 for each in self.ranges)
-        start = sum(start * step for start, step in zip(starts, steps, strict=True))
-        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
-        last = start + sum(
-            (len(each) - 1) * step for each, step in zip(self.ranges, strides, strict=True) if each
+        start, last = (
+            sum(each[end] * step for each, step in zip(self.ranges, steps, strict=True)) for end in (0, -1)
         )
+        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
         if max(last, *strides, 0) >= _INDEX_END:
             raise ValueError(
                 f"a part of a tensor of shape {list(shape)} has row-major indices from {start} to {last}, "
@@ -51,20 +53,14 @@ class Part(NamedTuple):
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    return type(tensor).__name__ == "DTensor" and isinstance(tensor, _dtensor_type())
-
-
-@lru_cache(maxsize=1)
-def _dtensor_type() -> type:
-    if not is_available():
-        return type(None)
-    from torch.distributed.tensor import DTensor
-
-    return DTensor
+    if type(tensor).__name__ != "DTensor":
+        return False
+    module = sys.modules.get("torch.distributed.tensor")  # which is imported where there are DTensors
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """The memory that this process has of a DTensor; any other tensor itself."""
+    """Return the memory that this process has of a DTensor; any other tensor itself."""
     if not is_dtensor(tensor):
         return tensor
     with torch.no_grad():
@@ -73,7 +69,7 @@ def local_of(tensor: Tensor) -> Tensor:
 
 
 def logical_shape(tensor: Tensor, shard: Shard | None) -> tuple[int, ...]:
-    """The shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
+    """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
         return tensor.shape
     check_shard(shard)
@@ -81,7 +77,7 @@ def logical_shape(tensor: Tensor, shard: Shard | None) -> tuple[int, ...]:
 
 
 def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
-    """The tensor's memory in this process as boxes of the logical tensor; none where it is empty.
+    """Return the tensor's memory in this process as boxes of the logical tensor; none where it is empty.
 
     Args:
         tensor: a DTensor, or a local tensor with `shard`; without, it is the whole.
@@ -95,7 +91,8 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
     if is_dtensor(tensor):
         if shard is not None:
             raise TypeError("a DTensor's placements say where it sits: pass no shard= with it")
-        local, runs = local_of(tensor), _runs_of_dtensor(tensor)
+        local = local_of(tensor)
+        runs = _runs_of_dtensor(tensor, local)
     elif shard is None:
         return [Part(tensor, tuple(map(range, tensor.shape)))] if tensor.numel() else []
     else:
@@ -105,7 +102,7 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
 
 
 def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> None:
-    """Copies from the whole logical tensor what this one holds of it; not recorded by autograd."""
+    """Copy from the whole logical tensor what this one holds of it; not recorded by autograd."""
     with torch.no_grad():
         for part in parts(tensor, shard):
             part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
@@ -114,7 +111,7 @@ def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> No
 
 
 def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
-    """The part without one index of dimension 0 of the logical tensor, and that index's own part, if any."""
+    """Split one index of dimension 0 of the logical tensor off: the rest, and that index's part, if any."""
     rows, *others = part.ranges
     if row not in rows:
         return [part], None
@@ -128,18 +125,8 @@ def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
 
 
 def home_of(tensor: Tensor) -> torch.device:
-    """Where a meta tensor's memory goes if nobody says: the kind of device of a DTensor's mesh; the CPU."""
+    """Return where a meta tensor's memory goes by default: a DTensor's kind of device, else the CPU."""
     return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
-
-
-def share_rows(one: Tensor, other: Tensor, dim: int) -> bool:
-    """Whether two DTensors are cut alike, and along `dim` alone: a process has the same rows of both."""
-    if not (is_dtensor(one) and is_dtensor(other)):
-        return False
-    specs: list[Any] = [one._spec, other._spec]  # type: ignore[attr-defined]
-    if specs[0].mesh != specs[1].mesh or specs[0].placements != specs[1].placements:
-        return False
-    return all(getattr(placement, "dim", dim) == dim for placement in specs[0].placements)
 
 
 class Sharding(NamedTuple):
@@ -148,7 +135,6 @@ class Sharding(NamedTuple):
     Args:
         mesh: its DeviceMesh.
         ranks: all of the mesh, in order.
-        num_replicas: how many of them hold the same as any one rank, that one included.
         first: whether this rank is the first of those that hold what it does.
         is_cut: whether they do not all hold the same.
         is_outside: whether this rank is none of them, and holds nothing.
@@ -156,28 +142,25 @@ class Sharding(NamedTuple):
 
     mesh: Any
     ranks: tuple[int, ...]
-    num_replicas: int
     first: bool
     is_cut: bool
     is_outside: bool
 
 
 def sharding_of(tensor: Tensor) -> Sharding | None:
-    """None for a tensor that is no DTensor."""
+    """Return how ranks share a DTensor; None for any other tensor."""
     if not is_dtensor(tensor):
         return None
     spec: Any = tensor._spec  # type: ignore[attr-defined]
-    mesh = spec.mesh
-    coordinate = mesh.get_coordinate()
-    num_replicas, first, is_cut = 1, coordinate is not None, False
-    for axis, (placement, size) in enumerate(zip(spec.placements, mesh.shape, strict=True)):
-        if placement.is_replicate():
-            num_replicas *= size
-            first = first and coordinate[axis] == 0
-        else:
-            is_cut = is_cut or size > 1
-    ranks = tuple(mesh.mesh.flatten().tolist())
-    return Sharding(mesh, ranks, num_replicas, first, is_cut, is_outside=coordinate is None)
+    coordinate = spec.mesh.get_coordinate()
+    copied = [placement.is_replicate() for placement in spec.placements]
+    return Sharding(
+        spec.mesh,
+        tuple(spec.mesh.mesh.flatten().tolist()),
+        first=coordinate is not None and not any(itertools.compress(coordinate, copied)),
+        is_cut=any(size > 1 for size, copy in zip(spec.mesh.shape, copied, strict=True) if not copy),
+        is_outside=coordinate is None,
+    )
 
 
 class FsdpState(enum.Enum):
@@ -200,104 +183,66 @@ def fsdp_state(module: object) -> FsdpState | None:
 
 
 def _cut(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:
-    """The views in which every dimension is one run."""
+    """Yield the views in which every dimension is one run."""
     for ranges in itertools.product(*map(_placed, runs)):
         view = local
-        for dim, (start, each) in enumerate(ranges):
-            if len(each) != view.shape[dim]:
-                view = view.narrow(dim, start, len(each))
-        yield Part(view, tuple(each for _, each in ranges))
+        for dim, (start, run) in enumerate(ranges):
+            if len(run) != view.shape[dim]:
+                view = view.narrow(dim, start, len(run))
+        yield Part(view, tuple(run for _, run in ranges))
 
 
 def _placed(runs: Runs) -> list[tuple[int, range]]:
-    """Each run with its start in the local tensor."""
+    """Return each run with its start in the local tensor, but for empty ones."""
     starts = itertools.accumulate(map(len, runs), initial=0)
     return [(start, run) for start, run in zip(starts, runs, strict=False) if run]
-
-
-def _runs_of_dtensor(tensor: Tensor) -> tuple[Runs, ...]:
-    spec: Any = tensor._spec  # type: ignore[attr-defined]
-    coordinate = spec.mesh.get_coordinate()
-    sizes, local = tuple(tensor.shape), tuple(local_of(tensor).shape)
-    if coordinate is None:  # this rank is outside the mesh
-        return tuple((range(0),) for _ in sizes)
-    mesh_shape = tuple(spec.mesh.shape)
-    for placement, num_ranks in zip(spec.placements, mesh_shape, strict=True):
-        _check_placement(placement, num_ranks)
-    found = []
-    for dim, (size, own) in enumerate(zip(sizes, local, strict=True)):
-        cuts = tuple(
-            Cut(num_ranks, place, getattr(placement, "split_factor", 1))
-            for placement, num_ranks, place in _axes(spec, dim, mesh_shape, coordinate)
-        )
-        found.append(_runs_of_dim(size, cuts, None if 0 in local else own))
-    if 0 in local and all(any(map(len, runs)) for runs in found):
-        raise RuntimeError(
-            f"a DTensor's local shape is {list(local)}, which is empty, and its placements give it elements "
-            f"of {list(sizes)}"
-        )
-    return tuple(found)
-
-
-def _axes(
-    spec: Any, dim: int, mesh_shape: tuple[int, ...], coordinate: Sequence[int]
-) -> Iterator[tuple[Any, int, int]]:
-    """The placements that cut a dimension, with the size of their mesh axis and this rank's place on it."""
-    order: Sequence[int] = range(len(mesh_shape))
-    for entry in getattr(spec, "shard_order", None) or ():  # where PyTorch keeps an order of its own
-        if entry.tensor_dim == dim:
-            order = entry.mesh_dims
-    for axis in order:
-        if getattr(spec.placements[axis], "dim", None) == dim:
-            yield spec.placements[axis], mesh_shape[axis], coordinate[axis]
 
 
 class Cut(NamedTuple):
     """One placement of a dimension: among how many ranks, which of them, and how finely it is strided."""
 
     num_ranks: int
-    place: int
+    rank: int
     split_factor: int
 
 
-@lru_cache(maxsize=4096)
-def _runs_of_dim(size: int, cuts: tuple[Cut, ...], own: int | None) -> Runs:
-    """What a rank owns of one dimension; `own` is the size of what it has, None where that tells nothing.
-
-    A strided shard is one of two things. FSDP2 makes it where tensor parallelism cut first, on a later axis:
-    then all are plain cuts, in another order. By itself it is one chunk of each of its parts.
-    """
-    readings = [read(size, cuts) for read in (_reordered, _literal)]
-    for runs in readings:
-        if runs is not None and own in (None, sum(map(len, runs))):
-            return runs
-    raise RuntimeError(
-        f"a DTensor's dimension of size {size} has a local size of {own}, which its cuts do not give: {cuts}"
-    )
-
-
-def _reordered(size: int, cuts: tuple[Cut, ...]) -> Runs | None:
-    """The split factor of a cut counts the ranks of the later axes that cut before it."""
-    order: list[Cut] = []
-    for cut in reversed(cuts):
-        before = itertools.accumulate((each.num_ranks for each in order), operator.mul, initial=1)
-        place = next((at for at, count in enumerate(before) if count == cut.split_factor), None)
-        if place is None:
-            return None
-        order.insert(place, cut)
-    runs: Runs = (range(size),)
-    for cut in order:
-        runs = _chunk(runs, cut.num_ranks, cut.place)
-    return joined(runs)
+def _runs_of_dtensor(tensor: Tensor, local: Tensor) -> tuple[Runs, ...]:
+    """Return the indices of each dimension that this rank holds."""
+    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    coordinate = spec.mesh.get_coordinate()
+    nothing = ((range(0),),) * tensor.dim()
+    if coordinate is None:  # this rank is outside the mesh
+        return nothing
+    cuts = _cuts_of_dims(spec, coordinate, tensor.dim())
+    readings = [_readings(size, each) for size, each in zip(tensor.shape, cuts, strict=True)]
+    if local.numel():
+        return tuple(map(_fitting, tensor.shape, cuts, readings, local.shape))
+    # Other sizes of an empty tensor tell nothing: fully_shard makes an empty one [0, 0].
+    if all(any(map(len, runs)) for each in readings for runs in each):
+        raise RuntimeError(
+            f"a DTensor's local shape is {list(local.shape)}, which is empty, and its placements give it "
+            f"elements of {list(tensor.shape)}"
+        )
+    return nothing
 
 
-def _literal(size: int, cuts: tuple[Cut, ...]) -> Runs:
-    """From left to right, each cuts what is left."""
-    runs: Runs = (range(size),)
-    for cut in cuts:
-        parts = (_chunk(runs, cut.split_factor, part) for part in range(cut.split_factor))
-        runs = joined(run for part in parts for run in _chunk(part, cut.num_ranks, cut.place))
-    return runs
+def _cuts_of_dims(spec: Any, coordinate: Sequence[int], num_dims: int) -> list[tuple[Cut, ...]]:
+    """Return the cuts of each dimension, in the order of the mesh if PyTorch has no order of its own."""
+    orders = {entry.tensor_dim: entry.mesh_dims for entry in getattr(spec, "shard_order", None) or ()}
+    axes = list(zip(spec.placements, spec.mesh.shape, coordinate, strict=True))
+    for placement, num_ranks, _ in axes:
+        _check_placement(placement, num_ranks)
+    found = []
+    for dim in range(num_dims):
+        ordered = (axes[axis] for axis in orders.get(dim, range(len(axes))))
+        found.append(
+            tuple(
+                Cut(num_ranks, rank, getattr(placement, "split_factor", 1))
+                for placement, num_ranks, rank in ordered
+                if getattr(placement, "dim", None) == dim
+            )
+        )
+    return found
 
 
 def _check_placement(placement: Any, num_ranks: int) -> None:
@@ -313,9 +258,54 @@ def _check_placement(placement: Any, num_ranks: int) -> None:
         )
 
 
+def _fitting(size: int, cuts: tuple[Cut, ...], readings: Sequence[Runs], local_size: int) -> Runs:
+    for runs in readings:
+        if sum(map(len, runs)) == local_size:
+            return runs
+    raise RuntimeError(
+        f"a DTensor's dimension of size {size} has a local size of {local_size}, which its cuts do not give: "
+        f"{cuts}"
+    )
+
+
+@lru_cache(maxsize=4096)
+def _readings(size: int, cuts: tuple[Cut, ...]) -> tuple[Runs, ...]:
+    """Return the indices of one dimension that a rank may hold.
+
+    Strided shards are cut in one of two ways, and their placements do not tell which: fully_shard cuts what
+    tensor parallelism on a later axis of the mesh left; distribute_tensor cuts from left to right. They
+    differ for uneven sizes alone. The local size decides; if it fits both, fully_shard's comes first, which
+    is what full_tensor() takes.
+    """
+    readings = (_as_fully_shard(size, cuts), _as_distribute_tensor(size, cuts))
+    return tuple(runs for runs in readings if runs is not None)
+
+
+def _as_fully_shard(size: int, cuts: tuple[Cut, ...]) -> Runs | None:
+    """Cut in the order that split factors say: each is the number of parts that later axes made before it."""
+    order: list[Cut] = []
+    for cut in reversed(cuts):
+        num_parts = list(itertools.accumulate((each.num_ranks for each in order), operator.mul, initial=1))
+        if cut.split_factor not in num_parts:
+            return None
+        order.insert(num_parts.index(cut.split_factor), cut)
+    runs: Runs = (range(size),)
+    for cut in order:
+        runs = _chunk(runs, cut.num_ranks, cut.rank)
+    return joined(runs)
+
+
+def _as_distribute_tensor(size: int, cuts: tuple[Cut, ...]) -> Runs:
+    """Cut from left to right, a strided shard into its chunk of every one of `split_factor` parts."""
+    runs: Runs = (range(size),)
+    for cut in cuts:
+        parts = (_chunk(runs, cut.split_factor, part) for part in range(cut.split_factor))
+        runs = joined(run for part in parts for run in _chunk(part, cut.num_ranks, cut.rank))
+    return runs
+
+
 def _chunk(runs: Runs, num_chunks: int, index: int) -> Runs:
-    """As torch.chunk: equal parts, but for the last ones, which may be smaller or empty."""
-    size = sum(map(len, runs))
-    length = -(-size // num_chunks)
+    """Return one of the chunks that torch.chunk makes: of equal sizes, but for the last ones."""
+    length = -(-sum(map(len, runs)) // num_chunks)
     start, stop = index * length, (index + 1) * length
     return tuple(run[max(start - at, 0) : max(stop - at, 0)] for at, run in _placed(runs))

@@ -1,16 +1,15 @@
 """FullyShardedDataParallel, the older FSDP: its ranks keep pieces of one flat parameter, which are no parts
-of tensors that anybody here could fill. Whether a model shows such pieces is read off its own records.
+of tensors that could be filled. Whether a model shows such pieces is read off its own records.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed import is_available
 
 _ACCEPTED = (
     "accepted are a model that is initialised before it is wrapped, a call inside "
@@ -20,22 +19,22 @@ _ACCEPTED = (
 
 
 def check_whole(modules: Iterable[tuple[str, nn.Module]], dtype: torch.dtype | None = None) -> None:
-    """That no parameter of these modules is a piece, on this rank or on another.
+    """Check that no parameter of these modules is a piece, on this rank or on another.
 
     Args:
         modules: with their paths.
-        dtype: that parameters are to have afterwards, if anybody says.
+        dtype: that parameters are to have afterwards; None leaves each its own.
 
     Raises:
         ValueError: there are pieces; a dtype that FSDP would not know of.
     """
-    if not is_available():
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # which is imported where there are wrappers
+    if fsdp is None:
         return
     known: set[int] = set()
     modules = list(modules)
-    module: Any
     for path, module in modules:
-        handle: Any = getattr(module, "_handle", None) if _is_wrapper(module.__class__) else None
+        handle: Any = module._handle if isinstance(module, fsdp.FullyShardedDataParallel) else None
         if handle is None:  # no wrapper, or one without parameters of its own
             continue
         about = f"module {path!r} is a FullyShardedDataParallel"
@@ -47,6 +46,13 @@ def check_whole(modules: Iterable[tuple[str, nn.Module]], dtype: torch.dtype | N
     _check_no_strays(modules, known)
 
 
+def _shows_whole(handle: Any) -> bool:
+    """After a forward pass parameters may be whole, too, but FSDP would drop what is filled."""
+    if handle._training_state.name == "SUMMON_FULL_PARAMS":
+        return not handle.is_sharded(handle.flat_param)
+    return not handle.uses_sharded_strategy and handle._use_orig_params
+
+
 def _check_no_strays(modules: Iterable[tuple[str, nn.Module]], known: set[int]) -> None:
     """A module inside a wrapper that is not among the modules: nobody can tell what its parameters are."""
     for path, module in modules:
@@ -56,18 +62,3 @@ def _check_no_strays(modules: Iterable[tuple[str, nn.Module]], known: set[int]) 
                     f"parameter {f'{path}.{leaf}'.lstrip('.')!r} may be a piece of the flat one of a "
                     f"FullyShardedDataParallel around it; pass that module. There {_ACCEPTED}"
                 )
-
-
-@lru_cache(maxsize=1024)
-def _is_wrapper(kind: type) -> bool:
-    return any(
-        each.__name__ == "FullyShardedDataParallel" and each.__module__.startswith("torch.")
-        for each in kind.__mro__
-    )
-
-
-def _shows_whole(handle: Any) -> bool:
-    """After a forward pass parameters may be whole, too, but FSDP would drop what is filled."""
-    if handle._training_state.name == "SUMMON_FULL_PARAMS":
-        return not handle.is_sharded(handle.flat_param)
-    return not handle.uses_sharded_strategy and handle._use_orig_params

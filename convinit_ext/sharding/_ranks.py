@@ -1,19 +1,29 @@
-"""What the processes of a job must agree on. The one place that communicates, and only when asked."""
+"""What the processes of a job agree on, and add up. The one place that communicates, and only when asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
+import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
 
+from convinit_ext._engine import NUM_SUMS
 from convinit_ext.keys import checked_seed
+from convinit_ext.sharding._dtensor import Sharding, sharding_of
 
 T = TypeVar("T")
+Words = NDArray[np.uint64]
+
+_HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 
 
 def place() -> tuple[int, int]:
-    """This process's rank, and how many there are: (0, 1) without a process group.
+    """Return this process's rank, and how many there are: (0, 1) without a process group.
 
     >>> place()
     (0, 1)
@@ -24,7 +34,7 @@ def place() -> tuple[int, int]:
 
 
 def gathered(value: T) -> list[T]:
-    """The values of all processes, which must all call it, in the order of their ranks.
+    """Return the values of all processes, which must all call it, in the order of their ranks.
 
     >>> gathered("mine")
     ['mine']
@@ -37,7 +47,10 @@ def gathered(value: T) -> list[T]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """What the work gives this process. All processes must call it, and an error of one is an error on all.
+    """Do some work on all processes, which must all call it: an error of one is an error on all.
+
+    Returns:
+        What the work gives this process.
 
     Raises:
         RuntimeError: on every process; it says on which ranks what was raised.
@@ -61,7 +74,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def check_same_seed(seed: int) -> None:
-    """Compares the seeds of all processes of the default process group, if there is one.
+    """Compare the seeds of all processes of the default process group, if there is one.
 
     Every process must call it, also with a seed that is none: it is judged after all have been heard, so that
     nobody waits. One small object of each goes to all.
@@ -72,33 +85,24 @@ def check_same_seed(seed: int) -> None:
 
     >>> check_same_seed(7)  # no process group: nobody to disagree with
     """
-    said, wrong = _judged(seed)
-    seeds = gathered(said)
+    wrong: Exception | None = None
+    try:
+        text = str(checked_seed(seed))
+    except (TypeError, ValueError) as error:
+        text, wrong = f"none ({error})", error
+    seeds = gathered(text)
     if wrong is not None:
         raise wrong
-    if len(set(seeds)) == 1:
-        return
-    ranks = {
-        each: [rank for rank, other in enumerate(seeds) if other == each] for each in dict.fromkeys(seeds)
-    }
-    listed = "; ".join(f"{each} on {text_of(who)}" for each, who in ranks.items())
-    raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
-
-
-def _judged(seed: int) -> tuple[str, Exception | None]:
-    """What to tell the others of a seed, and the error that it is here.
-
-    >>> _judged(3), _judged(2**64)[0]
-    (('3', None), 'none (seed must be in [-2**63, 2**64), but found 18446744073709551616)')
-    """
-    try:
-        return str(checked_seed(seed)), None
-    except (TypeError, ValueError) as error:
-        return f"none ({error})", error
+    ranks: dict[str, list[int]] = {}
+    for rank, each in enumerate(seeds):
+        ranks.setdefault(each, []).append(rank)
+    if len(ranks) > 1:
+        listed = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
+        raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
 
 
 def text_of(ranks: Sequence[int]) -> str:
-    """The first few of them.
+    """Return the first few of some ranks as text.
 
     >>> text_of([3]), text_of(range(12))
     ('rank 3', 'ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
@@ -106,3 +110,117 @@ def text_of(ranks: Sequence[int]) -> str:
     shown = 8
     more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
     return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:shown]))}{more}"
+
+
+def added_up(sums: Words) -> Words:
+    """Add rows up modulo 2^64."""
+    total: Words = sums.sum(axis=0, dtype=np.uint64)
+    return total
+
+
+class Ranks:
+    """The ranks over which the sums of some tensors are added up, so that every element counts once.
+
+    Of the replicas of a shard the first one counts; what is whole counts on each rank by itself.
+
+    Args:
+        names: of the tensors.
+        tensors: DTensors, or tensors that each rank has whole.
+
+    Raises:
+        RuntimeError: meshes that do not lie in one another; this rank is outside of the largest.
+
+    Attributes:
+        shared: whether there is anything to add up: a DTensor of which other ranks hold other parts.
+    """
+
+    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        found = [sharding_of(tensor) for tensor in tensors]
+        self._is_cut = np.array([each is not None and each.is_cut for each in found], dtype=bool)
+        self.shared = bool(self._is_cut.any())
+        self._error: Exception | None = None  # why this rank has no sums
+        on_meshes = [(name, each) for name, each in zip(names, found, strict=True) if each is not None]
+        if on_meshes:
+            self._check_meshes(on_meshes)
+        if self.shared:
+            lowest = min(self._largest.ranks)
+            counts = [each is not None and each.first and lowest in each.ranks for each in found]
+            self._counts = np.array(counts, dtype=bool) & self._is_cut
+
+    def _check_meshes(self, on_meshes: Sequence[tuple[str, Sharding]]) -> None:
+        self._largest = max((each for _, each in on_meshes), key=lambda each: len(each.ranks))
+        for name, each in on_meshes:
+            if self.shared and not set(each.ranks) <= set(self._largest.ranks):
+                raise RuntimeError(
+                    f"DTensor {name!r} is on ranks {sorted(each.ranks)}, which are not among "
+                    f"{sorted(self._largest.ranks)}, those of the largest mesh; take the parts of the model "
+                    "one by one"
+                )
+            if each.is_outside:
+                self._error = self._error or RuntimeError(
+                    f"DTensor {name!r} is on ranks {sorted(each.ranks)}, and this rank is none of them, and "
+                    "holds nothing of it; take the parts of the model one by one, each on its own ranks"
+                )
+        if self._error is not None and (self._largest.is_outside or not self.shared):  # nobody waits for it
+            raise self._error
+
+    def total(self, read: Callable[[], Words]) -> Words:
+        """Return the sums of all tensors added up: (4,). Collective if `shared`.
+
+        Args:
+            read: gives the sums of what this rank holds, a row for each tensor: (n, 4).
+
+        Raises:
+            RuntimeError: a rank is outside of a DTensor's mesh, or `read` raised there; on all ranks.
+            Exception: what `read` raises here.
+        """
+        sums = self._read(read)
+        if not self.shared:
+            return added_up(sums)
+        total: Words = added_up(sums[~self._is_cut]) + self._over_ranks(added_up(sums[self._counts])[None])[0]
+        return total
+
+    def each(self, read: Callable[[], Words]) -> Words:
+        """Return the sums of every tensor by itself: (n, 4). Collective if `shared`. As `total`."""
+        sums = self._read(read)
+        if self.shared:
+            own = sums * self._counts[:, None]
+            sums[self._is_cut] = self._over_ranks(own[self._is_cut])
+        return sums
+
+    def _read(self, read: Callable[[], Words]) -> Words:
+        """Where other ranks wait, an error here is for later, when they have heard of it."""
+        try:
+            return read()
+        except Exception as error:
+            if not self.shared:
+                raise
+            self._error = self._error or error
+            return np.zeros((len(self._is_cut), NUM_SUMS), dtype=np.uint64)
+
+    def _over_ranks(self, own: Words) -> Words:
+        """Add rows up over all ranks, and beside them how many ranks have no sums, and their numbers."""
+        failed = [0, 0] if self._error is None else [1, dist.get_rank()]
+        flags = np.array([failed + [0] * (NUM_SUMS - len(failed))], dtype=np.uint64)
+        added = self._added(np.concatenate([own, flags]))
+        if self._error is not None:
+            raise self._error
+        num_failed, rank = added[-1, :2]
+        if num_failed:
+            who = f"rank {rank}" if num_failed == 1 else f"{num_failed} ranks"
+            raise RuntimeError(f"{who} could not read what it holds of the tensors; the error there says why")
+        return added[:-1]
+
+    def _added(self, own: Words) -> Words:
+        """Add words up over all ranks, in halves of 32 bits, whose sums 64 bits can hold."""
+        halves = torch.from_numpy(np.stack([own & _LOW, own >> _HALF]).astype(np.int64))
+        mesh, kind = self._largest.mesh, self._largest.mesh.device_type
+        is_cpu = kind == "cpu"
+        summed = halves if is_cpu else halves.to(kind, torch.get_device_module(kind).current_device())
+        # The whole job's group, if the mesh is of all its ranks; else those of the axes, one after the other.
+        is_world = len(self._largest.ranks) == dist.get_world_size()
+        for group in [None] if is_world else [mesh.get_group(axis) for axis in range(mesh.ndim)]:
+            dist.all_reduce(summed, group=group)
+        low, high = summed.cpu().numpy().astype(np.uint64)
+        total: Words = low + (high << _HALF)
+        return total

@@ -45,12 +45,12 @@ class Shard:
 
     @classmethod
     def split(cls, shape: Sequence[int], dim: int, rank: int, num_ranks: int, stride: int = 1) -> Shard:
-        """What Megatron's layers hold: `dim` cut into num_ranks * stride equal parts, dealt out in turn.
+        """Return the shard that a layer of Megatron holds: `dim` in num_ranks * stride parts, dealt in turn.
 
         Args:
             shape: of the full logical tensor.
             dim: the dimension that is cut (Megatron's partition_dim).
-            rank: whose shard.
+            rank: which of the ranks.
             num_ranks: among how many.
             stride: how many parts a rank has (Megatron's partition_stride).
 
@@ -68,13 +68,14 @@ class Shard:
         if size % num_parts:
             raise ValueError(f"dim {dim} has size {size}, which {num_parts} equal parts do not make")
         length = size // num_parts
-        parts = tuple(range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks))
         offset: list[Runs] = [(range(each),) for each in shape]
-        offset[dim] = parts
+        offset[dim] = tuple(
+            range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks)
+        )
         return cls(tuple(shape), tuple(offset))
 
     def runs(self, local: Sequence[int]) -> tuple[Runs, ...]:
-        """The indices of each dimension of a local tensor of this shape.
+        """Return the indices of each dimension of a local tensor of this shape.
 
         Raises:
             ValueError: it is not as large as the offsets say, or leaves the full shape.
@@ -83,9 +84,9 @@ class Shard:
             raise ValueError(
                 f"shard= is of {len(self.shape)} dimensions, and the tensor of shape {list(local)} is not"
             )
-        return tuple(self._runs_of(dim, size) for dim, size in enumerate(local))
+        return tuple(self._runs_of_dim(dim, size) for dim, size in enumerate(local))
 
-    def _runs_of(self, dim: int, size: int) -> Runs:
+    def _runs_of_dim(self, dim: int, size: int) -> Runs:
         offset = self.offset[dim]
         if isinstance(offset, int):
             if offset + size > self.shape[dim]:
@@ -135,7 +136,7 @@ def check_shard(shard: object) -> None:
 
 
 def joined(runs: Iterable[range]) -> Runs:
-    """The same indices in fewer ranges: neighbours that go on in equal steps are one."""
+    """Return the same indices in fewer ranges: neighbours that go on in equal steps become one."""
     found: list[range] = []
     for run in filter(len, runs):
         last = found[-1] if found else None

@@ -1,10 +1,10 @@
 // Words to values: what docs/value-contract.md, sections 3 and 4, says, for a vector of lanes.
 #pragma once
 
-#include "core/fill_task.h"
 #include "core/lanes.h"
 #include "core/math.h"
 #include "core/philox.h"
+#include "core/task.h"
 
 namespace convinit {
 namespace CONVINIT_LANES {
@@ -99,9 +99,9 @@ struct Values64 {
 };
 
 template <class Sampler>
-CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const Schedule& schedule,
+CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const RoundKeys& keys,
                                      Word block_low) {
-  const WordPairs pairs = philox_pairs(schedule, block_low);
+  const WordPairs pairs = philox_pairs(keys, block_low);
   U32 even[kVectors32], odd[kVectors32];
   split(pairs.even, even);
   split(pairs.odd, odd);
@@ -114,9 +114,9 @@ CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p
 }
 
 template <class Sampler>
-CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const Schedule& schedule,
+CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const RoundKeys& keys,
                                      Word block_low) {
-  const Words words = philox(schedule, block_low);
+  const Words words = philox(keys, block_low);
   Values64 values;
   pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);
   return values;

@@ -2,8 +2,8 @@
 // as 16 or 8 bits.
 #pragma once
 
-#include "core/fill_task.h"
 #include "core/lanes.h"
+#include "core/task.h"
 
 namespace convinit {
 
@@ -18,6 +18,18 @@ struct Float8E4M3 {  // float8_e4m3fn: no infinity, NaN is all ones (Micikeviciu
 };
 struct Float8E5M2 {
   uint8_t bits;
+};
+
+// The precision that elements are computed in, and how many of them a Philox block makes.
+template <class Element>
+struct Computed {
+  using Real = float;
+  static constexpr int kPerBlock = 4;
+};
+template <>
+struct Computed<double> {
+  using Real = double;
+  static constexpr int kPerBlock = 2;
 };
 
 namespace CONVINIT_LANES {
@@ -62,14 +74,17 @@ CONVINIT_HD constexpr uint32_t rebias(int bias) {
   return static_cast<uint32_t>(127 - bias) << kFloatMantissa;
 }
 
-// A magnitude, as float32 bits, to a format of fewer bits. The caller has dealt with what overflows.
+// A magnitude, as float32 bits, to a format of fewer bits: what is `overflow` or more becomes `largest`.
 template <int kMantissa, int kBias>
-CONVINIT_HD uint32_t rounded_magnitude(uint32_t magnitude) {
+CONVINIT_HD uint32_t rounded_magnitude(uint32_t magnitude, uint32_t overflow, uint32_t largest,
+                                       uint32_t nan) {
   constexpr int kDropped = kFloatMantissa - kMantissa;
   constexpr uint32_t kNormal = rebias(kBias) + (1u << kFloatMantissa);
   // Below it, values are multiples of 2^(1 - bias - mantissa): a sum with 2^23 times that rounds to a
   // multiple.
   constexpr uint32_t kShift = kNormal + (static_cast<uint32_t>(kDropped) << kFloatMantissa);
+  if (magnitude > kFloatInfinity) return nan;
+  if (magnitude >= overflow) return largest;
   if (magnitude < kNormal) {
     float absolute, shift;
     memcpy(&absolute, &magnitude, sizeof absolute);
@@ -80,31 +95,25 @@ CONVINIT_HD uint32_t rounded_magnitude(uint32_t magnitude) {
   return (magnitude + ((1u << (kDropped - 1)) - 1u) + odd - rebias(kBias)) >> kDropped;
 }
 
+// Each overflows halfway from its largest number to what would be the next. e4m3fn saturates, infinities too,
+// as GPUs do and PyTorch from 2.13 on (before, what overflows was NaN on its CPU); the others have
+// infinities. A NaN keeps its sign.
+constexpr uint32_t kHalfOverflow = 0x477ff000u;  // 65520
+constexpr uint32_t kE4M3Overflow = 0x43e80000u;  // 464
+constexpr uint32_t kE5M2Overflow = 0x47700000u;  // 61440
+
 CONVINIT_HD Half to_half(float x) {
-  constexpr uint32_t kOverflow = 0x477ff000u;  // 65520, halfway from the largest to what would be 2^16
   const uint32_t sign = (bits_of(x) >> 16) & 0x8000u, magnitude = bits_of(x) & kFloatMagnitude;
-  if (magnitude > kFloatInfinity) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= kOverflow) return {static_cast<uint16_t>(sign | 0x7c00u)};
-  return {static_cast<uint16_t>(sign | rounded_magnitude<10, 15>(magnitude))};
+  return {
+      static_cast<uint16_t>(sign | rounded_magnitude<10, 15>(magnitude, kHalfOverflow, 0x7c00u, 0x7e00u))};
 }
-
-// e4m3fn saturates, infinities too, as GPUs do and PyTorch from 2.13 on (before, what overflows was NaN on
-// its CPU); e5m2 has infinities. A NaN keeps its sign.
-constexpr uint32_t kE4M3Overflow = 0x43e80000u;  // 464, halfway from 448 to what would be 480
-constexpr uint32_t kE5M2Overflow = 0x47700000u;  // 61440, halfway from 57344 to 2^16
-
 CONVINIT_HD Float8E4M3 to_float8_e4m3(float x) {
   const uint32_t sign = (bits_of(x) >> 24) & 0x80u, magnitude = bits_of(x) & kFloatMagnitude;
-  if (magnitude > kFloatInfinity) return {static_cast<uint8_t>(sign | 0x7fu)};
-  if (magnitude >= kE4M3Overflow) return {static_cast<uint8_t>(sign | 0x7eu)};
-  return {static_cast<uint8_t>(sign | rounded_magnitude<3, 7>(magnitude))};
+  return {static_cast<uint8_t>(sign | rounded_magnitude<3, 7>(magnitude, kE4M3Overflow, 0x7eu, 0x7fu))};
 }
-
 CONVINIT_HD Float8E5M2 to_float8_e5m2(float x) {
   const uint32_t sign = (bits_of(x) >> 24) & 0x80u, magnitude = bits_of(x) & kFloatMagnitude;
-  if (magnitude > kFloatInfinity) return {static_cast<uint8_t>(sign | 0x7fu)};
-  if (magnitude >= kE5M2Overflow) return {static_cast<uint8_t>(sign | 0x7cu)};
-  return {static_cast<uint8_t>(sign | rounded_magnitude<2, 15>(magnitude))};
+  return {static_cast<uint8_t>(sign | rounded_magnitude<2, 15>(magnitude, kE5M2Overflow, 0x7cu, 0x7fu))};
 }
 
 // One name for all of them.

@@ -1,6 +1,7 @@
 // Logarithm, sine and cosine, and the normal quantile, from correctly rounded operations only, so that every
 // machine computes the same bits. Coefficients: scripts/fit_polynomials.py. Bounds were checked over all 2^32
-// words (float) and against 50-digit arithmetic (double); tests/engine/test_values.py holds them to the contract's.
+// words (float) and against 50-digit arithmetic (double); tests/engine/test_values.py holds them to the
+// contract's.
 #pragma once
 
 #include "core/lanes.h"

@@ -3,8 +3,8 @@
 // docs/value-contract.md, section 2.
 #pragma once
 
-#include "core/fill_task.h"
 #include "core/lanes.h"
+#include "core/task.h"
 
 namespace convinit {
 namespace CONVINIT_LANES {
@@ -22,7 +22,7 @@ struct Words {
 
 // Everything in ten rounds that does not depend on the low half of the block index: the round keys, and what
 // is left of rounds one and two, where three of the four counter words are the same for 2^32 blocks in a row.
-struct Schedule {
+struct RoundKeys {
   SameWord key0[kRounds];
   SameWord key1[kRounds];
   SamePair last_keys;    // both keys of the last round, two to a lane
@@ -35,7 +35,7 @@ struct Schedule {
 CONVINIT_HD uint32_t low_half(uint64_t x) { return static_cast<uint32_t>(x); }
 CONVINIT_HD uint32_t high_half(uint64_t x) { return static_cast<uint32_t>(x >> 32); }
 
-CONVINIT_HD Schedule make_schedule(const Key& key, uint32_t block_high) {
+CONVINIT_HD RoundKeys make_round_keys(const Key& key, uint32_t block_high) {
   uint32_t key0[kRounds], key1[kRounds];
   key0[0] = low_half(key.key);
   key1[0] = high_half(key.key);
@@ -46,17 +46,17 @@ CONVINIT_HD Schedule make_schedule(const Key& key, uint32_t block_high) {
   const uint64_t product1 = static_cast<uint64_t>(kMultiplier1) * low_half(key.stream);
   const uint32_t word0 = high_half(product1) ^ block_high ^ key0[0];
   const uint64_t product0 = static_cast<uint64_t>(kMultiplier0) * word0;
-  Schedule schedule;
+  RoundKeys keys;
   for (int round = 0; round < kRounds; ++round) {
-    schedule.key0[round] = same_word(key0[round]);
-    schedule.key1[round] = same_word(key1[round]);
+    keys.key0[round] = same_word(key0[round]);
+    keys.key1[round] = same_word(key1[round]);
   }
-  schedule.last_keys = same_pair(key0[kRounds - 1], key1[kRounds - 1]);
-  schedule.round1_xor2 = same_word(high_half(key.stream) ^ key1[0]);
-  schedule.round2_xor0 = same_word(low_half(product1) ^ key0[1]);
-  schedule.round2_xor2 = same_word(high_half(product0) ^ key1[1]);
-  schedule.round2_word3 = same_word(low_half(product0));
-  return schedule;
+  keys.last_keys = same_pair(key0[kRounds - 1], key1[kRounds - 1]);
+  keys.round1_xor2 = same_word(high_half(key.stream) ^ key1[0]);
+  keys.round2_xor0 = same_word(low_half(product1) ^ key0[1]);
+  keys.round2_xor2 = same_word(high_half(product0) ^ key1[1]);
+  keys.round2_word3 = same_word(low_half(product0));
+  return keys;
 }
 
 CONVINIT_HD Words philox_round(const Words& in, SameWord key0, SameWord key1) {
@@ -67,23 +67,22 @@ CONVINIT_HD Words philox_round(const Words& in, SameWord key0, SameWord key1) {
 }
 
 // State of the group of blocks whose indices have the low halves `block_low`, see counters(), and the
-// schedule's high half, before the last round.
-CONVINIT_HD Words before_last_round(const Schedule& schedule, Word block_low) {
+// keys' high half, before the last round.
+CONVINIT_HD Words before_last_round(const RoundKeys& keys, Word block_low) {
   const Product product0 = multiply_wide(block_low, kMultiplier0);
-  const Word word2 = high_word(product0) ^ word(schedule.round1_xor2);
+  const Word word2 = high_word(product0) ^ word(keys.round1_xor2);
   const Product product1 = multiply_wide(word2, kMultiplier1);
-  Words words{high_word(product1) ^ word(schedule.round2_xor0), low_word(product1),
-              low_word(product0) ^ word(schedule.round2_xor2), word(schedule.round2_word3)};
+  Words words{high_word(product1) ^ word(keys.round2_xor0), low_word(product1),
+              low_word(product0) ^ word(keys.round2_xor2), word(keys.round2_word3)};
   CONVINIT_UNROLL
   for (int round = 2; round < kRounds - 1; ++round) {
-    words = philox_round(words, schedule.key0[round], schedule.key1[round]);
+    words = philox_round(words, keys.key0[round], keys.key1[round]);
   }
   return words;
 }
 
-CONVINIT_HD Words philox(const Schedule& schedule, Word block_low) {
-  return philox_round(before_last_round(schedule, block_low), schedule.key0[kRounds - 1],
-                      schedule.key1[kRounds - 1]);
+CONVINIT_HD Words philox(const RoundKeys& keys, Word block_low) {
+  return philox_round(before_last_round(keys, block_low), keys.key0[kRounds - 1], keys.key1[kRounds - 1]);
 }
 
 // The same words two to a lane: 0 and 2, and 1 and 3 (the first of a pair in the low half). Packing them
@@ -92,11 +91,11 @@ struct WordPairs {
   U64 even, odd;
 };
 
-CONVINIT_HD WordPairs philox_pairs(const Schedule& schedule, Word block_low) {
-  const Words in = before_last_round(schedule, block_low);
+CONVINIT_HD WordPairs philox_pairs(const RoundKeys& keys, Word block_low) {
+  const Words in = before_last_round(keys, block_low);
   const Product product0 = multiply_wide(in.w0, kMultiplier0);
   const Product product1 = multiply_wide(in.w2, kMultiplier1);
-  return {xor3(join_high(product1, product0), join(in.w1, in.w3), pair(schedule.last_keys)),
+  return {xor3(join_high(product1, product0), join(in.w1, in.w3), pair(keys.last_keys)),
           join(low_word(product1), low_word(product0))};
 }
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/fill_task.h"
+#include "core/task.h"
 
 namespace convinit {
 

@@ -1,4 +1,4 @@
-// Memory that will be read soon is asked for meanwhile.
+// Reads a tensor unit by unit, and prefetches memory that will be read soon.
 #pragma once
 
 #include "cpu/tiling.h"
@@ -45,5 +45,24 @@ class Ahead {
   const char* stretch_ = nullptr;
   int64_t stretch_bytes_ = 0, step_ = 0, num_left_ = 0, at_ = 0;
 };
+
+// Calls visit(linear index, number of elements, where they are, what comes next in memory) for the stretches
+// of a unit whose indices follow each other. Where they do not in memory, the unit is in the buffer then.
+template <class Visit>
+void read_unit(const Tiling& tiling, int64_t number, const void* data, char* buffer, Visit visit) {
+  const Unit unit = locate(tiling, number);
+  const int64_t size = tiling.tensor.item_size;
+  Ahead next;
+  if (tiling.in_place) {
+    const char* elements = static_cast<const char*>(data) + unit.data * size;
+    next = Ahead(elements + kAheadBytes, unit.columns * size);
+    return visit(unit.index, unit.columns, elements, &next);
+  }
+  gather(tiling, unit, data, buffer);
+  if (number + 1 < tiling.num_units) next = Ahead(locate(tiling, number + 1), data, size);
+  for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
+    visit(index, count, buffer + place * size, &next);
+  });
+}
 
 }  // namespace convinit

@@ -1,13 +1,12 @@
-// compare() of fill.h: every unit's values are held against the memory as they are generated, and where they
-// differ, once more in a buffer.
+// compare() of engine.h: every unit's values are held against the memory as they are generated, and where
+// they differ, once more in a buffer.
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 
 #include "cpu/ahead.h"
-#include "cpu/fill.h"
-#include "cpu/float_environment.h"
-#include "cpu/units.h"
+#include "cpu/engine.h"
+#include "cpu/isa.h"
 
 namespace convinit {
 namespace {
@@ -28,13 +27,6 @@ Difference compare_items(const char* one, const char* other, int64_t count) {
   return found;
 }
 
-Difference compare_items(const char* one, const char* other, int64_t count, int64_t size) {
-  if (size == 1) return compare_items<uint8_t>(one, other, count);
-  if (size == 2) return compare_items<uint16_t>(one, other, count);
-  if (size == 4) return compare_items<uint32_t>(one, other, count);
-  return compare_items<uint64_t>(one, other, count);
-}
-
 void add(const Difference& part, Difference* whole) {
   if (part.count == 0) return;
   whole->first = whole->count == 0 ? part.first : std::min(whole->first, part.first);
@@ -49,7 +41,9 @@ void compare_run(const FillTask& task, const Functions& functions, int64_t index
     const int64_t length = std::min(count - same, kStretchBytes / size);
     if (length > 0) {
       functions.generate(task.distribution, task.key, index + same, length, buffer);
-      Difference part = compare_items(buffer, present + same * size, length, size);
+      Difference part = visit_bits(size, [&](auto bits) {
+        return compare_items<decltype(bits)>(buffer, present + same * size, length);
+      });
       part.first += index + same;
       add(part, found);
     }
@@ -59,38 +53,27 @@ void compare_run(const FillTask& task, const Functions& functions, int64_t index
   }
 }
 
-void compare_unit(const FillTask& task, const Functions& functions, const Tiling& tiling, int64_t number,
-                  char* buffer, Difference* found) {
-  const Unit unit = locate(tiling, number);
-  const int64_t size = tiling.tensor.item_size;
-  if (tiling.in_place) {
-    const char* present = static_cast<const char*>(task.data) + unit.data * size;
-    return compare_run(task, functions, unit.index, unit.columns, present, size, buffer, found);
-  }
-  char* const present = buffer + kTileBytes;
-  gather(tiling, unit, task.data, present);
-  if (number + 1 < tiling.num_units)
-    Ahead(locate(tiling, number + 1), task.data, size).prefetch(kTileBytes / Ahead::kLineBytes);
-  for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
-    compare_run(task, functions, index, count, present + place * size, size, buffer, found);
-  });
-}
-
 }  // namespace
 
 void compare(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, const RunWorkers& run_workers,
              Difference* differences) {
-  const GenerateTable& table = current_table();
+  const FunctionTable& table = current_table();
   std::fill_n(differences, num_tasks, Difference{0, -1});
   std::mutex mutex;
-  const Schedule schedule(tilings_of(tasks, num_tasks), num_threads);
-  schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
-    const DefaultFloatEnvironment environment;
-    const Tiling& tiling = schedule.tiling(t);
+  const WorkQueue queue(tilings_of(tasks, num_tasks), num_threads);
+  queue.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
+    const Tiling& tiling = queue.tiling(t);
     const Functions& functions = functions_of(table, tasks[t]);
     Difference found{0, -1};
-    for (int64_t number = first; number < last; ++number)
-      compare_unit(tasks[t], functions, tiling, number, buffer, &found);
+    for (int64_t number = first; number < last; ++number) {
+      read_unit(tiling, number, tasks[t].data, buffer,
+                [&](int64_t index, int64_t count, const char* present, Ahead* next) {
+                  // The functions prefetch what is in place.
+                  if (present == buffer) next->prefetch(kTileBytes / Ahead::kLineBytes);
+                  compare_run(tasks[t], functions, index, count, present, tiling.tensor.item_size,
+                              buffer + kTileBytes, &found);
+                });
+    }
     const std::lock_guard<std::mutex> lock(mutex);
     add(found, &differences[t]);
   });

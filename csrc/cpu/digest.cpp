@@ -1,18 +1,18 @@
-// See digest.h.
-#include "cpu/digest.h"
+// digest() of engine.h.
+#include "core/digest.h"
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
 
-#include "core/weights.h"
 #include "cpu/ahead.h"
+#include "cpu/engine.h"
 #include "cpu/isa.h"
 
 namespace convinit {
 namespace {
 
-// The weights twice, see WeighFunction.
+// The weights twice, see DigestFunction.
 struct alignas(64) Table {
   uint32_t words[kNextWeights + kTableWords];
 };
@@ -36,8 +36,8 @@ const uint32_t* table() {
 // The four sums of a part of one tensor.
 class Digest {
  public:
-  Digest(WeighFunction weigh, const Key& key, int64_t item_size)
-      : weigh_(weigh), key_(key), item_size_(item_size) {}
+  Digest(DigestFunction digest, const Key& key, int64_t item_size)
+      : digest_(digest), key_(key), item_size_(item_size) {}
 
   const uint64_t* sums() const { return sums_; }
 
@@ -49,7 +49,7 @@ class Digest {
     while (at < end) {
       const int64_t length = std::min(end, (at / kChunkBytes + 1) * kChunkBytes) - at;
       uint64_t inner[kSums] = {};
-      weigh_bytes(at % kChunkBytes, length, data, next, inner);
+      add_bytes(at % kChunkBytes, length, data, next, inner);
       const scalar::Factors& factors = factors_of(at / kChunkBytes);
       for (int a = 0; a < kSums; ++a) sums_[a] += factors.of[a] * inner[a];
       at += length;
@@ -60,15 +60,15 @@ class Digest {
  private:
   // Bytes of a chunk, from byte `offset` of it on. Words of which they are a part only are filled up with
   // zeros: their other bytes belong to other elements, and the sums are linear.
-  void weigh_bytes(int64_t offset, int64_t length, const char* data, Ahead* next, uint64_t* sums) const {
+  void add_bytes(int64_t offset, int64_t length, const char* data, Ahead* next, uint64_t* sums) const {
     const uint32_t* weights = table() + offset / 4;
-    if (offset % 4 == 0 && length % 4 == 0) return weigh_(weights, data, length / 4, next, sums);
+    if (offset % 4 == 0 && length % 4 == 0) return digest_(weights, data, length / 4, next, sums);
     char padded[kChunkBytes + 8];
     const int64_t before = offset % 4, num_words = (before + length + 3) / 4;
     std::memset(padded, 0, 4);
     std::memset(padded + 4 * (num_words - 1), 0, 4);
     std::memcpy(padded + before, data, static_cast<size_t>(length));
-    weigh_(weights, padded, num_words, next, sums);
+    digest_(weights, padded, num_words, next, sums);
   }
 
   // Most runs go on where the one before ended.
@@ -80,7 +80,7 @@ class Digest {
     return factors_;
   }
 
-  WeighFunction weigh_;
+  DigestFunction digest_;
   Key key_;
   int64_t item_size_;
   int64_t chunk_ = -1;
@@ -88,37 +88,22 @@ class Digest {
   uint64_t sums_[kSums] = {};
 };
 
-void digest_unit(const DigestTask& task, const Tiling& tiling, int64_t number, char* buffer, Digest* digest) {
-  const Unit unit = locate(tiling, number);
-  const int64_t size = tiling.tensor.item_size;
-  Ahead next;
-  if (tiling.in_place) {
-    const char* data = static_cast<const char*>(task.data) + unit.data * size;
-    next = Ahead(data + kAheadBytes, unit.columns * size);
-    return digest->add(unit.index, unit.columns, data, &next);
-  }
-  gather(tiling, unit, task.data, buffer);
-  if (number + 1 < tiling.num_units) next = Ahead(locate(tiling, number + 1), task.data, size);
-  for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
-    digest->add(index, count, buffer + place * size, &next);
-  });
-}
-
 }  // namespace
 
 void digest(const DigestTask* tasks, int64_t num_tasks, int64_t num_threads, const RunWorkers& run_workers,
             uint64_t* sums) {
-  std::vector<Tiling> tilings;
-  tilings.reserve(static_cast<size_t>(num_tasks));
-  for (int64_t t = 0; t < num_tasks; ++t) tilings.push_back(make_tiling(tasks[t].tensor));
   std::fill_n(sums, num_tasks * kSums, uint64_t{0});
-  const WeighFunction weigh = current_table().weigh;
+  const DigestFunction function = current_table().digest;
   std::mutex mutex;
-  const Schedule schedule(std::move(tilings), num_threads);
-  schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
-    const Tiling& tiling = schedule.tiling(t);
-    Digest part(weigh, tasks[t].key, tiling.tensor.item_size);
-    for (int64_t unit = first; unit < last; ++unit) digest_unit(tasks[t], tiling, unit, buffer, &part);
+  const WorkQueue queue(tilings_of(tasks, num_tasks), num_threads);
+  queue.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
+    Digest part(function, tasks[t].key, tasks[t].item_size);
+    for (int64_t number = first; number < last; ++number) {
+      read_unit(queue.tiling(t), number, tasks[t].data, buffer,
+                [&](int64_t index, int64_t count, const char* data, Ahead* next) {
+                  part.add(index, count, data, next);
+                });
+    }
     const std::lock_guard<std::mutex> lock(mutex);
     for (int a = 0; a < kSums; ++a) sums[t * kSums + a] += part.sums()[a];
   });

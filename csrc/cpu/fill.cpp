@@ -1,11 +1,10 @@
-// See fill.h.
-#include "cpu/fill.h"
+// fill() of engine.h.
+#include "cpu/engine.h"
 
 #include <atomic>
 
 #include "core/dtype.h"
-#include "cpu/float_environment.h"
-#include "cpu/units.h"
+#include "cpu/isa.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -42,12 +41,14 @@ void fill_unit(const Tiling& tiling, const FillTask& task, GenerateFunction gene
              static_cast<char*>(task.data) + unit.data * size);
     return;
   }
-  generate_tile(task, unit, size, generate, buffer);
+  for_each_run(unit, [&](int64_t index, int64_t count, int64_t place) {
+    generate(task.distribution, task.key, index, count, buffer + place * size);
+  });
   scatter(tiling, unit, buffer, task.data);
 }
 
 // A single small tensor, without the bookkeeping that would take longer than the fill.
-bool fill_if_small(const FillTask& task, const GenerateTable& table) {
+bool fill_if_small(const FillTask& task, const FunctionTable& table) {
   const Tiling tiling = make_tiling(strided(task));
   if (!tiling.in_place || tiling.num_units > 1 || tiling.unit_bytes > kSmallestPiece) return false;
   fill_unit(tiling, task, functions_of(table, task).generate, 0, nullptr);
@@ -57,16 +58,15 @@ bool fill_if_small(const FillTask& task, const GenerateTable& table) {
 }  // namespace
 
 void fill(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, const RunWorkers& run_workers) {
-  const GenerateTable& table = current_table();
+  const FunctionTable& table = current_table();
   latest_isa.store(table.isa, std::memory_order_relaxed);
   if (num_tasks == 1 && fill_if_small(tasks[0], table)) return;
-  const Schedule schedule(tilings_of(tasks, num_tasks), num_threads);
+  const WorkQueue queue(tilings_of(tasks, num_tasks), num_threads);
   for (int64_t t = 0; t < num_tasks; ++t) advise_huge_pages(tasks[t]);
-  schedule.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
-    const DefaultFloatEnvironment environment;
+  queue.run(run_workers, [&](size_t t, int64_t first, int64_t last, char* buffer) {
     const GenerateFunction generate = functions_of(table, tasks[t]).generate;
-    for (int64_t unit = first; unit < last; ++unit)
-      fill_unit(schedule.tiling(t), tasks[t], generate, unit, buffer);
+    for (int64_t number = first; number < last; ++number)
+      fill_unit(queue.tiling(t), tasks[t], generate, number, buffer);
   });
 }
 

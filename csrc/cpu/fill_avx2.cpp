@@ -1,4 +1,4 @@
-// The fill loop, and the digest's, for AVX2, FMA and F16C.
+// The loops of fills and digests for AVX2, FMA and F16C.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -6,7 +6,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 #include "cpu/target_region.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -17,16 +17,14 @@
 
 #define CONVINIT_LANES avx2
 CONVINIT_TARGET_BEGIN("avx2,fma,f16c")
-#include "cpu/lanes_avx2.h"
-
-#include "cpu/weigh.inl"
+#include "cpu/lanes_avx2.inl"
 
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END
 
 namespace convinit {
 
-const GenerateTable kAvx2Table = avx2::make_table("avx2");
+const FunctionTable kAvx2Table = avx2::make_table("avx2");
 
 }  // namespace convinit
 #endif

@@ -1,4 +1,4 @@
-// The fill loop, and the digest's, for AVX-512 (F, DQ, BW, VL).
+// The loops of fills and digests for AVX-512 (F, DQ, BW, VL).
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -6,21 +6,19 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 #include "cpu/target_region.h"
 
 #define CONVINIT_LANES avx512
 CONVINIT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma,f16c")
-#include "cpu/lanes_avx512.h"
-
-#include "cpu/weigh.inl"
+#include "cpu/lanes_avx512.inl"
 
 #include "cpu/fill_loop.inl"
 CONVINIT_TARGET_END
 
 namespace convinit {
 
-const GenerateTable kAvx512Table = avx512::make_table("avx512");
+const FunctionTable kAvx512Table = avx512::make_table("avx512");
 
 }  // namespace convinit
 #endif

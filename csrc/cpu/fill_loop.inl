@@ -1,31 +1,20 @@
 // The fill loop, once for every lane type: a run of linear indices in whole groups, with a part of a group at
-// each end. Included by fill_*.cpp after the lanes, inside their target region.
+// each end. Included by fill_*.cpp after the lanes.
 
 #include "core/distribution.h"
 #include "core/dtype.h"
 #include "core/philox.h"
-#include "cpu/generate.h"
+#include "cpu/digest_loop.inl"
+#include "cpu/isa.h"
 
 namespace convinit {
 namespace CONVINIT_LANES {
-
-// Per output type: the precision it is computed in, and elements a block.
-template <class Out>
-struct Layout {
-  using Real = float;
-  static constexpr int kPerBlock = 4;
-};
-template <>
-struct Layout<double> {
-  using Real = double;
-  static constexpr int kPerBlock = 2;
-};
 
 CONVINIT_HD const Parameters<float>& parameters(const Distribution& d, float) { return d.single; }
 CONVINIT_HD const Parameters<double>& parameters(const Distribution& d, double) { return d.real; }
 
 template <class Out>
-constexpr int64_t kGroup = kBlocks * Layout<Out>::kPerBlock;
+constexpr int64_t kGroup = kBlocks * Computed<Out>::kPerBlock;
 
 // Writes values to neighbouring memory.
 template <class Out>
@@ -101,37 +90,38 @@ class Matcher {
   int64_t num_same_ = 0;
 };
 
-// A run within 2^32 blocks of one schedule; `skip` elements of its first block come before it. Goes on as
-// long as the sink says so.
+// A run within 2^32 blocks of the same round keys; `skip` elements of its first block come before it. Goes on
+// as long as the sink says so.
 template <class Sampler, class Out, class Sink>
-CONVINIT_HD bool visit_run(const Parameters<typename Layout<Out>::Real>& p, const Schedule& schedule,
+CONVINIT_HD bool visit_run(const Parameters<typename Computed<Out>::Real>& p, const RoundKeys& keys,
                            uint32_t first_block, int64_t skip, int64_t count, Sink* sink) {
   const Word step = word(kBlocks);
   Word block_low = counters(first_block);
   if (skip > 0) {
     const int64_t head = count < kGroup<Out> - skip ? count : kGroup<Out> - skip;
-    if (!sink->part(values_of_group(Sampler(), p, schedule, block_low), skip, head)) return false;
+    if (!sink->part(values_of_group(Sampler(), p, keys, block_low), skip, head)) return false;
     count -= head;
     block_low = block_low + step;
   }
   for (; count >= kGroup<Out>; count -= kGroup<Out>, block_low = block_low + step) {
-    if (!sink->whole(values_of_group(Sampler(), p, schedule, block_low))) return false;
+    if (!sink->whole(values_of_group(Sampler(), p, keys, block_low))) return false;
   }
-  return count == 0 || sink->part(values_of_group(Sampler(), p, schedule, block_low), 0, count);
+  return count == 0 || sink->part(values_of_group(Sampler(), p, keys, block_low), 0, count);
 }
 
 template <class Sampler, class Out, class Sink>
 CONVINIT_HD void visit(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
                        Sink* sink) {
-  constexpr int64_t kPerBlock = Layout<Out>::kPerBlock;
-  constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
-  const Parameters<typename Layout<Out>::Real> p = parameters(distribution, typename Layout<Out>::Real(0));
+  constexpr int64_t kPerBlock = Computed<Out>::kPerBlock;
+  constexpr int64_t kBlocksPerRoundKeys = int64_t{1} << 32;
+  const Parameters<typename Computed<Out>::Real> p =
+      parameters(distribution, typename Computed<Out>::Real(0));
   while (count > 0) {
     const int64_t block = start / kPerBlock;
-    const int64_t end = (block / kBlocksPerSchedule + 1) * kBlocksPerSchedule * kPerBlock;
+    const int64_t end = (block / kBlocksPerRoundKeys + 1) * kBlocksPerRoundKeys * kPerBlock;
     const int64_t length = count < end - start ? count : end - start;
-    const Schedule schedule = make_schedule(key, static_cast<uint32_t>(block / kBlocksPerSchedule));
-    if (!visit_run<Sampler, Out>(p, schedule, static_cast<uint32_t>(block), start % kPerBlock, length, sink))
+    const RoundKeys keys = make_round_keys(key, static_cast<uint32_t>(block / kBlocksPerRoundKeys));
+    if (!visit_run<Sampler, Out>(p, keys, static_cast<uint32_t>(block), start % kPerBlock, length, sink))
       return;
     start += length;
     count -= length;
@@ -156,7 +146,7 @@ static int64_t match(const Distribution& distribution, const Key& key, int64_t s
 template <class Out>
 CONVINIT_HD Out constant_of(const Distribution& distribution) {
   Out value;
-  convert(parameters(distribution, typename Layout<Out>::Real(0)).value, &value);
+  convert(parameters(distribution, typename Computed<Out>::Real(0)).value, &value);
   return value;
 }
 
@@ -192,20 +182,18 @@ static constexpr Functions constants() {
   return {generate_constant<Out>, match_constant<Out>};
 }
 
-// In the order of Kind and DType.
-static constexpr GenerateTable make_table(const char* isa) {
-  return {
-      isa,
-      weigh,
-      {{constants<float>(), constants<double>(), constants<Half>(), constants<BFloat16>(),
-        constants<Float8E4M3>(), constants<Float8E5M2>()},
-       {functions<Uniform, float>(), functions<Uniform, double>(), functions<Uniform, Half>(),
-        functions<Uniform, BFloat16>(), functions<Uniform, Float8E4M3>(), functions<Uniform, Float8E5M2>()},
-       {functions<Normal, float>(), functions<Normal, double>(), functions<Normal, Half>(),
-        functions<Normal, BFloat16>(), functions<Normal, Float8E4M3>(), functions<Normal, Float8E5M2>()},
-       {functions<TruncatedNormal, float>(), functions<TruncatedNormal, double>(),
-        functions<TruncatedNormal, Half>(), functions<TruncatedNormal, BFloat16>(),
-        functions<TruncatedNormal, Float8E4M3>(), functions<TruncatedNormal, Float8E5M2>()}}};
+// In the order of Kind; the types in that of DType.
+template <class... Out>
+static constexpr FunctionTable table_of(const char* isa) {
+  return {isa,
+          digest,
+          {{constants<Out>()...},
+           {functions<Uniform, Out>()...},
+           {functions<Normal, Out>()...},
+           {functions<TruncatedNormal, Out>()...}}};
+}
+static constexpr FunctionTable make_table(const char* isa) {
+  return table_of<float, double, Half, BFloat16, Float8E4M3, Float8E5M2>(isa);
 }
 
 }  // namespace CONVINIT_LANES

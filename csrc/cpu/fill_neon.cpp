@@ -1,4 +1,4 @@
-// The fill loop, and the digest's, for Arm's Advanced SIMD, which every 64-bit Arm processor has.
+// The loops of fills and digests for Arm's Advanced SIMD, which every 64-bit Arm processor has.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -6,18 +6,16 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
-#include "cpu/generate.h"
+#include "cpu/isa.h"
 
 #define CONVINIT_LANES neon
-#include "cpu/lanes_neon.h"
-
-#include "cpu/weigh.inl"
+#include "cpu/lanes_neon.inl"
 
 #include "cpu/fill_loop.inl"
 
 namespace convinit {
 
-const GenerateTable kNeonTable = neon::make_table("neon");
+const FunctionTable kNeonTable = neon::make_table("neon");
 
 }  // namespace convinit
 #endif

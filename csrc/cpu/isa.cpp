@@ -1,6 +1,7 @@
 // Detection at run time; see isa.h.
 #include "cpu/isa.h"
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 
@@ -27,29 +28,15 @@ bool has_avx512() {
 }
 #endif
 
-std::atomic<const GenerateTable*>& chosen() {
-  static std::atomic<const GenerateTable*> table{available_tables().back()};
+std::atomic<const FunctionTable*>& chosen() {
+  static std::atomic<const FunctionTable*> table{available_tables().back()};
   return table;
-}
-
-bool is_known(const std::string& name) {
-  for (const char* known : kKnownNames) {
-    if (name == known) return true;
-  }
-  return false;
-}
-
-std::string list_available() {
-  std::string names;
-  for (const GenerateTable* table : available_tables())
-    names += (names.empty() ? "" : ", ") + std::string(table->isa);
-  return names;
 }
 
 }  // namespace
 
-std::vector<const GenerateTable*> available_tables() {
-  std::vector<const GenerateTable*> tables{&kPortableTable};
+std::vector<const FunctionTable*> available_tables() {
+  std::vector<const FunctionTable*> tables{&kPortableTable};
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (has_avx2()) tables.push_back(&kAvx2Table);
@@ -60,18 +47,18 @@ std::vector<const GenerateTable*> available_tables() {
   return tables;
 }
 
-const GenerateTable& current_table() { return *chosen().load(std::memory_order_relaxed); }
+const FunctionTable& current_table() { return *chosen().load(std::memory_order_relaxed); }
 
 void force_isa(const std::string& name) {
-  for (const GenerateTable* table : available_tables()) {
-    if (name == table->isa) {
-      chosen().store(table);
-      return;
-    }
+  std::string available;
+  for (const FunctionTable* table : available_tables()) {
+    if (name == table->isa) return chosen().store(table);
+    available += (available.empty() ? "" : ", ") + std::string(table->isa);
   }
+  const bool is_known = std::count(std::begin(kKnownNames), std::end(kKnownNames), name) > 0;
   throw std::invalid_argument(
-      (is_known(name) ? "this machine lacks the instruction set \"" : "unknown instruction set \"") + name +
-      "\"; available here: " + list_available());
+      (is_known ? "this machine lacks the instruction set \"" : "unknown instruction set \"") + name +
+      "\"; available here: " + available);
 }
 
 }  // namespace convinit

@@ -1,17 +1,59 @@
-// Which instruction set fills: the best one this machine has, or the one that was forced.
+// What an instruction set provides: functions that write the values of consecutive linear indices to
+// consecutive memory or hold them against it, and one that reads words for a digest. And which one is used:
+// the best that this machine has, or the one that was forced.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "cpu/generate.h"
+#include "core/task.h"
+#include "cpu/ahead.h"
 
 namespace convinit {
 
-// Tables this machine can run, slowest first.
-std::vector<const GenerateTable*> available_tables();
+// Writes the values at linear indices [start, start + count) to `out`. Any start, any count >= 0.
+using GenerateFunction = void (*)(const Distribution& distribution, const Key& key, int64_t start,
+                                  int64_t count, void* out);
 
-const GenerateTable& current_table();
+// How many of the values that GenerateFunction writes are in memory already, bit for bit, before the first
+// group that has one that is not: `count` if all are.
+using MatchFunction = int64_t (*)(const Distribution& distribution, const Key& key, int64_t start,
+                                  int64_t count, const void* memory);
+
+// Adds the products of 32-bit words, which may lie anywhere, and weights to four sums: docs/fingerprint.md,
+// section 4. `weights` is where the first word's weight for the first sum is in the table; `kNextWeights`
+// words further on is the next word's, for loads as well aligned. As many bytes as are read are prefetched.
+constexpr int64_t kNextWeights = 1088;
+using DigestFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead,
+                                uint64_t* sums);
+
+struct Functions {
+  GenerateFunction generate;
+  MatchFunction match;
+};
+
+struct FunctionTable {
+  const char* isa;
+  DigestFunction digest;
+  Functions functions[kNumKinds][kNumDTypes];
+};
+
+extern const FunctionTable kPortableTable;
+#if defined(__x86_64__)
+extern const FunctionTable kAvx2Table;
+extern const FunctionTable kAvx512Table;
+#elif defined(__aarch64__)
+extern const FunctionTable kNeonTable;
+#endif
+
+// Tables this machine can run, slowest first.
+std::vector<const FunctionTable*> available_tables();
+
+const FunctionTable& current_table();
+
+inline const Functions& functions_of(const FunctionTable& table, const FillTask& task) {
+  return table.functions[static_cast<int>(task.distribution.kind)][static_cast<int>(task.dtype)];
+}
 
 // Throws std::invalid_argument for a name that is unknown, or that this machine lacks.
 void force_isa(const std::string& name);

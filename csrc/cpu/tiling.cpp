@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/dtype.h"
 #include "cpu/transpose.h"
@@ -38,16 +39,17 @@ void copy(const Item* from, int64_t from_row, int64_t from_column, Item* to, int
   if (from_column == 1 && to_column == 1) {
     for (int64_t r = 0; r < unit.rows; ++r)
       std::memcpy(to + r * to_row, from + r * from_row, unit.columns * sizeof(Item));
-  } else if (unit.row.data_stride < unit.column.data_stride) {
-    for (int64_t c = 0; c < unit.columns; ++c) {
-      for (int64_t r = 0; r < unit.rows; ++r)
-        to[r * to_row + c * to_column] = from[r * from_row + c * from_column];
-    }
-  } else {
-    for (int64_t r = 0; r < unit.rows; ++r) {
-      for (int64_t c = 0; c < unit.columns; ++c)
-        to[r * to_row + c * to_column] = from[r * from_row + c * from_column];
-    }
+    return;
+  }
+  const bool along_rows = unit.row.data_stride < unit.column.data_stride;
+  const int64_t lines = along_rows ? unit.columns : unit.rows, length = along_rows ? unit.rows : unit.columns;
+  if (along_rows) {
+    std::swap(from_row, from_column);
+    std::swap(to_row, to_column);
+  }
+  for (int64_t i = 0; i < lines; ++i) {
+    for (int64_t j = 0; j < length; ++j)
+      to[i * to_row + j * to_column] = from[i * from_row + j * from_column];
   }
 }
 
@@ -74,6 +76,8 @@ void gather_items(const Unit& unit, const void* memory, void* buffer) {
 Strided strided(const FillTask& task) {
   return {task.start, task.dims, task.num_dims, scalar::item_size(task.dtype)};
 }
+
+Strided strided(const DigestTask& task) { return {task.start, task.dims, task.num_dims, task.item_size}; }
 
 Tiling make_tiling(const Strided& tensor) {
   const Dim& column = column_dim(tensor);
@@ -133,19 +137,12 @@ Unit locate(const Tiling& tiling, int64_t number) {
 }
 
 void scatter(const Tiling& tiling, const Unit& unit, const void* buffer, void* memory) {
-  const int64_t size = tiling.tensor.item_size;
-  if (size == 1) scatter_items<uint8_t>(unit, buffer, memory);
-  if (size == 2) scatter_items<uint16_t>(unit, buffer, memory);
-  if (size == 4) scatter_items<uint32_t>(unit, buffer, memory);
-  if (size == 8) scatter_items<uint64_t>(unit, buffer, memory);
+  visit_bits(tiling.tensor.item_size,
+             [&](auto bits) { scatter_items<decltype(bits)>(unit, buffer, memory); });
 }
 
 void gather(const Tiling& tiling, const Unit& unit, const void* memory, void* buffer) {
-  const int64_t size = tiling.tensor.item_size;
-  if (size == 1) gather_items<uint8_t>(unit, memory, buffer);
-  if (size == 2) gather_items<uint16_t>(unit, memory, buffer);
-  if (size == 4) gather_items<uint32_t>(unit, memory, buffer);
-  if (size == 8) gather_items<uint64_t>(unit, memory, buffer);
+  visit_bits(tiling.tensor.item_size, [&](auto bits) { gather_items<decltype(bits)>(unit, memory, buffer); });
 }
 
 }  // namespace convinit

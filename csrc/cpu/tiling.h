@@ -2,7 +2,10 @@
 // buffer of cache size, when memory order is not index order.
 #pragma once
 
-#include "core/fill_task.h"
+#include <cstddef>
+#include <vector>
+
+#include "core/task.h"
 
 namespace convinit {
 
@@ -17,6 +20,7 @@ struct Strided {
 };
 
 Strided strided(const FillTask& task);
+Strided strided(const DigestTask& task);
 
 // A unit covers `tile_rows` positions of dimension `row` and `tile_columns` of the last dimension, the one
 // that is innermost in the index; the other dimensions are fixed.
@@ -31,6 +35,29 @@ struct Tiling {
 };
 
 Tiling make_tiling(const Strided& tensor);
+
+template <class Task>
+std::vector<Tiling> tilings_of(const Task* tasks, int64_t num_tasks) {
+  std::vector<Tiling> tilings;
+  tilings.reserve(static_cast<size_t>(num_tasks));
+  for (int64_t t = 0; t < num_tasks; ++t) tilings.push_back(make_tiling(strided(tasks[t])));
+  return tilings;
+}
+
+// Calls visit with an unsigned number that has as many bytes as an element.
+template <class Visit>
+auto visit_bits(int64_t item_size, Visit visit) {
+  switch (item_size) {
+    case 1:
+      return visit(uint8_t{});
+    case 2:
+      return visit(uint16_t{});
+    case 4:
+      return visit(uint32_t{});
+    default:
+      return visit(uint64_t{});
+  }
+}
 
 // Where a unit starts and how much of it lies inside the tensor. Strides are those of its rows and columns.
 struct Unit {

@@ -1,5 +1,5 @@
 // Words of Philox that sit in the low halves of 64-bit lanes, the high halves arbitrary, so that one widening
-// multiply reads a word and leaves two. Included after cpu/twice.inl where a vector's multiply does that.
+// multiply reads a word and leaves two. Included after cpu/simd_x4.inl where a vector's multiply does that.
 
 using vector::join;
 using vector::join_high;
@@ -19,15 +19,15 @@ CONVINIT_HD Word word(uint32_t x) { return word(same_word(x)); }
 CONVINIT_HD Word low_word(U64 product) { return product; }
 CONVINIT_HD Word high_word(U64 product) { return product >> 32; }
 template <class Vector>
-CONVINIT_HD Twice<Vector> multiply_wide(Twice<Vector> a, uint32_t m) {
+CONVINIT_HD X2<Vector> multiply_wide(X2<Vector> a, uint32_t m) {
   return {multiply_wide(a.x, m), multiply_wide(a.y, m)};
 }
 template <class Vector>
-CONVINIT_HD Twice<Vector> join(Twice<Vector> low, Twice<Vector> high) {
+CONVINIT_HD X2<Vector> join(X2<Vector> low, X2<Vector> high) {
   return {join(low.x, high.x), join(low.y, high.y)};
 }
 template <class Vector>
-CONVINIT_HD Twice<Vector> join_high(Twice<Vector> low, Twice<Vector> high) {
+CONVINIT_HD X2<Vector> join_high(X2<Vector> low, X2<Vector> high) {
   return {join_high(low.x, high.x), join_high(low.y, high.y)};
 }
 CONVINIT_HD U64 counters(uint32_t first) {

@@ -1,7 +1,5 @@
-// The comparing kernel's body: the walk of fill_body.h, whose values are held against what is there. It is
-// written for a team of threads, as digest_body.h: each(step) calls step(Thread, Different*) in every thread,
-// with what the thread itself has found; add(uint64_t*, uint64_t) and lower(uint64_t*, uint64_t), a minimum,
-// may be done by many at the same time.
+// The comparing kernel's body: the walk of fill_body.h, whose values are held against what is there, by a
+// team of threads (task_list.h).
 #pragma once
 
 #include "cuda/fill_body.h"
@@ -50,18 +48,6 @@ CONVINIT_HD typename BitsOf<sizeof(Out)>::Type bits_in(const Out& element) {
   return bits;
 }
 
-// `from` is a multiple of 16.
-CONVINIT_HD Vector load_vector(const char* from) {
-  Vector vector;
-#if defined(__CUDA_ARCH__)
-  const uint4 words = *reinterpret_cast<const uint4*>(from);
-  vector = {{words.x, words.y, words.z, words.w}};
-#else
-  memcpy(vector.words, from, sizeof vector);
-#endif
-  return vector;
-}
-
 // Two vectors that differ.
 template <class Out>
 CONVINIT_HD_CALLED void note_vector(const Vector& wanted, const Vector& held, int64_t index,
@@ -81,7 +67,7 @@ struct Comparison {
 
   template <class Out>
   CONVINIT_HD_METHOD void vector(const Vector& wanted, const char* at, int64_t index) {
-    const Vector held = load_vector(at);
+    const Vector held = load<kVectorBytes>(at);
     uint32_t differing = 0;
     CONVINIT_UNROLL
     for (int i = 0; i < 4; ++i) differing |= wanted.words[i] ^ held.words[i];
@@ -102,7 +88,7 @@ struct Comparison {
 
 // Adds what the threads have found to the task's row, and begins anew. `whole` is the block's own.
 template <class Team>
-CONVINIT_DEVICE void hand_in(int32_t row, Team* team, Different* whole, uint64_t* rows) {
+CONVINIT_DEVICE void hand_in(const DeviceFill& task, Team* team, Different* whole, uint64_t* rows) {
   team->each([&](const Thread& thread, Different*) {
     if (thread.number == 0) *whole = nothing();
   });
@@ -114,27 +100,22 @@ CONVINIT_DEVICE void hand_in(int32_t row, Team* team, Different* whole, uint64_t
   });
   team->each([&](const Thread& thread, Different*) {
     if (thread.number != 0 || whole->count == 0) return;
-    team->add(&rows[2 * row], whole->count);
-    team->lower(&rows[2 * row + 1], whole->first);
+    team->add(&rows[2 * task.row], whole->count);
+    team->lower(&rows[2 * task.row + 1], whole->first);
   });
 }
 
-// Everything that block number `block` does. It hands in where it comes to another task.
+// Everything that block number `block` does.
 template <class Team>
-CONVINIT_DEVICE void compare_body(const void* image, uint32_t block, uint32_t num_blocks,
-                                  uint32_t num_threads, Team* team, Different* whole, uint64_t* rows) {
-  const TaskList<Task> list = open_image<Task>(image);
-  int32_t current = -1;
-  CONVINIT_NO_UNROLL
-  for (int64_t unit = block; unit < list.header->num_units;) {
-    const Visit visit = visit_at(list, unit, num_blocks, num_threads);
-    if (current >= 0 && current != visit.task) hand_in(list.tasks[current].row, team, whole, rows);
-    current = visit.task;
+CONVINIT_DEVICE void compare_body(const void* image, uint32_t block, uint32_t num_blocks, Team* team,
+                                  Different* whole, uint64_t* rows) {
+  const TaskList<DeviceFill> list = open_image<DeviceFill>(image);
+  const auto compare_visit = [&](const Visit& visit) {
     team->each(
         [&](const Thread& thread, Different* found) { fill_visit(list, visit, thread, Comparison{found}); });
-    unit = visit.next_unit;
-  }
-  if (current >= 0) hand_in(list.tasks[current].row, team, whole, rows);
+  };
+  visit_units(list, block, num_blocks, team, compare_visit,
+              [&](const DeviceFill& task) { hand_in(task, team, whole, rows); });
 }
 
 }  // namespace cuda

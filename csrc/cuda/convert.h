@@ -6,6 +6,7 @@
 
 #include "core/dtype.h"
 #include "core/macros.h"
+#include "cuda/task_list.h"
 
 #if defined(__CUDA_ARCH__)
 #include <cuda_bf16.h>
@@ -15,8 +16,6 @@
 
 namespace convinit {
 namespace cuda {
-
-constexpr int64_t kVectorBytes = 16;  // of one store
 
 // As many values as a word of 32 bits holds.
 template <class Out>
@@ -28,8 +27,10 @@ CONVINIT_HD uint32_t packed_by_hand(const float* values) {
   memcpy(&word, out, sizeof word);
   return word;
 }
-
-CONVINIT_HD uint32_t packed(float, const float* v) { return packed_by_hand<float>(v); }
+template <class Out>
+CONVINIT_HD uint32_t packed(Out, const float* v) {
+  return packed_by_hand<Out>(v);
+}
 
 #if defined(__CUDA_ARCH__)
 template <class Pair>
@@ -40,9 +41,6 @@ CONVINIT_HD uint32_t word_of(Pair pair) {
 }
 CONVINIT_HD uint32_t packed(Half, const float* v) { return word_of(__floats2half2_rn(v[0], v[1])); }
 CONVINIT_HD uint32_t packed(BFloat16, const float* v) { return word_of(__floats2bfloat162_rn(v[0], v[1])); }
-#else
-CONVINIT_HD uint32_t packed(Half, const float* v) { return packed_by_hand<Half>(v); }
-CONVINIT_HD uint32_t packed(BFloat16, const float* v) { return packed_by_hand<BFloat16>(v); }
 #endif
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
@@ -54,7 +52,6 @@ CONVINIT_HD uint32_t packed_float8(const float* v, __nv_fp8_interpretation_t for
 CONVINIT_HD uint32_t packed(Float8E4M3, const float* v) { return packed_float8(v, __NV_E4M3); }
 CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) { return packed_float8(v, __NV_E5M2); }
 #else
-CONVINIT_HD uint32_t packed(Float8E4M3, const float* v) { return packed_by_hand<Float8E4M3>(v); }
 CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) {
   constexpr float kLargest = 57344;
   float saturated[4];
@@ -63,10 +60,6 @@ CONVINIT_HD uint32_t packed(Float8E5M2, const float* v) {
   return packed_by_hand<Float8E5M2>(saturated);
 }
 #endif
-
-struct Vector {
-  uint32_t words[kVectorBytes / sizeof(uint32_t)];
-};
 
 template <class Out>
 CONVINIT_HD Vector vector_of(const float* values) {

@@ -6,7 +6,6 @@
 // block(elements, first, end, stride, place in memory, index of `first`).
 #pragma once
 
-#include "cuda/segment.h"
 #include "cuda/source.h"
 #include "cuda/task_list.h"
 
@@ -19,13 +18,13 @@ struct Share {
   uint32_t step;
 };
 
-// A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have one schedule, and
-// keeps up one number, which gives the block and the address.
+// A run's vectors. The inner loop stays between two multiples of 2^32 blocks, which have the same round keys,
+// and keeps up one number, which gives the block and the address.
 template <class Source, class Sink>
-CONVINIT_HD void fill_vectors(const Task& task, const Share& share, Sink sink) {
+CONVINIT_HD void fill_vectors(const DeviceFill& task, const Share& share, Sink sink) {
   using Out = typename Source::Out;
   constexpr int64_t kBlocks = Source::kPerVector / Source::kPerBlock;
-  constexpr int64_t kBlocksPerSchedule = int64_t{1} << 32;
+  constexpr int64_t kBlocksPerRoundKeys = int64_t{1} << 32;
   constexpr int64_t kLongest = int64_t{1} << 31;  // so that 32 bits count it
   const Segment run = part_of(task, kVectors, Source::kPerVector);
   int64_t left = share.end - share.begin;
@@ -37,8 +36,8 @@ CONVINIT_HD void fill_vectors(const Task& task, const Share& share, Sink sink) {
     seek(&source, scalar::high_half(block));
     CONVINIT_ASSUME_GLOBAL(to);
     const uint32_t low = scalar::low_half(block);
-    const int64_t same_schedule = (kBlocksPerSchedule - low) / kBlocks;
-    int64_t length = left < same_schedule ? left : same_schedule;
+    const int64_t same_keys = (kBlocksPerRoundKeys - low) / kBlocks;
+    int64_t length = left < same_keys ? left : same_keys;
     if (length > kLongest) length = kLongest;
     uint32_t done = 0;
     CONVINIT_NO_UNROLL
@@ -89,7 +88,7 @@ struct Memory {
 
 // Block by block. Where the index has gaps, a block serves one element.
 template <class Source, class Sink>
-CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment, Sink sink) {
+CONVINIT_HD void fill_segment(Source* source, const DeviceFill& task, Segment segment, Sink sink) {
   using Out = typename Source::Out;
   constexpr uint32_t kPerBlock = Source::kPerBlock;
   const int64_t stride = task.data_stride, index_stride = task.index_stride;
@@ -114,7 +113,7 @@ CONVINIT_HD void fill_segment(Source* source, const Task& task, Segment segment,
 
 // Segments, or a run's edges.
 template <class Source, class Sink>
-CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share share, Sink sink) {
+CONVINIT_HD_CALLED void fill_segments(const DeviceFill& task, const Dim* digits, Share share, Sink sink) {
   Source source(task);
   CONVINIT_NO_UNROLL
   for (int64_t item = share.begin; item < share.end; item += share.step) {
@@ -126,8 +125,8 @@ CONVINIT_HD_CALLED void fill_segments(const Task& task, const Dim* digits, Share
 
 // A thread's part of one visit of its block to a task.
 template <class Source, class Sink>
-CONVINIT_HD void fill_share(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
-                            Sink sink) {
+CONVINIT_HD void fill_share(const DeviceFill& task, const Dim* digits, const Share& share,
+                            const Thread& edges, Sink sink) {
   if (task.shape == Shape::kRun) {
     fill_vectors<Source>(task, share, sink);
     if (edges.number < kNumParts - kHead) {
@@ -139,8 +138,8 @@ CONVINIT_HD void fill_share(const Task& task, const Dim* digits, const Share& sh
 }
 
 template <class Sampler, class Sink>
-CONVINIT_HD void fill_samples(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
-                              Sink sink) {
+CONVINIT_HD void fill_samples(const DeviceFill& task, const Dim* digits, const Share& share,
+                              const Thread& edges, Sink sink) {
   switch (task.dtype) {
     case DType::kFloat32:
       return fill_share<Samples<Sampler, float>>(task, digits, share, edges, sink);
@@ -158,8 +157,8 @@ CONVINIT_HD void fill_samples(const Task& task, const Dim* digits, const Share& 
 }
 
 template <class Sink>
-CONVINIT_HD void fill_constant(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
-                               Sink sink) {
+CONVINIT_HD void fill_constant(const DeviceFill& task, const Dim* digits, const Share& share,
+                               const Thread& edges, Sink sink) {
   switch (task.dtype) {
     case DType::kFloat64:
       return fill_share<Repeated<uint64_t>>(task, digits, share, edges, sink);
@@ -175,7 +174,7 @@ CONVINIT_HD void fill_constant(const Task& task, const Dim* digits, const Share&
 }
 
 template <class Sink>
-CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& share, const Thread& edges,
+CONVINIT_HD void fill_task(const DeviceFill& task, const Dim* digits, const Share& share, const Thread& edges,
                            Sink sink) {
   switch (task.kind) {
     case Kind::kConstant:
@@ -189,41 +188,10 @@ CONVINIT_HD void fill_task(const Task& task, const Dim* digits, const Share& sha
   }
 }
 
-// A thread block's visit to a task: one unit of it, or its part of the whole.
-struct Visit {
-  int32_t task;
-  bool has_edges;       // it comes to the task's first unit
-  int64_t begin, end;   // of the items
-  int64_t next_unit;    // of the block
-  int64_t num_threads;  // that share the items
-};
-
-CONVINIT_HD Visit visit_at(const TaskList<Task>& list, int64_t unit, uint32_t num_blocks,
-                           uint32_t num_threads) {
-  const int32_t t = task_of(list, unit);
-  const Task& task = list.tasks[t];
-  const int64_t first_unit = t > 0 ? list.unit_ends[t - 1] : 0;
-  const int64_t number = unit - first_unit, num_units = list.unit_ends[t] - first_unit;
-  Visit visit{
-      t,          number == 0, number * task.unit_items, (number + 1) * task.unit_items, unit + num_blocks,
-      num_threads};
-  if (task.unit_items == kWhole) {
-    const int64_t num_visitors = num_units < num_blocks ? num_units : num_blocks;
-    const int64_t num_visited = (num_units - number + num_blocks - 1) / num_blocks;
-    visit = {t,
-             number == 0,
-             number * num_threads,
-             task.num_items,
-             unit + num_visited * num_blocks,
-             num_visitors * num_threads};
-  }
-  if (visit.end > task.num_items) visit.end = task.num_items;
-  return visit;
-}
-
 // What a thread does at a visit.
 template <class Sink>
-CONVINIT_HD void fill_visit(const TaskList<Task>& list, const Visit& visit, const Thread& thread, Sink sink) {
+CONVINIT_HD void fill_visit(const TaskList<DeviceFill>& list, const Visit& visit, const Thread& thread,
+                            Sink sink) {
   const Share share{visit.begin + thread.number, visit.end, static_cast<uint32_t>(visit.num_threads)};
   const Thread no_edges{kNumParts, thread.num_threads};
   fill_task(list.tasks[visit.task], list.digits, share, visit.has_edges ? thread : no_edges, sink);
@@ -231,7 +199,7 @@ CONVINIT_HD void fill_visit(const TaskList<Task>& list, const Visit& visit, cons
 
 // Everything that a thread of block number `block` writes.
 CONVINIT_HD void fill_body(const void* image, uint32_t block, uint32_t num_blocks, const Thread& thread) {
-  const TaskList<Task> list = open_image<Task>(image);
+  const TaskList<DeviceFill> list = open_image<DeviceFill>(image);
   CONVINIT_NO_UNROLL
   for (int64_t unit = block; unit < list.header->num_units;) {
     const Visit visit = visit_at(list, unit, num_blocks, thread.num_threads);

@@ -1,11 +1,9 @@
-// See launch.h.
-#include "cuda/launch.inl"
+// What launches of every kind share; see engine.h.
+#include "cuda/kernel.inl"
 
 namespace convinit {
 namespace cuda {
 namespace {
-
-constexpr int kCopyThreads = 256;
 
 std::atomic<int64_t> launches{0};
 
@@ -22,7 +20,7 @@ const char* upload_by_value(const void* image, int64_t num_bytes, void* device_i
     Parameter parameter;
     std::memcpy(parameter.bytes, static_cast<const char*>(image) + done, static_cast<size_t>(length));
     auto* to = reinterpret_cast<uint64_t*>(static_cast<char*>(device_image) + done);
-    copy_kernel<<<1, kCopyThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+    copy_kernel<<<1, kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
         parameter, length / static_cast<int64_t>(sizeof(uint64_t)), to);
     const cudaError_t error = cudaGetLastError();
     if (error != cudaSuccess) return describe(error);

@@ -1,4 +1,4 @@
-// What every kernel's launcher needs of CUDA. Included by *.cu.
+// What a launch needs of CUDA's runtime. Included by *.cu, and by a test without CUDA.
 
 #include <cuda_runtime.h>
 
@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "cuda/launch.h"
+#include "cuda/engine.h"
 
 #ifndef __grid_constant__
 #define __grid_constant__  // not every HIP has it

@@ -10,35 +10,23 @@
 namespace convinit {
 namespace cuda {
 
-// The precision that a type is computed in, and its elements in a Philox block.
-template <class Out>
-struct Layout {
-  using Real = float;
-  static constexpr int kPerBlock = 4;
-};
-template <>
-struct Layout<double> {
-  using Real = double;
-  static constexpr int kPerBlock = 2;
-};
-
-CONVINIT_HD const Parameters<float>& parameters(const Task& task, float) { return task.single; }
-CONVINIT_HD const Parameters<double>& parameters(const Task& task, double) { return task.real; }
+CONVINIT_HD const Parameters<float>& parameters(const DeviceFill& task, float) { return task.single; }
+CONVINIT_HD const Parameters<double>& parameters(const DeviceFill& task, double) { return task.real; }
 
 template <class Sampler, class Element>
 struct Samples {
   using Out = Element;
-  using Real = typename Layout<Out>::Real;
-  static constexpr int kPerBlock = Layout<Out>::kPerBlock;
+  using Real = typename Computed<Out>::Real;
+  static constexpr int kPerBlock = Computed<Out>::kPerBlock;
   static constexpr int kPerVector = kVectorBytes / sizeof(Out);
 
-  CONVINIT_HD_METHOD explicit Samples(const Task& task)
-      : p(parameters(task, Real(0))), key(task.key), high(0), schedule(scalar::make_schedule(task.key, 0)) {}
+  CONVINIT_HD_METHOD explicit Samples(const DeviceFill& task)
+      : p(parameters(task, Real(0))), key(task.key), high(0), keys(scalar::make_round_keys(task.key, 0)) {}
 
   const Parameters<Real> p;
   const Key key;
   uint32_t high;
-  scalar::Schedule schedule;  // of the 2^32 blocks that share the upper half `high`
+  scalar::RoundKeys keys;  // of the 2^32 blocks that share the upper half `high`
 };
 
 // Goes to the blocks of another upper half.
@@ -46,7 +34,7 @@ template <class Sampler, class Out>
 CONVINIT_HD void seek(Samples<Sampler, Out>* samples, uint32_t high) {
   if (samples->high == high) return;
   samples->high = high;
-  samples->schedule = scalar::make_schedule(samples->key, high);
+  samples->keys = scalar::make_round_keys(samples->key, high);
 }
 
 // Values in the order of the index.
@@ -62,7 +50,7 @@ CONVINIT_HD void in_order(const scalar::Values64& values, double* to) {
   to[1] = values.odd;
 }
 
-// What makes the values of vectors: cuda/pack.h sees to it that it may.
+// What makes the values of vectors: task_list_host.h sees to it that it may.
 template <class Sampler>
 struct VectorSampler {
   using Type = Sampler;
@@ -79,9 +67,9 @@ CONVINIT_HD Vector vector_at(const Samples<Sampler, Out>& samples, uint32_t low)
   typename Source::Real values[Source::kPerVector];
   CONVINIT_UNROLL
   for (int b = 0; b < Source::kPerVector / Source::kPerBlock; ++b) {
-    in_order(scalar::values_of_group(typename VectorSampler<Sampler>::Type(), samples.p, samples.schedule,
-                                     low + b),
-             values + b * Source::kPerBlock);
+    in_order(
+        scalar::values_of_group(typename VectorSampler<Sampler>::Type(), samples.p, samples.keys, low + b),
+        values + b * Source::kPerBlock);
   }
   return vector_of<Out>(values);
 }
@@ -90,7 +78,7 @@ CONVINIT_HD Vector vector_at(const Samples<Sampler, Out>& samples, uint32_t low)
 template <class Sampler, class Out, int kCount>
 CONVINIT_HD void block_at(const Samples<Sampler, Out>& samples, uint32_t low, Out (&out)[kCount]) {
   typename Samples<Sampler, Out>::Real values[kCount];
-  in_order(scalar::values_of_group(Sampler(), samples.p, samples.schedule, low), values);
+  in_order(scalar::values_of_group(Sampler(), samples.p, samples.keys, low), values);
   CONVINIT_UNROLL
   for (int i = 0; i < kCount; ++i) scalar::convert(values[i], &out[i]);
 }
@@ -102,7 +90,7 @@ struct Repeated {
   static constexpr int kPerBlock = kVectorBytes / (sizeof(Item) < 4 ? 4 : sizeof(Item));
   static constexpr int kPerVector = kVectorBytes / sizeof(Item);
 
-  CONVINIT_HD_METHOD explicit Repeated(const Task& task) : pattern(task.pattern) {}
+  CONVINIT_HD_METHOD explicit Repeated(const DeviceFill& task) : pattern(task.pattern) {}
 
   const uint64_t pattern;
 };

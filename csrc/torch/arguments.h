@@ -1,14 +1,14 @@
-// What a call says of a distribution, checked. Knows no torch, as python.cpp may know none.
+// What a call says of a distribution and of a tensor's dimensions, checked. Knows no torch, as python.cpp may
+// know none.
 #pragma once
 
-#include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <sstream>
 #include <stdexcept>
+#include <vector>
 
-#include "core/dtype.h"
-#include "core/prepare.h"
+#include "core/task.h"
 
 namespace convinit {
 
@@ -23,41 +23,12 @@ void check(bool condition, const Parts&... message) {
   throw std::runtime_error(text.str());
 }
 
-inline double largest(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return std::numeric_limits<double>::max();
-    case DType::kFloat16:
-      return 65504;
-    case DType::kBFloat16:
-      return 0x1.FEp127;
-    case DType::kFloat8E4M3:
-      return 448;
-    case DType::kFloat8E5M2:
-      return 57344;
-    case DType::kFloat32:
-      break;
-  }
-  return std::numeric_limits<float>::max();
-}
+Distribution distribution_of(int64_t kind, const double* params, DType dtype);
 
-// As torch.Tensor.uniform_: the bounds, and their difference, are numbers of the tensor's type. For float8,
-// which it does not fill, the difference is one of float32's: it is never rounded to the type.
-inline void check_uniform(const double (&params)[kParams], DType dtype) {
-  const double limit = largest(dtype);
-  check(std::abs(params[0]) <= limit && std::abs(params[1]) <= limit,
-        "uniform_ expects bounds that the tensor's dtype can hold, but found from=", params[0],
-        ", to=", params[1], ", and its largest number is ", limit);
-  check(params[1] - params[0] <= limit || scalar::item_size(dtype) == 1,
-        "uniform_ expects to-from <= ", limit,
-        ", the largest number of the tensor's dtype, but found to=", params[1], " and from=", params[0]);
-}
+// In the order, and merged, as task.h promises.
+std::vector<Dim> merged(std::vector<Dim> dims);
 
-inline Distribution distribution_of(int64_t kind, const double* given, DType dtype) {
-  check(kind >= 0 && kind < kNumKinds, "fill_: unknown kind of distribution ", kind);
-  const double params[kParams] = {given[0], given[1], given[2], given[3]};
-  if (static_cast<Kind>(kind) == Kind::kUniform) check_uniform(params, dtype);
-  return prepare(static_cast<Kind>(kind), params);
-}
+// Throws where two positions of the tensor are one place in memory.
+void check_no_overlap(const std::vector<Dim>& dims);
 
 }  // namespace convinit

@@ -1,46 +1,75 @@
-// The op schemas, and the CPU's registration.
-#include "torch/torch_abi.h"
+// The op schemas, and the CPU's ops.
+#include "torch/tasks.h"
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/tensor.h>
+#include <torch/csrc/stable/ops.h>
 
-#include <cstdint>
-#include <vector>
+#include <algorithm>
 
-#include "torch/reading.h"
-#include "torch/tasks.h"
+#include "core/digest.h"
+#include "cpu/engine.h"
 
 namespace convinit {
 namespace {
 
-void fill_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
-              std::vector<double> params, std::vector<int64_t> box_starts, std::vector<int64_t> box_strides) {
-  for (const DeviceTasks& device :
-       tasks_of({std::move(tensors), std::move(keys), std::move(kinds), std::move(params),
-                 std::move(box_starts), std::move(box_strides)})) {
-    device.tasks.run_on_cpu();
+void fill_cpu(const Tensors& tensors, const Tensor& keys, const Ints& kinds, const Floats& params,
+              const Ints& box_starts, const Ints& box_strides) {
+  for (const DeviceTasks& device : fill_tasks({tensors, keys, kinds, params, box_starts, box_strides})) {
+    fill_on_cpu(device.tasks);
   }
 }
 
-void fill_one_cpu(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3) {
-  tasks_of(tensor, key, kind, {p0, p1, p2, p3}).run_on_cpu();
+void fill_one_cpu(const Tensor& tensor, const Tensor& key, int64_t kind, double p0, double p1, double p2,
+                  double p3) {
+  fill_on_cpu(fill_tasks(tensor, key, kind, {p0, p1, p2, p3}));
 }
 
-void fill_part_cpu(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
-                   int64_t start, std::vector<int64_t> strides) {
-  tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides).run_on_cpu();
+void fill_part_cpu(const Tensor& tensor, const Tensor& key, int64_t kind, double p0, double p1, double p2,
+                   double p3, int64_t start, const Ints& strides) {
+  fill_on_cpu(fill_tasks(tensor, key, kind, {p0, p1, p2, p3}, start, strides));
 }
 
-Tensor digest_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> box_starts,
-                  std::vector<int64_t> box_strides) {
-  return digest_on_cpu(tensors, keys, box_starts, box_strides);
+void check_cpu(const char* op, const Tensors& tensors) {
+  for (const Tensor& tensor : tensors) {
+    check(tensor.is_cpu(), op, ": unsupported device; accepted are CPU tensors");
+  }
 }
 
-Tensor compare_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
-                   std::vector<double> params, std::vector<int64_t> box_starts,
-                   std::vector<int64_t> box_strides) {
-  return compare_on_cpu({std::move(tensors), std::move(keys), std::move(kinds), std::move(params),
-                         std::move(box_starts), std::move(box_strides)});
+// An int64 tensor on the CPU, as keys is one, of a row for each tensor: `row` where there is no task, and
+// what read(tasks, number, threads, run, results) finds.
+template <class Row, class Task, class Read>
+Tensor read_on_cpu(const Tensor& keys, size_t num_rows, const Row& row, const Tasks<Task>& tasks, Read read) {
+  static_assert(sizeof(Row) % sizeof(int64_t) == 0, "made of 64-bit numbers");
+  std::vector<Row> found(tasks.list.size());
+  if (!found.empty())
+    read(tasks.list.data(), tasks.size(), torch::stable::get_num_threads(), run_on_torch_threads,
+         found.data());
+  const Tensor result =
+      torch::stable::new_zeros(keys, {static_cast<int64_t>(num_rows), sizeof(Row) / sizeof(int64_t)});
+  auto* rows = static_cast<Row*>(result.mutable_data_ptr());
+  std::fill_n(rows, num_rows, row);
+  for (size_t i = 0; i < found.size(); ++i) rows[tasks.rows[i]] = found[i];
+  return result;
+}
+
+struct Sums {
+  uint64_t of[kSums];
+};
+
+Tensor digest_cpu(const Tensors& tensors, const Tensor& keys, const Ints& box_starts,
+                  const Ints& box_strides) {
+  check_cpu("digest", tensors);
+  const DigestTasks tasks = digest_tasks(tensors, keys, box_starts, box_strides);
+  const auto read = [](const DigestTask* list, int64_t size, int64_t num_threads, const RunWorkers& run,
+                       Sums* sums) { digest(list, size, num_threads, run, sums->of); };
+  return read_on_cpu(keys, tensors.size(), Sums{}, tasks, read);
+}
+
+Tensor compare_cpu(const Tensors& tensors, const Tensor& keys, const Ints& kinds, const Floats& params,
+                   const Ints& box_starts, const Ints& box_strides) {
+  check_cpu("compare", tensors);
+  const FillTasks tasks = compare_tasks({tensors, keys, kinds, params, box_starts, box_strides});
+  return read_on_cpu(keys, tensors.size(), Difference{0, -1}, tasks, compare);
 }
 
 }  // namespace
@@ -48,18 +77,16 @@ Tensor compare_cpu(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t
 
 STABLE_TORCH_LIBRARY(convinit_ext, m) {
   m.def(
-      "fill_(Tensor(a!)[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, int[] "
-      "box_strides) -> "
-      "()");
+      "fill_(Tensor(a!)[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, "
+      "int[] box_strides) -> ()");
   m.def("fill_one_(Tensor(a!) tensor, Tensor key, int kind, float p0, float p1, float p2, float p3) -> ()");
   m.def(
-      "fill_part_(Tensor(a!) tensor, Tensor key, int kind, float p0, float p1, float p2, float p3, int "
-      "start, "
-      "int[] strides) -> ()");
+      "fill_part_(Tensor(a!) tensor, Tensor key, int kind, float p0, float p1, float p2, float p3, "
+      "int start, int[] strides) -> ()");
   m.def("digest(Tensor[] tensors, Tensor keys, int[] box_starts, int[] box_strides) -> Tensor");
   m.def(
-      "compare(Tensor[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, int[] "
-      "box_strides) -> Tensor");
+      "compare(Tensor[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, "
+      "int[] box_strides) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CPU, m) {

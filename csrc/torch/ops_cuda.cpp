@@ -1,9 +1,8 @@
 // CUDA's registration of the ops: device guard, stream, memory for the task list, launch errors. Against
-// torch's stable ABI, csrc/cuda/fill.h, digest.h and compare.h, and no CUDA header, so that it compiles
-// beside any torch.
-#include "torch/torch_abi.h"
-
+// torch's stable ABI and csrc/cuda/engine.h, and no CUDA header, so that it compiles beside any torch.
 #define USE_CUDA  // shim.h declares aoti_torch_get_current_cuda_stream only then
+#include "torch/tasks.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
@@ -14,14 +13,11 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "core/digest.h"
 #include "cpu/float_environment.h"
-#include "cuda/compare.h"
-#include "cuda/digest.h"
-#include "cuda/fill.h"
-#include "torch/tasks.h"
+#include "cuda/engine.h"
 
 namespace convinit {
 namespace {
@@ -31,96 +27,49 @@ using torch::headeronly::ScalarType;
 using torch::stable::Device;
 using torch::stable::accelerator::DeviceGuard;
 
-// What a launch does, for messages.
-struct Deed {
-  const char* op;
+// What is launched, and its name in messages.
+struct Op {
+  const char* name;
   const char* verb;
   const char* noun;
+  cuda::Launch launch;
 };
-constexpr Deed kFill{"fill_", "fill", "fill"};
-constexpr Deed kDigest{"digest", "digest", "digest"};
-constexpr Deed kCompare{"compare", "compare", "comparison"};
+constexpr Op kFill{"fill_", "fill", "fill", cuda::launch_fill};
+constexpr Op kDigest{"digest", "digest", "digest", cuda::launch_digest};
+constexpr Op kCompare{"compare", "compare", "comparison", cuda::launch_compare};
 
-void check_cuda(const Deed& deed, const char* error) {
-  check(error == nullptr, deed.op, ": CUDA could not launch the ", deed.noun, ": ", error ? error : "");
+void check_cuda(const Op& op, const char* error) {
+  check(error == nullptr, op.name, ": CUDA could not launch the ", op.noun, ": ", error ? error : "");
 }
 
 // torch's own errors cross the stable ABI as a source line of its headers; the reason is in its log.
 template <class Call>
-auto by_torch(const Deed& deed, const std::string& what, Call call) {
+auto by_torch(const Op& op, const std::string& what, Call call) {
   try {
     return call();
   } catch (const std::exception&) {
-    throw std::runtime_error(std::string(deed.op) + ": " + what);
+    throw std::runtime_error(std::string(op.name) + ": " + what);
   }
 }
 
-cuda::Stream current_stream(const Deed& deed, int32_t device) {
-  return by_torch(deed, "PyTorch has no current stream for the tensor's CUDA device", [&] {
+cuda::Stream current_stream(const Op& op, int32_t device) {
+  return by_torch(op, "PyTorch has no current stream for the tensor's CUDA device", [&] {
     cuda::Stream stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     return stream;
   });
 }
 
-Tensor empty_on_device(const Deed& deed, int64_t num_bytes, int32_t device) {
-  const auto what = std::string("out of memory on the GPU, for the list of what to ") + deed.verb;
-  return by_torch(deed, what, [&] {
-    return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt,
-                                Device(DeviceType::CUDA, device));
+// On a CUDA device, or page-locked memory of the host.
+Tensor empty(const Op& op, const Ints& shape, ScalarType type, int32_t device, const std::string& use) {
+  const char* memory =
+      device == kCpu ? "out of page-locked memory, for the " : "out of memory on the GPU, for the ";
+  return by_torch(op, memory + use, [&] {
+    return torch::stable::empty(shape, type, std::nullopt,
+                                device == kCpu ? Device(DeviceType::CPU) : Device(DeviceType::CUDA, device),
+                                device == kCpu);
   });
 }
-
-Tensor empty_pinned(const Deed& deed, int64_t num_bytes) {
-  const auto what = std::string("out of page-locked memory, for the list of what to ") + deed.verb;
-  return by_torch(deed, what, [&] {
-    return torch::stable::empty({num_bytes}, ScalarType::Byte, std::nullopt, Device(DeviceType::CPU), true);
-  });
-}
-
-// A list of fills, on its way to the device.
-struct Fills {
-  const Tasks* tasks;
-
-  static constexpr const Deed& kDeed = kFill;
-  int64_t image_bytes() const { return cuda::image_bytes(tasks->data(), tasks->size()); }
-  int64_t pack(void* image) const { return cuda::pack(tasks->data(), tasks->size(), image); }
-  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
-                     cuda::Stream stream) const {
-    return cuda::launch(image, num_bytes, device_image, stream);
-  }
-};
-
-// The same of fills whose values are compared with what is there.
-struct Comparisons {
-  const ReadTasks* read;
-  cuda::DifferenceRows rows;
-
-  static constexpr const Deed& kDeed = kCompare;
-  int64_t image_bytes() const { return cuda::image_bytes(read->tasks.data(), read->tasks.size()); }
-  int64_t pack(void* image) const {
-    return cuda::pack_compare(read->tasks.data(), read->owners.data(), read->tasks.size(), image);
-  }
-  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
-                     cuda::Stream stream) const {
-    return cuda::launch_compare(image, num_bytes, device_image, rows, stream);
-  }
-};
-
-// A list of tensors to digest, likewise.
-struct Digests {
-  std::vector<cuda::DigestInput> inputs;
-  cuda::SumRows rows;
-
-  static constexpr const Deed& kDeed = kDigest;
-  int64_t size() const { return static_cast<int64_t>(inputs.size()); }
-  int64_t image_bytes() const { return cuda::digest_image_bytes(inputs.data(), size()); }
-  int64_t pack(void* image) const { return cuda::pack_digest(inputs.data(), size(), image); }
-  const char* launch(const void* image, int64_t num_bytes, const void* device_image,
-                     cuda::Stream stream) const {
-    return cuda::launch_digest(image, num_bytes, device_image, rows, stream);
-  }
-};
 
 // One device's task list on its way there. Constructing it takes all the memory that the launch needs, so
 // that nothing has been written anywhere when there is too little.
@@ -129,40 +78,42 @@ struct Digests {
 // stream has passed the copy; device memory belongs to its caching allocator, which gives it out again to
 // work that comes later on the stream. A graph's replay finds that device memory in the graph's own pool, and
 // uploads the list again: by value, since host memory would be gone by then.
-template <class List>
+template <class Task>
 class Upload {
  public:
-  Upload(int32_t device, List list)
-      : device_(device), list_(std::move(list)), stream_(current_stream(List::kDeed, device)) {
+  Upload(const Op& op, int32_t device, const Tasks<Task>& tasks, const cuda::Rows& results)
+      : op_(op), device_(device), results_(results), stream_(current_stream(op, device)) {
     const DeviceGuard guard(device_);
-    const int64_t room = list_.image_bytes();
+    const int64_t room = cuda::image_bytes(tasks.list.data(), tasks.size());
     if (room > cuda::kParameterBytes) {
-      on_device_ = empty_on_device(List::kDeed, room, device_);
-      if (!cuda::is_capturing(stream_)) pinned_ = empty_pinned(List::kDeed, room);
+      const std::string use = std::string("list of what to ") + op_.verb;
+      on_device_ = empty(op_, {room}, ScalarType::Byte, device_, use);
+      if (!cuda::is_capturing(stream_)) pinned_ = empty(op_, {room}, ScalarType::Byte, kCpu, use);
     }
     if (!pinned_.defined()) unpinned_.resize(room / sizeof(std::max_align_t) + 1);
     const DefaultFloatEnvironment environment;  // constants are rounded
-    num_bytes_ = list_.pack(image());
+    const int64_t* rows = tasks.rows.empty() ? nullptr : tasks.rows.data();
+    num_bytes_ = cuda::pack(tasks.list.data(), rows, tasks.size(), image());
   }
 
   void launch() {
     const DeviceGuard guard(device_);
     void* const device_image = on_device_.defined() ? on_device_.mutable_data_ptr() : nullptr;
     if (pinned_.defined()) {
-      by_torch(List::kDeed,
-               std::string("PyTorch could not copy the list of what to ") + List::kDeed.verb + " to the GPU",
+      by_torch(op_, std::string("PyTorch could not copy the list of what to ") + op_.verb + " to the GPU",
                [&] { return torch::stable::copy_(on_device_, pinned_, /*non_blocking=*/true); });
     } else if (on_device_.defined()) {
-      check_cuda(List::kDeed, cuda::upload_by_value(image(), num_bytes_, device_image, stream_));
+      check_cuda(op_, cuda::upload_by_value(image(), num_bytes_, device_image, stream_));
     }
-    check_cuda(List::kDeed, list_.launch(image(), num_bytes_, device_image, stream_));
+    check_cuda(op_, op_.launch({image(), num_bytes_, device_image}, results_, stream_));
   }
 
  private:
   void* image() { return pinned_.defined() ? pinned_.mutable_data_ptr() : unpinned_.data(); }
 
+  const Op& op_;
   int32_t device_;
-  List list_;
+  cuda::Rows results_;
   cuda::Stream stream_;
   int64_t num_bytes_ = 0;
   std::vector<std::max_align_t> unpinned_;
@@ -170,101 +121,69 @@ class Upload {
   Tensor on_device_;
 };
 
-// The GPUs work side by side, and beside the CPU.
-void run(const std::vector<DeviceTasks>& lists) {
-  std::vector<Upload<Fills>> uploads;
+// Called where one of the tensors is on a CUDA device; others may be on other ones, or on the CPU. The GPUs
+// work side by side, and beside the CPU.
+void fill_cuda(const Tensors& tensors, const Tensor& keys, const Ints& kinds, const Floats& params,
+               const Ints& box_starts, const Ints& box_strides) {
+  const std::vector<DeviceTasks> lists = fill_tasks({tensors, keys, kinds, params, box_starts, box_strides});
+  std::vector<Upload<FillTask>> uploads;
   uploads.reserve(lists.size());
-  for (const DeviceTasks& list : lists) {
-    if (list.device != kCpu && !list.tasks.empty()) uploads.emplace_back(list.device, Fills{&list.tasks});
+  for (const auto& [device, tasks] : lists) {
+    if (device != kCpu && tasks.size() > 0) uploads.emplace_back(kFill, device, tasks, cuda::Rows{});
   }
-  for (Upload<Fills>& upload : uploads) upload.launch();
-  for (const DeviceTasks& list : lists) {
-    if (list.device == kCpu) list.tasks.run_on_cpu();
+  for (Upload<FillTask>& upload : uploads) upload.launch();
+  for (const auto& [device, tasks] : lists) {
+    if (device == kCpu) fill_on_cpu(tasks);
   }
 }
 
-// Called where one of the tensors is on a CUDA device; others may be on other ones, or on the CPU.
-void fill_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
-               std::vector<double> params, std::vector<int64_t> box_starts,
-               std::vector<int64_t> box_strides) {
-  run(tasks_of({std::move(tensors), std::move(keys), std::move(kinds), std::move(params),
-                std::move(box_starts), std::move(box_strides)}));
+void fill_on_device(const Tensor& tensor, const FillTasks& tasks) {
+  if (tasks.size() > 0) Upload<FillTask>(kFill, tensor.get_device_index(), tasks, {}).launch();
 }
 
-void fill_one_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3) {
-  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3});
-  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
+void fill_one_cuda(const Tensor& tensor, const Tensor& key, int64_t kind, double p0, double p1, double p2,
+                   double p3) {
+  fill_on_device(tensor, fill_tasks(tensor, key, kind, {p0, p1, p2, p3}));
 }
 
-void fill_part_cuda(Tensor tensor, Tensor key, int64_t kind, double p0, double p1, double p2, double p3,
-                    int64_t start, std::vector<int64_t> strides) {
-  const Tasks tasks = tasks_of(tensor, key, kind, {p0, p1, p2, p3}, start, strides);
-  if (!tasks.empty()) Upload<Fills>(tensor.get_device_index(), {&tasks}).launch();
+void fill_part_cuda(const Tensor& tensor, const Tensor& key, int64_t kind, double p0, double p1, double p2,
+                    double p3, int64_t start, const Ints& strides) {
+  fill_on_device(tensor, fill_tasks(tensor, key, kind, {p0, p1, p2, p3}, start, strides));
 }
 
 // All on one device, which is that of the results: convinit_ext/_engine/_ops.py sorts them.
-int32_t device_of(const Deed& deed, const std::vector<Tensor>& tensors) {
-  check(!tensors.empty(), deed.op, ": no tensors, so no CUDA device");
+int32_t device_of(const Op& op, const Tensors& tensors) {
+  check(!tensors.empty(), op.name, ": no tensors, so no CUDA device");
   for (const Tensor& tensor : tensors) {
-    check(tensor.is_cuda() && tensor.get_device_index() == tensors[0].get_device_index(), deed.op,
+    check(tensor.is_cuda() && tensor.get_device_index() == tensors[0].get_device_index(), op.name,
           ": the tensors of one call are on one CUDA device");
   }
   return tensors[0].get_device_index();
 }
 
-const void* memory_of(const Tensor& tensor) {
-  const void* data = tensor.const_data_ptr();
-  check(data != nullptr, "digest: the tensor's storage holds no memory (it was resized to nothing)");
-  return data;
-}
-
 // What is found of each tensor, a row of numbers.
-Tensor empty_rows(const Deed& deed, int64_t num_rows, int64_t num_columns, int32_t device) {
-  return by_torch(deed, "out of memory on the GPU, for the results", [&] {
-    return torch::stable::empty({num_rows, num_columns}, ScalarType::Long, std::nullopt,
-                                Device(DeviceType::CUDA, device));
-  });
-}
-
-Tensor digest_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> box_starts,
-                   std::vector<int64_t> box_strides) {
-  const int64_t* key = keys_of(keys, tensors.size());
-  BoxReader boxes(box_starts, box_strides, tensors);
-  const int32_t device = device_of(kDigest, tensors);
-  std::vector<Items> items;
-  items.reserve(tensors.size());  // the inputs point into it
-  Digests list;
-  for (size_t t = 0; t < tensors.size(); ++t) {
-    const std::vector<int64_t> strides = boxes.next_strides(tensors[t]);
-    if (tensors[t].numel() == 0) continue;
-    items.push_back(items_of(tensors[t], boxes.start(t), strides));
-    const Items& own = items.back();
-    list.inputs.push_back({memory_of(tensors[t]),
-                           own.start,
-                           own.dims.data(),
-                           static_cast<int32_t>(own.dims.size()),
-                           static_cast<int32_t>(own.size),
-                           {static_cast<uint64_t>(key[2 * t]), static_cast<uint64_t>(key[2 * t + 1])},
-                           static_cast<int64_t>(t)});
-  }
-  const auto num_rows = static_cast<int64_t>(tensors.size());
-  Tensor sums = empty_rows(kDigest, num_rows, kSums, device);
-  list.rows = {static_cast<uint64_t*>(sums.mutable_data_ptr()), num_rows};
-  Upload<Digests>(device, std::move(list)).launch();
-  return sums;
-}
-
-Tensor compare_cuda(std::vector<Tensor> tensors, Tensor keys, std::vector<int64_t> kinds,
-                    std::vector<double> params, std::vector<int64_t> box_starts,
-                    std::vector<int64_t> box_strides) {
-  const int32_t device = device_of(kCompare, tensors);
-  const auto num_rows = static_cast<int64_t>(tensors.size());
-  const ReadTasks read = read_tasks_of({std::move(tensors), std::move(keys), std::move(kinds),
-                                        std::move(params), std::move(box_starts), std::move(box_strides)});
-  Tensor found = empty_rows(kCompare, num_rows, 2, device);
-  auto* numbers = static_cast<int64_t*>(found.mutable_data_ptr());
-  Upload<Comparisons>(device, {&read, {numbers, num_rows}}).launch();
+template <class Task>
+Tensor read_on_device(const Op& op, int32_t device, const Tasks<Task>& tasks, size_t num_tensors,
+                      int64_t num_columns) {
+  const auto num_rows = static_cast<int64_t>(num_tensors);
+  Tensor found = empty(op, {num_rows, num_columns}, ScalarType::Long, device, "results");
+  const cuda::Rows rows{static_cast<int64_t*>(found.mutable_data_ptr()), num_rows};
+  Upload<Task>(op, device, tasks, rows).launch();
   return found;
+}
+
+Tensor digest_cuda(const Tensors& tensors, const Tensor& keys, const Ints& box_starts,
+                   const Ints& box_strides) {
+  const int32_t device = device_of(kDigest, tensors);
+  const DigestTasks tasks = digest_tasks(tensors, keys, box_starts, box_strides);
+  return read_on_device(kDigest, device, tasks, tensors.size(), kSums);
+}
+
+Tensor compare_cuda(const Tensors& tensors, const Tensor& keys, const Ints& kinds, const Floats& params,
+                    const Ints& box_starts, const Ints& box_strides) {
+  const int32_t device = device_of(kCompare, tensors);
+  const FillTasks tasks = compare_tasks({tensors, keys, kinds, params, box_starts, box_strides});
+  return read_on_device(kCompare, device, tasks, tensors.size(), 2);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "cpu/fill.h"
+#include "cpu/engine.h"
 #include "cpu/float_environment.h"
 
 namespace convinit {
@@ -14,7 +14,7 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
-DType dtype_of(const Tensor& tensor) {
+DType dtype_of(const char* op, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
       return DType::kFloat32;
@@ -29,98 +29,192 @@ DType dtype_of(const Tensor& tensor) {
     case ScalarType::Float8_e5m2:
       return DType::kFloat8E5M2;
     default:
-      check(false,
-            "fill_: unsupported dtype; accepted are float32, float64, float16, bfloat16, float8_e4m3fn and "
+      check(false, op,
+            ": unsupported dtype; accepted are float32, float64, float16, bfloat16, float8_e4m3fn and "
             "float8_e5m2");
   }
   return DType::kFloat32;
 }
 
+void check_memory(const char* op, const void* data) {
+  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
+}
+
+const int64_t* checked_keys(const char* op, const Tensor& keys, size_t num_tensors) {
+  check(keys.scalar_type() == ScalarType::Long && keys.is_cpu() && keys.is_contiguous() &&
+            keys.numel() == static_cast<int64_t>(2 * num_tensors),
+        op, ": keys is a contiguous int64 tensor on the CPU, two numbers for each of ", num_tensors,
+        " tensor(s)");
+  return static_cast<const int64_t*>(keys.const_data_ptr());
+}
+
+Key make_key(const int64_t* numbers) {
+  return {static_cast<uint64_t>(numbers[0]), static_cast<uint64_t>(numbers[1])};
+}
+
+bool any_negative(const Ints& numbers) {
+  return std::any_of(numbers.begin(), numbers.end(), [](int64_t x) { return x < 0; });
+}
+
+void check_boxes(const char* op, const Tensors& tensors, const Ints& starts, const Ints& strides) {
+  size_t dims = 0;
+  for (const Tensor& tensor : tensors) dims += tensor.dim();
+  check(starts.empty() ? strides.empty() : starts.size() == tensors.size() && strides.size() == dims, op,
+        ": boxes are either left out or given for every tensor and dimension");
+  check(!any_negative(starts) && !any_negative(strides), op, ": a box has a negative start or stride");
+}
+
+// Row-major strides of the tensor's own shape: its index map when it is the whole logical tensor.
+Ints row_major(const Tensor& tensor) {
+  Ints strides(tensor.dim());
+  int64_t step = 1;
+  for (int64_t d = tensor.dim() - 1; d >= 0; --d) {
+    strides[d] = step;
+    step *= tensor.size(d);
+  }
+  return strides;
+}
+
+// In the order, and merged, as task.h promises.
+std::vector<Dim> make_dims(const Tensor& tensor, const Ints& index_strides) {
+  std::vector<Dim> dims;
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) != 1) dims.push_back({tensor.size(d), tensor.stride(d), index_strides[d]});
+  }
+  return merged(std::move(dims));
+}
+
+// Calls visit(number, key, start, index strides) for each tensor of a list.
+template <class Visit>
+void for_each_tensor(const char* op, const Tensors& tensors, const Tensor& keys, const Ints& box_starts,
+                     const Ints& box_strides, Visit visit) {
+  const DefaultFloatEnvironment environment;
+  const int64_t* key = checked_keys(op, keys, tensors.size());
+  check_boxes(op, tensors, box_starts, box_strides);
+  auto strides = box_strides.begin();
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    if (box_starts.empty()) {
+      visit(t, make_key(key + 2 * t), 0, row_major(tensors[t]));
+    } else {
+      visit(t, make_key(key + 2 * t), box_starts[t], Ints(strides, strides + tensors[t].dim()));
+      strides += tensors[t].dim();
+    }
+  }
+}
+
+void check_lengths(const char* op, const FillList& given) {
+  const size_t num_tensors = given.tensors.size();
+  check(given.kinds.size() == num_tensors && given.params.size() == num_tensors * kParams, op,
+        ": one kind and four params for each of ", num_tensors, " tensors");
+}
+
+enum class Access { kRead, kWrite };
+
+// Checks everything about one tensor; nothing is written before all tensors have been added.
+void add_fill(const char* op, const Tensor& tensor, const Key& key, int64_t kind, const double* params,
+              int64_t start, const Ints& index_strides, Access access, FillTasks* tasks) {
+  const DType dtype = dtype_of(op, tensor);
+  const Distribution distribution = distribution_of(kind, params, dtype);
+  if (tensor.numel() == 0) return;
+  std::vector<Dim> dims = make_dims(tensor, index_strides);
+  if (access == Access::kWrite) check_no_overlap(dims);
+  void* data =
+      access == Access::kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
+  check_memory(op, data);
+  tasks->add({data, start, nullptr, 0, dtype, key, distribution}, std::move(dims));
+}
+
+// An element of up to eight bytes is one item, a larger one several of eight.
+void add_digest(const Tensor& tensor, const Key& key, int64_t start, const Ints& index_strides,
+                DigestTasks* tasks) {
+  check_memory("digest", tensor.const_data_ptr());
+  const auto size = static_cast<int64_t>(tensor.element_size()), items = size > 8 ? size / 8 : 1;
+  std::vector<Dim> dims = make_dims(tensor, index_strides);
+  if (items > 1) {
+    for (Dim& dim : dims) dim = {dim.size, dim.data_stride * items, dim.index_stride * items};
+    dims.push_back({items, 1, 1});
+    dims = merged(std::move(dims));
+  }
+  tasks->add({tensor.const_data_ptr(), start * items, nullptr, 0, static_cast<int32_t>(size / items), key},
+             std::move(dims));
+}
+
 // Few devices, so a list of them is searched from end to end.
-Tasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, size_t capacity) {
+FillTasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, size_t capacity) {
   check(tensor.is_cpu() || tensor.is_cuda(), "fill_: unsupported device; accepted are CPU and CUDA");
   const int32_t device = tensor.is_cpu() ? kCpu : tensor.get_device_index();
   for (DeviceTasks& known : devices) {
     if (known.device == device) return known.tasks;
   }
-  devices.push_back({device, Tasks(capacity)});
+  devices.push_back({device, FillTasks(capacity)});
   return devices.back().tasks;
 }
 
 }  // namespace
 
-void Tasks::add(const Tensor& tensor, const int64_t* key, int64_t kind, const double* params, int64_t start,
-                const std::vector<int64_t>& index_strides, Access access) {
-  const DType dtype = dtype_of(tensor);
-  const Distribution distribution = distribution_of(kind, params, dtype);
-  if (tensor.numel() == 0) return;
-  std::vector<Dim> dims = make_dims(tensor, index_strides);
-  if (access == kWrite) check_no_overlap(dims);
-  void* data = access == kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
-  check(data != nullptr, "fill_: the tensor's storage holds no memory (it was resized to nothing)");
-  dims_.push_back(std::move(dims));  // moving a vector keeps its elements where they are
-  tasks_.push_back({data, start, dims_.back().data(), static_cast<int32_t>(dims_.back().size()), dtype,
-                    Key{static_cast<uint64_t>(key[0]), static_cast<uint64_t>(key[1])}, distribution});
-}
-
-void Tasks::run_on_cpu() const {
-  if (empty()) return;
-  const DefaultFloatEnvironment environment;
-  fill(data(), size(), torch::stable::get_num_threads(), run_on_torch_threads);
-}
-
-void check_lengths(const ListArguments& given) {
-  const size_t num_tensors = given.tensors.size();
-  check(given.kinds.size() == num_tensors && given.params.size() == num_tensors * kParams,
-        "fill_: one kind and four params for each of ", num_tensors, " tensors");
-}
-
-std::vector<DeviceTasks> tasks_of(const ListArguments& given) {
-  const size_t num_tensors = given.tensors.size();
-  check_lengths(given);
-  const DefaultFloatEnvironment environment;
-  const int64_t* key = keys_of(given.keys, num_tensors);
-  BoxReader boxes(given.box_starts, given.box_strides, given.tensors);
+std::vector<DeviceTasks> fill_tasks(const FillList& given) {
+  check_lengths("fill_", given);
   std::vector<DeviceTasks> devices;
-  for (size_t t = 0; t < num_tensors; ++t) {
-    const Tensor& tensor = given.tensors[t];
-    tasks_on(devices, tensor, num_tensors)
-        .add(tensor, key + 2 * t, given.kinds[t], &given.params[t * kParams], boxes.start(t),
-             boxes.next_strides(tensor));
-  }
+  for_each_tensor("fill_", given.tensors, given.keys, given.box_starts, given.box_strides,
+                  [&](size_t t, const Key& key, int64_t start, const Ints& strides) {
+                    const Tensor& tensor = given.tensors[t];
+                    add_fill("fill_", tensor, key, given.kinds[t], &given.params[t * kParams], start, strides,
+                             Access::kWrite, &tasks_on(devices, tensor, given.tensors.size()));
+                  });
   return devices;
 }
 
-ReadTasks read_tasks_of(const ListArguments& given) {
-  const size_t num_tensors = given.tensors.size();
-  check_lengths(given);
-  const DefaultFloatEnvironment environment;
-  const int64_t* key = keys_of(given.keys, num_tensors);
-  BoxReader boxes(given.box_starts, given.box_strides, given.tensors);
-  ReadTasks read{Tasks(num_tensors), {}};
-  for (size_t t = 0; t < num_tensors; ++t) {
-    const std::vector<int64_t> strides = boxes.next_strides(given.tensors[t]);
-    if (given.tensors[t].numel() == 0) continue;
-    read.tasks.add(given.tensors[t], key + 2 * t, given.kinds[t], &given.params[t * kParams], boxes.start(t),
-                   strides, Tasks::kRead);
-    read.owners.push_back(static_cast<int64_t>(t));
-  }
-  return read;
-}
-
-Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
-               int64_t start, const std::vector<int64_t>& index_strides) {
+FillTasks fill_tasks(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
+                     int64_t start, const Ints& index_strides) {
   check(start >= 0 && static_cast<int64_t>(index_strides.size()) == tensor.dim() &&
-            std::all_of(index_strides.begin(), index_strides.end(), [](int64_t x) { return x >= 0; }),
+            !any_negative(index_strides),
         "fill_: a box has a start and one stride for each dimension, none of them negative");
   const DefaultFloatEnvironment environment;
-  Tasks tasks(1);
-  tasks.add(tensor, keys_of(key, 1), kind, params, start, index_strides);
+  FillTasks tasks(1);
+  add_fill("fill_", tensor, make_key(checked_keys("fill_", key, 1)), kind, params, start, index_strides,
+           Access::kWrite, &tasks);
   return tasks;
 }
 
-Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]) {
-  return tasks_of(tensor, key, kind, params, 0, row_major(tensor));
+FillTasks fill_tasks(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]) {
+  return fill_tasks(tensor, key, kind, params, 0, row_major(tensor));
+}
+
+FillTasks compare_tasks(const FillList& given) {
+  check_lengths("compare", given);
+  FillTasks tasks(given.tensors.size());
+  for_each_tensor("compare", given.tensors, given.keys, given.box_starts, given.box_strides,
+                  [&](size_t t, const Key& key, int64_t start, const Ints& strides) {
+                    if (given.tensors[t].numel() == 0) return;
+                    add_fill("compare", given.tensors[t], key, given.kinds[t], &given.params[t * kParams],
+                             start, strides, Access::kRead, &tasks);
+                    tasks.rows.push_back(static_cast<int64_t>(t));
+                  });
+  return tasks;
+}
+
+DigestTasks digest_tasks(const Tensors& tensors, const Tensor& keys, const Ints& box_starts,
+                         const Ints& box_strides) {
+  DigestTasks tasks(tensors.size());
+  for_each_tensor("digest", tensors, keys, box_starts, box_strides,
+                  [&](size_t t, const Key& key, int64_t start, const Ints& strides) {
+                    if (tensors[t].numel() == 0) return;
+                    add_digest(tensors[t], key, start, strides, &tasks);
+                    tasks.rows.push_back(static_cast<int64_t>(t));
+                  });
+  return tasks;
+}
+
+void run_on_torch_threads(int64_t num_workers, const std::function<void()>& worker) {
+  torch::stable::parallel_for(0, num_workers, 1, [&](int64_t begin, int64_t end) {
+    if (begin < end) worker();
+  });
+}
+
+void fill_on_cpu(const FillTasks& tasks) {
+  if (tasks.list.empty()) return;
+  const DefaultFloatEnvironment environment;
+  fill(tasks.list.data(), tasks.size(), torch::stable::get_num_threads(), run_on_torch_threads);
 }
 
 }  // namespace convinit

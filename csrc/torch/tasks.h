@@ -1,80 +1,82 @@
-// Tensors to fill tasks, with every check before the first write. All that the CPU's and CUDA's ops share.
+// Tensors to tasks, with every check before the first write: all that the CPU's and CUDA's ops share.
 #pragma once
 
-#include "torch/torch_abi.h"
-
+// The oldest torch this extension runs on, said once, before any of its headers. The ops are written against
+// torch's stable ABI, so that one build serves that release and all later ones.
+#define TORCH_TARGET_VERSION (((0ULL + 2) << 56) | ((0ULL + 11) << 48))
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "torch/arguments.h"
-#include "torch/dims.h"
 
 namespace convinit {
 
-// The tasks of one device, and the dimensions they point to.
-class Tasks {
- public:
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+using Ints = std::vector<int64_t>;
+using Floats = std::vector<double>;
+
+// Tasks, and the dimensions they point to.
+template <class Task>
+struct Tasks {
   explicit Tasks(size_t capacity) {
-    dims_.reserve(capacity);
-    tasks_.reserve(capacity);
+    dims.reserve(capacity);
+    list.reserve(capacity);
   }
 
-  enum Access { kRead, kWrite };
+  void add(Task task, std::vector<Dim> own_dims) {
+    dims.push_back(std::move(own_dims));  // moving a vector keeps its elements where they are
+    task.dims = dims.back().data();
+    task.num_dims = static_cast<int32_t>(dims.back().size());
+    list.push_back(task);
+  }
 
-  // Checks everything about one tensor; nothing is written before all tensors have been added.
-  void add(const Tensor& tensor, const int64_t* key, int64_t kind, const double* params, int64_t start,
-           const std::vector<int64_t>& index_strides, Access access = kWrite);
+  int64_t size() const { return static_cast<int64_t>(list.size()); }
 
-  bool empty() const { return tasks_.empty(); }
-  int64_t size() const { return static_cast<int64_t>(tasks_.size()); }
-  const FillTask* data() const { return tasks_.data(); }
-
-  // On the CPU, by torch's threads.
-  void run_on_cpu() const;
-
- private:
-  std::vector<std::vector<Dim>> dims_;
-  std::vector<FillTask> tasks_;
+  std::vector<std::vector<Dim>> dims;
+  std::vector<Task> list;
+  Ints rows;  // where tensors are read: each task's row of the results, which is its tensor's number
 };
+using FillTasks = Tasks<FillTask>;
+using DigestTasks = Tasks<DigestTask>;
 
-// What the list op is given.
-struct ListArguments {
-  std::vector<Tensor> tensors;
-  Tensor keys;
-  std::vector<int64_t> kinds;
-  std::vector<double> params;
-  std::vector<int64_t> box_starts;
-  std::vector<int64_t> box_strides;
+// What the list ops are given: keys, kinds and params are two numbers, one and four for each tensor. Boxes
+// are left out, or a start for each tensor, and a stride for each of its dimensions, tensor after tensor.
+struct FillList {
+  const Tensors& tensors;
+  const Tensor& keys;
+  const Ints& kinds;
+  const Floats& params;
+  const Ints& box_starts;
+  const Ints& box_strides;
 };
-
-// One kind and four params for each tensor.
-void check_lengths(const ListArguments& arguments);
 
 constexpr int32_t kCpu = -1;
 
 struct DeviceTasks {
   int32_t device;  // a CUDA device's index, or kCpu
-  Tasks tasks;
+  FillTasks tasks;
 };
 
 // One list for each device among the tensors.
-std::vector<DeviceTasks> tasks_of(const ListArguments& arguments);
+std::vector<DeviceTasks> fill_tasks(const FillList& given);
 
-// The list's tensors that have elements, only to be read: one list whatever their devices, and which tensor
-// each task is.
-struct ReadTasks {
-  Tasks tasks;
-  std::vector<int64_t> owners;
-};
+// For one tensor, a part of a logical one or the whole: no lists to pass, which is most of a small fill's
+// time.
+FillTasks fill_tasks(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
+                     int64_t start, const Ints& index_strides);
+FillTasks fill_tasks(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]);
 
-ReadTasks read_tasks_of(const ListArguments& arguments);
+// Of the tensors that have elements, which are only read, whatever their devices.
+FillTasks compare_tasks(const FillList& given);
+DigestTasks digest_tasks(const Tensors& tensors, const Tensor& keys, const Ints& box_starts,
+                         const Ints& box_strides);
 
-// The same for one tensor, a part of a logical one or the whole: no lists to pass, which is most of a small
-// fill's time.
-Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams],
-               int64_t start, const std::vector<int64_t>& index_strides);
-Tasks tasks_of(const Tensor& tensor, const Tensor& key, int64_t kind, const double (&params)[kParams]);
+void run_on_torch_threads(int64_t num_workers, const std::function<void()>& worker);
+void fill_on_cpu(const FillTasks& tasks);
 
 }  // namespace convinit

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import reference
 import torch
-from convinit_ext.checkpoint._shard_files import parsed_size
-from convinit_ext.checkpoint._weights_file import open_weights
 from torch import nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from convinit_ext import Normal, Uniform, fingerprint, init_model_, plan_model, save_model
 from convinit_ext.checkpoint import _writer as file_writer
-from convinit_ext.model import _contents as contents
+from convinit_ext.checkpoint._layout import parsed_size
+from convinit_ext.checkpoint._safetensors import open_weights
+from convinit_ext.model import _values as values_module
 from convinit_ext.recipes import TORCH, Rule
 from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset
 from convinit_ext.recipes._initialisers import ZEROS
@@ -81,7 +81,7 @@ def _quiet_old_norms(recwarn):
 @pytest.fixture(params=[1 << 25, 48], ids=["one block", "many blocks"])
 def block_bytes(request, monkeypatch):
     monkeypatch.setattr(file_writer, "BLOCK_BYTES", request.param)
-    monkeypatch.setattr(contents, "_SCRATCH_BYTES", request.param)
+    monkeypatch.setattr(values_module, "_SCRATCH_BYTES", request.param)
 
 
 def assert_file_is(path, tensors):
@@ -228,7 +228,7 @@ def test_what_is_not_chosen_is_copied_from_memory(tmp_path):
 
 
 def test_every_dtype_in_the_order_of_the_library(tmp_path):
-    from convinit_ext.checkpoint._file_header import DTYPES
+    from convinit_ext.model import DTYPES
 
     model = nn.Module()
     for code, dtype in DTYPES.items():

@@ -18,7 +18,7 @@ from test_saving import filled, load_file, on_meta, rule_model
 from convinit_ext import save_model
 from convinit_ext.checkpoint import _destination as destination
 from convinit_ext.checkpoint import _writer as file_writer
-from convinit_ext.checkpoint._weights_file import WeightsError, open_weights
+from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
 
 
 class Stop(BaseException):
@@ -239,16 +239,12 @@ def test_a_system_that_refuses_to_write_more(tmp_path):
 
 
 def test_a_second_process_does_not_write_the_same_file(tmp_path):
-    inner = []
-
-    def make(block, begin):
-        block.zero_()
+    def blocks(buffers):
         with pytest.raises(BlockingIOError, match=r"another process.*a.bin'"):
             file_writer.write_bytes(tmp_path / "a.bin", b"other")
-        inner.append(begin)
+        yield buffers[0].zero_()
 
-    file_writer.write_file(tmp_path / "a.bin", 5, make)
-    assert inner == [0]
+    file_writer.write_file(tmp_path / "a.bin", 5, blocks)
     assert snapshot(tmp_path)["a.bin"][0] == b"\0" * 5
 
 

@@ -26,7 +26,7 @@ from convinit_ext import (
     verify,
 )
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.checkpoint._verification import Share, VerifiedRow, merged
+from convinit_ext.checkpoint._verification import VerifiedRow
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 SEED = 2**63 + 11
@@ -384,23 +384,6 @@ def test_the_table_is_short_and_the_result_is_json():
     assert "more lines, all of them in verification.rows" in str(verify(many, 1, [Rule(Constant(0.0))]))
 
 
-def test_of_copies_of_a_part_the_worst_counts():
-    def share(part: object, num_different: int, first: tuple[int, ...] | None) -> Share:
-        row = VerifiedRow("w", (4, 2), "float32", "ones_", 4, num_different, first, 0.5, 1.0)
-        return Share(row, part)
-
-    top, bottom = (range(2), range(2)), (range(2, 4), range(2))
-    (row,) = merged(
-        [
-            [share(top, 0, None)],
-            [share(bottom, 2, (3, 0))],
-            [share(top, 1, (1, 1))],
-            [share(bottom, 1, (3, 1))],
-        ]
-    )
-    assert (row.num_elements, row.num_different, row.first_index) == (8, 3, (1, 1))
-
-
 def test_a_bar_counts_the_bytes(capsys):
     pytest.importorskip("tqdm")
     assert verify(made(), SEED, progress=True)
@@ -488,7 +471,7 @@ def test_what_cannot_be_verified_is_named(call, error, said):
 def test_memory_that_was_taken_away_is_not_read():
     model = nn.Linear(3, 3)
     model.weight.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="tensor 'weight': its storage holds no memory"):
+    with pytest.raises(RuntimeError, match="tensor 'weight': the tensor's storage holds no memory"):
         verify(model, 0)
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from convinit_ext.checkpoint._weights_file import WeightsError
 from filling import DTYPES
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import Normal, init_model_, verify
 from convinit_ext.checkpoint import _verdicts as verdicts
+from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
 
@@ -43,9 +41,8 @@ def on_meta() -> nn.Module:
 
 @pytest.fixture(params=[16, 36, 1 << 20])
 def block_bytes(request, monkeypatch) -> int:
-    """Blocks of a few elements, whose edges are not those of rows, and blocks of all."""
-    read = functools.partial(verdicts.blocks, block_bytes=request.param)
-    monkeypatch.setattr(verdicts, "blocks", read)
+    """Regions of a few elements, and of all."""
+    monkeypatch.setattr(verdicts, "_SCRATCH_BYTES", request.param)
     return request.param
 
 
@@ -131,25 +128,6 @@ def test_a_tensor_of_whole_numbers_is_refused(tmp_path):
         TypeError, match=r"tensor 'embed\.weight': cannot verify a tensor of dtype torch\.int8"
     ):
         verify(path, 3, RECIPE, model=on_meta())
-
-
-def test_a_tensor_is_never_whole_in_memory_twice(tmp_path, monkeypatch):
-    """The largest piece that the engine gets is a block."""
-    path = tmp_path / "model.safetensors"
-    model = nn.Linear(256, 512, bias=False)
-    init_model_(model, 1)
-    safetensors.save_file(model.state_dict(), path)
-    sizes = []
-    compare = verdicts.differences.from_fills
-
-    def watched(tensors, *arguments):
-        sizes.extend(tensor.numel() for tensor in tensors)
-        return compare(tensors, *arguments)
-
-    monkeypatch.setattr(verdicts.differences, "from_fills", watched)
-    monkeypatch.setattr(verdicts, "blocks", functools.partial(verdicts.blocks, block_bytes=1 << 16))
-    assert verify(Path(path), 1, model=model)
-    assert len(sizes) == 8 and set(sizes) == {1 << 14}
 
 
 def llama() -> nn.Module:

@@ -9,8 +9,8 @@ import pickle
 import pytest
 import torch
 
-from convinit_ext.checkpoint._file_header import DTYPES
-from convinit_ext.checkpoint._weights_file import WeightsError, blocks, check_contract, open_weights
+from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
+from convinit_ext.model import DTYPES
 
 save_file = pytest.importorskip("safetensors.torch").save_file
 
@@ -27,14 +27,6 @@ def entry(begin, end, dtype="I8", shape=None):
     return {"dtype": dtype, "shape": [end - begin] if shape is None else shape, "data_offsets": [begin, end]}
 
 
-def content(stored, block_bytes=1 << 24):
-    seen = [(start, block.clone()) for start, block in blocks(stored, block_bytes)]
-    starts = [start for start, _ in seen]
-    assert starts == [sum(len(each) for _, each in seen[:index]) for index in range(len(seen))]
-    flat = torch.cat([block for _, block in seen]) if seen else torch.empty(0, dtype=stored.dtype)
-    return flat.view(torch.uint8)
-
-
 @pytest.mark.parametrize("name", DTYPES)
 def test_every_dtype_is_read_as_the_library_wrote_it(tmp_path, name):
     bits = torch.arange(48, dtype=torch.uint8)
@@ -44,24 +36,14 @@ def test_every_dtype_is_read_as_the_library_wrote_it(tmp_path, name):
     stored = weights.tensors["x"]
     assert stored.dtype == tensor.dtype
     assert stored.shape == (2, len(tensor) // 2)
-    assert (stored.num_elements, stored.num_bytes) == (len(tensor), 48)
-    assert content(stored).equal(tensor.view(torch.uint8))
-    assert not len(content(weights.tensors["empty"]))
+    assert stored.view(torch.uint8).flatten().equal(tensor.view(torch.uint8))
+    assert not weights.tensors["empty"].numel()
 
 
 def test_the_library_knows_no_other_dtype():
     from safetensors.torch import _TYPES
 
     assert set(_TYPES) <= set(DTYPES)
-
-
-@pytest.mark.parametrize("block_bytes", [1, 7, 8, 40, 1 << 20])
-def test_blocks_use_no_more_memory_than_they_may(tmp_path, block_bytes):
-    tensor = torch.arange(1001, dtype=torch.int64)
-    save_file({"x": tensor, "y": tensor.int()}, tmp_path / "a.safetensors")
-    stored = open_weights(tmp_path / "a.safetensors").tensors["x"]
-    assert content(stored, block_bytes).equal(tensor.view(torch.uint8))
-    assert max(len(each) * 8 for _, each in blocks(stored, block_bytes)) <= max(block_bytes, 8)
 
 
 def test_metadata_scalars_and_empty_tensors_anywhere(tmp_path):
@@ -73,6 +55,9 @@ def test_metadata_scalars_and_empty_tensors_anywhere(tmp_path):
     assert open_weights(str(written(tmp_path / "none.safetensors", {}))).tensors == {}
 
 
+# What the format's library says, in words that change with its version.
+LIBRARY = "not a whole safetensors file, at [0-9]+ bytes: .*"
+
 WRONG_HEADS = {
     "array": ([], "must be an object"),
     "cut JSON": (b'{"x": ', "no JSON"),
@@ -80,22 +65,22 @@ WRONG_HEADS = {
     "half a surrogate pair": (rb'{"\ud800": 1}', "no JSON"),
     "deep": (b"[" * 100_000, "no JSON"),
     "twice": (b'{"x": {}, "x": {}}', "'x' is there twice"),
-    "no entry": ({"x": 1}, "'x': must have a dtype"),
-    "no shape": ({"x": {"dtype": "I8", "data_offsets": [0, 1]}}, "'x': must have a dtype"),
-    "dtype": ({"x": entry(0, 1, "F6_E2M3")}, "unknown dtype 'F6_E2M3'; accepted are BOOL"),
-    "dtype of no kind": ({"x": entry(0, 1, [])}, "unknown dtype"),
-    "shape": ({"x": entry(0, 1, shape=[-1, -1])}, "not negative"),
-    "fraction": ({"x": entry(0, 1, shape=[1.0])}, "not negative"),
-    "true": ({"x": entry(0, 1, shape=[True])}, "not negative"),
-    "offsets": ({"x": entry(0, 1) | {"data_offsets": [0]}}, "two numbers"),
-    "backwards": ({"x": entry(0, 1) | {"data_offsets": [1, 0]}}, "takes 1 bytes"),
-    "size": ({"x": entry(0, 1, "F32", [1])}, r"F32 \[1\] takes 4 bytes"),
-    "odd pairs": ({"x": entry(0, 1, "F4", [3])}, "even last dimension"),
-    "gap at the start": ({"x": entry(1, 2)}, "a gap before it"),
-    "gap": ({"x": entry(0, 1), "y": entry(2, 3)}, "'y': there is a gap before it, at byte"),
-    "overlap": ({"x": entry(0, 2), "y": entry(1, 3)}, "'y': the tensor before it overlaps it"),
-    "metadata": ({"__metadata__": {"a": 1}}, "__metadata__ must be an object of strings"),
-    "metadata list": ({"__metadata__": []}, "__metadata__ must be an object of strings"),
+    "no entry": ({"x": 1}, LIBRARY),
+    "no shape": ({"x": {"dtype": "I8", "data_offsets": [0, 1]}}, LIBRARY),
+    "dtype": ({"x": entry(0, 1, "F6_E2M3")}, LIBRARY),
+    "dtype of no kind": ({"x": entry(0, 1, [])}, LIBRARY),
+    "shape": ({"x": entry(0, 1, shape=[-1, -1])}, LIBRARY),
+    "fraction": ({"x": entry(0, 1, shape=[1.0])}, LIBRARY),
+    "true": ({"x": entry(0, 1, shape=[True])}, LIBRARY),
+    "offsets": ({"x": entry(0, 1) | {"data_offsets": [0]}}, LIBRARY),
+    "backwards": ({"x": entry(0, 1) | {"data_offsets": [1, 0]}}, LIBRARY),
+    "size": ({"x": entry(0, 1, "F32", [1])}, LIBRARY),
+    "odd pairs": ({"x": entry(0, 1, "F4", [3])}, LIBRARY),
+    "gap at the start": ({"x": entry(1, 2)}, LIBRARY),
+    "gap": ({"x": entry(0, 1), "y": entry(2, 3)}, LIBRARY),
+    "overlap": ({"x": entry(0, 2), "y": entry(1, 3)}, LIBRARY),
+    "metadata": ({"__metadata__": {"a": 1}}, LIBRARY),
+    "metadata list": ({"__metadata__": []}, LIBRARY),
 }
 
 
@@ -136,22 +121,21 @@ def test_a_file_that_was_cut_short_or_has_more(tmp_path, change):
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(10)}, path)
     os.truncate(path, path.stat().st_size + change)
-    with pytest.raises(WeightsError, match="cut short" if change < 0 else "something follows"):
+    with pytest.raises(WeightsError, match=LIBRARY):
         open_weights(path)
 
 
-def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path):
+def test_a_file_that_became_shorter_before_it_is_read(tmp_path):
     path = tmp_path / "a.safetensors"
     save_file({"x": torch.zeros(1000)}, path)
-    stored = open_weights(path).tensors["x"]
-    reading = blocks(stored, 400)
-    next(reading)
-    os.truncate(path, stored.begin + 600)
-    with pytest.raises(WeightsError, match="shorter while tensor 'x'"):
-        next(reading)
+    weights = open_weights(path)
+    weights.check_sizes()
+    os.truncate(path, 600)
+    with pytest.raises(WeightsError, match="became shorter"):
+        weights.check_sizes()
     path.unlink()
-    with pytest.raises(WeightsError, match="No such file"):
-        list(blocks(stored))
+    with pytest.raises(WeightsError, match="became shorter"):
+        weights.check_sizes()
 
 
 def test_what_is_no_file(tmp_path):
@@ -190,7 +174,7 @@ def test_an_index(tmp_path):
     ):
         weights = open_weights(path)
         assert sorted(weights.tensors) == sorted(TENSORS)
-        assert weights.tensors["b"].path == tmp_path / FILES["b"]
+        assert weights.tensors["b"].equal(TENSORS["b"])
         assert weights.metadata == {"format": "pt"}
         assert weights.paths == tuple(tmp_path / each for each in sorted(set(FILES.values())))
 
@@ -229,7 +213,7 @@ def test_names_that_are_too_long(tmp_path):
 def test_sizes_that_no_tensor_has(tmp_path):
     head = json.dumps({"a": {"dtype": "F32", "shape": [2**70, 0], "data_offsets": [0, 0]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
-    with pytest.raises(WeightsError, match="tensor 'a': its shape must be"):
+    with pytest.raises(WeightsError, match=LIBRARY):
         open_weights(tmp_path / "x.safetensors")
 
 
@@ -317,7 +301,7 @@ def test_unknown_contracts(tmp_path):
     for version in ("2", "x", ""):
         save_file({}, tmp_path / "a.safetensors", {"contract": version})
         with pytest.raises(WeightsError, match=f"a.safetensors.* version '{version}'.* knows 1"):
-            check_contract(open_weights(tmp_path / "a.safetensors"))
+            open_weights(tmp_path / "a.safetensors").check_contract()
     for known in ({"contract": "1"}, None):
         save_file({}, tmp_path / "a.safetensors", known)
-        check_contract(open_weights(tmp_path / "a.safetensors"))
+        open_weights(tmp_path / "a.safetensors").check_contract()

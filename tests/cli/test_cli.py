@@ -12,7 +12,7 @@ from torch import nn
 
 from convinit_ext import Constant, __main__, init_model_
 from convinit_ext.cli import _run as run_command
-from convinit_ext.cli import _unet as bundled_model
+from convinit_ext.cli import _unet
 from convinit_ext.recipes import TORCH, Rule
 
 MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
@@ -60,7 +60,7 @@ def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, 
     assert __main__.main(["run", "--repeats", "1"]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("notice: 40.00 MB of memory are available")
-    assert f"from width {bundled_model.FULL_WIDTH} to 32" in err
+    assert f"from width {_unet.FULL_WIDTH} to 32" in err
     assert "369 tensors" in out
 
 

@@ -20,12 +20,13 @@ class BlockOnCpu {
   BlockOnCpu(uint32_t num_threads, const Own& own, bool descending)
       : own_(num_threads, own), descending_(descending) {}
 
+  uint32_t num_threads() const { return static_cast<uint32_t>(own_.size()); }
+
   template <class Step>
   void each(Step step) {
-    const auto num_threads = static_cast<uint32_t>(own_.size());
-    for (uint32_t i = 0; i < num_threads; ++i) {
-      const uint32_t thread = descending_ ? num_threads - 1 - i : i;
-      step(cuda::Thread{thread, num_threads}, &own_[thread]);
+    for (uint32_t i = 0; i < num_threads(); ++i) {
+      const uint32_t thread = descending_ ? num_threads() - 1 - i : i;
+      step(cuda::Thread{thread, num_threads()}, &own_[thread]);
     }
   }
 
@@ -53,7 +54,7 @@ inline void compare_on_grid(const void* image, uint32_t num_blocks, uint32_t num
   for (uint32_t block = 0; block < num_blocks; ++block) {
     std::memset(&whole, 0xa5, sizeof whole);
     BlockOnCpu<cuda::Different> threads(num_threads, cuda::nothing(), block % 2 == 1);
-    cuda::compare_body(image, block, num_blocks, num_threads, &threads, &whole, rows);
+    cuda::compare_body(image, block, num_blocks, &threads, &whole, rows);
   }
 }
 

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "core/dtype.h"
-#include "cpu/fill.h"
+#include "cpu/engine.h"
 #include "cpu/isa.h"
 #include "cuda/fill_body.h"
-#include "cuda/pack.h"
+#include "cuda/task_list_host.h"
 #include "distributions.h"
 #include "layouts.h"
 
@@ -93,11 +93,10 @@ void fill_and_check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::
     tensor.clear();
     tasks.push_back(tensor.task());
   }
-  const cuda::PackedList<cuda::Task> list =
-      cuda::pack_list(tasks.data(), static_cast<int64_t>(tasks.size()), measure);
-  const int64_t bytes = cuda::image_size(list);
-  std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t));
-  cuda::write_image(list, image.data());
+  const auto num_tasks = static_cast<int64_t>(tasks.size());
+  std::vector<uint64_t> image(
+      static_cast<size_t>(cuda::largest_image<cuda::DeviceFill>(tasks.data(), num_tasks)) / sizeof(uint64_t));
+  cuda::write_image(cuda::pack_fills(tasks.data(), nullptr, num_tasks, measure), image.data());
   run_grid(image, grid);
   for (const Tensor& tensor : tensors) tensor.check(grid);
 }

@@ -10,8 +10,8 @@
 
 #include "block_on_cpu.h"
 #include "core/dtype.h"
-#include "cpu/fill.h"
-#include "cuda/pack.h"
+#include "cpu/engine.h"
+#include "cuda/task_list_host.h"
 #include "distributions.h"
 #include "layouts.h"
 
@@ -91,12 +91,11 @@ void check(std::vector<Tensor>& tensors, const Grid& grid, const cuda::Measure& 
     rows.push_back(static_cast<int64_t>(tensors.size() - t));
   }
   const auto num_tasks = static_cast<int64_t>(tasks.size());
-  const auto list = cuda::pack_compare_list(tasks.data(), rows.data(), num_tasks, measure);
-  const int64_t bytes = cuda::image_size(list);
-  if (bytes > cuda::largest_image(tasks.data(), num_tasks)) std::printf("a larger image than told\n");
-  std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t)), found(2 * tasks.size() + 2);
+  const int64_t room = cuda::largest_image<cuda::DeviceFill>(tasks.data(), num_tasks);
+  std::vector<uint64_t> image(static_cast<size_t>(room) / sizeof(uint64_t)), found(2 * tasks.size() + 2);
   for (size_t i = 0; i < found.size(); ++i) found[i] = i % 2 == 0 ? 0 : cuda::kNone;
-  cuda::write_image(list, image.data());
+  const auto list = cuda::pack_fills(tasks.data(), rows.data(), num_tasks, measure);
+  if (cuda::write_image(list, image.data()) > room) std::printf("a larger image than told\n");
   compare_on_grid(image.data(), grid.blocks, grid.threads, found.data());
   std::vector<Difference> wanted(tasks.size());
   compare(tasks.data(), num_tasks, 1, kHere, wanted.data());

@@ -3,41 +3,40 @@
 #include "core/digest.h"
 #include "core/distribution.h"
 #include "core/dtype.h"
-#include "core/fill_task.h"
 #include "core/lanes.h"
 #include "core/macros.h"
 #include "core/math.h"
 #include "core/philox.h"
 #include "core/prepare.h"
-#include "core/weights.h"
+#include "core/task.h"
 
 namespace convinit {
 namespace scalar {
 
 // Values of block number `threadIdx.x`, through to the rounding for storage.
 template <class Sampler>
-__device__ void write_block(const Distribution& distribution, const Schedule& schedule, Half* half,
+__device__ void write_block(const Distribution& distribution, const RoundKeys& keys, Half* half,
                             BFloat16* bfloat, double* wide) {
-  const Values32 values = values_of_group(Sampler(), distribution.single, schedule, threadIdx.x);
+  const Values32 values = values_of_group(Sampler(), distribution.single, keys, threadIdx.x);
   for (int i = 0; i < kVectors32; ++i) {
     half[i] = to_half(values.even[i]);
     bfloat[i] = to_bfloat16(values.odd[i]);
   }
-  const Values64 pair = values_of_group(Sampler(), distribution.real, schedule, threadIdx.x);
+  const Values64 pair = values_of_group(Sampler(), distribution.real, keys, threadIdx.x);
   wide[0] = pair.even;
   wide[1] = pair.odd;
 }
 
 __global__ void every_formula(Distribution distribution, Key key, Half* half, BFloat16* bfloat,
                               double* wide) {
-  const Schedule schedule = make_schedule(key, blockIdx.x);
+  const RoundKeys keys = make_round_keys(key, blockIdx.x);
   switch (distribution.kind) {
     case Kind::kUniform:
-      return write_block<Uniform>(distribution, schedule, half, bfloat, wide);
+      return write_block<Uniform>(distribution, keys, half, bfloat, wide);
     case Kind::kNormal:
-      return write_block<Normal>(distribution, schedule, half, bfloat, wide);
+      return write_block<Normal>(distribution, keys, half, bfloat, wide);
     case Kind::kTruncatedNormal:
-      return write_block<TruncatedNormal>(distribution, schedule, half, bfloat, wide);
+      return write_block<TruncatedNormal>(distribution, keys, half, bfloat, wide);
     case Kind::kConstant:
       *wide = distribution.real.value;
   }

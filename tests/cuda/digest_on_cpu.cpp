@@ -8,9 +8,8 @@
 #include <vector>
 
 #include "block_on_cpu.h"
-#include "core/weights.h"
-#include "cpu/digest.h"
-#include "cuda/pack_digest.h"
+#include "cpu/engine.h"
+#include "cuda/task_list_host.h"
 #include "layouts.h"
 
 namespace {
@@ -45,15 +44,19 @@ class Tensor {
     }
   }
 
-  // Of the CPU's engine.
-  void expect(uint64_t* sums) const {
-    const DigestTask task{data(), {layout_.start, layout_.dims.data(), num_dims(), item_size_}, key_};
-    digest(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); }, sums);
+  DigestTask task() const {
+    return {bytes_.data() + shift_,
+            layout_.start,
+            layout_.dims.data(),
+            static_cast<int32_t>(layout_.dims.size()),
+            static_cast<int32_t>(item_size_),
+            key_};
   }
 
-  cuda::DigestInput input(int64_t row) const {
-    return {data(), layout_.start, layout_.dims.data(), num_dims(), static_cast<int32_t>(item_size_), key_,
-            row};
+  // Of the CPU's engine.
+  void expect(uint64_t* sums) const {
+    const DigestTask task = this->task();
+    digest(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); }, sums);
   }
 
   void complain() const {
@@ -64,9 +67,6 @@ class Tensor {
   }
 
  private:
-  const void* data() const { return bytes_.data() + shift_; }
-  int32_t num_dims() const { return static_cast<int32_t>(layout_.dims.size()); }
-
   Layout layout_;
   Key key_;
   int64_t item_size_, shift_;
@@ -75,15 +75,17 @@ class Tensor {
 
 void check(const std::vector<Tensor>& tensors, const std::vector<uint64_t>& expected, const Grid& grid,
            const cuda::DigestMeasure& measure = {}) {
-  std::vector<cuda::DigestInput> inputs;
-  for (const Tensor& tensor : tensors) inputs.push_back(tensor.input(static_cast<int64_t>(inputs.size())));
-  const auto num_inputs = static_cast<int64_t>(inputs.size());
-  const auto list = cuda::pack_digest_list(inputs.data(), num_inputs, measure);
-  const int64_t bytes = cuda::image_size(list);
-  if (bytes > cuda::largest_digest_image(inputs.data(), num_inputs))
-    std::printf("a larger image than told\n");
-  std::vector<uint64_t> image(static_cast<size_t>(bytes) / sizeof(uint64_t)), sums(expected.size());
-  cuda::write_image(list, image.data());
+  std::vector<DigestTask> tasks;
+  std::vector<int64_t> rows;
+  for (const Tensor& tensor : tensors) {
+    rows.push_back(static_cast<int64_t>(tasks.size()));
+    tasks.push_back(tensor.task());
+  }
+  const auto num_tasks = static_cast<int64_t>(tasks.size());
+  const int64_t room = cuda::largest_image<cuda::DeviceDigest>(tasks.data(), num_tasks);
+  std::vector<uint64_t> image(static_cast<size_t>(room) / sizeof(uint64_t)), sums(expected.size());
+  const auto list = cuda::pack_digests(tasks.data(), rows.data(), num_tasks, measure);
+  if (cuda::write_image(list, image.data()) > room) std::printf("a larger image than told\n");
   digest_on_grid(image.data(), grid.blocks, grid.threads, sums.data());
   for (size_t t = 0; t < tensors.size(); ++t) {
     if (std::equal(&sums[t * kSums], &sums[t * kSums] + kSums, &expected[t * kSums])) continue;

@@ -1,9 +1,9 @@
-// GPUs that are not there, for csrc/torch/ops_cuda.cpp: torch tells it that some CPU memory is on a CUDA device,
-// and the launches run the kernel's body on the host. What happens is logged, in order. Made and run by
-// tests/test_cuda_ops.py.
-#include "torch/torch_abi.h"
+// GPUs that are not there, for csrc/torch/ops_cuda.cpp: torch tells it that some CPU memory is on a CUDA
+// device, and the launches run the kernel's body on the host. What happens is logged, in order. Made and run
+// by tests/test_cuda_ops.py.
+#define USE_CUDA  // shim.h declares aoti_torch_get_current_cuda_stream only then
+#include "torch/tasks.h"
 
-#define USE_CUDA
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -17,13 +17,11 @@
 #include <vector>
 
 #include "block_on_cpu.h"
-#include "cpu/fill.h"
-#include "cuda/compare.h"
-#include "cuda/digest.h"
-#include "cuda/fill.h"
+#include "core/digest.h"
+#include "cpu/engine.h"
+#include "cuda/engine.h"
 #include "cuda/fill_body.h"
-#include "cuda/pack.h"
-#include "cuda/pack_digest.h"
+#include "cuda/task_list_host.h"
 
 namespace {
 
@@ -76,17 +74,16 @@ void run_body(const void* image) {
 }
 
 // Where the kernel finds its list; null where the launch fails.
-const void* launched(const char* what, const void* image, int64_t num_bytes, const void* device_image,
-                     convinit::cuda::Stream stream) {
-  note("launch ", what, device_image == nullptr ? " by value on " : " from memory on ", state.current_device,
-       ", stream of ", device_of_stream(stream));
-  if (device_image == nullptr && num_bytes > convinit::cuda::kParameterBytes)
-    note("too large for a parameter");
-  if (device_image != nullptr && std::memcmp(image, device_image, static_cast<size_t>(num_bytes)) != 0) {
+const void* launched(const char* what, const convinit::cuda::Image& image, convinit::cuda::Stream stream) {
+  const bool by_value = image.on_device == nullptr;
+  note("launch ", what, by_value ? " by value on " : " from memory on ", state.current_device, ", stream of ",
+       device_of_stream(stream));
+  if (by_value && image.num_bytes > convinit::cuda::kParameterBytes) note("too large for a parameter");
+  if (!by_value && std::memcmp(image.on_host, image.on_device, static_cast<size_t>(image.num_bytes)) != 0) {
     note("the upload is not the list");
   }
   if (state.launches_fail) return nullptr;
-  return device_image != nullptr ? device_image : image;
+  return by_value ? image.on_host : image.on_device;
 }
 
 constexpr const char* kFailure = "this GPU only pretends";
@@ -94,9 +91,9 @@ constexpr const char* kFailure = "this GPU only pretends";
 template <class List>
 int64_t write(const List& list, int64_t room, void* image) {
   if (reinterpret_cast<uintptr_t>(image) % 16 != 0) note("the image is not aligned");
-  if (image_size(list) > room) note("the image is larger than foretold");
-  write_image(list, image);
-  return image_size(list);
+  const int64_t num_bytes = write_image(list, image);
+  if (num_bytes > room) note("the image is larger than foretold");
+  return num_bytes;
 }
 
 }  // namespace
@@ -170,49 +167,45 @@ namespace convinit {
 void fill(const FillTask* tasks, int64_t num_tasks, int64_t, const RunWorkers&) {
   note("cpu");
   std::vector<uint64_t> image(static_cast<size_t>(cuda::image_bytes(tasks, num_tasks)) / sizeof(uint64_t));
-  cuda::pack(tasks, num_tasks, image.data());
+  cuda::pack(tasks, nullptr, num_tasks, image.data());
   run_body(image.data());
 }
 
 namespace cuda {
 
-int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) { return largest_image(tasks, num_tasks); }
-
-int64_t pack(const FillTask* tasks, int64_t num_tasks, void* image) {
-  return write(pack_list(tasks, num_tasks), image_bytes(tasks, num_tasks), image);
+int64_t image_bytes(const FillTask* tasks, int64_t num_tasks) {
+  return largest_image<DeviceFill>(tasks, num_tasks);
 }
 
-const char* launch(const void* image, int64_t num_bytes, const void* device_image, Stream stream) {
-  const void* list = launched("fill", image, num_bytes, device_image, stream);
+int64_t pack(const FillTask* tasks, const int64_t* rows, int64_t num_tasks, void* image) {
+  return write(pack_fills(tasks, rows, num_tasks), image_bytes(tasks, num_tasks), image);
+}
+
+int64_t image_bytes(const DigestTask* tasks, int64_t num_tasks) {
+  return largest_image<DeviceDigest>(tasks, num_tasks);
+}
+
+int64_t pack(const DigestTask* tasks, const int64_t* rows, int64_t num_tasks, void* image) {
+  return write(pack_digests(tasks, rows, num_tasks), image_bytes(tasks, num_tasks), image);
+}
+
+const char* launch_fill(const Image& image, const Rows&, Stream stream) {
+  const void* list = launched("fill", image, stream);
   if (list == nullptr) return kFailure;
   run_body(list);
   return nullptr;
 }
 
-int64_t digest_image_bytes(const DigestInput* inputs, int64_t num_inputs) {
-  return largest_digest_image(inputs, num_inputs);
-}
-
-int64_t pack_digest(const DigestInput* inputs, int64_t num_inputs, void* image) {
-  return write(pack_digest_list(inputs, num_inputs), digest_image_bytes(inputs, num_inputs), image);
-}
-
-const char* launch_digest(const void* image, int64_t num_bytes, const void* device_image, const SumRows& rows,
-                          Stream stream) {
-  const void* list = launched("digest", image, num_bytes, device_image, stream);
+const char* launch_digest(const Image& image, const Rows& rows, Stream stream) {
+  const void* list = launched("digest", image, stream);
   if (list == nullptr) return kFailure;
-  std::memset(rows.sums, 0, static_cast<size_t>(rows.num_rows) * kSums * sizeof(uint64_t));
-  digest_on_grid(list, kBlocks, kThreads, rows.sums);
+  std::memset(rows.numbers, 0, static_cast<size_t>(rows.num_rows) * kSums * sizeof(uint64_t));
+  digest_on_grid(list, kBlocks, kThreads, reinterpret_cast<uint64_t*>(rows.numbers));
   return nullptr;
 }
 
-int64_t pack_compare(const FillTask* tasks, const int64_t* rows, int64_t num_tasks, void* image) {
-  return write(pack_compare_list(tasks, rows, num_tasks), image_bytes(tasks, num_tasks), image);
-}
-
-const char* launch_compare(const void* image, int64_t num_bytes, const void* device_image,
-                           const DifferenceRows& rows, Stream stream) {
-  const void* list = launched("compare", image, num_bytes, device_image, stream);
+const char* launch_compare(const Image& image, const Rows& rows, Stream stream) {
+  const void* list = launched("compare", image, stream);
   if (list == nullptr) return kFailure;
   for (int64_t i = 0; i < 2 * rows.num_rows; ++i) rows.numbers[i] = -(i % 2);
   compare_on_grid(list, kBlocks, kThreads, reinterpret_cast<uint64_t*>(rows.numbers));

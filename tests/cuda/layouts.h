@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/fill_task.h"
+#include "core/task.h"
 
 namespace convinit {
 

@@ -53,7 +53,7 @@ def library(tmp_path_factory):
     path = tmp_path_factory.mktemp("fake_gpu") / "fake_gpu.so"
     sources = [
         HERE / "cuda" / "fake_gpu.cpp",
-        *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "dims", "layout")),
+        *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "arguments")),
     ]
     command = [CXX, "-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
     command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]

@@ -98,7 +98,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Rounding:
 def lanes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Rounding:
     """The vectors of an instruction set."""
     isa = request.param.partition(",")[0]
-    flags = f"-DCONVINIT_LANES={isa}", f'-DLANES_HEADER="cpu/lanes_{isa}.h"', *LANES_FLAGS[isa]
+    flags = f"-DCONVINIT_LANES={isa}", f'-DLANES_FILE="cpu/lanes_{isa}.inl"', *LANES_FLAGS[isa]
     if request.param in EMULATED:
         return emulated(tmp_path_factory.mktemp(isa), "round_stdin.cpp", *flags)
     return called(tmp_path_factory.mktemp(isa), "round_vectors.cpp", *flags)

@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,7 +17,7 @@ from convinit_ext._engine import _supported as supported
 from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.init import _fill as fill
 from convinit_ext.init import _words as words
-from convinit_ext.model import _planner as plan
+from convinit_ext.model import _options as options
 
 no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
 HOW_TO_BUILD = r"this build has no CUDA.*CONVINIT_CUDA=1 pip install --no-build-isolation \."
@@ -78,24 +79,24 @@ def test_a_model_cannot_go_to_cuda() -> None:
 
 @pytest.fixture
 def one_gpu(monkeypatch) -> None:
-    monkeypatch.setattr(ops, "HAS_CUDA", True)
+    monkeypatch.setattr(options, "HAS_CUDA", True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
 
 @pytest.mark.usefixtures("one_gpu")
 def test_a_model_cannot_go_to_a_gpu_that_is_not_there() -> None:
-    assert plan.checked_device("cuda") == torch.device("cuda")
-    assert plan.checked_device("cuda:0") == torch.device("cuda:0")
+    assert options.checked_device("cuda") == torch.device("cuda")
+    assert options.checked_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ValueError, match="device 'cuda:3': PyTorch sees 1 CUDA device"):
-        plan.checked_device("cuda:3")
+        options.checked_device("cuda:3")
 
 
 @pytest.mark.usefixtures("one_gpu")
 def test_memory_on_a_gpu_is_not_counted_as_the_cpus() -> None:
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    assert plan.make_plan(model, device="cuda").new_bytes == 0
-    assert plan.make_plan(model).new_bytes == 104
+    assert make_plan(model, device="cuda").new_bytes == 0
+    assert make_plan(model).new_bytes == 104
 
 
 @no_cuda

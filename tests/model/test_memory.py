@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convinit_ext import init_model_
-from convinit_ext.model import _memory as memory
+from convinit_ext.model import _run as memory
 
 
 def on_meta() -> nn.Module:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.model._planner import make_plan
 from convinit_ext.recipes import Kaiming, Rule, Target
 
 ANYTHING = [Rule(Constant(0.0))]

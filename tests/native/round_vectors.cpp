@@ -1,5 +1,5 @@
 // What tests/test_dtype.py loads: the vector lanes' rounding to each small type, for floats that it chooses,
-// in whole groups. Compiled for an instruction set, with CONVINIT_LANES its name and LANES_HEADER its lanes.
+// in whole groups. Compiled for an instruction set, with CONVINIT_LANES its name and LANES_FILE its lanes.
 #if defined(__x86_64__)
 #include <immintrin.h>
 #else
@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include LANES_HEADER
+#include LANES_FILE
 
 using namespace convinit;                  // NOLINT: this is a test of that namespace
 using namespace convinit::CONVINIT_LANES;  // NOLINT: and of that one

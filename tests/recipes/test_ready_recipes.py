@@ -9,12 +9,12 @@ import types
 
 import pytest
 import torch
+from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
-from convinit_ext.model._planner import make_plan
-from convinit_ext.model._spread import std_of
-from convinit_ext.recipes import RECIPES, RowZeroed, Rule, gpt, llama, trunc_normal
+from convinit_ext.model._report import std_of
+from convinit_ext.recipes import RECIPES, Recipe, RowZeroed, Rule, gpt, llama, trunc_normal
 
 LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2
 
@@ -148,42 +148,31 @@ def test_gpt_reads_the_number_of_layers_from_the_nearest_config_or_is_told():
         gpt(num_layers=0)
 
 
-class Experts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate_up_proj = nn.Parameter(torch.empty(4, 6, 8))
-        self.gate_up_proj_bias = nn.Parameter(torch.empty(4, 6))
-
-
-class TopKRouter(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(4, 8)), nn.Parameter(torch.empty(4))
-
-
-class Mixer(nn.Module):
-    """As Mamba's: of a form that no name and no number of dimensions tells."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.A_log, self.dt_bias = nn.Parameter(torch.empty(8, 4)), nn.Parameter(torch.empty(8))
-        self.in_proj = nn.Linear(4, 8)
+def holding(name: str, **shapes: tuple[int, ...]) -> nn.Module:
+    """A module of a type of that name with parameters of these shapes."""
+    module = type(name, (nn.Module,), {})()
+    for parameter, shape in shapes.items():
+        module.register_parameter(parameter, nn.Parameter(torch.empty(shape)))
+    return module
 
 
 @pytest.mark.parametrize("recipe", [llama(), gpt(num_layers=2)], ids=["llama", "gpt"])
 def test_what_is_of_no_known_layer_is_listed_and_not_guessed(recipe):
-    model = nn.ModuleDict({"mixer": Mixer(), "router": TopKRouter(), "memory": nn.LSTM(3, 2)})
+    mixer = holding("Mixer", A_log=(8, 4), dt_bias=(8,))  # Mamba's: no name and no dimensions tell its form
+    mixer.in_proj = nn.Linear(4, 8)
+    router = holding("TopKRouter", weight=(4, 8), bias=(4,))
+    model = nn.ModuleDict({"mixer": mixer, "router": router, "memory": nn.LSTM(3, 2)})
     said = r"2 parameters:\n  mixer\.A_log \[8, 4\] of Mixer\n  mixer\.dt_bias \[8\] of Mixer\n"
     with pytest.raises(ValueError, match=said):
         make_plan(model, recipe=recipe)
-    model.mixer = model.mixer.in_proj
+    model.mixer = mixer.in_proj
     for name, filling in fillings(model, recipe).items():
         assert filling == (Constant(0.0) if "bias" in name else Normal(0.0, 0.02)), name
 
 
 def test_llama_has_one_std_whatever_the_depth_and_takes_experts():
     model = Language(5, NAMES[2])
-    model.experts = Experts()
+    model.experts = holding("Experts", gate_up_proj=(4, 6, 8), gate_up_proj_bias=(4, 6))
     model.norm = GemmaRMSNorm(8)
     found = fillings(model, llama(0.01))
     assert found["h.3.self_attn.o_proj.weight"] == found["experts.gate_up_proj"] == Normal(0.0, 0.01)
@@ -204,13 +193,16 @@ def test_norms_that_add_one_to_their_weights_start_from_zero(recipe):
     assert set(found.values()) == {Constant(0.0)} and len(found) == 7
 
 
-@pytest.mark.parametrize("read", [False, True], ids=["list of rules", "file"])
-def test_the_defaults_know_them_too(tmp_path, read):
-    model = nn.Sequential(VideoPrismLayerNorm(8), nn.LayerNorm(8), nn.Linear(8, 8))
-    recipe = [Rule(Normal(), module=nn.Linear)]
-    if read:
-        recipe = tmp_path / "mine.json"
-        recipe.write_text('{"defaults": true, "rules": [{"init": "normal_", "module": "Linear"}]}')
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        [Rule(Normal(), module=nn.Linear)],
+        Recipe.from_dict({"defaults": True, "rules": [{"init": "normal_", "module": "Linear"}]}),
+    ],
+    ids=["list of rules", "table"],
+)
+def test_the_defaults_know_them_too(recipe):
+    model = nn.Sequential(VideoPrismLayerNorm(8), nn.LayerNorm((2, 4)), nn.Linear(8, 8))
     found = fillings(model, recipe)
     assert found["0.weight"] == found["0.bias"] == found["1.bias"] == Constant(0.0)
     assert found["1.weight"] == Constant(1.0) and found["2.weight"] == Normal()
@@ -285,28 +277,15 @@ def test_the_norms_of_a_video_autoencoder_start_as_they_are_built(recipe):
         assert torch.equal(model.get_parameter(name), tensor), name
 
 
-class LayerScale(nn.Module):
-    def __init__(self, width: int, init_values: float) -> None:
-        super().__init__()
-        self.init_values, self.gamma = init_values, nn.Parameter(torch.empty(width))
-
-
-class GlobalResponseNorm(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
-
-
 def test_trunc_normal_knows_vision_transformers_and_convnexts():
-    model = nn.Module()
-    for name in ("cls_token", "pos_embed", "dist_token", "mask_token", "position_embeddings"):
-        model.register_parameter(name, nn.Parameter(torch.empty(1, 3, 8)))
+    names = ("cls_token", "pos_embed", "dist_token", "mask_token", "position_embeddings")
+    model = holding("Vision", **dict.fromkeys(names, (1, 3, 8)))
     model.patches, model.embed = nn.Conv2d(3, 8, 4), nn.Embedding(5, 8)
     model.attention, model.norm = nn.MultiheadAttention(8, 2), nn.LayerNorm(8)
-    model.ls, model.grn, model.head = LayerScale(8, 1e-5), GlobalResponseNorm(8), nn.Linear(8, 2)
-    model.block = nn.Module()
-    model.block.layer_scale_parameter = nn.Parameter(torch.empty(8, 1, 1))
-    model.block.relative_position_bias_table = nn.Parameter(torch.empty(9, 2))
+    model.grn, model.head = holding("GlobalResponseNorm", weight=(8,), bias=(8,)), nn.Linear(8, 2)
+    model.ls = holding("LayerScale", gamma=(8,))
+    model.ls.init_values = 1e-5
+    model.block = holding("Block", layer_scale_parameter=(8, 1, 1), relative_position_bias_table=(9, 2))
     normal = TruncatedNormal(0.0, 0.02, -2.0, 2.0)
     assert fillings(model, "trunc_normal") == {
         **dict.fromkeys(["cls_token", "pos_embed", "dist_token"], normal),
@@ -343,23 +322,20 @@ def test_a_position_table_has_two_dimensions():
         make_plan(model, recipe="trunc_normal")
 
 
-LANGUAGE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 60}
-VISION = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 THEIRS = {
     "GPT2LMHeadModel": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "vocab_size": 60}, "gpt"),
-    "LlamaForCausalLM": ("LlamaConfig", {"intermediate_size": 48, **LANGUAGE}, "llama"),
+    "LlamaForCausalLM": ("LlamaConfig", {"num_hidden_layers": 3, "vocab_size": 60, **SMALL}, "llama"),
     "ConvNextV2Model": (
         "ConvNextV2Config",
         {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2},
         "trunc_normal",
     ),
-    "ViTModel": ("ViTConfig", {"intermediate_size": 48, **VISION}, "trunc_normal"),
+    "ViTModel": (
+        "ViTConfig",
+        {"num_hidden_layers": 2, "image_size": 32, "patch_size": 8, **SMALL},
+        "trunc_normal",
+    ),
 }
 
 
@@ -381,9 +357,8 @@ def test_a_model_of_transformers_has_the_spread_that_its_own_code_gives_it(name)
         if not other.any() or other.eq(other.flatten()[0]).all():
             assert torch.equal(mine, other), path
         else:
-            assert mine.std().item() == pytest.approx(other.std().item(), rel=6 / math.sqrt(mine.numel())), (
-                path
-            )
+            expected = pytest.approx(other.std().item(), rel=6 / math.sqrt(mine.numel()))
+            assert mine.std().item() == expected, path
     for (path, mine), other in zip(model.named_buffers(), eager.buffers(), strict=True):
         assert torch.equal(mine, other), path
 

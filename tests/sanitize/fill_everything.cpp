@@ -12,11 +12,10 @@
 #include <thread>
 #include <vector>
 
+#include "core/digest.h"
 #include "core/dtype.h"
 #include "core/prepare.h"
-#include "core/weights.h"
-#include "cpu/digest.h"
-#include "cpu/fill.h"
+#include "cpu/engine.h"
 #include "cpu/isa.h"
 
 namespace {
@@ -173,7 +172,9 @@ void compare_and_check(const Case& c, const FillTask& task, int64_t num_threads)
 
 void digest_and_check(const Case& c, const FillTask& task, int64_t num_threads) {
   std::vector<uint64_t> sums(kSums);
-  const DigestTask digest_task{task.data, strided(task), kKey};
+  const DigestTask digest_task{
+      task.data, task.start, task.dims, task.num_dims, static_cast<int32_t>(scalar::item_size(task.dtype)),
+      kKey};
   digest(&digest_task, 1, num_threads, run_on_std_threads, sums.data());
   if (sums != expected_sums(c, scalar::item_size(task.dtype), static_cast<const char*>(task.data)))
     fail(c, task.distribution, task.dtype, "wrong digest");
@@ -219,7 +220,7 @@ int main() {
   const std::vector<Case> cases = make_cases();
   const std::vector<Distribution> distributions = make_distributions();
   int64_t fills = 0;
-  for (const GenerateTable* table : available_tables()) {
+  for (const FunctionTable* table : available_tables()) {
     force_isa(table->isa);
     for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
       for (const Distribution& distribution : distributions) {

@@ -105,16 +105,22 @@ def test_a_plan_runs_again_and_a_part_alone():
             assert_is_part_of(getattr(model, name), getattr(whole, name))
 
 
-def test_what_needs_a_whole_tensor_is_refused_before_anything_is_written():
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_a_norm_of_a_tensor_that_is_cut_in_any_way(dim):
+    whole = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(6, 4), dim=dim))
+    init_model_(whole, 5)
     for mesh in every_rank((2,)):
-        model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(4, 4)))
-        v = model[1].parametrizations.weight.original1
-        cut = nn.Parameter(distribute_tensor(v.detach(), mesh, [Cut(0)], src_data_rank=None))
-        model[1].parametrizations.weight.original1 = cut
-        before = model[0].weight.clone()
-        with pytest.raises(ValueError, match=r"original0.*needs the whole of a tensor that is a DTensor"):
-            init_model_(model, 0)
-        assert torch.equal(model[0].weight, before)
+        for cut in (Cut(0), Cut(1)):
+            model = nn.Sequential(nn.Linear(4, 4), weight_norm(nn.Linear(6, 4), dim=dim))
+            parts = model[1].parametrizations.weight
+            direction = distribute_tensor(parts.original1.detach(), mesh, [cut], src_data_rank=None)
+            parts.original1 = nn.Parameter(direction)
+            init_model_(model, 5)
+            norm = parts.original0.clone()
+            assert norm.equal(whole[1].parametrizations.weight.original0)
+            with pytest.raises(ValueError, match=r"original0.*needs the whole of .*original1', a DTensor"):
+                init_model_(model, 6, only="1.parametrizations.weight.original0")
+            assert parts.original0.equal(norm)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)

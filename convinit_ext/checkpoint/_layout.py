@@ -1,0 +1,169 @@
+"""Which tensors go into which safetensors file, and the bytes of each file: the layout of huggingface_hub.
+
+Nothing here touches a disk.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from convinit_ext.checkpoint._safetensors import LENGTH_BYTES
+from convinit_ext.model import DTYPES, Drawn, Given, Piece, SavedTensor, fill_pieces, slabs
+from convinit_ext.sharding import Part
+
+_METADATA = "__metadata__"
+_UNITS = {"": 1} | {
+    f"{prefix}{unit}": base**power
+    for power, prefix in enumerate("KMGT", 1)
+    for unit, base in (("B", 1000), ("IB", 1024))
+}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Z]*)\s*", re.IGNORECASE)
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_PAIRED = torch.float4_e2m1fn_x2  # two elements to a byte, and PyTorch counts the bytes
+_RANKS = {code: rank for rank, code in enumerate(DTYPES)}
+
+
+def parsed_size(size: int | str) -> int:
+    """Bytes, of a number or a text such as "5GB", "500 MB" or "2GiB".
+
+    Raises:
+        ValueError: another text, or less than a byte.
+        TypeError: neither a number nor a text.
+
+    >>> parsed_size("5GB"), parsed_size("1.5KiB"), parsed_size(7)
+    (5000000000, 1536, 7)
+    """
+    if isinstance(size, bool) or not isinstance(size, int | str):
+        raise TypeError(f"max_shard_size must be a number of bytes or a text, not {type(size).__name__}")
+    parts = _SIZE.fullmatch(str(size))
+    unit = parts.group(2).upper() if parts else None
+    num_bytes = float(parts.group(1)) * _UNITS[unit] if parts and unit in _UNITS else 0.0
+    if not 1 <= num_bytes < math.inf:
+        raise ValueError(
+            f"max_shard_size {size!r} is no size; accepted are bytes, and texts such as '5GB' or '2GiB'"
+        )
+    return int(num_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardFile:
+    """A safetensors file as it will be.
+
+    Args:
+        name: of the file.
+        tensors: what it holds, in the order of their bytes.
+        metadata: of the whole file.
+    """
+
+    name: str
+    tensors: Sequence[SavedTensor]
+    metadata: Mapping[str, str]
+
+    @cached_property
+    def head(self) -> bytes:
+        described: dict[str, object] = {_METADATA: self.metadata} if self.metadata else {}
+        begin = 0
+        for each in self.tensors:
+            end = begin + each.num_bytes
+            code, shape = _CODES[each.dtype], list(each.shape)
+            if each.dtype == _PAIRED:
+                shape[-1] *= 2
+            described[each.name] = {"dtype": code, "shape": shape, "data_offsets": [begin, end]}
+            begin = end
+        text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % LENGTH_BYTES)  # so that every element lies where its type may
+        return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.head) + sum(each.num_bytes for each in self.tensors)
+
+    def blocks(self, seed: int, buffers: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the file's bytes, made in the buffers in turn.
+
+        Args:
+            seed: of the values.
+            buffers: uint8 tensors of one size; each is used again when its turn comes.
+        """
+        head = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
+        given = SavedTensor("", torch.uint8, (len(head),), Given(head))
+        turns = itertools.cycle(buffers)
+        drawn: list[Piece] = []
+        buffer, used = next(turns), 0
+        for each in (given, *self.tensors):
+            for ranges in slabs(each.shape, len(buffer) // each.dtype.itemsize):
+                sizes = tuple(map(len, ranges))
+                num_bytes = math.prod(sizes) * each.dtype.itemsize
+                if used + num_bytes > len(buffer):
+                    fill_pieces(seed, drawn)
+                    yield buffer[:used]
+                    buffer, used, drawn = next(turns), 0, []
+                part = Part(buffer[used : used + num_bytes].view(each.dtype).view(sizes), ranges)
+                used += num_bytes
+                if isinstance(each.values, Drawn):
+                    drawn += each.values.pieces(part)
+                else:
+                    each.values.write_(seed, part)
+        fill_pieces(seed, drawn)
+        yield buffer[:used]
+
+
+def shard_files(
+    tensors: Sequence[SavedTensor], max_bytes: int | None, base: str, metadata: Mapping[str, str]
+) -> list[ShardFile]:
+    """The files of a model, split as huggingface_hub's split_state_dict_into_shards_factory splits it.
+
+    Args:
+        tensors: in the order of the state dict.
+        max_bytes: of a file's tensors, unless one alone has more; None is one file.
+        base: of the files' names.
+        metadata: of every file.
+
+    Raises:
+        ValueError: a tensor of the name that the format keeps for metadata.
+    """
+    if any(each.name == _METADATA for each in tensors):
+        raise ValueError(f"a safetensors file cannot hold a tensor named {_METADATA!r}; rename the parameter")
+    groups = [list(tensors)] if max_bytes is None else _groups(tensors, max_bytes)
+    names = [f"{base}-{index + 1:05d}-of-{len(groups):05d}.safetensors" for index in range(len(groups))]
+    if len(groups) == 1:
+        names = [f"{base}.safetensors"]
+    return [ShardFile(name, _ordered(group), metadata) for name, group in zip(names, groups, strict=True)]
+
+
+def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTensor]]:
+    groups: list[list[SavedTensor]] = []
+    group: list[SavedTensor] = []
+    size = 0
+    for each in tensors:
+        if each.num_bytes > max_bytes:
+            groups.append([each])
+            continue
+        if size + each.num_bytes > max_bytes:
+            groups.append(group)
+            group, size = [], 0
+        group.append(each)
+        size += each.num_bytes
+    return [*groups, group] if group or not groups else groups
+
+
+def _ordered(tensors: Iterable[SavedTensor]) -> list[SavedTensor]:
+    """As the format's library orders them: wide elements first, then by name."""
+    return sorted(tensors, key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
+
+
+def index_text(files: Sequence[ShardFile]) -> bytes:
+    """The index of several files, as transformers and diffusers read it."""
+    where = {entry.name: file.name for file in files for entry in file.tensors}
+    total = sum(entry.num_bytes for file in files for entry in file.tensors)
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    return (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode()

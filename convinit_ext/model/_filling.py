@@ -1,0 +1,184 @@
+"""The rule of every parameter, what it says of it, and what to say of those that no rule is for."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convinit_ext._engine import LARGEST, bounds_fit
+from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.recipes import (
+    RECIPES,
+    ZEROS,
+    Kaiming,
+    MinusIdentity,
+    NormOf,
+    Preset,
+    Recipe,
+    RowZeroed,
+    Rule,
+    Target,
+    Values,
+    VarianceScaling,
+    Xavier,
+    fan_layout,
+    is_distribution,
+    is_values,
+    patterns,
+)
+
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
+# Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
+# type derived from one may look at more.
+_BY_SHAPE = {Kaiming, Xavier, VarianceScaling, Constant, Uniform, Normal, TruncatedNormal}
+
+
+class Filling(NamedTuple):
+    """What a rule says of a parameter.
+
+    Args:
+        values: a distribution, or where the values come from.
+        initialiser: what the rule calls it.
+        fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
+    """
+
+    values: Values
+    initialiser: str
+    fans: tuple[int, int] | None
+
+
+class Fillings:
+    """What rules say of parameters. The layers of a large model repeat: equal questions are asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Filling] = {}
+        self._texts: dict[int, str] = {}
+
+    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+        """Return what the rule says of a parameter whose values will be of this dtype (None: of its own)."""
+        tensor = target.tensor
+        if type(rule.init) not in _BY_SHAPE:
+            return self._new(rule, target, dtype)
+        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module)
+        if question not in self._known:
+            self._known[question] = self._new(rule, target, dtype)
+        return self._known[question]
+
+    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+        if id(rule) not in self._texts:
+            self._texts[id(rule)] = rule.text
+        text, tensor = self._texts[id(rule)], target.tensor
+        values = ZEROS if tensor.numel() == 0 else _values(rule, target)  # a fan of zero has no std
+        if not isinstance(values, RowZeroed) and not is_distribution(values):
+            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+        distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
+            raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
+        check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
+        fans = None
+        if tensor.ndim >= 2 and not isinstance(distribution, Constant):
+            fans = target.fans(getattr(rule.init, "fan", None))
+        return Filling(values, text, fans)
+
+
+def _is_copy(values: Values) -> bool:
+    return not isinstance(values, Preset | NormOf | MinusIdentity)
+
+
+def _values(rule: Rule, target: Target) -> Values:
+    found = said(rule, target, "parameter")
+    values = Preset(found) if isinstance(found, Tensor) else found
+    inner = values.distribution if isinstance(values, RowZeroed) else values
+    if not is_values(inner) or isinstance(inner, RowZeroed):
+        about = f"parameter {target.name!r}, {rule.text}"
+        raise TypeError(f"{about}: must return a distribution, not {inner!r}")
+    return values  # type: ignore[return-value]  # RowZeroed or what it has inside
+
+
+def said(rule: Rule, target: Target, kind: str) -> object:
+    """Return what a rule's initialiser says, with the name of the parameter or buffer on its errors."""
+    try:
+        if is_values(rule.init):
+            return rule.init
+        found = rule.init(target)
+        return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
+    except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:  # of a user's function
+        about = f"{kind} {target.name!r}, {rule.text}"
+        kinds = (TypeError, AttributeError)  # the latter of one that knows only some modules
+        raise next((each for each in kinds if isinstance(error, each)), ValueError)(
+            f"{about}: {error}"
+        ) from error
+
+
+def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
+    """Raise ValueError where the dtype cannot hold a constant, or a uniform's bounds and their difference.
+
+    The engine would raise it too, without a name.
+    """
+    if isinstance(distribution, Constant):
+        largest = LARGEST[dtype] if dtype in LARGEST else torch.finfo(dtype).max  # of other buffers
+        if abs(distribution.value) > largest:
+            raise ValueError(
+                f"{what}: {dtype} cannot hold the constant {distribution.value:.6g}; its largest number is "
+                f"{largest:.6g}"
+            )
+    elif isinstance(distribution, Uniform):
+        low, high = distribution.low, distribution.high
+        if not bounds_fit(low, high, dtype):
+            raise ValueError(f"{what}: {dtype} cannot hold uniform values between {low} and {high}")
+
+
+def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Recipe) -> list[Rule]:
+    """Return the rule of each parameter.
+
+    Args:
+        held: the parameters.
+        targets: the same as rules see them.
+        recipe: whose rules.
+
+    Raises:
+        ValueError: parameters without a rule; all of them are listed, and how to give them one is said.
+    """
+    rules = recipe.rules_for(targets)
+    found = [rule for rule in rules if rule is not None]
+    if len(found) < len(rules):
+        lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
+        raise ValueError(
+            f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
+            + "\n  ".join(map(_described, lost))
+            + f"\n{_advice(lost, held, recipe)}"
+        )
+    return found
+
+
+def _described(held: NamedTensor) -> str:
+    return f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+
+
+def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:
+    others = {each.name for each in held} - {each.name for each in lost}
+    names = _patterns([each.name for each in lost], others)
+    rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+    rest = recipe.name.upper() if recipe.name in RECIPES else "the others"
+    return (
+        f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "
+        "code, where it has some, inside convinit_ext.intercept(model, seed)"
+    )
+
+
+def _patterns(names: Sequence[str], others: Collection[str]) -> Iterator[str]:
+    """Yield patterns that fit these names and none of the others. Layers that repeat have one."""
+    repeating: dict[str, list[str]] = {}
+    for name in names:
+        repeating.setdefault(_NUMBER.sub("*", name), []).append(name)
+    for pattern, group in repeating.items():
+        if len(group) > 1 and not any(patterns.matches(pattern, other) for other in others):
+            yield pattern
+        else:
+            yield from map(glob.escape, group)

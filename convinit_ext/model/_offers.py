@@ -1,0 +1,138 @@
+"""What modules offer to rebuild their own buffers; no other package is imported.
+
+transformers' models have `_init_weights(module)`, which writes a module's buffers as it writes its
+parameters; timm's and torchvision's modules have methods of their own. All get a copy of the module whose
+parameters are on the meta device, so that only buffers are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+
+_FREQUENCIES = ("inv_freq", "original_inv_freq")
+# Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
+_METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
+
+
+class Offers:
+    """The values that modules offer, each module asked once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, dict[str, Tensor]] = {}
+
+    def of(self, held: NamedTensor) -> Tensor | None:
+        """The values of a meta buffer, on the CPU; None if nobody offers any."""
+        node, leaf = held.node, held.places[0][1]
+        if id(node.module) not in self._known:
+            self._known[id(node.module)] = _offered_by(node)
+        values = self._known[id(node.module)].get(leaf)
+        if values is None:
+            values = _by_name(leaf, held.tensor)
+        return values if values is not None and values.shape == held.tensor.shape else None
+
+
+def _offered_by(node: NamedModule) -> dict[str, Tensor]:
+    """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
+    found: dict[str, Tensor] = {}
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        for ask in (_rotary, _by_init_weights, _by_methods):
+            try:
+                found |= ask(node)
+            except Exception:
+                continue
+    return found
+
+
+def _rotary(node: NamedModule) -> dict[str, Tensor]:
+    """Rotary position embeddings: their own function makes the frequencies of their config."""
+    module: Any = node.module
+    if not any(leaf in module._buffers for leaf in _FREQUENCIES):
+        return {}
+    make = getattr(module, "rope_init_fn", None) or getattr(module, "compute_default_rope_parameters", None)
+    if make is None or (
+        not hasattr(module, "rope_init_fn") and getattr(module, "rope_type", "") != "default"
+    ):
+        return {}
+    values, _ = make(module.config, device=torch.device("cpu"))
+    return dict.fromkeys(_FREQUENCIES, values)
+
+
+def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
+    """What the nearest model around the module writes into its buffers."""
+    owner: Any = next(
+        (
+            each
+            for each in (node.module, *reversed(node.parents))
+            if callable(getattr(each, "_init_weights", None))
+        ),
+        None,
+    )
+    if owner is None:
+        return {}
+    shown = _shown(node.module)
+    return _written(shown, lambda: owner._init_weights(shown))
+
+
+def _by_methods(node: NamedModule) -> dict[str, Tensor]:
+    """What the module's own methods make."""
+    found: dict[str, Tensor] = {}
+    for name in _METHODS:
+        if callable(getattr(type(node.module), name, None)):
+            shown = _shown(node.module)
+            found |= _written(shown, getattr(shown, name))
+    return found
+
+
+def _written(shown: nn.Module, write: Callable[[], object]) -> dict[str, Tensor]:
+    """The buffers of a copy that a call assigns or writes."""
+    before = {leaf: (buffer, _version(buffer)) for leaf, buffer in shown._buffers.items()}
+    write()
+    return {
+        leaf: buffer.detach()
+        for leaf, buffer in shown._buffers.items()
+        if buffer is not None and not buffer.is_meta and _is_new(buffer, *before.get(leaf, (None, 0)))
+    }
+
+
+def _is_new(buffer: Tensor, before: Tensor | None, version: int) -> bool:
+    return buffer is not before or buffer._version > version
+
+
+def _version(buffer: Tensor | None) -> int:
+    return -1 if buffer is None else buffer._version
+
+
+def _shown(module: nn.Module) -> nn.Module:
+    """A copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
+    shown = type(module).__new__(type(module))
+    shown.__dict__.update(module.__dict__)
+    shown._parameters = {
+        leaf: None if each is None else nn.Parameter(_meta(each), each.requires_grad)
+        for leaf, each in module._parameters.items()
+    }
+    shown._buffers = {
+        leaf: None if each is None else torch.empty(each.shape, dtype=each.dtype, device="cpu")
+        for leaf, each in module._buffers.items()
+    }
+    shown._modules = {leaf: None if each is None else _shown(each) for leaf, each in module._modules.items()}
+    return shown
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
+def _by_name(leaf: str, tensor: Tensor) -> Tensor | None:
+    """Tables whose name and shape say their values: positions [n] or [1, n] from 0, token types of zeros."""
+    is_row = tensor.ndim in (1, 2) and tensor.shape.numel() == tensor.shape[-1]
+    if tensor.is_floating_point() or tensor.is_complex() or not is_row:
+        return None
+    if leaf == "position_ids":
+        return torch.arange(tensor.shape[-1], dtype=tensor.dtype, device="cpu").expand(tensor.shape)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu") if leaf == "token_type_ids" else None

@@ -1,0 +1,273 @@
+"""What a tensor's values are, and how any region of it is written: one class for each kind of values.
+
+A region is a Part: memory, and for each dimension the indices of the logical tensor that it covers. Filling,
+saving and verifying are loops over regions; how a value comes about is said here alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from convinit_ext import keys
+from convinit_ext._engine import Box, ops
+from convinit_ext.distributions import Distribution
+from convinit_ext.recipes import ZEROS
+from convinit_ext.sharding import Part, is_dtensor, parts, without
+
+_SCRATCH_BYTES = 1 << 25  # of what is made at once
+
+
+class Values(Protocol):
+    """The values of one logical tensor."""
+
+    def write_(self, seed: int, part: Part) -> None:
+        """Write the values of a region, rounded to its dtype, into its memory."""
+
+    def text(self) -> str:
+        """Say what decides the values beside the seed: equal texts, equal values."""
+
+
+class Piece(NamedTuple):
+    """One tensor of a call into the engine, and which part of the logical tensor it is (None: all of it)."""
+
+    key: str
+    memory: Tensor
+    distribution: Distribution
+    box: Box | None
+
+
+@dataclass(slots=True, eq=False)
+class Drawn:
+    """Values of a distribution.
+
+    Args:
+        key: the name that makes their key.
+        shape: of the logical tensor.
+        distribution: of the values.
+        zero_row: the row of dimension 0 that is zero instead, if any.
+    """
+
+    key: str
+    shape: Sequence[int]
+    distribution: Distribution
+    zero_row: int | None = None
+
+    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
+        """Yield what the engine fills of a tensor of this shape: all, the parts that are here, or nothing."""
+        if self.zero_row is None and not is_dtensor(memory):
+            yield Piece(self.key, memory, self.distribution, None)
+            return
+        for part in parts(memory):
+            yield from self.pieces(part)
+
+    def pieces(self, part: Part) -> Iterator[Piece]:
+        """Yield what the engine fills of a region."""
+        rest, zero = ([part], None) if self.zero_row is None else without(part, self.zero_row)
+        for each in rest:
+            yield Piece(self.key, each.tensor, self.distribution, each.box(self.shape))
+        if zero is not None:
+            yield Piece(self.key, zero.tensor, ZEROS, zero.box(self.shape))
+
+    def write_(self, seed: int, part: Part) -> None:
+        fill_pieces(seed, self.pieces(part))
+
+    def text(self) -> str:
+        numbers = " ".join(float(number).hex() for number in self.distribution.params)
+        return f"drawn {self.key!r} {self.distribution.kind} {numbers} {self.zero_row}"
+
+
+def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
+    """Fill them by one call into the engine, which shares all the bytes out over the threads."""
+    pieces = list(pieces)
+    boxes = [piece.box for piece in pieces]
+    ops.fill_(
+        [piece.memory for piece in pieces],
+        keys.of_names(seed, [piece.key for piece in pieces]),
+        [piece.distribution for piece in pieces],
+        boxes if any(boxes) else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """One value everywhere, in a tensor of any dtype."""
+
+    value: float
+
+    def write_(self, seed: int, part: Part) -> None:
+        part.tensor.fill_(self.value)
+
+    def text(self) -> str:
+        return f"same {self.value!r}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Given:
+    """The values of a tensor that is there."""
+
+    tensor: Tensor
+
+    def write_(self, seed: int, part: Part) -> None:
+        memory, source = part.tensor, self.tensor.detach()
+        if source.dtype == memory.dtype and memory.itemsize == 1 and not source.is_neg():
+            source, memory = source.view(torch.uint8), memory.view(torch.uint8)  # float4 knows no copy
+        memory.copy_(source[slices(part.ranges)].resolve_neg())  # float8 knows no negation
+
+    def text(self) -> str:
+        """With the sums of docs/fingerprint.md over all the values."""
+        shape, dtype = self.tensor.shape, self.tensor.dtype
+        key, total = keys.of_names(0, ["given"]), torch.zeros(ops.NUM_SUMS, dtype=torch.int64, device="cpu")
+        for part in generated(self, 0, shape, dtype):
+            total += ops.digest([part.tensor], key, [part.box(shape)])[0]
+        return f"given {dtype} {total.tolist()}"
+
+
+@dataclass(frozen=True, slots=True)
+class MinusOnes:
+    """-1 on the diagonals of a tensor's last two dimensions, and 0 elsewhere."""
+
+    def write_(self, seed: int, part: Part) -> None:
+        rows, columns = part.ranges[-2:]
+        ones = [(row - rows.start, row - columns.start) for row in rows if row in columns]
+        part.tensor.zero_()
+        for at, place in ones:
+            part.tensor[..., at, place] = -1.0
+
+    def text(self) -> str:
+        return "minus identity"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """Values of another dtype, rounded: copies between float64 and narrower types, which draw other words."""
+
+    values: Values
+    dtype: torch.dtype
+
+    def write_(self, seed: int, part: Part) -> None:
+        exact = torch.empty(part.tensor.shape, dtype=self.dtype, device=part.tensor.device)
+        self.values.write_(seed, Part(exact, part.ranges))
+        part.tensor.copy_(exact)
+
+    def text(self) -> str:
+        return f"rounded from {self.dtype} {self.values.text()}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """The norm of another tensor over all dimensions but one, in float32 at least, as weight_norm has it.
+
+    Args:
+        values: of the other tensor.
+        shape: of the other tensor.
+        dtype: of the other tensor.
+        dim: the dimension that stays; -1 is none.
+        own: the dtype of the norm itself.
+    """
+
+    values: Values
+    shape: Sequence[int]
+    dtype: torch.dtype
+    dim: int
+    own: torch.dtype
+
+    def write_(self, seed: int, part: Part) -> None:
+        dtype = self.dtype if part.tensor.dtype == self.own else part.tensor.dtype
+        dtype = dtype if dtype.itemsize >= 4 else torch.float32
+        whole = tuple(map(range, self.shape))
+        if self.dim != 0:
+            norm = self._norm(seed, whole, dtype, part.tensor.device)
+            part.tensor.copy_(norm[slices(part.ranges)])
+            return
+        rows = part.ranges[0]  # one after the other: a model's weights need not be in memory
+        step = max(1, _SCRATCH_BYTES // max(1, math.prod(self.shape[1:]) * dtype.itemsize))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            norm = self._norm(seed, (some, *whole[1:]), dtype, part.tensor.device)
+            part.tensor[start : start + len(some)].copy_(norm)
+
+    def _norm(self, seed: int, ranges: tuple[range, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """In row-major order, since a sum's last bit depends on the order of memory."""
+        memory = torch.empty(tuple(map(len, ranges)), dtype=dtype, device=device)
+        if memory.numel():
+            self.values.write_(seed, Part(memory, ranges))
+        return torch.norm_except_dim(memory, 2, self.dim)
+
+    def text(self) -> str:
+        return f"norm except {self.dim} of {tuple(self.shape)} {self.dtype} {self.values.text()}"
+
+
+@dataclass(slots=True, eq=False)
+class Computed:
+    """Values that only a computation on whole tensors gives; kept from the first region to the last.
+
+    Args:
+        said: what decides them.
+        compute: makes them from the seed, for a tensor of this dtype, on the CPU.
+    """
+
+    said: Callable[[], str]
+    compute: Callable[[int, torch.dtype], Tensor]
+    _made: tuple[object, Tensor] | None = None
+
+    def write_(self, seed: int, part: Part) -> None:
+        asked = seed, part.tensor.dtype
+        known = self._made[1] if self._made and self._made[0] == asked else None
+        made = self.compute(*asked).detach() if known is None else known
+        part.tensor.copy_(made[slices(part.ranges)])
+        is_last = all(own[-1] == size - 1 for own, size in zip(part.ranges, made.shape, strict=True) if own)
+        self._made = None if is_last else (asked, made)
+
+    def text(self) -> str:
+        return self.said()
+
+
+def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return all of the values on the CPU, for what nobody can compute in parts."""
+    memory = torch.empty(tuple(shape), dtype=dtype, device="cpu")
+    if memory.numel():
+        values.write_(seed, Part(memory, tuple(map(range, shape))))
+    return memory
+
+
+def generated(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Iterator[Part]:
+    """Yield a tensor's values region by region in row-major order; each is good until the next one."""
+    most = _SCRATCH_BYTES // dtype.itemsize
+    scratch = torch.empty(min(most, math.prod(shape)), dtype=dtype, device="cpu")
+    for ranges in slabs(shape, most):
+        sizes = tuple(map(len, ranges))
+        part = Part(scratch[: math.prod(sizes)].view(sizes), ranges)
+        values.write_(seed, part)
+        yield part
+
+
+def slabs(shape: Sequence[int], most: int) -> Iterator[tuple[range, ...]]:
+    """Cut a tensor into regions of at most so many elements, each without gaps in row-major order.
+
+    >>> list(slabs((3, 2), 4))
+    [(range(0, 2), range(0, 2)), (range(2, 3), range(0, 2))]
+    """
+    num_elements = math.prod(shape)
+    if num_elements <= most:
+        if num_elements:
+            yield tuple(map(range, shape))
+        return
+    size, *others = shape
+    row = num_elements // size
+    step = most // row
+    for start in range(0, size, max(1, step)):
+        if step:
+            yield (range(start, min(start + step, size)), *map(range, others))
+        else:
+            yield from ((range(start, start + 1), *inner) for inner in slabs(others, most))
+
+
+def slices(ranges: Sequence[range]) -> tuple[slice, ...]:
+    """Return the indices of a region for indexing the whole tensor."""
+    return tuple(slice(each.start, each.stop, each.step) for each in ranges)

@@ -1,0 +1,37 @@
+"""Whole models on meshes of processes, bit for bit those of one; scripts of tests/support run there."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from processes import SUPPORT, run_script
+from torch import nn
+
+from convinit_ext.sharding import check_whole
+
+HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
+
+
+def cases(script: str, num_processes: int) -> list[str]:
+    printed = run_script(SUPPORT / script, num_processes)
+    return [line.removeprefix("held: ") for line in printed.splitlines() if line.startswith("held: ")]
+
+
+@pytest.mark.parametrize(
+    ("script", "num_processes", "num_cases"),
+    [
+        ("sharded_models.py", 4, 17 if HAS_TRANSFORMERS else 14),
+        ("sharded_models.py", 8, 17 if HAS_TRANSFORMERS else 14),
+        ("sharded_experts.py", 4, 12 if HAS_TRANSFORMERS else 10),
+        ("fingerprinted_ranks.py", 4, 8),  # what one process cannot read
+        ("flat_ranks.py", 2, 1),  # the older FSDP
+    ],
+)
+def test_on_processes(script: str, num_processes: int, num_cases: int):
+    held = cases(script, num_processes)
+    assert len(held) == num_cases, held
+
+
+def test_only_pytorchs_own_wrapper_keeps_pieces():
+    check_whole([("", type("FullyShardedDataParallel", (nn.Module,), {})())])
