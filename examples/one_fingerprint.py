@@ -12,8 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from convinit_ext import init_model_
-from convinit_ext.checkpoint import _fingerprint as fingerprint
+from convinit_ext import fingerprint, init_model_
 
 
 def build() -> nn.Module:
