@@ -52,8 +52,7 @@ test: $(VENV)/built $(VENV)/test-tools
 
 # Those that take minutes or many GiB of memory, and those of properties with twenty times the examples.
 test-slow: $(VENV)/built $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest -m slow $(ARGS)
-	HYPOTHESIS_PROFILE=many $(VENV)/bin/python -m pytest tests/engine/test_properties.py $(ARGS)
+	HYPOTHESIS_PROFILE=many $(VENV)/bin/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
 # Of those, the ones that install the package as a user does. What `built` compiled is not compiled again.
 test-install: $(VENV)/built $(VENV)/test-tools

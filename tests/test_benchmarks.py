@@ -14,7 +14,6 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
-import against_torch
 import bench_intercept
 import gpu_against_torch as gpu
 import models
@@ -70,6 +69,8 @@ def record(seconds: float) -> dict:
 
 @pytest.mark.parametrize(("seconds", "met"), [(1.04, True), (1.06, False)])
 def test_bars_are_judged(seconds, met):
+    rows = [{"case": "a", "more_microseconds": seconds * 14.4}, {"case": "b", "fill_ratio": 5.25 / seconds}]
+    assert [each["met"] for each in bench_intercept.judged(rows)] == [met, met]
     verdicts = {(each["case"], each["measure"]): each["met"] for each in record(seconds)["bars"]}
     assert verdicts["uniform float32", "of_fill_bandwidth"] is met
     assert verdicts["uniform bfloat16", "ratio"] is None  # measured, but not at the size that counts
@@ -111,20 +112,6 @@ def test_the_tables_of_the_pages_are_those_of_the_result_file(page, chosen):
     assert {row["case"] for row in record["results"]} >= set(table.CHOSEN)
 
 
-def test_ratios_of_our_own_speeds_stand_below_the_cpu_table(monkeypatch: pytest.MonkeyPatch):
-    def in_turns(runs, repeats):
-        written = {name: run().dtype.itemsize for name, run in runs.items()}
-        return {name: repeats * size for name, size in written.items()}
-
-    monkeypatch.setattr(against_torch, "MATRIX", (8, 8))
-    monkeypatch.setattr(against_torch, "in_turns", in_turns)
-    environment = dict.fromkeys(("processor", "threads", "instruction_set", "torch", "python"), "made up")
-    text = table.table({"command": "x", "environment": environment, "results": against_torch.float8(1)})
-    for function in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
-        for dtype in ("float8_e4m3fn", "float8_e5m2"):
-            assert f"\n{function} bfloat16 to {dtype}: 2.00x.\n" in text
-
-
 def test_the_clock_of_fills_changes_none():
     layers = [torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 4)) for _ in "1234"]
     for layer, is_intercepted in zip(layers, (True, True, False, False), strict=True):
@@ -138,12 +125,6 @@ def test_the_clock_of_fills_changes_none():
     for timed, plain in (layers[:2], layers[2:]):
         for one, other in zip(timed.parameters(), plain.parameters(), strict=True):
             assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize(("microseconds", "ratio", "met"), [(15.0, 5.0, True), (15.1, 4.9, False)])
-def test_bars_of_intercept_are_judged(microseconds, ratio, met):
-    rows = [{"case": "a", "more_microseconds": microseconds}, {"case": "b", "fill_ratio": ratio}]
-    assert [each["met"] for each in bench_intercept.judged(rows)] == [met, met]
 
 
 def test_the_gpu_check_tells_how_many_bars_are_missed(tmp_path):

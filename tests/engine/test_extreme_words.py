@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import reference as ref
 from filling import Backend, assert_same_bits, values
+from test_values import TOLERANCE
 
 INVERSE_MULTIPLIERS = tuple(pow(int(each), -1, 2**32) for each in ref.PHILOX_MULTIPLIERS)
 EDGES_32 = [
@@ -83,25 +84,20 @@ def extreme_fill(backend: Backend, distribution, dtype) -> np.ndarray:
 
 
 @functools.cache
-def of_extreme_words(compute, dtype: str, *arguments) -> np.ndarray:
-    """What a function of the reference gives for the indices, key and stream of all solved blocks."""
-    size = PER_BLOCK[dtype]
-    return np.stack([
-        compute(ref.element_index((size,), block * size), key, stream, *arguments)
-        for _, (key, stream, block) in solved(dtype)
-    ])  # fmt: skip
-
-
-def uniform_of_words(index, key, stream, distribution, dtype) -> np.ndarray:
-    return ref.reference(index.shape, key, stream, distribution, dtype, indices=index)
+def of_extreme_words(compute, distribution, dtype: str) -> np.ndarray:
+    """What the reference's values_of or standard_sample gives for all solved blocks."""
+    size, bits = PER_BLOCK[dtype], 32 if dtype == "float32" else 64
+    places = [
+        (ref.element_index((size,), block * size), key, stream) for _, (key, stream, block) in solved(dtype)
+    ]
+    return np.stack([compute(distribution, *place, bits) for place in places])
 
 
 @pytest.mark.parametrize("dtype", PER_BLOCK)
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.0361, 0.0417), (1.0, 1.0 + 2.0**-22), (-3.0, -1e-3)])
 def test_uniform_of_extreme_words(backend: Backend, dtype, bounds):
-    distribution = ("uniform", *bounds)
-    expected = of_extreme_words(uniform_of_words, dtype, distribution, dtype)
-    assert_same_bits(extreme_fill(backend, distribution, dtype), expected)
+    expected = of_extreme_words(ref.values_of, ("uniform", *bounds), dtype)
+    assert_same_bits(extreme_fill(backend, ("uniform", *bounds), dtype), expected)
 
 
 def partner(m: int) -> int | None:
@@ -139,27 +135,17 @@ def test_normal_is_rounded_once(backend: Backend):
         assert filled[i] != np.float32(np.float64(z[i]) * std + sign)
 
 
-def assert_near(filled: np.ndarray, z: np.ndarray, tolerance: float) -> None:
-    assert np.isfinite(filled).all()
-    np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
-
-
-@pytest.mark.parametrize("dtype", PER_BLOCK)
-def test_normal_of_extreme_words(backend: Backend, dtype):
-    bits, tolerance = (32, 2e-6) if dtype == "float32" else (64, 1e-13)
-    z = of_extreme_words(ref.normal_sample, dtype, bits)
-    assert_near(extreme_fill(backend, ("normal", 0.0, 1.0), dtype), z, tolerance)
-
-
 TWO_SIDED = [(-2.0, 2.0), (-INF, INF), (-9.0, 0.5), (100.0, 101.0)]
 ONE_SIDED = [(-INF, 1.0), (-1.0, INF), (5.0, INF), (-INF, -38.0)]
 
 
 @pytest.mark.parametrize("dtype", PER_BLOCK)
-@pytest.mark.parametrize("bounds", TWO_SIDED + ONE_SIDED)
-def test_truncated_normal_of_extreme_words(backend: Backend, dtype, bounds):
-    bits, tolerance = (32, 1e-5) if dtype == "float32" else (64, 1e-9)
-    z = of_extreme_words(ref.truncated_normal_sample, dtype, bits, *bounds)
-    filled = extreme_fill(backend, ("truncated_normal", 0.0, 1.0, *bounds), dtype)
-    assert_near(filled, z, tolerance)
-    assert np.all((filled >= bounds[0]) & (filled <= bounds[1]))
+@pytest.mark.parametrize("bounds", [None, *TWO_SIDED, *ONE_SIDED])
+def test_normals_of_extreme_words(backend: Backend, dtype, bounds):
+    """Truncated ones, where there are bounds."""
+    distribution = ("normal", 0.0, 1.0) if bounds is None else ("truncated_normal", 0.0, 1.0, *bounds)
+    z = of_extreme_words(ref.standard_sample, distribution, dtype)
+    filled, tolerance = extreme_fill(backend, distribution, dtype), TOLERANCE[distribution[0], dtype]
+    np.testing.assert_array_less(np.abs(filled - z), tolerance * np.maximum(1, np.abs(z)))
+    low, high = bounds or (-INF, INF)
+    assert np.isfinite(filled).all() and np.all((filled >= low) & (filled <= high))

@@ -40,6 +40,7 @@ def be_rank(main: Callable[[], object], rank: int, size: int, reads: int) -> int
 
 def main() -> int:
     script, size = sys.argv[1], int(sys.argv[2])
+    sys.argv[:] = [script]  # as the script would find it
     run = runpy.run_path(script, run_name="ranks")["main"]
     reads, writes = os.pipe()
     children = set()
