@@ -300,7 +300,7 @@ def test_malformed_arguments_are_refused() -> None:
 MEMORY_SCRIPT = """
 import resource, torch
 from convinit_ext import Normal
-from convinit_ext._engine import _ops as ops
+from convinit_ext._engine import ops
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 keys = torch.tensor([[1, 2]])
