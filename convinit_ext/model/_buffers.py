@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext import init
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, is_plain
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
@@ -190,6 +190,8 @@ class _Settling:
 def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool) -> None:
     """Check that a buffer can be given what it starts from, before anything is written."""
     tensor, about = held.tensor, f"buffer {held.path!r}"
+    if isinstance(start, Constant) and not has_rules and is_plain(tensor) and tensor.is_contiguous():
+        return  # most of them
     check_spectral(held, dtype)
     try:
         if is_dtensor(tensor):
