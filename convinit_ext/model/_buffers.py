@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -29,6 +30,8 @@ from convinit_ext.model._parametrize import (
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, whole
 from convinit_ext.recipes import (
+    ONES,
+    ZEROS,
     Orthogonal,
     Preset,
     Rule,
@@ -41,8 +44,8 @@ from convinit_ext.recipes import (
 from convinit_ext.sharding import Part, is_dtensor, local_of, parts
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
-_STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
-    (_NormBase, {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}),
+_STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
+    (_NormBase, {"running_mean": ZEROS, "running_var": ONES, "num_batches_tracked": ZEROS}),
 )
 
 # What a buffer starts from: given values, or a distribution that the engine draws them of.
@@ -92,7 +95,7 @@ def buffer_rows(
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
-                rows[-1].initialiser = "preset" if isinstance(start, Tensor) else initialiser_text(start)
+                rows[-1].initialiser = _text(start)
     if lost:
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:\n  "
@@ -103,6 +106,17 @@ def buffer_rows(
     if not options.reading:
         _settle(rows, parameters)
     return tuple(rows)
+
+
+@lru_cache(maxsize=64)
+def _drawn_text(start: Distribution | Orthogonal, zero: str) -> str:
+    return initialiser_text(start)
+
+
+def _text(start: _Start) -> str:
+    if isinstance(start, Tensor):
+        return "preset"
+    return _drawn_text(start, str(start))  # by its text too: 0.0 equals -0.0
 
 
 def _row(
@@ -246,7 +260,7 @@ def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
                 return _checked(said(rule, target, "buffer"), target, f"buffer {target.name!r}, {rule.text}")
     for kind, values in _STARTS:
         if isinstance(module, kind) and leaf in values:
-            return Constant(values[leaf])
+            return values[leaf]
     return start_of(held)
 
 

@@ -12,7 +12,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
-from convinit_ext.model._filling import Filling, Fillings, check_range, rules_for
+from convinit_ext.model._filling import DISTRIBUTIONS, Filling, Fillings, check_range, rules_for
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -119,6 +119,8 @@ class _Planner:
     ) -> tuple[Values, tuple[int, int] | None]:
         """Return a parameter's values and fans. `within`: the norms that these values are for."""
         said, tensor = filling.values, held.tensor
+        if type(said) in DISTRIBUTIONS:  # most of them
+            return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
         if isinstance(said, RowZeroed):
             return Drawn(self._key_of(held.name), tensor.shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):

@@ -11,6 +11,7 @@ from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
 from convinit_ext.recipes._initialisers import FANS as FANS
+from convinit_ext.recipes._initialisers import ONES as ONES
 from convinit_ext.recipes._initialisers import ZEROS as ZEROS
 from convinit_ext.recipes._initialisers import Fan as Fan
 from convinit_ext.recipes._initialisers import (
