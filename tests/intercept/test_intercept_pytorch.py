@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from convinit_ext import init, intercept
-from convinit_ext.intercept import _patch as announce
+from convinit_ext.intercept import _patch
 
 
 def same_as_torch(function, *args):
@@ -240,6 +240,6 @@ def test_tensors_marked_by_transformers_are_left_to_it():
 
 
 def test_functions_have_their_source_inside_a_block():
-    sources = [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES]
+    sources = [inspect.getsource(getattr(nn.init, name)) for name in _patch.originals]
     with intercept(seed=0):
-        assert [inspect.getsource(getattr(nn.init, name)) for name in announce.NAMES] == sources
+        assert [inspect.getsource(getattr(nn.init, name)) for name in _patch.originals] == sources
