@@ -89,9 +89,7 @@ class TrackedParameter:
         offset = int(view.storage_offset() - whole.storage_offset())
         is_same_type = view.dtype is whole.dtype
         box: Box | None = None
-        if (
-            is_same_type and not self.is_dtensor and whole.is_contiguous()
-        ):  # as most are: in the index's order
+        if is_same_type and not self.is_dtensor and whole.is_contiguous():  # most are in the index's order
             is_run = view.is_contiguous()
             if offset < 0 or offset + (size if is_run else walk.extent(shape, strides)) > last:
                 return None
@@ -192,10 +190,7 @@ def box_in(view: Layout, whole: Layout, place: Box | None = None) -> Box | None:
         return None
     place = place or Box(0, row_major(whole.shape))
     moves = [stride if size > 1 else 0 for size, stride in zip(view.shape, view.strides, strict=True)]
-    distances = [
-        view.offset - whole.offset,
-        *moves,
-    ]  # in memory, along the whole's dimensions from the outermost
+    distances = [view.offset - whole.offset, *moves]  # in memory; divided among the dimensions of the whole
     steps = [0] * len(distances)
     for stride, size, step in reversed(_merged(zip(whole.strides, whole.shape, place.strides, strict=True))):
         counts = [distance // stride for distance in distances]

@@ -55,23 +55,15 @@ def test_each_rank_has_its_part_of_the_whole(name, placement):
         assert torch.equal(layer.weight.to_local(), part.to_local()), rank
 
 
-def test_dirac_of_a_convolution():
-    alone = nn.init.dirac_(torch.empty(8, 6, 3))
-    for rank, mesh in enumerate(every_rank((NUM_RANKS,))):
-        weight = distribute_tensor(torch.empty(8, 6, 3), mesh, [Shard(0)], src_data_rank=None)
-        with intercept():
-            nn.init.dirac_(weight)
-        assert torch.equal(weight.to_local(), alone[2 * rank : 2 * rank + 2])
-
-
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
-def test_a_dtensor_of_no_model_follows_the_generator(placement):
+@pytest.mark.parametrize("function", [nn.init.uniform_, nn.init.dirac_])
+def test_a_dtensor_of_no_model_is_a_part_of_one_tensor_that_follows_the_generator(function, placement):
     with intercept(seed=4):
-        alone = nn.init.uniform_(torch.empty(8, 6))
+        alone = function(torch.empty(8, 6, 3))
     for rank, mesh in enumerate(every_rank((NUM_RANKS,))):
-        weight = distribute_tensor(torch.empty(8, 6), mesh, [placement], src_data_rank=None)
+        weight = distribute_tensor(torch.empty(8, 6, 3), mesh, [placement], src_data_rank=None)
         with intercept(seed=4):
-            nn.init.uniform_(weight)
+            function(weight)
         part = distribute_tensor(alone, mesh, [placement], src_data_rank=None)
         assert torch.equal(weight.to_local(), part.to_local()), rank
 
@@ -172,42 +164,22 @@ def test_a_slice_of_a_local_tensor_is_a_part_of_the_whole(name, mesh_shape, plac
                     assert local.isnan().all()
 
 
-def test_slices_of_a_local_tensor_are_those_that_one_process_fills():
-    alone = nn.Linear(6, 8, bias=False)
-    with intercept(alone, seed=0):
-        for rows in alone.weight.data.split(1):
-            nn.init.xavier_uniform_(rows)
-    for rank, mesh in enumerate(every_rank((NUM_RANKS,))):
-        layer = distributed_layer(mesh, Shard(0))
-        with intercept(layer, seed=0):
-            for rows in layer.weight.to_local().detach().split(1):
-                nn.init.xavier_uniform_(rows)
-        assert_same_bits(layer.weight.to_local(), alone.weight[2 * rank : 2 * rank + 2])
-
-
-def test_slices_have_numbers():
+def test_slices_have_numbers_and_their_fills_other_versions():
     for mesh in every_rank((NUM_RANKS,)):
         model = sharded(mesh, [Shard(1)])
-        places, view = indices(mesh, [Shard(1)]), SLICES["last"]
+        places, slice_of = indices(mesh, [Shard(1)]), SLICES["last"]
         with intercept(model, seed=0), torch.no_grad():
-            view(model["w"]).normal_()
-            view(model["w"]).normal_()
-            assert_filled(model["w"].to_local(), places, view, "w#1")
-            nn.init.normal_(model["w"])
-            assert_same_bits(model["w"].to_local(), filled("w#2")[places])
-            view(model["w"].to_local()).normal_()
-            assert_same_bits(view(model["w"].to_local()), filled("w#3")[view(places)])
-
-
-def test_a_filled_slice_of_a_dtensor_has_another_version():
-    for mesh in every_rank((2,)):
-        model = sharded(mesh, [Shard(0)])
-        with intercept(model, seed=0), torch.no_grad():
-            view = model["w"][:, :, 1:3]
+            view = slice_of(model["w"])
             before = view._version, model["w"]._version
             assert view.normal_() is view
             after = view._version, model["w"]._version
-        assert all(late > early for early, late in zip(before, after, strict=True))
+            assert all(late > early for early, late in zip(before, after, strict=True))
+            view.normal_()
+            assert_filled(model["w"].to_local(), places, slice_of, "w#1")
+            nn.init.normal_(model["w"])
+            assert_same_bits(model["w"].to_local(), filled("w#2")[places])
+            slice_of(model["w"].to_local()).normal_()
+            assert_same_bits(slice_of(model["w"].to_local()), filled("w#3")[slice_of(places)])
 
 
 @pytest.mark.parametrize(

@@ -14,27 +14,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext import Key, init, intercept
 
 
-def test_slices_are_parts_of_the_whole_in_any_order():
-    whole = expected(torch.empty(12, 6), "weight")
-    for order in ([0, 1, 2], [2, 0, 1]):
-        layer = nn.Linear(6, 12)
-        with intercept(layer, seed=0):
-            for block in order:
-                nn.init.normal_(layer.weight[4 * block : 4 * block + 4])
-        assert_values(layer.weight, whole)
-    columns = nn.Linear(6, 12)
-    with intercept(columns, seed=0):
-        for part in reversed(columns.weight.data.chunk(3, dim=1)):
-            part.normal_()
-    assert_values(columns.weight, whole)
-
-
-def test_a_slice_has_the_distribution_asked_for():
-    layer = a_layer()
-    with intercept(layer, seed=0), torch.no_grad():
-        nn.init.xavier_uniform_(layer.weight[:4])
-    bound = float(np.sqrt(3.0) * np.sqrt(2.0 / 12))
-    assert_is(layer.weight[:4], "weight", ("uniform", -bound, bound))
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("order", [iter, reversed])
+def test_slices_are_parts_of_the_whole_in_any_order(order, dim):
+    layer = nn.Linear(6, 12)
+    with intercept(layer, seed=0):
+        for part in order(layer.weight.data.chunk(3, dim)):
+            nn.init.xavier_uniform_(part)
+    bound = float(np.sqrt(3.0) * np.sqrt(2.0 / (10 if dim == 0 else 14)))
+    assert_is(layer.weight, "weight", ("uniform", -bound, bound))
 
 
 VIEWS = {
@@ -183,16 +171,15 @@ def test_a_slice_counts_as_one_however_it_is_seen():
             assert torch.equal(weight[::2, :3], first[::2, :3])
 
 
-def test_orthogonal_slices_differ():
-    layer = nn.Linear(4, 8)
+@pytest.mark.parametrize("name", ["orthogonal_", "sparse_"])
+def test_matrices_in_slices_are_different_ones(name):
+    layer, arguments = nn.Linear(4, 8), MODULE_FUNCTIONS[name]
     with intercept(layer, seed=0):
         for part in layer.weight.chunk(2):
-            captured_orthogonal_(part)
-    first, second = layer.weight.detach().chunk(2)
-    assert torch.allclose(first @ first.T, torch.eye(4), atol=1e-5)
-    assert not torch.allclose(first, second)
-    alone = init.orthogonal_(torch.empty(4, 4), key=Key(0, "weight[16,(4, 4),(4, 1)]"))
-    assert_same_bits(second, alone)
+            (captured_orthogonal_ if name == "orthogonal_" else nn.init.sparse_)(part, **arguments)
+    for start, part in ((0, layer.weight[:4]), (16, layer.weight[4:])):
+        key = Key(0, f"weight[{start},(4, 4),(4, 1)]")
+        assert_same_bits(part, getattr(init, name)(torch.empty(4, 4), **arguments, key=key))
 
 
 def test_a_slice_whose_elements_overlap_is_refused():
