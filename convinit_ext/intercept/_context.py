@@ -97,16 +97,12 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     >>> torch.equal(w, init.kaiming_normal_(torch.empty(4, 8), key=Key(0, "weight")))
     True
     """
-    if isinstance(seed, nn.Module):
-        raise TypeError("intercept takes one model; for two, put them into one module or nest the blocks")
-    if model is not None and not isinstance(model, nn.Module):
+    if isinstance(seed, nn.Module) or not (model is None or isinstance(model, nn.Module)):
         raise TypeError(
-            f"intercept takes one model, an nn.Module, not a {type(model).__name__}; "
-            "for several, put them into one module or nest the blocks"
+            f"intercept takes one model, an nn.Module, but found ({type(model).__name__}, "
+            f"{type(seed).__name__}); for several, put them into one module or nest the blocks"
         )
-    if seed is not None:
-        seed = checked_seed(seed)
-    return _Block(model, seed)
+    return _Block(model, None if seed is None else checked_seed(seed))
 
 
 class _Block(AbstractContextManager[None]):
@@ -220,7 +216,7 @@ class _Fills(TorchFunctionMode):
                 fill_(tensor, distribution, generator or self._generator, None)
 
     def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
-        """orthogonal_ or sparse_, whose values depend on each other: those of a slice are a matrix's own."""
+        """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
         *given, generator = args
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
@@ -257,12 +253,13 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
     elif is_quick and tensor.is_contiguous():
         ops.fill_small_(tensor, words.data_ptr(), kind, params)
     else:
+        memory = local_of(tensor)
         with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
             if box is None:
-                ops.fill_one_(tensor, words, kind, params)
+                ops.fill_one_(memory, words, kind, params)
             else:
-                ops.fill_part_(memory := local_of(tensor), words, kind, params, box)
-        if box is not None and memory is not tensor:
+                ops.fill_part_(memory, words, kind, params, box)
+        if memory is not tensor:
             ops.increment_version(tensor)
 
 

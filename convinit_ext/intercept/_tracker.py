@@ -12,7 +12,7 @@ from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.model import walk
-from convinit_ext.sharding import local_of
+from convinit_ext.sharding import is_dtensor, local_of
 
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
@@ -75,19 +75,19 @@ class Tracker:
         self._by_storage: dict[int, list[TrackedParameter]] = {}
         self._by_object: dict[int, ParameterView] = {}  # which holds the tensor, so that its id stays its own
         for each, name, row in zip(found, names, words, strict=True):
-            if each.tensor.is_meta or self._find(each.tensor) is None:  # else it is tied to one with a name
-                self._add(each.tensor, name, each.path.split("."), row)
+            tensor, path = each.tensor, each.path.split(".")
+            if not tensor.is_meta and self._find(tensor) is not None:  # it is tied to one that has a name
+                continue
+            new = TrackedParameter(name, self._model, row, tensor, path)
+            parameter = self._by_name.setdefault(name, new)
+            parameter.tensor, parameter.path, parameter.runs = tensor, path, []
+            parameter.is_dtensor = is_dtensor(tensor)
+            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
+            self._by_object[id(tensor)] = ParameterView(parameter, None, None)
         self._modules = [node.module for node in nodes]
-        self._members, self._storages = _C.members(self._modules), self._present_storages()
+        self._members = _C.members(self._modules)
         self._member_ids = set(map(id, self._members))
-
-    def _add(self, tensor: Tensor, name: str, path: list[str], words: Tensor) -> None:
-        local = local_of(tensor)
-        parameter = self._by_name.setdefault(name, TrackedParameter(name, self._model, words, tensor, path))
-        parameter.tensor, parameter.path = tensor, path
-        parameter.is_dtensor, parameter.runs = local is not tensor, []
-        self._by_storage.setdefault(_storage(local), []).append(parameter)
-        self._by_object[id(tensor)] = ParameterView(parameter, None, None)
+        self._storages = self._present_storages()
 
     def _has_changed(self, tensor: Tensor) -> bool:
         """Return whether the model has changed so that a tensor that was not found may be its own.
@@ -101,13 +101,7 @@ class Tracker:
         return is_shared and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
-        return [
-            _storage(tensor)
-            for module in self._modules
-            for tensors in (module._parameters, module._buffers)
-            for tensor in tensors.values()
-            if tensor is not None
-        ]
+        return [_storage(member) for member in self._members if isinstance(member, Tensor)]
 
 
 def _storage(tensor: Tensor) -> int:
