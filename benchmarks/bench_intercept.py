@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convinit_ext import intercept
-from convinit_ext.intercept import _patch as announce
+from convinit_ext.intercept import _patch
 
 CALLS = 200
 FUNCTIONS: dict[str, Callable[[Tensor], object]] = {
@@ -129,12 +129,12 @@ class FillClock(TorchFunctionMode):
         self._is_running = False
 
     def __enter__(self) -> FillClock:
-        announce.listen(self.answer)
+        _patch.push(self.answer)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        announce.stop()
+        _patch.pop()
 
     def timed(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What runs inside another fill is a part of that."""
@@ -158,9 +158,9 @@ class FillClock(TorchFunctionMode):
 
     def _below(self, name: str, args: tuple[Any, ...]) -> Tensor:
         """What the listener under this one answers, or PyTorch."""
-        others = announce._listeners.stack[:-1]
+        others = _patch.handlers.stack[:-1]
         answered = others[-1](name, args) if others else None
-        return announce._originals[name](*args) if answered is None else answered
+        return _patch.originals[name](*args) if answered is None else answered
 
 
 def fill_seconds(model: nn.Module) -> float:

@@ -1,14 +1,13 @@
 """intercept: a model's own init code, run on this library's kernels.
 
-Functions of torch.nn.init are answered (announce.py), the tensors' own methods seen by a TorchFunctionMode,
-both in one thread. Which parameter is meant, whose.py finds. What is not filled here, PyTorch fills.
+A block answers the functions of torch.nn.init (_patch.py), and sees the tensors' own methods as a
+TorchFunctionMode, both in its own thread. What is not filled here, PyTorch fills.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -40,16 +39,20 @@ from convinit_ext._engine import (
 )
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import fill_
-from convinit_ext.intercept import _patch as announce
-from convinit_ext.intercept._owners import Owners
-from convinit_ext.intercept._signatures import INIT_FUNCTIONS, METHODS, Asked
-from convinit_ext.intercept._views import Owned
+from convinit_ext.intercept import _patch
+from convinit_ext.intercept._signatures import (
+    DIAGONAL_FUNCTIONS,
+    INIT_FUNCTIONS,
+    MATRIX_FUNCTIONS,
+    METHODS,
+    Request,
+)
+from convinit_ext.intercept._tracker import Tracker
+from convinit_ext.intercept._views import ParameterView
 from convinit_ext.keys import INT64_MIN, Key, KeyRow, checked_seed
-from convinit_ext.sharding import is_dtensor, local_of, parts
+from convinit_ext.sharding import is_dtensor, local_of
 
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
-_MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")
-_DIAGONAL_FUNCTIONS = ("eye_", "dirac_")
 
 
 def intercept(model: nn.Module | None = None, seed: int | None = None) -> AbstractContextManager[None]:
@@ -67,9 +70,8 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     - a view or slice gets the values that its elements have in a fill of the whole, so that slices can be
       filled in any order. Its number is that of the fills of the whole so far, plus those of the same slice
       since then;
-    - a view whose elements no box of the whole describes (another dtype; one dimension over several of a
-      parameter that is not contiguous) has a key of its own, and so do orthogonal_ and sparse_ of a view: its
-      place in brackets follows the name.
+    - orthogonal_ and sparse_ of a slice, a matrix by itself, have a key of their own: the slice's place in
+      brackets follows the name.
 
     Tied parameters count as one, under the first name. Other tensors, and all if there is no model, take
     their keys from a generator: one of the block's own if there is a seed, else PyTorch's default CPU
@@ -85,6 +87,8 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     Raises:
         TypeError: a model that is not one module, a seed that is not an integer.
         ValueError: a seed out of range, two parameters that share a name.
+        RuntimeError: inside the block, a fill of a view that is no slice of its parameter, such as one of
+            another dtype.
 
     >>> from convinit_ext import Key, init, intercept
     >>> layer = nn.Linear(8, 4)
@@ -93,16 +97,12 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     >>> torch.equal(w, init.kaiming_normal_(torch.empty(4, 8), key=Key(0, "weight")))
     True
     """
-    if isinstance(seed, nn.Module):
-        raise TypeError("intercept takes one model; for two, put them into one module or nest the blocks")
-    if model is not None and not isinstance(model, nn.Module):
+    if isinstance(seed, nn.Module) or not (model is None or isinstance(model, nn.Module)):
         raise TypeError(
-            f"intercept takes one model, an nn.Module, not a {type(model).__name__}; "
-            "for several, put them into one module or nest the blocks"
+            f"intercept takes one model, an nn.Module, but found ({type(model).__name__}, "
+            f"{type(seed).__name__}); for several, put them into one module or nest the blocks"
         )
-    if seed is not None:
-        seed = checked_seed(seed)
-    return _Block(model, seed)
+    return _Block(model, None if seed is None else checked_seed(seed))
 
 
 class _Block(AbstractContextManager[None]):
@@ -115,33 +115,30 @@ class _Block(AbstractContextManager[None]):
     def __enter__(self) -> None:
         with DisableTorchFunction(), _disable_current_modes(), torch.inference_mode(False):
             fills = _Fills(self._model, self._seed)
-        announce.listen(fills.answer)
+        _patch.push(fills.answer)
         _push_mode(fills)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         _pop_mode()
-        announce.stop()
+        _patch.pop()
 
 
 class _Fills(TorchFunctionMode):
-    """The fills of one block in one thread."""
+    """The fills inside a block, from an entry to its exit."""
 
     def __init__(self, model: nn.Module | None, seed: int | None) -> None:
         super().__init__()
         self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-        self._seed = _drawn_seed() if seed is None and model is not None else seed or 0
-        self._owners = None if model is None else Owners(model, self._seed)
+        if seed is None and model is not None:
+            seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
+        self._seed = seed or 0
+        self._tracker = None if model is None else Tracker(model, self._seed)
         self._row = KeyRow(self._seed)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """The methods. What compilers trace is PyTorch's."""
+        """Take the methods, but not from compilers: what they trace is PyTorch's."""
         kwargs = kwargs or {}
         read = METHODS.get(func)
         if read is None or is_compiling():
@@ -151,7 +148,7 @@ class _Fills(TorchFunctionMode):
         return func(*args, **kwargs) if filled is None else filled
 
     def _fill_method(
-        self, read: Callable[..., Asked], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
         try:
             tensor, distribution, generator = read(*args, **kwargs)
@@ -161,150 +158,109 @@ class _Fills(TorchFunctionMode):
             return None
         if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
             return None
-        return tensor if self._fill(tensor, distribution, generator) else None
+        return self._fill(tensor, distribution, generator)
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
-        """A function of torch.nn.init with all its arguments; None if PyTorch is to do it."""
+        """Do what a function of torch.nn.init does; return None if PyTorch is to do it."""
         with DisableTorchFunction():
-            tensor: Tensor = args[0]
+            tensor = args[0]
             if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
                 return None
             if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
                 return tensor
-            if name in _DIAGONAL_FUNCTIONS:  # nothing is drawn: PyTorch's are right but for DTensors
+            if name in DIAGONAL_FUNCTIONS:  # PyTorch's are right but for DTensors
                 function: Callable[..., Tensor] = getattr(init, name)
                 return function(*args) if is_dtensor(tensor) else None
-            if name in _MATRIX_FUNCTIONS:
-                return self._fill_matrix(getattr(init, name), args)
+            if name in MATRIX_FUNCTIONS:
+                return self._fill_matrix(getattr(init, name), *args)
             try:
-                asked = INIT_FUNCTIONS[name](*args)
+                distribution = INIT_FUNCTIONS[name](*args[:-1])
             except Exception:  # as above
                 return None
-            return tensor if self._fill(*asked) else None
+            return self._fill(tensor, distribution, args[-1])
 
-    def _fill(self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None) -> bool:
-        """Fill it, unless it turns out to be one that PyTorch has to fill."""
-        owned = self._owned(tensor, generator)
+    def _fill(
+        self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
+        view = self._view(tensor, generator)
         try:
-            if owned is None:
+            if view is None:
                 self._fill_from_generator(tensor, distribution, generator)
+                return tensor
+            number, parameter = view.number(), view.parameter
+            name = view.key_name(number)
+            if view.box is None and parameter.is_dtensor:
+                with torch.no_grad():
+                    fill_(parameter.tensor, distribution, None, Key(self._seed, name))
             else:
-                self._fill_owned(tensor, distribution, owned)
+                words = parameter.words if name is parameter.name else self._row.of(name)
+                _fill_box(tensor, distribution, words, view.box)
+            view.count(number)
         except UnsupportedTensorError:
-            return False
-        return True
+            return None
+        return tensor
 
-    def _fill_owned(self, tensor: Tensor, distribution: Distribution, owned: Owned) -> None:
-        number = owned.number()
-        if owned.is_dtensor:
-            with torch.no_grad():
-                fill_(owned.named.tensor, distribution, None, Key(self._seed, owned.key_name(number)))
-        elif owned.is_scattered:
-            with torch.no_grad():
-                _fill_scattered(tensor, owned.named.tensor, distribution, self._words_of(owned, number))
-        elif owned.box is None:
-            _fill_whole(tensor, distribution, self._words_of(owned, number))
-        else:
-            _fill_part(tensor, distribution, self._words_of(owned, number), owned.box)
-        owned.count(number)
-
-    def _words_of(self, owned: Owned, number: int) -> Tensor:
-        """The key's words, good until the next call."""
-        name = owned.key_name(number)
-        return owned.named.words if name is owned.named.name else self._row.of(name)
+    def _view(self, tensor: Tensor, generator: torch.Generator | None) -> ParameterView | None:
+        """Return which part of the model the tensor is; None if its key comes from a generator."""
+        return None if self._tracker is None or generator is not None else self._tracker.view(tensor)
 
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
         if generator is None and self._generator is not None and is_surely_writable(tensor):
             words = self._row.words.random_(INT64_MIN, None, generator=self._generator)
-            _fill_whole(tensor, distribution, words)
+            _fill_box(tensor, distribution, words, None)
         else:
             with torch.no_grad():
                 fill_(tensor, distribution, generator or self._generator, None)
 
-    def _owned(self, tensor: Tensor, generator: torch.Generator | None) -> Owned | None:
-        if self._owners is None or generator is not None:
-            return None
-        return self._owners.owned(tensor)
-
-    def _fill_matrix(self, function: Callable[..., Tensor], args: tuple[Any, ...]) -> Tensor | None:
-        """orthogonal_ or sparse_, which draw more than the tensor's values."""
-        tensor: Tensor = args[0]
-        *given, generator = args[1:]
-        owned = self._owned(tensor, generator)
-        if owned is not None and not owned.is_dtensor and (owned.is_scattered or is_dtensor(tensor)):
-            owned = None  # no name says which matrix it is: a process knows its own part of it alone
-        target = owned.named.tensor if owned is not None and owned.is_dtensor else tensor
-        number = 0 if owned is None else owned.number()
-        key = None if owned is None else Key(self._seed, owned.key_name(number, alone=True))
-        if key is None and generator is None:
+    def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
+        """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
+        *given, generator = args
+        view = self._view(tensor, generator)
+        if view is not None and view.box is not None and is_dtensor(tensor):
+            view = None  # no name says which matrix it is: a process knows its own part of it alone
+        target, key = tensor, None
+        if view is not None:
+            number = view.number()
+            key = Key(self._seed, view.key_name(number, tensor.shape))
+            if view.box is None and view.parameter.is_dtensor:
+                target = view.parameter.tensor
+        elif generator is None:
             generator = self._generator
         try:
             with torch.no_grad():
                 function(target, *given, generator, key=key)
         except UnsupportedTensorError:
             return None
-        if owned is not None:
-            owned.count(number)
+        if view is not None:
+            view.count(number)
         return tensor
 
 
-def _fill_whole(tensor: Tensor, distribution: Distribution, words: Tensor) -> None:
+def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box | None) -> None:
+    """Fill a whole parameter, or a box of one; past the dispatcher if it is small and nobody watches."""
     kind, params = distribution.kind, distribution.params
-    if _is_quick(tensor) and tensor.is_contiguous():
-        ops.fill_small_(tensor, words.data_ptr(), kind, params)
-    else:
-        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
-            ops.fill_one_(tensor, words, kind, params)
-
-
-def _fill_part(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box) -> None:
-    """A part of a parameter, or of what this process has of a DTensor."""
-    kind, params = distribution.kind, distribution.params
-    if _is_quick(tensor):
-        ops.fill_small_part_(tensor, words.data_ptr(), kind, params, box)
-        return
-    memory = local_of(tensor)
-    with torch.no_grad():
-        ops.fill_part_(memory, words, kind, params, box)
-    if memory is not tensor:
-        ops.increment_version(tensor)
-
-
-def _is_quick(tensor: Tensor) -> bool:
-    """Whether one that is not left to PyTorch is small, and may be filled past the dispatcher: nobody
-    watches, and nothing about it would be refused but elements that overlap.
-    """
-    return (
+    is_quick = (  # nothing about it would be refused but elements that overlap
         tensor.numel() <= SMALL
         and type(tensor) in PLAIN
         and tensor.is_cpu
         and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
     )
-
-
-def _fill_scattered(tensor: Tensor, whole: Tensor, distribution: Distribution, words: Tensor) -> None:
-    """A part of a DTensor's local tensor that no box describes: the local tensor's values are made beside it,
-    and those of the part copied.
-    """
-    memory, local = local_of(tensor), local_of(whole)
-    beside = torch.empty_strided(local.shape, local.stride(), dtype=local.dtype, device=local.device)
-
-    def seen(view: Tensor) -> Tensor:
-        offset = int(view.storage_offset() - local.storage_offset())
-        return beside.as_strided(view.shape, view.stride(), offset)
-
-    for part in parts(whole):
-        box = part.box(whole.shape)
-        ops.fill_part_(seen(part.tensor), words, distribution.kind, distribution.params, box)
-    memory.copy_(seen(memory))
-    if memory is not tensor:
-        ops.increment_version(tensor)
-
-
-def _drawn_seed() -> int:
-    return int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
+    if is_quick and box is not None:
+        ops.fill_small_part_(tensor, words.data_ptr(), kind, params, box)
+    elif is_quick and tensor.is_contiguous():
+        ops.fill_small_(tensor, words.data_ptr(), kind, params)
+    else:
+        memory = local_of(tensor)
+        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
+            if box is None:
+                ops.fill_one_(memory, words, kind, params)
+            else:
+                ops.fill_part_(memory, words, kind, params, box)
+        if memory is not tensor:
+            ops.increment_version(tensor)
 
 
 def _is_left_to_torch(tensor: Tensor) -> bool:

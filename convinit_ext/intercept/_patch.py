@@ -1,8 +1,8 @@
-"""Makes functions of torch.nn.init ask who wants to answer them, in the thread that asked for it.
+"""The functions of torch.nn.init, answered by the open block of the thread that calls them.
 
-Only some hand themselves to a TorchFunctionMode; others draw into temporaries, or again and again, or from
-randperm. So while anybody listens, these functions have another code object, which asks the listener of its
-thread and else runs the original. The function objects stay the same: references taken earlier are answered.
+Only some of them call a TorchFunctionMode; others draw into temporaries, or from randperm. So while a block
+is open in any thread they have other code, which asks its thread's innermost block, and runs the original
+where that declines. The function objects stay the same: references taken earlier are answered too.
 """
 
 from __future__ import annotations
@@ -17,85 +17,74 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-# Answers a function, given by name, or says None: then the original runs.
-Listener: TypeAlias = Callable[[str, tuple[Any, ...]], "Tensor | None"]
+from convinit_ext.intercept._signatures import DIAGONAL_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
-NAMES = (
-    "uniform_",
-    "normal_",
-    "trunc_normal_",
-    "xavier_uniform_",
-    "xavier_normal_",
-    "kaiming_uniform_",
-    "kaiming_normal_",
-    "orthogonal_",
-    "sparse_",
-    "eye_",
-    "dirac_",
-)
-# The code runs as torch.nn.init's, with the defaults of the function that it stands in for. It says that it
-# is at that function's place, so that inspect and TorchScript find the source there; one line, its first.
-_TEMPLATE = (
-    "def {name}({parameters}): "
-    "from convinit_ext.intercept._patch import answer; return answer({name!r}, {parameters})"
-)
+# Fills for a function of this name with all these arguments; returns None to decline.
+Handler: TypeAlias = Callable[[str, tuple[Any, ...]], Tensor | None]
 
 
-def _asking_code(function: FunctionType) -> CodeType:
+class _Handlers(threading.local):
+    stack: tuple[Handler, ...] = ()  # the innermost block's last
+
+
+def _patched_code(function: FunctionType) -> CodeType:
+    """Return code with the function's parameters that calls `answer`. It says that it is at the function's
+    place in the source, where inspect and TorchScript look for it.
+    """
     parameters = ", ".join(inspect.signature(function).parameters)
+    text = (
+        f"def patched({parameters}): from convinit_ext.intercept._patch import answer; "
+        f"return answer({function.__name__!r}, {parameters})"
+    )
     made: dict[str, Any] = {}
-    text = _TEMPLATE.format(name=function.__name__, parameters=parameters)
     exec(compile(text, "<convinit_ext.intercept>", "exec"), made)
-    code: CodeType = made[function.__name__].__code__
-    place = function.__code__
-    return code.replace(co_filename=place.co_filename, co_firstlineno=place.co_firstlineno)
+    code, place = made["patched"].__code__, function.__code__
+    patched: CodeType = code.replace(
+        co_name=place.co_name, co_filename=place.co_filename, co_firstlineno=place.co_firstlineno
+    )
+    return patched
 
 
-_functions: dict[str, FunctionType] = {name: getattr(torch.nn.init, name) for name in NAMES}
-_asking = {name: _asking_code(function) for name, function in _functions.items()}
-_originals = {
+_functions: dict[str, FunctionType] = {
+    name: getattr(torch.nn.init, name) for name in (*INIT_FUNCTIONS, *MATRIX_FUNCTIONS, *DIAGONAL_FUNCTIONS)
+}
+_patched_codes = {name: _patched_code(function) for name, function in _functions.items()}
+originals = {
     name: FunctionType(function.__code__, function.__globals__, name, function.__defaults__)
     for name, function in _functions.items()
 }
-
-
-class _Listeners(threading.local):
-    def __init__(self) -> None:
-        self.stack: list[Listener] = []
-
-
-_listeners = _Listeners()
+handlers = _Handlers()
 _lock = threading.Lock()
-_num_listeners = 0  # of all threads
+_num_open = 0  # in all threads
 
 
-def listen(listener: Listener) -> None:
-    """Ask this listener first, in this thread, until `stop`."""
-    global _num_listeners
+def push(handler: Handler) -> None:
+    """Have this handler asked first, in this thread, until `pop`."""
+    global _num_open
     with _lock:
-        _num_listeners += 1
-        if _num_listeners == 1:
+        _num_open += 1
+        if _num_open == 1:
             for name, function in _functions.items():
-                function.__code__ = _asking[name]
-    _listeners.stack.append(listener)
+                function.__code__ = _patched_codes[name]
+    handlers.stack += (handler,)
 
 
-def stop() -> None:
-    """Forget this thread's last listener. With the last of all threads the functions are as before."""
-    global _num_listeners
-    _listeners.stack.pop()
+def pop() -> None:
+    """Forget this thread's last handler. After the last of all threads the functions are as they were."""
+    global _num_open
+    handlers.stack = handlers.stack[:-1]
     with _lock:
-        _num_listeners -= 1
-        if _num_listeners == 0:
+        _num_open -= 1
+        if _num_open == 0:
             for name, function in _functions.items():
-                function.__code__ = _originals[name].__code__
+                function.__code__ = originals[name].__code__
 
 
 def answer(name: str, *args: Any) -> Tensor:
-    """What the functions call."""
-    if not is_compiling() and _listeners.stack:
-        answered = _listeners.stack[-1](name, args)
-        if answered is not None:
-            return answered
-    result: Tensor = _originals[name](*args)
+    """Do what a function of torch.nn.init was called to do."""
+    if not is_compiling() and handlers.stack:
+        filled = handlers.stack[-1](name, args)
+        if filled is not None:
+            return filled
+    result: Tensor = originals[name](*args)
     return result

@@ -1,14 +1,11 @@
-"""A tensor as a part of a parameter whose memory it sees: which part, which fill of it, and under which name.
-
-What a part's key is called is said here.
-"""
+"""A tensor as a part of a model's parameter: which part, which fill of it, and the name of the fill's key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +14,39 @@ from convinit_ext._engine import Box, row_major
 from convinit_ext.model import walk
 from convinit_ext.sharding import parts
 
-Region: TypeAlias = tuple[object, ...]
-_MOST_KNOWN = 1024  # views of a parameter: some code fills a table row by row
-# How a tensor sees its storage: offset, shape, strides, dtype.
-Layout: TypeAlias = tuple[int | torch.SymInt, torch.Size, tuple[int, ...], torch.dtype]
+
+class Layout(NamedTuple):
+    """Where a tensor's elements are in its storage."""
+
+    offset: int
+    shape: torch.Size
+    strides: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Layout:
+        return cls(int(tensor.storage_offset()), tensor.shape, tensor.stride())
+
+
+# A dimension of a tensor: its stride in memory, its size, and its step in the row-major index of the whole.
+Dim: TypeAlias = tuple[int, int, int]
+# Which elements of the whole a view has, however it sees them: w[1] and w[1:2] have the same.
+Elements: TypeAlias = tuple[int, tuple[Dim, ...]]
 
 
 @dataclass(slots=True, eq=False)
-class Named:
-    """A parameter or buffer, its name, and how often it was filled: all of it, and each region since then.
+class TrackedParameter:
+    """A parameter or buffer of a model, and how often it was filled inside a block.
 
     Args:
         name: its canonical name.
         model: the outermost module.
-        words: of its first fill, as the engine takes them, [1, 2].
+        words: of the key of its first fill, int64 [1, 2].
         tensor: the parameter itself.
-        path: the way to it from the model, attribute by attribute.
+        path: the attributes that lead to it from the model.
+        is_dtensor: whether it is a DTensor.
+        runs: of a DTensor, once they are asked for: what this process holds of it, and where in the whole.
+        num_fills: fills up to the last one of the whole.
+        num_part_fills: fills of each part since then.
     """
 
     name: str
@@ -40,235 +54,178 @@ class Named:
     words: Tensor
     tensor: Tensor
     path: list[str]
-    num_rounds: int = 0
-    num_fills: dict[Region, int] = field(default_factory=dict)
-    _layout: Layout | None = None
-    _known: dict[Layout, Owned | None] = field(default_factory=dict)
+    is_dtensor: bool = False
+    runs: list[tuple[Layout, Box | None]] = field(default_factory=list)
+    num_fills: int = 0
+    num_part_fills: dict[Elements, int] = field(default_factory=dict)
 
-    def is_held(self) -> bool:
-        """Whether the tensor is still the model's, in this place."""
-        holder = self.model
+    def is_in_model(self) -> bool:
+        """Return whether the model still holds the tensor in this place."""
+        module: Any = self.model
         *children, leaf = self.path
         for child in children:
-            modules = holder._modules
-            if child not in modules or (module := modules[child]) is None:
+            modules = module._modules  # a ScriptModule's are no dicts: without get
+            if child not in modules or modules[child] is None:
                 return False
-            holder = module
-        parameters, buffers = holder._parameters, holder._buffers  # no dicts in a ScriptModule: without get
+            module = modules[child]
+        parameters, buffers = module._parameters, module._buffers
         return (leaf in parameters and parameters[leaf] is self.tensor) or (
             leaf in buffers and buffers[leaf] is self.tensor
         )
 
-    def part(self, view: Tensor, whole: Tensor) -> Owned | None:
-        """A view as a part of this one.
+    def part(self, view: Tensor, whole: Tensor) -> ParameterView | None:
+        """Return a view as a part of this parameter, None where it is not inside it.
 
         Args:
             view: of the storage of `whole`.
-            whole: the memory of the named tensor as it is now.
+            whole: the parameter's memory in this process.
 
-        Returns:
-            None where it is not inside.
+        Raises:
+            RuntimeError: no box describes the part.
         """
-        if whole is self.tensor and whole.is_contiguous() and view.dtype is whole.dtype:  # as most are
-            return _part_in_order(self, view, whole)
-        layout, place = _layout_of(whole), _layout_of(view)
-        if layout != self._layout:
-            self._layout, self._known = layout, {}
-        if place not in self._known:
-            if len(self._known) == _MOST_KNOWN:
-                self._known.clear()
-            self._known[place] = _part_of(self, view, whole, is_alike=place == layout)
-        return self._known[place]
+        if whole.is_complex() and not self.is_dtensor:  # w.real and w.imag are slices of it
+            whole = torch.view_as_real(whole)
+        shape, strides, size, last = view.shape, view.stride(), view.numel(), whole.numel()
+        offset = int(view.storage_offset() - whole.storage_offset())
+        is_same_type = view.dtype is whole.dtype
+        box: Box | None = None
+        if is_same_type and not self.is_dtensor and whole.is_contiguous():  # most are in the index's order
+            is_run = view.is_contiguous()
+            if offset < 0 or offset + (size if is_run else walk.extent(shape, strides)) > last:
+                return None
+            if size < last or not is_run:
+                box = Box(offset, strides)
+        elif last and not (is_same_type and (offset, shape, strides) == (0, whole.shape, whole.stride())):
+            box = self._box(view, whole)
+            if box is None:
+                return None
+        if box is None or size == last:
+            return ParameterView(self, box, None)
+        return ParameterView(self, box, (box.start, _steps(shape, box.strides)))
+
+    def _box(self, view: Tensor, whole: Tensor) -> Box | None:
+        """Return where the view is in the parameter, None where it is not inside it."""
+        if self.is_dtensor and not self.runs:
+            shape = self.tensor.shape
+            self.runs = [(Layout.of(part.tensor), part.box(shape)) for part in parts(self.tensor)]
+        seen, begins_inside = Layout.of(view), view.dtype is not whole.dtype
+        for layout, place in self.runs or [(Layout.of(whole), None)] if not begins_inside else ():
+            box = box_in(seen, layout, place)
+            if box is not None:
+                return box
+            first = Layout(seen.offset, torch.Size(), ())
+            begins_inside |= box_in(first, layout, place) is not None  # else perhaps between its elements
+        (start, end), (first_byte, last_byte) = walk.span(view), walk.span(whole)
+        if start < first_byte or end > last_byte or not begins_inside:
+            return None
+        raise RuntimeError(
+            f"cannot fill this view of {self.name!r} inside intercept: {_described(view)}. Its elements are "
+            "not at regular steps in the row-major order of the parameter, which is "
+            f"{'on this rank ' if self.is_dtensor else ''}{_described(whole)}. Fill the parameter itself, or "
+            "slices that keep its dtype and its dimensions"
+        )
 
 
 @dataclass(slots=True, eq=False)
-class Owned:
-    """A tensor as a part of a named one.
+class ParameterView:
+    """A tensor as a part of a model's parameter.
 
     Args:
-        named: what it is a part of.
-        region: which part; empty where it is all of it, seen in any way.
-        box: its place in the row-major order of the named one; None where it is seen as the named one is,
-            and where no box describes it.
-        words_are_own: no box describes it.
-        is_dtensor: the named one is a DTensor, and this it or its local tensor.
-        is_scattered: the named one is a DTensor, and no box describes this part of its local tensor.
+        parameter: what it is a part of.
+        box: its place in the row-major order of the parameter; None where it is seen as the parameter is.
+        elements: which elements it has; None where it has all that this process holds.
     """
 
-    named: Named
-    region: Region
+    parameter: TrackedParameter
     box: Box | None
-    words_are_own: bool = False
-    is_dtensor: bool = False
-    is_scattered: bool = False
+    elements: Elements | None
 
     def number(self) -> int:
-        """How many fills of this part there were."""
-        named = self.named
-        if self.region:
-            return named.num_rounds + named.num_fills.get(self._elements(), 0)
-        return named.num_rounds + max(named.num_fills.values(), default=0)
+        """Return how many fills of this part there were."""
+        parameter = self.parameter
+        if self.elements is None:
+            return parameter.num_fills + max(parameter.num_part_fills.values(), default=0)
+        return parameter.num_fills + parameter.num_part_fills.get(self.elements, 0)
 
     def count(self, number: int) -> None:
-        """One more fill of this part than the number there were."""
-        named = self.named
-        if self.region:
-            named.num_fills[self._elements()] = number - named.num_rounds + 1
+        """Count the fill of this part that had this number."""
+        parameter = self.parameter
+        if self.elements is None:
+            parameter.num_fills = number + 1
+            parameter.num_part_fills.clear()
         else:
-            named.num_rounds = number + 1
-            named.num_fills.clear()
+            parameter.num_part_fills[self.elements] = number + 1 - parameter.num_fills
 
-    def _elements(self) -> Region:
-        """The region, equal for all views of the same elements: w[1] and w[1:2]."""
-        if self.box is None:  # in memory
-            return self.region
-        start, shape, strides = self.region
-        return start, _steps_of(shape, strides)
-
-    def key_name(self, number: int, alone: bool = False) -> str:
-        """The name of the key of the fill of this number.
+    def key_name(self, number: int, shape: torch.Size | None = None) -> str:
+        """Return the name of the key of the fill of this number.
 
         Args:
             number: how many fills there were before.
-            alone: the values are of this part by itself: no box of the whole's values.
+            shape: the view's, for a fill of this part by itself: its values are no part of the whole's.
         """
-        name = self.named.name
-        if self.region and (alone or self.words_are_own):
-            name += "[" + ",".join(map(_text, self.region)) + "]"
+        name = self.parameter.name
+        if shape is not None and self.box is not None and self.elements is not None:
+            name += f"[{self.box.start},{tuple(shape)},{tuple(self.box.strides)}]"
         return f"{name}#{number}" if number else name
 
 
 @lru_cache(maxsize=1024)
-def _steps_of(shape: Sequence[int], strides: Sequence[int]) -> Region:
-    """The dimensions that elements are counted along, in the order of the index; as few as there can be.
-
-    >>> _steps_of((1, 2, 4), (99, 4, 1)), _steps_of((4, 2), (1, 6))
-    (((1, 8),), ((1, 4), (6, 2)))
-    """
-    merged: list[tuple[int, int]] = []
-    for stride, size in sorted(zip(strides, shape, strict=True)):
-        if size == 1:
-            continue
-        if merged and merged[-1][0] * merged[-1][1] == stride:
-            step, count = merged.pop()
-            merged.append((step, count * size))
-        else:
-            merged.append((stride, size))
-    return tuple(merged)
-
-
-def _layout_of(tensor: Tensor) -> Layout:
-    return tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
-
-
-def _is_inside(view: Tensor, whole: Tensor) -> bool:
-    start, end = walk.span(view)
-    first, last = walk.span(whole)
-    return first <= start and end <= last
-
-
-def _part_of(named: Named, view: Tensor, whole: Tensor, is_alike: bool) -> Owned | None:
-    is_dtensor = whole is not named.tensor
-    if is_alike:
-        return Owned(named, (), None, is_dtensor=is_dtensor)
-    if is_dtensor and not whole.numel():  # owned all the same: the processes' generators stay in step
-        return Owned(named, (), None, is_dtensor=True)
-    if not _is_inside(view, whole):
-        return None
-    if is_dtensor:
-        return _part_of_shard(named, view, whole)
-    box = box_in(view, whole)
-    if box is None:
-        return Owned(named, _memory_of(view, whole), None, words_are_own=True)
-    is_all = view.numel() == whole.numel()
-    return Owned(named, () if is_all else _region_of(view, box), box)
-
-
-def _part_in_order(named: Named, view: Tensor, whole: Tensor) -> Owned | None:
-    """Memory is in the order of the index: a view's strides are its steps there."""
-    start = int(view.storage_offset() - whole.storage_offset())
-    size, shape, strides, is_run = view.numel(), view.shape, view.stride(), view.is_contiguous()
-    end, last = start + (size if is_run else walk.extent(shape, strides)), whole.numel()
-    if start < 0 or end > last:
-        return None
-    if size < last:
-        return Owned(named, (start, shape, strides), Box(start, strides))
-    return Owned(named, (), None if is_run else Box(start, strides))
-
-
-def _part_of_shard(named: Named, view: Tensor, local: Tensor) -> Owned | None:
-    """The same of what this process has of a DTensor. Other processes have other parts of it: a part by
-    itself would have the same key on all of them.
-    """
-    if view.dtype != local.dtype:
-        return None
-    is_all = view.numel() == local.numel()
-    held = parts(named.tensor)
-    box = box_in(view, local, held[0].box(named.tensor.shape)) if len(held) == 1 else None
-    if box is None:
-        return Owned(named, () if is_all else _memory_of(view, local), None, is_scattered=True)
-    return Owned(named, () if is_all else _region_of(view, box), box)
-
-
-def _region_of(view: Tensor, box: Box) -> Region:
-    return box.start, view.shape, box.strides
-
-
-def _text(part: object) -> str:
-    return str(tuple(part)) if isinstance(part, tuple) else str(part)
-
-
-def _memory_of(view: Tensor, whole: Tensor) -> Region:
-    offset = int(view.storage_offset() - whole.storage_offset())
-    return "memory", view.dtype, offset, view.shape, view.stride()
-
-
-def box_in(view: Tensor, whole: Tensor, place: Box | None = None) -> Box | None:
-    """Where a view's elements are in the row-major order of the tensor that it is a view of.
+def box_in(view: Layout, whole: Layout, place: Box | None = None) -> Box | None:
+    """Return where a view's elements are in the row-major order of a logical tensor.
 
     Args:
-        view: a view inside `whole`.
+        view: any view of the storage of `whole`, of the same dtype.
         whole: of any strides.
-        place: of `whole` in the row-major order of a larger tensor, which is then meant.
+        place: of `whole` in the logical tensor; None where it is that.
 
     Returns:
-        The box, None where there is none: views of another dtype, and views with a dimension that runs over
-        several of a `whole` that is not contiguous.
+        The box, None where there is none: for a view that is not inside `whole`, or with a dimension that
+        runs over several of it which do not follow each other in memory as they do in the index.
 
     >>> weight = torch.empty(6, 4)
-    >>> box_in(weight[2:4], weight)
-    Box(start=8, strides=(4, 1))
-    >>> box_in(weight[2:4], weight, Box(24, (4, 1)))
+    >>> box_in(Layout.of(weight[2:4]), Layout.of(weight), Box(24, (4, 1)))
     Box(start=32, strides=(4, 1))
     """
-    if view.dtype != whole.dtype:
+    if view.offset < whole.offset:
         return None
-    offset = int(view.storage_offset() - whole.storage_offset())
-    begin, steps = place or Box(0, row_major(whole.shape))
-    if whole.is_contiguous() and steps == row_major(whole.shape):  # so it is in whole rows of a larger one
-        return Box(begin + offset, view.stride())
-    start = _steps(offset, whole)
-    moves = [
-        _steps(stride if size > 1 else 0, whole)
-        for size, stride in zip(view.shape, view.stride(), strict=True)
-    ]
-    corner = [
-        first + sum((size - 1) * move[dim] for size, move in zip(view.shape, moves, strict=True))
-        for dim, first in enumerate(start)
-    ]
-    if any(at >= size for at, size in zip(corner, whole.shape, strict=True)):
+    place = place or Box(0, row_major(whole.shape))
+    moves = [stride if size > 1 else 0 for size, stride in zip(view.shape, view.strides, strict=True)]
+    distances = [view.offset - whole.offset, *moves]  # in memory; divided among the dimensions of the whole
+    steps = [0] * len(distances)
+    for stride, size, step in reversed(_merged(zip(whole.strides, whole.shape, place.strides, strict=True))):
+        counts = [distance // stride for distance in distances]
+        if counts[0] + sum((n - 1) * count for n, count in zip(view.shape, counts[1:], strict=True)) >= size:
+            return None
+        distances = [distance % stride for distance in distances]
+        steps = [before + count * step for before, count in zip(steps, counts, strict=True)]
+    if any(distances):
         return None
-    return Box(begin + _dot(start, steps), tuple(_dot(move, steps) for move in moves))
+    is_in_order = whole.strides == place.strides == row_major(whole.shape)
+    return Box(place.start + steps[0], view.strides if is_in_order else tuple(steps[1:]))
 
 
-def _steps(distance: int, whole: Tensor) -> list[int]:
-    """How far to go along each dimension to move so far in memory; too far where that cannot be."""
-    steps = [0] * whole.dim()
-    for dim in sorted(range(whole.dim()), key=whole.stride, reverse=True):
-        if whole.shape[dim] > 1 and whole.stride(dim) > 0:
-            steps[dim], distance = divmod(distance, whole.stride(dim))
-    return [*whole.shape] if distance else steps
+@lru_cache(maxsize=1024)
+def _steps(shape: torch.Size, strides: tuple[int, ...]) -> tuple[Dim, ...]:
+    """Return the steps between a view's elements in the index, the same for all views of these elements."""
+    return tuple(_merged(zip(strides, shape, strides, strict=True)))
 
 
-def _dot(left: Sequence[int], right: Sequence[int]) -> int:
-    return sum(a * b for a, b in zip(left, right, strict=True))
+def _merged(dims: Iterable[Dim]) -> list[Dim]:
+    """Return dimensions in the order of memory. Those that follow each other there and in the index are one.
+
+    >>> _merged([(12, 2, 12), (4, 3, 4), (1, 4, 1)]), _merged([(1, 4, 3), (4, 3, 1)])
+    ([(1, 24, 1)], [(1, 4, 3), (4, 3, 1)])
+    """
+    merged: list[Dim] = []
+    for stride, size, step in sorted(dims):
+        inner_stride, inner_size, inner_step = merged[-1] if merged else (0, 0, 0)
+        if merged and (stride, step) == (inner_stride * inner_size, inner_step * inner_size):
+            merged[-1] = (inner_stride, inner_size * size, inner_step)
+        elif size > 1 and stride > 0:
+            merged.append((stride, size, step))
+    return merged
+
+
+def _described(tensor: Tensor) -> str:
+    shape, strides = list(tensor.shape), list(tensor.stride())
+    return f"{tensor.dtype} of shape {shape}, strides {strides}, at offset {tensor.storage_offset()}"

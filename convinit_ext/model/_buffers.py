@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -108,15 +107,10 @@ def buffer_rows(
     return tuple(rows)
 
 
-@lru_cache(maxsize=64)
-def _drawn_text(start: Distribution | Orthogonal, zero: str) -> str:
-    return initialiser_text(start)
-
-
 def _text(start: _Start) -> str:
-    if isinstance(start, Tensor):
-        return "preset"
-    return _drawn_text(start, str(start))  # by its text too: 0.0 equals -0.0
+    if start is ZEROS or start is ONES:  # most of them
+        return "zeros_" if start is ZEROS else "ones_"
+    return "preset" if isinstance(start, Tensor) else initialiser_text(start)
 
 
 def _row(

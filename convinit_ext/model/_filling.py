@@ -34,10 +34,10 @@ from convinit_ext.recipes import (
 )
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
-DISTRIBUTIONS = frozenset((Constant, Uniform, Normal, TruncatedNormal))
+DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
-_BY_SHAPE = DISTRIBUTIONS | {Kaiming, Xavier, VarianceScaling}
+_BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
 
 
 class Filling(NamedTuple):

@@ -119,7 +119,7 @@ class _Planner:
     ) -> tuple[Values, tuple[int, int] | None]:
         """Return a parameter's values and fans. `within`: the norms that these values are for."""
         said, tensor = filling.values, held.tensor
-        if type(said) in DISTRIBUTIONS:  # most of them
+        if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
         if isinstance(said, RowZeroed):
             return Drawn(self._key_of(held.name), tensor.shape, said.distribution, said.row), filling.fans

@@ -14,7 +14,7 @@ from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
 
 from convinit_ext import Key, init, intercept
-from convinit_ext.intercept import _patch as announce
+from convinit_ext.intercept import _patch
 
 captured_method = torch.Tensor.normal_
 
@@ -49,10 +49,13 @@ def test_every_way_to_fill_a_parameter_has_its_key(call, distribution):
     assert_is(layer.weight, "weight", distribution, seed=7)
 
 
-@pytest.mark.parametrize("name", MODULE_FUNCTIONS)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [*MODULE_FUNCTIONS.items(), ("sparse_", {"sparsity": 1.5}), ("sparse_", {"sparsity": -0.5})],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_functions_of_torch_give_what_ours_of_the_name_give_with_the_key(name, dtype):
-    layer, arguments = a_layer().to(dtype), MODULE_FUNCTIONS[name]
+def test_functions_of_torch_give_what_ours_of_the_name_give_with_the_key(name, arguments, dtype):
+    layer = a_layer().to(dtype)
     with intercept(layer, seed=3):
         same = getattr(torch.nn.init, name)(layer.weight, **arguments)
     assert same is layer.weight
@@ -60,22 +63,14 @@ def test_functions_of_torch_give_what_ours_of_the_name_give_with_the_key(name, d
     assert_same_bits(layer.weight, ours)
 
 
-@pytest.mark.parametrize("sparsity", [1.5, -0.5])
-def test_sparse_takes_any_number_as_in_torch(sparsity):
-    layer = a_layer()
-    with intercept(layer, seed=3):
-        torch.nn.init.sparse_(layer.weight, sparsity)
-    assert_same_bits(layer.weight, init.sparse_(torch.empty(6, 8), sparsity, key=Key(3, "weight")))
-
-
-def test_all_random_functions_of_torch_are_announced():
+def test_all_random_functions_of_torch_are_answered():
     drawing = {
         name
         for name in torch.nn.init.__all__
         if name.endswith("_") and "generator" in getattr(torch.nn.init, name).__code__.co_varnames
     }
     assert drawing == set(MODULE_FUNCTIONS)
-    assert drawing | {"eye_", "dirac_"} == set(announce.NAMES)
+    assert drawing | {"eye_", "dirac_"} == set(_patch.originals)
 
 
 def test_the_deprecated_names_too():
@@ -101,19 +96,14 @@ def test_every_dtype_and_large_and_strided_tensors(dtype):
         assert_is(parameter, name)
 
 
-def test_order_does_not_matter():
-    first, second = Net(), Net()
-    with intercept(first, seed=1):
-        for _, parameter in first.named_parameters():
-            nn.init.normal_(parameter)
-        first.noise.normal_()
-    with intercept(second, seed=1):
-        second.noise.normal_()
-        nn.Linear(3, 3).weight.data.normal_()  # nobody's
-        for _, parameter in reversed(list(second.named_parameters())):
-            nn.init.normal_(parameter)
-    for name, tensor in first.state_dict().items():
-        assert_same_bits(tensor, second.state_dict()[name], name)
+@pytest.mark.parametrize("order", [iter, reversed])
+def test_order_does_not_matter(order):
+    model = Net()
+    with intercept(model, seed=1):
+        for tensor in order(list(model.state_dict().values())):
+            nn.Linear(3, 3).weight.data.normal_()  # nobody's
+            nn.init.normal_(tensor)
+    for name, tensor in model.state_dict().items():
         assert_is(tensor, name, seed=1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,25 +15,18 @@ from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from convinit_ext import init, intercept
 
 
-def test_a_seed_alone_leaves_the_default_generator():
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", [4, None])
+def test_without_a_model_keys_come_from_the_seed_or_the_default_generator(seed):
+    torch.manual_seed(2)
     before = torch.get_rng_state()
-    with intercept(seed=4):
-        first = nn.init.normal_(torch.empty(9))
-        layer = a_layer()
-    assert torch.equal(torch.get_rng_state(), before)
-    generator = generator_of(4)
-    assert_same_bits(first, init.normal_(torch.empty(9), generator=generator))
-    assert_same_bits(layer.weight, init.kaiming_uniform_(torch.empty(6, 8), a=5**0.5, generator=generator))
-
-
-def test_neither_follows_manual_seed():
-    torch.manual_seed(2)
-    with intercept():
+    with intercept(seed=seed):
         first, second = nn.init.normal_(torch.empty(9)), torch.empty(40_000).uniform_()
-    torch.manual_seed(2)
-    assert_same_bits(first, init.normal_(torch.empty(9)))
-    assert_same_bits(second, init.uniform_(torch.empty(40_000)))
+        layer = a_layer()
+    assert torch.equal(torch.get_rng_state(), before) == (seed is not None)
+    generator = generator_of(2 if seed is None else seed)
+    assert_same_bits(first, init.normal_(torch.empty(9), generator=generator))
+    assert_same_bits(second, init.uniform_(torch.empty(40_000), generator=generator))
+    assert_same_bits(layer.weight, init.kaiming_uniform_(torch.empty(6, 8), a=5**0.5, generator=generator))
 
 
 def test_a_model_alone_takes_its_seed_from_the_default_generator():
@@ -125,7 +119,7 @@ def test_one_block_twice_and_inside_itself():
             assert_is(layer.weight, "weight#1")
 
 
-def test_other_threads_go_on_with_torch():
+def test_threads_without_a_block_go_on_with_torch():
     def work():
         found.append(nn.init.trunc_normal_(torch.empty(50)))
         found.append(nn.init.orthogonal_(torch.empty(4, 4)))
@@ -135,38 +129,27 @@ def test_other_threads_go_on_with_torch():
     torch.manual_seed(0)
     work()
     torch.manual_seed(0)
-    with intercept(seed=0):
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
-        nn.init.trunc_normal_(torch.empty(50))
+    with intercept(seed=0), ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
     for alone, beside in zip(found[:3], found[3:], strict=True):
         assert torch.equal(alone, beside)
 
 
 def test_many_threads_each_with_a_block():
-    before, errors = state_of_torch(), []
-    barrier = threading.Barrier(6)
+    before, barrier = state_of_torch(), threading.Barrier(6)
 
     def work(seed):
-        try:
-            barrier.wait()
-            for _ in range(30):
-                layer = a_layer()
-                with intercept(layer, seed=seed):
-                    nn.init.trunc_normal_(layer.bias)
-                    nn.init.normal_(layer.weight)
-                assert_is(layer.weight, "weight", seed=seed)
-                assert_is(layer.bias, "bias", ("truncated_normal", 0.0, 1.0, -2.0, 2.0), seed=seed)
-        except Exception as error:
-            errors.append(error)
+        barrier.wait()
+        for _ in range(30):
+            layer = a_layer()
+            with intercept(layer, seed=seed):
+                nn.init.trunc_normal_(layer.bias)
+                nn.init.normal_(layer.weight)
+            assert_is(layer.weight, "weight", seed=seed)
+            assert_is(layer.bias, "bias", ("truncated_normal", 0.0, 1.0, -2.0, 2.0), seed=seed)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
     assert state_of_torch() == before
 
 

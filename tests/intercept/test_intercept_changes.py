@@ -6,7 +6,6 @@ import gc
 from types import MappingProxyType
 
 import numpy as np
-import pytest
 import torch
 from filling import assert_same_bits
 from intercepted import Net, a_layer, assert_is, assert_values, expected, generator_of
@@ -52,28 +51,20 @@ def test_memory_that_has_another_name_now():
     assert_is(layer.parametrizations.weight.original1, "parametrizations.weight.original1")
 
 
-def test_a_parameter_that_was_replaced_has_no_name_any_more():
-    layer = a_layer()
-    old = layer.weight
-    with intercept(layer, seed=0):
-        layer.weight = nn.Parameter(torch.empty(6, 8))
-        nn.init.normal_(old)
-        nn.init.normal_(layer.weight)
-    assert_is(layer.weight, "weight")
-    assert_same_bits(old, init.normal_(torch.empty(6, 8), generator=generator_of(0)))
-
-
-def test_parameters_of_a_module_that_was_replaced_have_no_name_any_more():
-    model = nn.Sequential(nn.Sequential(nn.Linear(8, 6)))
-    old = model[0][0]
+def test_what_was_replaced_has_no_name_any_more():
+    """A parameter, and one of a module two places above it that was."""
+    model = nn.Sequential(nn.Sequential(a_layer()), a_layer())
+    in_module, parameter, module = model[0][0].weight, model[1].weight, nn.Sequential(a_layer())
     with intercept(model, seed=0):
-        model[0] = nn.Sequential(nn.Linear(8, 6))
-        nn.init.normal_(old.weight)
-        nn.init.normal_(old.weight[2:])
-        nn.init.normal_(model[0][0].weight)
-    assert_is(model[0][0].weight, "0.0.weight")
-    with pytest.raises(AssertionError):
-        assert_is(old.weight, "0.0.weight")
+        model[0] = module
+        model[1].weight = nn.Parameter(torch.empty(6, 8))
+        generator = generator_of(0)
+        for old in (parameter, in_module, in_module[2:].detach()):
+            nn.init.normal_(old)
+            assert_same_bits(old, init.normal_(torch.empty_like(old), generator=generator))
+        for new, name in ((model[0][0].weight, "0.0.weight"), (model[1].weight, "1.weight")):
+            nn.init.normal_(new)
+            assert_is(new, name)
 
 
 def test_parameters_that_change_places_change_names():

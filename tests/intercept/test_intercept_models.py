@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from filling import assert_same_bits
@@ -44,29 +46,29 @@ def parameters_after_torch(model: nn.Module, seed: int) -> dict[str, torch.Tenso
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+class Recorded(NamedTuple):
+    """A fill that reached the engine, as its distribution."""
+
+    address: int
+    kind: int
+    params: tuple[float, ...]
+
+
 @pytest.fixture
 def recorded(monkeypatch):
-    """(address, distribution) of every fill that reaches the engine, in order."""
-    fills: list[tuple[int, int, tuple[float, ...]]] = []
-    one, small = ops.fill_one_, ops.fill_small_
+    """Every fill of a whole tensor that reaches the engine, in order."""
+    fills: list[Recorded] = []
 
-    def record(fill_one):
+    def record(name, fill_one):
         def recording(tensor, key, kind, params):
-            fills.append((tensor.data_ptr(), kind, tuple(params)))
+            fills.append(Recorded(tensor.data_ptr(), kind, tuple(params)))
             fill_one(tensor, key, kind, params)
 
-        return recording
+        monkeypatch.setattr(ops, name, recording)
 
-    monkeypatch.setattr(ops, "fill_one_", record(one))
-    monkeypatch.setattr(ops, "fill_small_", record(small))
+    record("fill_one_", ops.fill_one_)
+    record("fill_small_", ops.fill_small_)
     return fills
-
-
-class Recorded:
-    """A distribution as the engine was given it."""
-
-    def __init__(self, kind, params):
-        self.kind, self.params = kind, params
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -85,13 +87,13 @@ def test_every_fill_of_a_parameter_is_ours_and_has_its_name(build, recorded):
 
     fills = list(recorded)
     for name, parameter in model.named_parameters():
-        mine = [each[1:] for each in fills if each[0] == parameter.data_ptr()]
+        mine = [each for each in fills if each.address == parameter.data_ptr()]
         if name not in random:
             assert torch.equal(parameter.nan_to_num(), first[name].nan_to_num()), name
             continue
         assert mine, name
         key = Key(0, name if len(mine) == 1 else f"{name}#{len(mine) - 1}")
-        again = fill_(torch.empty_like(parameter), Recorded(*mine[-1]), None, key)
+        again = fill_(torch.empty_like(parameter), mine[-1], None, key)
         if build in COMPUTED_FROM_FILLS:  # by rising functions
             rising = parameter.detach().flatten()[again.flatten().argsort()].diff()
             assert (rising >= 0).all(), name

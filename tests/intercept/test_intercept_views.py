@@ -6,36 +6,23 @@ import numpy as np
 import pytest
 import torch
 from filling import assert_same_bits
-from intercepted import MODULE_FUNCTIONS, a_layer, assert_is, assert_values, expected
+from intercepted import MODULE_FUNCTIONS, a_layer, assert_is, assert_values, expected, generator_of
 from torch import nn
 from torch.nn.init import orthogonal_ as captured_orthogonal_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import Key, init, intercept
-from convinit_ext.intercept._views import box_in
 
 
-def test_slices_are_parts_of_the_whole_in_any_order():
-    whole = expected(torch.empty(12, 6), "weight")
-    for order in ([0, 1, 2], [2, 0, 1]):
-        layer = nn.Linear(6, 12)
-        with intercept(layer, seed=0):
-            for block in order:
-                nn.init.normal_(layer.weight[4 * block : 4 * block + 4])
-        assert_values(layer.weight, whole)
-    columns = nn.Linear(6, 12)
-    with intercept(columns, seed=0):
-        for part in reversed(columns.weight.data.chunk(3, dim=1)):
-            part.normal_()
-    assert_values(columns.weight, whole)
-
-
-def test_a_slice_has_the_distribution_asked_for():
-    layer = a_layer()
-    with intercept(layer, seed=0), torch.no_grad():
-        nn.init.xavier_uniform_(layer.weight[:4])
-    bound = float(np.sqrt(3.0) * np.sqrt(2.0 / 12))
-    assert_is(layer.weight[:4], "weight", ("uniform", -bound, bound))
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("order", [iter, reversed])
+def test_slices_are_parts_of_the_whole_in_any_order(order, dim):
+    layer = nn.Linear(6, 12)
+    with intercept(layer, seed=0):
+        for part in order(layer.weight.data.chunk(3, dim)):
+            nn.init.xavier_uniform_(part)
+    bound = float(np.sqrt(3.0) * np.sqrt(2.0 / (10 if dim == 0 else 14)))
+    assert_is(layer.weight, "weight", ("uniform", -bound, bound))
 
 
 VIEWS = {
@@ -69,31 +56,72 @@ def test_every_view_has_the_values_of_its_own_elements(view, form):
     assert_values(view(model["w"].data), whole.flatten()[view(index)].numpy())
 
 
-@pytest.mark.parametrize("form", FORMATS.values(), ids=FORMATS)
-def test_a_box_is_where_the_elements_are(form):
-    whole = form()
-    whole.copy_(torch.arange(72).reshape(6, 4, 3))
-    for name, view in VIEWS.items():
-        box = box_in(view(whole), whole)
-        places = torch.empty(0)
-        places = torch.full(view(whole).shape, float(box.start))
-        for dim, stride in enumerate(box.strides):
-            along = torch.arange(places.shape[dim]) * stride
-            places += along.reshape([-1 if d == dim else 1 for d in range(places.dim())])
-        assert torch.equal(places, view(whole)), name
-
-
-def test_what_no_box_describes_has_its_own_key():
-    weight = torch.empty(6, 3, 4).transpose(1, 2)
-    model = nn.ParameterDict({"w": weight, "raw": torch.empty(4, 6)})
-    over_two_dims = model["w"].data.transpose(1, 2).flatten(1)[:2]
-    as_half = model["raw"].data.view(torch.bfloat16)
+@pytest.mark.parametrize("flat", [lambda w: w.flatten(2), lambda w: w.view(6, 4, 9)[2:, 1:, 1::2]])
+def test_dimensions_that_follow_each_other_may_be_one_in_channels_last_too(flat):
+    weight = torch.empty(6, 4, 3, 3).to(memory_format=torch.channels_last)
+    model = nn.ParameterDict({"w": weight})
     with intercept(model, seed=0):
-        over_two_dims.normal_()
-        as_half.normal_()
-    assert box_in(over_two_dims, model["w"].data) is None
-    assert_is(over_two_dims, "w[memory,torch.float32,0,(2, 12),(12, 1)]")
-    assert_is(as_half, "raw[memory,torch.bfloat16,0,(4, 12),(12, 1)]")
+        flat(model["w"].data).normal_()
+    assert_values(
+        flat(model["w"].data), flat(torch.from_numpy(expected(torch.empty(6, 4, 3, 3), "w"))).numpy()
+    )
+
+
+@pytest.mark.parametrize(
+    "form", [lambda: torch.empty(6, 4), lambda: torch.empty(4, 6).t()], ids=["rows", "columns"]
+)
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_real_and_imaginary_parts_are_slices_of_the_complex_parameter(dtype, form):
+    model = nn.ParameterDict({"w": form().to(dtype)})
+    weight = model["w"].data
+    whole = torch.from_numpy(expected(torch.empty(6, 4, 2, dtype=weight.real.dtype), "w"))
+    with intercept(model, seed=0):
+        weight[2:].imag.normal_()
+        weight.real.normal_()
+        assert_values(torch.view_as_real(weight[2:]), whole[2:].numpy())
+        nn.init.normal_(torch.view_as_real(weight))
+    assert_is(torch.view_as_real(weight), "w#1")
+
+
+def no_slice_of_transposed(model):
+    return model["w"].data.transpose(1, 2).flatten(1)[:2]
+
+
+@pytest.mark.parametrize("fill", [lambda w: w.normal_(), nn.init.trunc_normal_, nn.init.orthogonal_])
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (
+            no_slice_of_transposed,
+            r"'w' inside intercept: torch.float32 of shape \[2, 12\], strides \[12, 1\]",
+        ),
+        (
+            lambda model: model["raw"].data.view(torch.bfloat16),
+            r"'raw' .*: torch.bfloat16 of shape \[4, 12\]",
+        ),
+    ],
+)
+def test_a_view_that_is_no_slice_is_refused_before_it_is_written(view, message, fill):
+    model = nn.ParameterDict({"w": torch.zeros(6, 3, 4).transpose(1, 2), "raw": torch.zeros(4, 6)})
+    with intercept(model, seed=0):
+        with pytest.raises(RuntimeError, match=message) as refused:
+            fill(view(model))
+        assert "Fill the parameter itself, or slices" in str(refused.value)
+        assert not any(parameter.any() for parameter in model.values())
+        nn.init.normal_(model["w"])
+    assert_is(model["w"], "w")  # the fill that was refused does not count
+
+
+def test_parameters_between_whose_elements_are_those_of_another():
+    fused = torch.empty(6, 8)
+    model = nn.ParameterDict({"q": fused[:, :3], "k": fused[:, 3:6]})
+    with intercept(model, seed=0):
+        model["k"].data[:4].normal_()
+        model["q"].data[1:].normal_()
+        fused[1:3, 6:].normal_()  # nobody's
+    assert_is(model["k"][:4], "k")
+    assert_is(model["q"][1:], "q", start=3)
+    assert_same_bits(fused[1:3, 6:], init.normal_(torch.empty(2, 2), generator=generator_of(0)))
 
 
 @pytest.mark.parametrize("name", MODULE_FUNCTIONS)
@@ -143,16 +171,15 @@ def test_a_slice_counts_as_one_however_it_is_seen():
             assert torch.equal(weight[::2, :3], first[::2, :3])
 
 
-def test_orthogonal_slices_differ():
-    layer = nn.Linear(4, 8)
+@pytest.mark.parametrize("name", ["orthogonal_", "sparse_"])
+def test_matrices_in_slices_are_different_ones(name):
+    layer, arguments = nn.Linear(4, 8), MODULE_FUNCTIONS[name]
     with intercept(layer, seed=0):
         for part in layer.weight.chunk(2):
-            captured_orthogonal_(part)
-    first, second = layer.weight.detach().chunk(2)
-    assert torch.allclose(first @ first.T, torch.eye(4), atol=1e-5)
-    assert not torch.allclose(first, second)
-    alone = init.orthogonal_(torch.empty(4, 4), key=Key(0, "weight[16,(4, 4),(4, 1)]"))
-    assert_same_bits(second, alone)
+            (captured_orthogonal_ if name == "orthogonal_" else nn.init.sparse_)(part, **arguments)
+    for start, part in ((0, layer.weight[:4]), (16, layer.weight[4:])):
+        key = Key(0, f"weight[{start},(4, 4),(4, 1)]")
+        assert_same_bits(part, getattr(init, name)(torch.empty(4, 4), **arguments, key=key))
 
 
 def test_a_slice_whose_elements_overlap_is_refused():
@@ -179,19 +206,15 @@ def test_what_watches_pytorch_s_operations_sees_the_fills():
     assert_is(view, "weight#1", start=16)
 
 
-def test_a_table_filled_row_by_row():
+def test_a_table_filled_row_by_row_and_large_slices():
     table = nn.Embedding(3000, 2)
     with intercept(table, seed=0):
         for row in table.weight.data:
             row.uniform_()
     assert_is(table.weight, "weight", ("uniform", 0.0, 1.0))
-
-
-def test_large_slices():
     model = nn.ParameterDict({"w": torch.empty(300, 400)})
     with intercept(model, seed=0):
         model["w"].data[10:200].uniform_()
         model["w"].data[210:, ::2].uniform_()
-    whole = torch.from_numpy(expected(torch.empty(300, 400), "w", ("uniform", 0.0, 1.0)))
-    assert_same_bits(model["w"][10:200], whole[10:200])
-    assert_same_bits(model["w"][210:, ::2], whole[210:, ::2])
+    assert_is(model["w"][10:200], "w", ("uniform", 0.0, 1.0), start=4000)
+    assert_is(model["w"][210:, ::2], "w", ("uniform", 0.0, 1.0), start=84_000, strides=(400, 2))

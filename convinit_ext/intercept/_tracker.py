@@ -1,0 +1,109 @@
+"""Finds the parameter or buffer that a tensor is a part of: by storage, so that of `.data` and slices too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from convinit_ext import keys
+from convinit_ext._engine import _C
+from convinit_ext.intercept._views import ParameterView, TrackedParameter
+from convinit_ext.model import walk
+from convinit_ext.sharding import is_dtensor, local_of
+
+_num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+
+
+class Tracker:
+    """The parameters and buffers of a model. They are read again when the model has changed.
+
+    Args:
+        model: any module. Lazy parameters are found once they have memory.
+        seed: of the keys.
+
+    Raises:
+        ValueError: two parameters that share a canonical name.
+        RuntimeError: a parameter that is a part of another, but no slice of it.
+    """
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self._model = model
+        self._seed = seed
+        self._by_name: dict[str, TrackedParameter] = {}
+        alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
+        self._num_users_of_one = _num_users(_storage(alone)) if _num_users else 0
+        self._read()
+
+    def view(self, tensor: Tensor) -> ParameterView | None:
+        """Return the tensor as a part of a parameter or buffer; None where it is none.
+
+        Raises:
+            RuntimeError: it is a part of one, but no slice of it.
+        """
+        known = self._by_object.get(id(tensor))
+        if known is not None and known.parameter.is_in_model():
+            return known
+        view = self._find(tensor)
+        if view is None and self._has_changed(tensor):
+            self._read()
+            view = self._find(tensor)
+        return view
+
+    def _find(self, tensor: Tensor) -> ParameterView | None:
+        memory = local_of(tensor)
+        storage = _storage(memory)
+        for parameter in self._by_storage.get(storage, ()):
+            whole = local_of(parameter.tensor)
+            if _storage(whole) == storage and parameter.is_in_model():  # else this memory is another's now
+                view = parameter.part(memory, whole)
+                if view is not None:
+                    return view
+        return None
+
+    def _read(self) -> None:
+        """Name the tensors by the model's present state. The counts of names that it had before go on."""
+        nodes = list(walk.modules(self._model))
+        found = walk.parameters(nodes, lazy=True)
+        for each in walk.buffers(nodes):
+            if not is_lazy(each.tensor) and each.tensor.is_floating_point():
+                found.append(each)
+        names = [keys.canonical_name(each.name) for each in found]
+        words = torch.split(keys.of_names(self._seed, names), 1) if names else ()
+        self._by_storage: dict[int, list[TrackedParameter]] = {}
+        self._by_object: dict[int, ParameterView] = {}  # which holds the tensor, so that its id stays its own
+        for each, name, row in zip(found, names, words, strict=True):
+            tensor, path = each.tensor, each.path.split(".")
+            if not tensor.is_meta and self._find(tensor) is not None:  # it is tied to one that has a name
+                continue
+            new = TrackedParameter(name, self._model, row, tensor, path)
+            parameter = self._by_name.setdefault(name, new)
+            parameter.tensor, parameter.path, parameter.runs = tensor, path, []
+            parameter.is_dtensor = is_dtensor(tensor)
+            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
+            self._by_object[id(tensor)] = ParameterView(parameter, None, None)
+        self._modules = [node.module for node in nodes]
+        self._members = _C.members(self._modules)
+        self._member_ids = set(map(id, self._members))
+        self._storages = self._present_storages()
+
+    def _has_changed(self, tensor: Tensor) -> bool:
+        """Return whether the model has changed so that a tensor that was not found may be its own.
+
+        It is asked for every tensor of others, so it is quick: only shared memory can be another tensor's.
+        """
+        if id(tensor) in self._member_ids or not _C.has_members(self._modules, self._members):
+            return True
+        storage = _storage(local_of(tensor))
+        is_shared = _num_users is None or _num_users(storage) > self._num_users_of_one
+        return is_shared and self._present_storages() != self._storages
+
+    def _present_storages(self) -> list[int]:
+        return [_storage(member) for member in self._members if isinstance(member, Tensor)]
+
+
+def _storage(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
