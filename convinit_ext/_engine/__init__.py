@@ -21,13 +21,6 @@ from convinit_ext._engine._checks import (
 from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
-from convinit_ext._engine._former_checks import (
-    check_places,
-    check_readable,
-    check_supported,
-    check_writable,
-    is_surely_writable,
-)
 from convinit_ext._engine._load import _C
 from convinit_ext._engine._messages import excerpt, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
@@ -36,7 +29,6 @@ from convinit_ext._engine._ops import (
     Box,
     fill_,
     fill_one_,
-    fill_part_,
     fill_small_,
     increment_version,
     row_major,
@@ -59,23 +51,17 @@ __all__ = [
     "bounds_fit",
     "check_dtype",
     "check_not_in_fake_mode",
-    "check_places",
-    "check_readable",
-    "check_supported",
     "check_tensor",
-    "check_writable",
     "differences",
     "digests",
     "element",
     "excerpt",
     "fill_",
     "fill_one_",
-    "fill_part_",
     "fill_small_",
     "in_fake_mode",
     "increment_version",
     "is_plain",
-    "is_surely_writable",
     "listed",
     "ops",
     "progress_bar",

@@ -39,9 +39,7 @@ __all__ = [
     "fill_",
     "fill_encoded_",
     "fill_one_",
-    "fill_part_",
     "fill_small_",
-    "fill_small_part_",
     "increment_version",
     "row_major",
 ]
@@ -206,9 +204,6 @@ def fill_small_(
         shape, strides = tensor.shape, tensor.stride()
         _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
     _increment_version((tensor,))
-
-
-fill_part_, fill_small_part_ = fill_one_, fill_small_  # former names
 
 
 def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:

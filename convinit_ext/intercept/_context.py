@@ -34,7 +34,7 @@ from convinit_ext._engine import (
     STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
-    is_surely_writable,
+    is_plain,
     ops,
 )
 from convinit_ext.distributions import Distribution
@@ -208,7 +208,7 @@ class _Fills(TorchFunctionMode):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        if generator is None and self._generator is not None and is_surely_writable(tensor):
+        if generator is None and self._generator is not None and is_plain(tensor) and tensor.is_contiguous():
             words = self._row.words.random_(INT64_MIN, None, generator=self._generator)
             _fill_box(tensor, distribution, words, None)
         else:
@@ -248,17 +248,12 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
         and tensor.is_cpu
         and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
     )
-    if is_quick and box is not None:
-        ops.fill_small_part_(tensor, words.data_ptr(), kind, params, box)
-    elif is_quick and tensor.is_contiguous():
-        ops.fill_small_(tensor, words.data_ptr(), kind, params)
+    if is_quick and (box is not None or tensor.is_contiguous()):
+        ops.fill_small_(tensor, words.data_ptr(), kind, params, box)
     else:
         memory = local_of(tensor)
         with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
-            if box is None:
-                ops.fill_one_(memory, words, kind, params)
-            else:
-                ops.fill_part_(memory, words, kind, params, box)
+            ops.fill_one_(memory, words, kind, params, box)
         if memory is not tensor:
             ops.increment_version(tensor)
 

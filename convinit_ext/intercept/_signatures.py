@@ -49,8 +49,12 @@ INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     "trunc_normal_": _trunc_normal,
     "xavier_normal_": lambda tensor, gain: init.xavier_distribution(tensor.shape, gain, "normal"),
     "xavier_uniform_": lambda tensor, gain: init.xavier_distribution(tensor.shape, gain, "uniform"),
-    "kaiming_normal_": lambda tensor, *given: init.kaiming_distribution(tensor.shape, *given, "normal"),
-    "kaiming_uniform_": lambda tensor, *given: init.kaiming_distribution(tensor.shape, *given, "uniform"),
+    "kaiming_normal_": lambda tensor, a, mode, nonlinearity: init.kaiming_distribution(
+        tensor.shape, a, mode, nonlinearity, "normal"
+    ),
+    "kaiming_uniform_": lambda tensor, a, mode, nonlinearity: init.kaiming_distribution(
+        tensor.shape, a, mode, nonlinearity, "uniform"
+    ),
 }
 MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")  # which draw more than the tensor's values
 DIAGONAL_FUNCTIONS = ("eye_", "dirac_")  # which draw nothing
