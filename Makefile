@@ -24,22 +24,25 @@ INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
-# Without contraction, as setup.py has it. GCC's own AVX-512 headers set off its warnings about uninitialised variables.
-SANITIZE := $(CXX) -std=c++17 -ffp-contract=off -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized -pthread -Icsrc -Itests/fake_cuda
+# Without contraction, as setup.py has it. Formulas are called, not copied (csrc/core/macros.h). GCC's own AVX-512 headers
+# set off its warnings about uninitialised variables.
+CHECKED := -std=c++17 -ffp-contract=off -DCONVINIT_INLINE='__attribute__((unused))' -Wall -Wextra -Wno-psabi -pthread -Icsrc
+SANITIZE := $(CXX) $(CHECKED) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all \
+	-Wno-uninitialized -Wno-maybe-uninitialized -Itests/fake_cuda
 SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
 SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/compare_on_cpu \
 	tests/cuda/digest_on_cpu tests/cuda/launcher_on_cpu
-ARM := aarch64-linux-gnu-g++ -std=c++17 -ffp-contract=off -O2 -Wall -Wextra -Werror -static -pthread -Icsrc
+ARM := aarch64-linux-gnu-g++ $(CHECKED) -O2 -Werror -static
 ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
-CUDA_ARCHITECTURES := 80 90 120
-NVCC := nvcc -std=c++17 --fmad=false -Icsrc $(foreach arch,$(CUDA_ARCHITECTURES),-gencode arch=compute_$(arch),code=sm_$(arch))
-NVCC_CHECKED := $(if $(shell command -v nvcc),$(patsubst %,build/check-cuda/%.o,fill compare digest launch core_compiles))
+# A GPU's code for one generation, and the formulas of the oldest as nvcc's intermediate code: they differ (cuda/convert.h).
+NVCC := nvcc -std=c++17 --fmad=false -Icsrc -gencode arch=compute_75,code=compute_75 -gencode arch=compute_90,code=sm_90
+CUDA_OBJECTS := $(patsubst %.cu,build/%.o,$(wildcard csrc/cuda/*.cu) tests/cuda/core_compiles.cu)
 
 # Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
+.PHONY: $(SANITIZED_TESTS:%=sanitize/%)
 .PHONY: run test test-slow test-install bench lint format sanitize check-arm check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
@@ -77,12 +80,10 @@ format: $(VENV)/lint-tools
 
 # The CPU kernels, and the GPU kernels' bodies on the CPU, alone, without torch, under AddressSanitizer and
 # UndefinedBehaviorSanitizer.
-sanitize: $(SANITIZED_TESTS:%=build/sanitize/%)
-	build/sanitize/tests/sanitize/fill_everything
-	build/sanitize/tests/cuda/body_on_cpu
-	build/sanitize/tests/cuda/compare_on_cpu
-	build/sanitize/tests/cuda/digest_on_cpu
-	build/sanitize/tests/cuda/launcher_on_cpu
+sanitize: $(SANITIZED_TESTS:%=sanitize/%)
+
+$(SANITIZED_TESTS:%=sanitize/%): %: build/%
+	$<
 
 $(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
 	$(SANITIZE) $^ -o $@
@@ -106,22 +107,16 @@ $(ARM_OBJECTS): build/arm/%.o: %.cpp $(CXX_SOURCES)
 
 # nvcc takes the kernels, and every header and formula of csrc/core. And CUDA's ops compile against any torch, since they
 # see its stable ABI alone. Needs no GPU.
-check-cuda: build/check-cuda/ops_cuda.o $(NVCC_CHECKED)
-	@$(if $(NVCC_CHECKED),,echo "check-cuda: the kernels are left out, there is no nvcc on PATH")
-
-build/check-cuda/ops_cuda.o: csrc/torch/ops_cuda.cpp $(CXX_SOURCES) $(VENV)/torch-$(TORCH)
-	@mkdir -p $(@D)
+check-cuda: $(VENV)/torch-$(TORCH)
 	$(CXX) -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -Wno-unused-parameter -Icsrc \
 		-isystem $$($(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch/include \
-		-c $< -o $@
+		-fsyntax-only csrc/torch/ops_cuda.cpp
+	@if command -v nvcc >/dev/null; then $(MAKE) $(CUDA_OBJECTS); \
+	else echo "check-cuda: left out, there is no nvcc on PATH"; fi
 
-build/check-cuda/%.o: csrc/cuda/%.cu $(CXX_SOURCES)
+$(CUDA_OBJECTS): build/%.o: %.cu $(CXX_SOURCES)
 	@mkdir -p $(@D)
 	$(NVCC) -Werror all-warnings -c $< -o $@
-
-build/check-cuda/%.o: tests/cuda/%.cu $(CXX_SOURCES)
-	@mkdir -p $(@D)
-	$(NVCC) -c $< -o $@
 
 # The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.
 test-cuda-build:

@@ -11,11 +11,11 @@ namespace CONVINIT_LANES {
 
 // One value a word; u = (w >> 8) 2^-24, or (W >> 11) 2^-53 for double.
 struct Uniform {
-  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) {
+  CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) {
     const F32 u = to_float(bit_cast<I32>(word >> 8)) * 0x1p-24f;
     return min(fma(u, splat(p.span), splat(p.low)), splat(p.last));
   }
-  CONVINIT_HD F64 value(const Parameters<double>& p, U64 word) {
+  CONVINIT_HD_METHOD static F64 value(const Parameters<double>& p, U64 word) {
     const F64 u = unsigned53_to_double(word >> 11) * 0x1p-53;
     return min(fma(u, splat(p.span), splat(p.low)), splat(p.last));
   }
@@ -27,7 +27,7 @@ struct Uniform {
 constexpr float kSmallestScaledSpan = 0x1p-100f;
 struct ScaledUniform : Uniform {
   using Uniform::value;
-  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) {
+  CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) {
     return ::fminf(fma(to_float(bit_cast<I32>(word >> 8)), p.span * 0x1p-24f, p.low), p.last);
   }
 };
@@ -39,12 +39,14 @@ CONVINIT_HD F64 open_unit(U64 word) { return (unsigned53_to_double(word >> 11) +
 
 // Two values from two words (Box and Muller 1958): the even word is the radius, the odd one the angle.
 struct Normal {
-  CONVINIT_HD void values(const Parameters<float>& p, U32 even, U32 odd, F32* first, F32* second) {
+  CONVINIT_HD_METHOD static void values(const Parameters<float>& p, U32 even, U32 odd, F32* first,
+                                        F32* second) {
     const Polar32 z = polar(sqrt(neg2log(open_unit(even), splat(0.0f))), odd);
     *first = fma(z.x, splat(p.std), splat(p.mean));
     *second = fma(z.y, splat(p.std), splat(p.mean));
   }
-  CONVINIT_HD void values(const Parameters<double>& p, U64 even, U64 odd, F64* first, F64* second) {
+  CONVINIT_HD_METHOD static void values(const Parameters<double>& p, U64 even, U64 odd, F64* first,
+                                        F64* second) {
     const Polar64 z = polar(sqrt(neg2log(open_unit(even), splat(0.0))), odd);
     *first = fma(z.x, splat(p.std), splat(p.mean));
     *second = fma(z.y, splat(p.std), splat(p.mean));
@@ -54,13 +56,13 @@ struct Normal {
 // One value a word, by the inverse of the distribution function, taken from whichever tail is nearer.
 struct TruncatedNormal {
   template <class Vector, class Word, class Real>
-  CONVINIT_HD Vector narrow_quantile(const Parameters<Real>& p, Word word) {
+  CONVINIT_HD_METHOD static Vector narrow_quantile(const Parameters<Real>& p, Word word) {
     const Vector u = open_unit(word);
     const Vector x = fma(u * splat(p.warp), splat(Real(1)) - u, u);
     return min(max(fma(x, splat(p.span), splat(p.low)), splat(p.low)), splat(p.high));
   }
   template <class Vector, class Word, class Real>
-  CONVINIT_HD Vector quantile(const Parameters<Real>& p, Word word) {
+  CONVINIT_HD_METHOD static Vector quantile(const Parameters<Real>& p, Word word) {
     if (p.narrow) return narrow_quantile<Vector>(p, word);
     const Vector from_lower = fma(open_unit(word), splat(p.span), splat(p.lower));
     const Vector from_upper = fma(open_unit(~word), splat(p.span), splat(p.upper));
@@ -70,8 +72,10 @@ struct TruncatedNormal {
     z = fma(select(less(from_lower, from_upper), -z, z), splat(p.std), splat(p.mean));
     return min(max(z, splat(p.low)), splat(p.high));
   }
-  CONVINIT_HD F32 value(const Parameters<float>& p, U32 word) { return quantile<F32>(p, word ^ p.flip); }
-  CONVINIT_HD F64 value(const Parameters<double>& p, U64 word) {
+  CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) {
+    return quantile<F32>(p, word ^ p.flip);
+  }
+  CONVINIT_HD_METHOD static F64 value(const Parameters<double>& p, U64 word) {
     return quantile<F64>(p, word ^ static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(p.flip))));
   }
 };

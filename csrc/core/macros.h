@@ -1,36 +1,30 @@
-// What lets one set of headers serve host and device: the function prefix, and the name of the lanes.
+// What lets one set of headers serve host and device: how functions are declared, and the name of the lanes.
 // A source file that compiles the formulas for another lane type defines CONVINIT_LANES first
 // (cpu/fill_avx2.cpp).
 #pragma once
 
+// CONVINIT_HD         a function of host and device
+// CONVINIT_HD_METHOD  the same for a member function, static ones included
+// CONVINIT_HD_CALLED  called on a GPU, not copied into its callers: what is long and seldom used, or too long
+//                     to be there twice
+// CONVINIT_DEVICE, CONVINIT_DEVICE_CALLED
+//                     of threads that wait for each other: on a GPU only, where there is one
 #if defined(__CUDACC__) || defined(__HIPCC__)
 #define CONVINIT_HD static __host__ __device__ __forceinline__
-#else
-// Internal linkage: a shared inline symbol could be resolved by the linker to a copy for another instruction
-// set.
-#define CONVINIT_HD static inline __attribute__((always_inline, unused))
-#endif
-
-// The same for a member function.
-#if defined(__CUDACC__) || defined(__HIPCC__)
 #define CONVINIT_HD_METHOD __host__ __device__ __forceinline__
-#else
-#define CONVINIT_HD_METHOD inline __attribute__((always_inline))
-#endif
-
-// Called on a GPU, not copied into its callers: for what is long and seldom used, or too long to be there
-// twice.
-#if defined(__CUDACC__) || defined(__HIPCC__)
 #define CONVINIT_HD_CALLED static __host__ __device__ __noinline__
-#else
-#define CONVINIT_HD_CALLED CONVINIT_HD
-#endif
-
-// For threads that wait for each other: on a GPU only, where there is one, else on the host.
-#if defined(__CUDACC__) || defined(__HIPCC__)
 #define CONVINIT_DEVICE static __device__ __forceinline__
 #define CONVINIT_DEVICE_CALLED static __device__ __noinline__
 #else
+// Internal linkage: a shared inline symbol could be resolved by the linker to a copy for another instruction
+// set. Builds that need not be fast define CONVINIT_INLINE without always_inline: a copy of every formula for
+// every caller takes minutes to compile unoptimised, or under the sanitizers.
+#ifndef CONVINIT_INLINE
+#define CONVINIT_INLINE inline __attribute__((always_inline, unused))
+#endif
+#define CONVINIT_HD static CONVINIT_INLINE
+#define CONVINIT_HD_METHOD inline __attribute__((always_inline))
+#define CONVINIT_HD_CALLED CONVINIT_HD
 #define CONVINIT_DEVICE CONVINIT_HD
 #define CONVINIT_DEVICE_CALLED CONVINIT_HD
 #endif

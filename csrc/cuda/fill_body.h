@@ -194,7 +194,7 @@ CONVINIT_HD void fill_visit(const TaskList<DeviceFill>& list, const Visit& visit
                             Sink sink) {
   const Share share{visit.begin + thread.number, visit.end, static_cast<uint32_t>(visit.num_threads)};
   const Thread no_edges{kNumParts, thread.num_threads};
-  fill_task(list.tasks[visit.task], list.digits, share, visit.has_edges ? thread : no_edges, sink);
+  fill_task(list.tasks[visit.task], list.digits, share, visit.number == 0 ? thread : no_edges, sink);
 }
 
 // Everything that a thread of block number `block` writes.

@@ -176,7 +176,7 @@ struct Thread {
 // A thread block's visit to a task: one unit of it, or its part of the whole.
 struct Visit {
   int32_t task;
-  bool has_edges;       // it comes to the task's first unit
+  int64_t number;       // of the task's unit
   int64_t begin, end;   // of the items
   int64_t next_unit;    // of the block
   int64_t num_threads;  // that share the items
@@ -189,14 +189,13 @@ CONVINIT_HD Visit visit_at(const TaskList<Task>& list, int64_t unit, uint32_t nu
   const Task& task = list.tasks[t];
   const int64_t first_unit = t > 0 ? list.unit_ends[t - 1] : 0;
   const int64_t number = unit - first_unit, num_units = list.unit_ends[t] - first_unit;
-  Visit visit{
-      t,          number == 0, number * task.unit_items, (number + 1) * task.unit_items, unit + num_blocks,
-      num_threads};
+  Visit visit{t,          number, number * task.unit_items, (number + 1) * task.unit_items, unit + num_blocks,
+              num_threads};
   if (task.unit_items == kWhole) {
     const int64_t num_visitors = num_units < num_blocks ? num_units : num_blocks;
     const int64_t num_visited = (num_units - number + num_blocks - 1) / num_blocks;
     visit = {t,
-             number == 0,
+             number,
              number * num_threads,
              task.num_items,
              unit + num_visited * num_blocks,
