@@ -18,7 +18,7 @@ from convinit_ext.checkpoint._destination import Destination
 from convinit_ext.checkpoint._hf_config import base_name, config_files
 from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
 from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, INDEX_SUFFIX
-from convinit_ext.checkpoint._writer import write_file
+from convinit_ext.checkpoint._writer import Lock, write_file
 from convinit_ext.keys import CONTRACT_VERSION
 from convinit_ext.model import (
     AnyRecipe,
@@ -137,7 +137,7 @@ def save_model(
 
     Args:
         model: any module, as for init_model_. A tied tensor is saved once, under its first name.
-        path: a folder, made if only it is missing; or one file, if it ends in .safetensors.
+        path: a folder, or one file, if it ends in .safetensors; folders that are missing are made.
         seed: as for init_model_, and so are recipe, dtype, fan, only, skip and names.
         max_shard_size: of a file's tensors: bytes, or a text such as "500MB" or "2GiB". None is 5 GB in a
             folder, and no limit for one file.
@@ -151,7 +151,8 @@ def save_model(
         ValueError, TypeError: as init_model_; meta tensors that nothing fills; no path; a max_shard_size
             that is none, or less than one file would hold.
         WeightsError: the folder holds something else; it is named, and nothing was written.
-        OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written.
+        OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written, or
+            that another run saves to at this moment.
         RuntimeError: another process failed; it says whose error that was.
 
     >>> import tempfile
@@ -172,11 +173,11 @@ def save_model(
         plan = make_plan(model, seed, Options(rules, dtype, fan, only, skip, names, persistent=True))
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 
-    with torch.no_grad():
+    with torch.no_grad(), Lock() as lock:
         plan, destination = together(prepare)
         _check_same(destination)
         rank, num_ranks = place()
-        done = gathered(together(lambda: destination.make_room(overwrite) if rank == 0 else set()))[0]
+        done = gathered(together(lambda: destination.make_room(overwrite, lock) if rank == 0 else set()))[0]
         owners = _owners([file for file in destination.files if file.name not in done], num_ranks)
         mine = [file for file in destination.files if owners.get(file.name) == rank]
         together(lambda: _write(destination.folder, mine, plan.seed, progress and rank == 0))

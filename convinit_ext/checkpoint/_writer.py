@@ -22,13 +22,18 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 1 << 25
-_PREFIX, _SUFFIX = ".", ".partial"
+_PREFIX, _SUFFIX, _LOCK_SUFFIX = ".", ".partial", ".lock"
 _POLL_SECONDS = 0.02  # how soon a thread sees that the other one has stopped
 
 
 def temporary_of(name: str) -> str:
     """What a file is called until it is whole; no loader takes it for weights."""
     return f"{_PREFIX}{name}{_SUFFIX}"
+
+
+def lock_of(name: str) -> str:
+    """What the file is called that is locked while a file, or all files of a folder, are written."""
+    return f"{_PREFIX}{name}{_LOCK_SUFFIX}"
 
 
 def write_file(
@@ -213,6 +218,28 @@ def _is_alone(descriptor: int, path: Path) -> bool:
         return True  # a file system without locks
     # the other process may have renamed or removed it, before the lock was free
     return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+class Lock:
+    """A file that one run has to itself, to be entered by `with`: it is removed at the end."""
+
+    def __init__(self) -> None:
+        self._taken: tuple[Path, io.FileIO] | None = None
+
+    def take(self, path: Path) -> None:
+        """Raises OSError as open_alone."""
+        self._taken = path, open_alone(path)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._taken is not None:
+            path, file = self._taken
+            try:
+                path.unlink(missing_ok=True)  # before another run can have it
+            finally:
+                file.close()
 
 
 @contextlib.contextmanager
