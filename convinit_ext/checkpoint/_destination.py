@@ -77,10 +77,11 @@ class Destination:
     def _lock_name(self) -> str:
         return lock_of(f"{self.base}{FILE_SUFFIX}" if self.base else self.files[0].name)
 
-    def finish(self) -> None:
-        """Writes the index, once all files are there."""
+    def finish(self, lock: Lock) -> None:
+        """Writes the index, once all files are there; then other runs may come."""
         if self.index is not None:
             self._write_texts(dict([self.index]))
+        lock.release()
 
     def _write_texts(self, texts: dict[str, bytes]) -> None:
         for name, content in texts.items():

@@ -234,11 +234,16 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let other runs take the file, if this one has."""
         if self._taken is not None:
             path, file = self._taken
             try:
                 path.unlink(missing_ok=True)  # before another run can have it
             finally:
+                self._taken = None
                 file.close()
 
 
