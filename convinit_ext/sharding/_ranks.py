@@ -19,6 +19,7 @@ from convinit_ext.sharding._meeting import Meeting, text_of
 T = TypeVar("T")
 Words = NDArray[np.uint64]
 
+_SHOWN = 20  # errors of ranks
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -99,7 +100,9 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
         if text is not None:
             ranks.setdefault(text, []).append(rank)
     if ranks:
-        raise RuntimeError("; ".join(f"{text_of(those)}: {text}" for text, those in ranks.items())) from error
+        said = [f"{text_of(those)}: {text}" for text, those in ranks.items()]
+        more = [f"and {len(said) - _SHOWN} more"] * (len(said) > _SHOWN)
+        raise RuntimeError("; ".join(said[:_SHOWN] + more)) from error
     return result
 
 
