@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from convinit_ext._engine import (
     check_not_in_fake_mode,
     check_tensor,
+    excerpt,
     is_plain,
     row_major,
     uncompiled,
@@ -33,6 +34,8 @@ from convinit_ext.model import (
 )
 from convinit_ext.recipes import Fan
 from convinit_ext.sharding import is_dtensor, local_of, parts, ranks
+
+_SHOWN = 20  # names of an error
 
 
 @uncompiled
@@ -104,7 +107,12 @@ def verify(
             weights = open_weights(target)
             weights.check_contract()
         found = _subjects(plan, whose, weights.tensors if weights else target, everything=only is None)
-        subjects, problems = _checked(*found, dtype)
+        try:
+            subjects, problems = _checked(*found, dtype)
+        except (RuntimeError, ValueError) as error:
+            if weights is None:
+                raise
+            raise type(error)(f"{target}: {error}") from error
         check_not_in_fake_mode("verify values")
         with torch.no_grad():
             verdicts = verdicts_of(plan.seed, subjects, weights, progress)
@@ -201,10 +209,12 @@ def _checked(
         if subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor)
     ]
     if lost:
+        more = len(lost) - _SHOWN
+        shown = lost[:_SHOWN] + [f"and {more} more"] * (more > 0)
         raise ValueError(
             f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device, or fake, have no values "
             "to verify:\n  "
-            + "\n  ".join(lost)
+            + "\n  ".join(shown)
             + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
         )
     sound = []
@@ -224,7 +234,7 @@ def _checked(
 def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
     name, row, tensor = subject
     if tensor.shape != row.tensor.shape:
-        text = f"its shape is {list(tensor.shape)}, and the model's {list(row.tensor.shape)}"
+        text = f"its shape is {excerpt(list(tensor.shape))}, and the model's {list(row.tensor.shape)}"
         return Problem(name, "shape", text)
     if dtype is not None and tensor.dtype != row.dtype:
         return Problem(name, "dtype", f"it is {tensor.dtype}, and not {row.dtype}")

@@ -17,7 +17,8 @@ from convinit_ext.sharding._dtensor import (
     without,
 )
 from convinit_ext.sharding._flat import check_whole
-from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, place, text_of, together
+from convinit_ext.sharding._meeting import text_of
+from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, members, place, together
 from convinit_ext.sharding._shard import Shard
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "is_dtensor",
     "local_of",
     "logical_shape",
+    "members",
     "parts",
     "place",
     "ranks",

@@ -14,62 +14,95 @@ from torch import Tensor
 from convinit_ext._engine import NUM_SUMS
 from convinit_ext.keys import checked_seed
 from convinit_ext.sharding._dtensor import Sharding, sharding_of
+from convinit_ext.sharding._meeting import Meeting, text_of
 
 T = TypeVar("T")
 Words = NDArray[np.uint64]
 
+_SHOWN = 20  # errors of ranks
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def place() -> tuple[int, int]:
-    """Return this process's rank, and how many there are: (0, 1) without a process group.
+def place(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
+    """Return this process's rank in a group, by default of all, and how many there are: (0, 1) without any.
+
+    Raises:
+        TypeError: the group is none.
+        ValueError: this process is not in it.
 
     >>> place()
     (0, 1)
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
-    return dist.get_rank(), dist.get_world_size()
+    if not (group is None or isinstance(group, dist.ProcessGroup | int)):  # a number is others' group
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup, not {type(group).__name__}")
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ValueError(
+            f"rank {dist.get_rank()} is not in the group of group=; only its ranks may call this"
+        )
+    return rank, dist.get_world_size(group)
 
 
-def gathered(value: T) -> list[T]:
+def members(group: dist.ProcessGroup | None = None) -> list[int]:
+    """Return the ranks of a group among all, in its own order.
+
+    >>> members()
+    [0]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [0]
+    return dist.get_process_group_ranks(group)
+
+
+def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """Return the values of all processes, which must all call it, in the order of their ranks.
 
     >>> gathered("mine")
     ['mine']
     """
-    num_ranks = place()[1]
+    num_ranks = place(group)[1]
     values = [value] * num_ranks
     if num_ranks > 1:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
     return values
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Do some work on all processes, which must all call it: an error of one is an error on all.
+
+    They wait for each other as long as one of them is at work; the timeout is for those that are silent.
 
     Returns:
         What the work gives this process.
 
     Raises:
-        RuntimeError: on every process; it says on which ranks what was raised.
+        RuntimeError: on every process; it says on which ranks what was raised, or which are silent.
         Exception: without other processes, what the work raises.
 
     >>> together(lambda: 7)
     7
     """
-    if place()[1] == 1:
+    if place(group)[1] == 1:
         return work()
     error: Exception | None = None
-    try:
-        result = work()
-    except Exception as raised:
-        error = raised
-    texts = gathered(None if error is None else f"{type(error).__name__}: {error}")
-    failed = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None]
-    if failed:
-        raise RuntimeError("; ".join(failed)) from error
+    with Meeting(group) as meeting:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        meeting.wait()
+    texts = gathered(None if error is None else f"{type(error).__name__}: {error}", group)
+    ranks: dict[str, list[int]] = {}
+    for rank, text in zip(members(group), texts, strict=True):
+        if text is not None:
+            ranks.setdefault(text, []).append(rank)
+    if ranks:
+        said = [f"{text_of(those)}: {text}" for text, those in ranks.items()]
+        more = [f"and {len(said) - _SHOWN} more"] * (len(said) > _SHOWN)
+        raise RuntimeError("; ".join(said[:_SHOWN] + more)) from error
     return result
 
 
@@ -99,17 +132,6 @@ def check_same_seed(seed: int) -> None:
     if len(ranks) > 1:
         listed = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
         raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
-
-
-def text_of(ranks: Sequence[int]) -> str:
-    """Return the first few of some ranks as text.
-
-    >>> text_of([3]), text_of(range(12))
-    ('rank 3', 'ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
-    """
-    shown = 8
-    more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:shown]))}{more}"
 
 
 def added_up(sums: Words) -> Words:
