@@ -359,36 +359,36 @@ class Placed:
 
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
-        self.layout, self.is_nested = torch.strided, False
-        self.is_cpu, self.is_cuda = (self.device.type == name for name in ("cpu", "cuda"))
+        self.layout, self.dtype, self.is_nested, self.is_quantized = torch.strided, tensor.dtype, False, False
+        self.is_cpu, self.is_cuda, self.is_meta = (self.device.type == n for n in ("cpu", "cuda", "meta"))
 
 
-def on_several_devices(monkeypatch, name: str) -> list[set[str]]:
-    """The devices of the tensors that each call of a function of ops gets, as tensors that are not there."""
+def on_several_devices(monkeypatch) -> list[set[str]]:
+    """The devices of the tensors that each call of an op gets, as tensors that are not there."""
     calls: list[set[str]] = []
-    inner = getattr(ops, name)
+    inner = ops._on_one_device
 
-    def on_one_device(placed, *others):
+    def on_one_device(op, placed, *others):
         calls.append({str(each.device) for each in placed})
-        return inner([each.tensor for each in placed], *others)
+        return inner(op, [each.tensor for each in placed], *others)
 
     monkeypatch.setattr(checks, "HAS_CUDA", True)
-    monkeypatch.setattr(ops, name, on_one_device)
+    monkeypatch.setattr(ops, "_on_one_device", on_one_device)
     return calls
 
 
 DEVICES = ("cpu", "cuda:1", "cuda:0", "cuda:1")
 
 
-@pytest.mark.parametrize("name", ["_digest_on_one_device", "_compare_on_one_device"])
+@pytest.mark.parametrize("name", ["digest", "differences"])
 @pytest.mark.parametrize("boxed", [False, True])
 def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch, name, boxed):
     tensors, keys, kinds = arguments("compare", 12)
     boxes = [None if number % 3 else ops.Box(number, (1000, 3)) for number in range(12)]
-    others = (keys,) if "digest" in name else (keys, kinds)
-    read = ops.digest if "digest" in name else ops.differences
+    others = (keys,) if name == "digest" else (keys, kinds)
+    read = getattr(ops, name)
     expected = read(tensors, *others, boxes if boxed else None)
-    calls = on_several_devices(monkeypatch, name)
+    calls = on_several_devices(monkeypatch)
     placed = [Placed(tensor, DEVICES[number % 4]) for number, tensor in enumerate(tensors)]
     assert torch.equal(read(placed, *others, boxes if boxed else None), expected)
     assert calls == [{"cuda:1"}, {"cuda:0"}, {"cpu"}]
@@ -396,5 +396,5 @@ def test_a_list_on_several_devices_is_an_op_each_in_the_order_given(monkeypatch,
         read(placed, *others, boxes[:3])
     with pytest.raises(RuntimeError, match="invalid"):
         ops.digest(placed, keys[:5])
-    with pytest.raises(checks.UnsupportedTensorError, match="cannot compare a tensor on meta"):
+    with pytest.raises(ValueError, match="cannot verify a tensor on the meta device"):
         ops.differences([placed[0], Placed(tensors[1], "meta")], keys[:2], kinds[:2])

@@ -140,8 +140,8 @@ def test_one_part_equals_the_list_s(view, box: ops.Box, dtype: torch.dtype) -> N
     expected, by_op, short = (torch.zeros(4, 5, 7, dtype=dtype) for _ in range(3))
     kind, params = distribution.kind, distribution.params
     ops.fill_([view(expected)], KEYS, [distribution], [box])
-    ops.fill_part_(view(by_op), KEYS, kind, params, box)
-    ops.fill_small_part_(view(short), KEYS.data_ptr(), kind, params, box)
+    ops.fill_one_(view(by_op), KEYS, kind, params, box)
+    ops.fill_small_(view(short), KEYS.data_ptr(), kind, params, box)
     assert_same_bits(by_op, expected)
     assert_same_bits(short, expected)
     assert by_op._version == short._version == 1
@@ -155,8 +155,8 @@ def each_way(tensor: torch.Tensor, box: ops.Box) -> list[Callable[[], object]]:
         *contiguous,
         lambda: ops.fill_([tensor], KEYS, [Normal()]),
         lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS),
-        lambda: ops.fill_part_(tensor, KEYS, 2, PARAMS, box),
-        lambda: ops.fill_small_part_(tensor, pointer, 2, PARAMS, box),
+        lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS, box),
+        lambda: ops.fill_small_(tensor, pointer, 2, PARAMS, box),
         lambda: init.normal_(tensor),
     ]
 
@@ -179,9 +179,9 @@ def test_a_part_that_cannot_be_filled_is_refused() -> None:
     tensor = torch.zeros(4, 4)
     for box in (ops.Box(0, (4,)), ops.Box(-1, (4, 1)), ops.Box(0, (4, -1))):
         with pytest.raises(RuntimeError, match="a box has a start and one stride for each dimension"):
-            ops.fill_part_(tensor, KEYS, 2, PARAMS, box)
+            ops.fill_one_(tensor, KEYS, 2, PARAMS, box)
     with pytest.raises(ops.UnsupportedTensorError, match="int64"):
-        ops.fill_part_(torch.zeros(4, dtype=torch.int64), KEYS, 2, PARAMS, ops.Box(0, (1,)))
+        ops.fill_one_(torch.zeros(4, dtype=torch.int64), KEYS, 2, PARAMS, ops.Box(0, (1,)))
     assert not tensor.any()
 
 
