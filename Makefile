@@ -92,10 +92,10 @@ $(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp 
 	@mkdir -p $(@D)
 	$(SANITIZE) -c $< -o $@
 
-# The CPU kernels for 64-bit Arm, compiled on another machine and run in an emulator.
+# The CPU kernels for 64-bit Arm, compiled on another machine and run in an emulator: its vectors against one value at a time.
 check-arm:
 	@if command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null; then set -x; \
-		$(MAKE) build/arm/fill_everything && qemu-aarch64 build/arm/fill_everything; \
+		$(MAKE) build/arm/fill_everything && qemu-aarch64 build/arm/fill_everything neon; \
 	else echo "check-arm: left out, there is no aarch64-linux-gnu-g++ or no qemu-aarch64 on PATH"; fi
 
 build/arm/fill_everything: $(ARM_OBJECTS)

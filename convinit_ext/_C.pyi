@@ -1,4 +1,4 @@
-"""Types of the compiled module; csrc/python.cpp defines it."""
+"""Types of the compiled module; csrc/torch/python.cpp defines it."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
 // The scalar lane type: every operation that the formulas need beyond the operators, for one value at a time.
-// The GPU and the portable CPU path use it; cpu/lanes_avx2.h, lanes_avx512.h and lanes_neon.h define the same
-// names for vectors.
+// The GPU and the portable CPU path use it; cpu/lanes_avx2.inl, lanes_avx512.inl and lanes_neon.inl define
+// the same names for vectors.
 //
 // A group is kBlocks Philox blocks. Its words fill 2 * kVectors32 vectors of 32-bit lanes or two of 64-bit
 // lanes, and it stays in two halves, values from even words and from odd words, until a store interleaves

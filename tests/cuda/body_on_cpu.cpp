@@ -1,7 +1,6 @@
 // The GPU kernel's body on the host: every thread of several grids, one after the other, over lists of every
 // distribution, dtype and layout. Values must be the CPU engine's to the bit, and what lies between and
-// around a tensor's elements must stay as it was. Run by tests/test_cuda_body.py, and under the sanitizers by
-// `make sanitize`.
+// around a tensor's elements must stay as it was. Run by `make sanitize`.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -1,7 +1,6 @@
 // The comparing kernel's body on the host: every thread of several grids, over lists of every distribution,
 // dtype and layout. What it finds must be what the CPU's engine finds: nothing, some elements, all of them.
-// No memory outside a tensor may be read, which AddressSanitizer finds out. Run by tests/test_cuda_body.py,
-// and under the sanitizers by `make sanitize`.
+// No memory outside a tensor may be read, which AddressSanitizer finds out. Run by `make sanitize`.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -1,6 +1,6 @@
 // The digest kernel's body on the host: every thread of several grids, over lists of every layout and size of
 // element. Sums must be the CPU engine's, and nothing outside a tensor may be read, which AddressSanitizer
-// finds out. Run by tests/test_cuda_body.py, and under the sanitizers by `make sanitize`.
+// finds out. Run by `make sanitize`.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>

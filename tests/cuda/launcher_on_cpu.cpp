@@ -1,5 +1,5 @@
 // What the kernels' launchers share, csrc/cuda/launch.inl, with tests/fake_cuda in CUDA's place: how many
-// blocks there are, and what remains of an error. Run by tests/test_cuda_body.py.
+// blocks there are, and what remains of an error. Run by `make sanitize`.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>

@@ -17,7 +17,7 @@ import pytest
 import reference_fingerprint
 import torch
 from filling import DISTRIBUTIONS, DTYPES, assert_same_bits, key_tensor
-from test_layers import CSRC, CXX
+from test_layers import CALLED, CSRC, CXX
 from test_layouts import LAYOUTS
 from test_values import SHIFTED
 
@@ -55,7 +55,7 @@ def library(tmp_path_factory):
         HERE / "cuda" / "fake_gpu.cpp",
         *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "arguments")),
     ]
-    command = [CXX, "-std=c++17", "-O0", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
+    command = [CXX, "-std=c++17", "-O0", CALLED, "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
     command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]
     command += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", "-ldl", "-o", str(path)]
     result = subprocess.run(command, capture_output=True, text=True)

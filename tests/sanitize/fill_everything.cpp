@@ -2,6 +2,7 @@
 // over odd lengths, starts and strides, into memory that ends where the tensor ends. Checks values against
 // the portable path's, and that what lies between the elements of a tensor is left alone. Then compares the
 // memory with what a fill writes, and takes its digest. Knows nothing of torch.
+#include <algorithm>
 #include <cfenv>
 #include <cstdint>
 #include <cstdio>
@@ -216,11 +217,14 @@ void fill_list(const std::vector<Case>& cases, const Distribution& distribution,
 
 }  // namespace
 
-int main() {
+// The instruction sets that the arguments name, or else all.
+int main(int num_arguments, char** arguments) {
+  const std::vector<std::string> chosen(arguments + 1, arguments + num_arguments);
   const std::vector<Case> cases = make_cases();
   const std::vector<Distribution> distributions = make_distributions();
   int64_t fills = 0;
   for (const FunctionTable* table : available_tables()) {
+    if (!chosen.empty() && std::count(chosen.begin(), chosen.end(), table->isa) == 0) continue;
     force_isa(table->isa);
     for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
       for (const Distribution& distribution : distributions) {
