@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,17 +61,26 @@ class Fillings:
         self._known: dict[object, Filling] = {}
         self._texts: dict[int, str] = {}
 
-    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
-        """Return what the rule says of a parameter whose values will be of this dtype (None: of its own)."""
+    def of(
+        self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None = None
+    ) -> Filling:
+        """Return what the rule says of a parameter.
+
+        Args:
+            rule: of the parameter.
+            target: the parameter.
+            dtype: of its values afterwards; None is its own.
+            padding: the row that is zero unless the rule itself says which is.
+        """
         tensor = target.tensor
         if type(rule.init) not in _BY_SHAPE:
-            return self._new(rule, target, dtype)
-        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module)
+            return self._new(rule, target, dtype, padding)
+        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module), padding
         if question not in self._known:
-            self._known[question] = self._new(rule, target, dtype)
+            self._known[question] = self._new(rule, target, dtype, padding)
         return self._known[question]
 
-    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None) -> Filling:
         if id(rule) not in self._texts:
             self._texts[id(rule)] = rule.text
         text, tensor = self._texts[id(rule)], target.tensor
@@ -78,6 +88,8 @@ class Fillings:
         if not isinstance(values, RowZeroed) and not is_distribution(values):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if distribution is values and padding is not None and distribution != ZEROS:
+            values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
@@ -85,6 +97,39 @@ class Fillings:
         if tensor.ndim >= 2 and not isinstance(distribution, Constant):
             fans = target.fans(getattr(rule.init, "fan", None))
         return Filling(values, text, fans)
+
+
+def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
+    """Return the row of an embedding's padding_idx, wherever a tied parameter is held; None if there is none.
+
+    Args:
+        group: the parameter, and those tied to it.
+        target: as rules see it.
+    """
+    if target.plain is not None:
+        return _padding_in(target.plain.module, target.plain.parameter, target.tensor)
+    for held in group:
+        for module, leaf in held.places:
+            if "padding_idx" in module.__dict__:
+                row = _padding_in(module, leaf, held.tensor)
+                if row is not None:
+                    return row
+    return None
+
+
+def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
+    row = module.__dict__.get("padding_idx")
+    if leaf != "weight" or tensor.ndim != 2 or type(row) is not int:
+        return None
+    if "Embed" not in _names(module.__class__):
+        return None
+    rows = tensor.shape[0]
+    return row % rows if -rows <= row < rows else None
+
+
+@lru_cache(maxsize=1024)
+def _names(kind: type) -> str:
+    return " ".join(each.__name__ for each in kind.__mro__)
 
 
 def _is_copy(values: Values) -> bool:

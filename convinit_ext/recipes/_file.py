@@ -21,8 +21,12 @@ from convinit_ext.recipes._rules import Rule
 
 SUFFIXES = (".toml", ".json")
 _PATTERNS = ("parameter", "name", "buffer")
-_KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label")  # of a rule
-_TYPES = {"arguments": (Mapping,), "module": (str, list)}  # of their values; the others are str
+_KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label", "allow_unused")  # of a rule
+_TYPES = {
+    "arguments": (Mapping,),
+    "module": (str, list),
+    "allow_unused": (bool,),
+}  # of their values; the others are str
 _INITS = f"{', '.join(FUNCTIONS)}, and PACKAGE.MODULE:FUNCTION"
 _MAX_BYTES = 1 << 26  # of a file
 _MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.layers.LayerScale')"
@@ -112,7 +116,7 @@ def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
     if "where" in table:
         read["where"] = _find(table["where"], "where", allow_code)
     init = _initialiser(table["init"], table.get("arguments", {}), allow_code)
-    return Rule(init, label=table.get("label"), **read)
+    return Rule(init, label=table.get("label"), allow_unused=table.get("allow_unused", False), **read)
 
 
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
@@ -135,6 +139,8 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
         table["where"] = _name(rule.where, "where")
     if rule.label is not None:
         table["label"] = rule.label
+    if rule.allow_unused:
+        table["allow_unused"] = True
     return table
 
 

@@ -18,11 +18,9 @@ from convinit_ext.recipes._initialisers import (
     ZEROS,
     Initialiser,
     Kaiming,
-    RowZeroed,
     Target,
     VarianceScaling,
     Xavier,
-    initialiser_text,
     is_conv1d,
 )
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
@@ -71,14 +69,8 @@ def _prelu(target: Target) -> Distribution:
 
 
 def embedding_rule(values: Distribution) -> Rule:
-    """Return the rule for the weights of embeddings: these values, but zeros in the row of padding_idx."""
-
-    def embedding(target: Target) -> Distribution | RowZeroed:
-        padding = target.module.padding_idx
-        return values if padding is None else RowZeroed(values, padding % target.tensor.shape[0])
-
-    embeddings = (nn.Embedding, nn.EmbeddingBag)
-    return Rule(embedding, module=embeddings, parameter="weight", label=initialiser_text(values))
+    """Return the rule for the weights of embeddings; the row of padding_idx is zero whatever the rule."""
+    return Rule(values, module=(nn.Embedding, nn.EmbeddingBag), parameter="weight")
 
 
 def _in_transformer(target: Target) -> bool:
@@ -125,6 +117,7 @@ TORCH = ready_made(
         ),
         name="torch",
         defaults=False,
+        allow_unused=True,
     )
 )
 
@@ -142,7 +135,7 @@ def _scaled(
         Rule(init, parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=layers, parameter="bias"),
     )
-    return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False))
+    return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False, allow_unused=True))
 
 
 # torchvision's ResNet for the convolutions. A linear layer is scaled by fan_in: by fan_out, a head of one

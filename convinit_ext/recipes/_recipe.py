@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, replace
 from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
@@ -20,8 +20,12 @@ _T = TypeVar("_T")
 # The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
 
-_KEYS = ("name", "extends", "defaults", "rules")
-_TYPES = {"defaults": (bool,), "rules": (list,)}  # of their values; the others are str
+_KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
+_TYPES = {
+    "defaults": (bool,),
+    "allow_unused": (bool,),
+    "rules": (list,),
+}  # of their values; the others are str
 _MAX_DEPTH = 100  # of files that extend files
 
 
@@ -33,6 +37,7 @@ class Recipe:
         rules: in order.
         name: for the report.
         defaults: whether norm weights are ones and biases zeros where no rule matches.
+        allow_unused: whether each of the rules may decide for no parameter or buffer of a model.
 
     Raises:
         TypeError: something that is not a Rule among them.
@@ -45,12 +50,16 @@ class Recipe:
     rules: tuple[Rule, ...]
     name: str = "custom"
     defaults: bool = True
+    allow_unused: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        for rule in self.rules:
+    def __post_init__(self, allow_unused: bool) -> None:
+        rules = tuple(self.rules)
+        for rule in rules:
             if not isinstance(rule, Rule):
                 raise TypeError(f"a recipe is a list of convinit_ext.recipes.Rule, and {rule!r} is none")
+        if allow_unused:
+            rules = tuple(rule if rule.allow_unused else replace(rule, allow_unused=True) for rule in rules)
+        object.__setattr__(self, "rules", rules)
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
@@ -158,7 +167,7 @@ def _from_dict(given: object, files: tuple[Path, ...], allow_code: bool) -> Reci
         except OSError as error:
             raise ValueError(f"{place}extends {excerpt(table['extends'])}: {reason(error)}") from error
     name = table.get("name", files[-1].stem if files else "custom")
-    return Recipe(tuple(rules), name, table.get("defaults", True))
+    return Recipe(tuple(rules), name, table.get("defaults", True), table.get("allow_unused", False))
 
 
 def _by_name(name: str, allow_code: bool, files: tuple[Path, ...] = (), place: str = "") -> Recipe:

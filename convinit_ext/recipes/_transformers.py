@@ -78,6 +78,7 @@ def trunc_normal(std: float = _STD) -> Recipe:
             *TORCH,
         ),
         name="trunc_normal",
+        allow_unused=True,
     )
 
 
@@ -111,6 +112,7 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
         (Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
         name="gpt",
         defaults=False,
+        allow_unused=True,
     )
 
 
@@ -130,7 +132,7 @@ def llama(std: float = _STD) -> Recipe:
     >>> [rule.text for rule in llama().rules[:1]]
     ['normal_(0, 0.02)']
     """
-    return Recipe(_language(std), name="llama", defaults=False)
+    return Recipe(_language(std), name="llama", defaults=False, allow_unused=True)
 
 
 def _language(std: float) -> tuple[Rule, ...]:

@@ -145,6 +145,7 @@ ROUND_TRIP = [
     Rule(VarianceScaling()),
     Rule(VarianceScaling(form="uniform", fan="true")),
     Rule(CopyFrom("it's a.weight"), name="c"),
+    Rule(Constant(0.0), name="d", allow_unused=True),
     Rule(by_depth, where=is_wide),
 ]
 
@@ -280,6 +281,17 @@ def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule,
         Recipe.load(path, allow_code=True)
 
 
+def test_a_file_may_allow_rules_that_decide_for_nothing():
+    rule = {"init": "zeros_", "name": "x"}
+    model, allowed = nn.Linear(2, 2), {"allow_unused": True}
+    with pytest.raises(ValueError, match=r"rule 1 .* fits no parameter"):
+        init_model_(model, recipe=Recipe.from_dict({"extends": "torch", "rules": [rule]}))
+    for table in ({"rules": [rule | allowed]}, {"rules": [rule]} | allowed):
+        init_model_(model, recipe=Recipe.from_dict({"extends": "torch"} | table))
+    with pytest.raises(TypeError, match="allow_unused must be a bool"):
+        Recipe.from_dict({"rules": [rule | {"allow_unused": 1}]})
+
+
 @pytest.mark.parametrize(
     "rule",
     [
@@ -382,10 +394,13 @@ def test_of_a_very_long_text_an_error_shows_the_beginning(given):
     [
         ("[", r"wrong\.json: "),
         ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
-        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, rules"),
+        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, rules"),
         ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
         ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
-        ('{"rule": []}', r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, rules"),
+        (
+            '{"rule": []}',
+            r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, allow_unused, rules",
+        ),
         ('{"rules": {}}', r"wrong\.json: a recipe's rules must be a list"),
         ('{"defaults": 1}', r"wrong\.json: a recipe's defaults must be a bool, not 1"),
         ('{"extends": "torhc"}', r"wrong\.json: extends: there is no recipe 'torhc'; there are torch, he"),

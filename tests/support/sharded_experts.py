@@ -24,8 +24,8 @@ if WITH_TRANSFORMERS:
 BARE = [
     Rule(Kaiming(), name="*.up"),
     Rule(Xavier(), name="*.down"),
-    Rule(TruncatedNormal(std=0.02), name="*.gate.weight"),
-    Rule(Normal(std=0.02), name="*.experts.*"),
+    Rule(TruncatedNormal(std=0.02), name="*.gate.weight", allow_unused=True),
+    Rule(Normal(std=0.02), name="*.experts.*", allow_unused=True),
 ]
 
 
