@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import LARGEST, bounds_fit
+from convinit_ext._engine import LARGEST, bounds_fit, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
@@ -28,9 +29,9 @@ from convinit_ext.recipes import (
     Values,
     VarianceScaling,
     Xavier,
-    fan_layout,
     is_distribution,
     is_values,
+    layout_key,
     patterns,
 )
 
@@ -75,7 +76,7 @@ class Fillings:
         tensor = target.tensor
         if type(rule.init) not in _BY_SHAPE:
             return self._new(rule, target, dtype, padding)
-        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module), padding
+        question = id(rule), tensor.shape, tensor.dtype, layout_key(target), padding
         if question not in self._known:
             self._known[question] = self._new(rule, target, dtype, padding)
         return self._known[question]
@@ -200,6 +201,39 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
             + f"\n{_advice(lost, held, recipe)}"
         )
     return found
+
+
+def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
+    """Warn once of modules whose own reset_parameters recipe "torch" does not follow, by types and paths.
+
+    Args:
+        held: the parameters.
+        rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
+    """
+    of_torch = set(map(id, RECIPES["torch"]))
+    paths: dict[Any, list[str]] = {}
+    for each, rule in zip(held, rules, strict=True):
+        kind: Any = each.node.module.__class__
+        if _resets_itself(kind) and id(rule) in of_torch:
+            paths.setdefault(kind, []).append(repr(each.node.path))
+    if paths:
+        shown = "; ".join(f"{kind.__name__}: {listed(dict.fromkeys(of))}" for kind, of in paths.items())
+        warnings.warn(
+            "recipe 'torch' does for these modules what the types of torch.nn do that they are derived from, "
+            f"and not their own reset_parameters: {shown}. Give them rules of their own, before *TORCH, or "
+            "call reset_parameters inside convinit_ext.intercept(model, seed)",
+            stacklevel=2,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _resets_itself(kind: Any) -> bool:
+    """Whether a type derived from one of torch.nn's has a reset_parameters of its own."""
+    torchs = next(each for each in kind.__mro__ if each.__module__.startswith("torch."))
+    return torchs is not kind and any(
+        hasattr(torchs, name) and getattr(kind, name) is not getattr(torchs, name)
+        for name in ("reset_parameters", "_reset_parameters")
+    )
 
 
 def _described(held: NamedTensor) -> str:

@@ -11,8 +11,8 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules, check_parameters
-from convinit_ext.model._filling import Filling, Fillings, check_range, padding_of, rules_for
+from convinit_ext.model._checks import check_modules, check_not_scripted, check_parameters
+from convinit_ext.model._filling import Filling, Fillings, check_range, padding_of, rules_for, warn_own_resets
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -32,6 +32,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
     flat_shards.check_whole(modules, None if options.reading else options.dtype)
+    check_not_scripted(nodes)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
@@ -112,6 +113,8 @@ class _Planner:
         targets = [target_of(first, options.fan) for first in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
+        if not options.reading:
+            warn_own_resets(firsts, rules)
         rows = []
         for group, target, rule in zip(self._groups, targets, rules, strict=True):
             first, tensor = group[0], group[0].tensor

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils import parametrize
 
 from convinit_ext import distributions
@@ -23,11 +22,20 @@ from convinit_ext.recipes._initialisers import (
     Xavier,
     is_conv1d,
 )
+from convinit_ext.recipes._known import (
+    IN_PROJ,
+    KNOWN,
+    RECURRENT,
+    RECURRENT_TYPES,
+    WEIGHT_OR_BIAS,
+    expert_rules,
+)
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
 
 LAYERS = (_ConvNd, nn.Linear)
+_STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 
 @lru_cache(maxsize=1024)
@@ -74,13 +82,22 @@ def embedding_rule(values: Distribution) -> Rule:
 
 
 def _in_transformer(target: Target) -> bool:
-    """Whether it is a matrix inside nn.Transformer, which draws each anew, whatever its own module did."""
+    """Whether it is a matrix of the encoder or decoder that nn.Transformer draws anew, whatever they did.
+
+    What a derived type adds comes later, and keeps what its own module did.
+    """
     if target.tensor.ndim < 2:
         return False
-    for parent in target.parents:  # spelled out: this is asked of every matrix of every model
+    parents = target.parents
+    for index, parent in enumerate(parents):  # spelled out: this is asked of every matrix of every model
         if isinstance(parent, nn.Transformer):
-            return True
-    return isinstance(target.module, nn.Transformer)
+            inner = parents[index + 1] if index + 1 < len(parents) else target.module
+            is_own = type(parent) is nn.Transformer or isinstance(inner, _STACKS)
+            if is_own and (
+                inner is parent._modules.get("encoder") or inner is parent._modules.get("decoder")
+            ):
+                return True
+    return False
 
 
 def of_conv1d(target: Target) -> bool:
@@ -99,17 +116,29 @@ def _projects_attention(target: Target) -> bool:
 TORCH = ready_made(
     Recipe(
         (
+            *KNOWN,
+            *expert_rules(Kaiming("uniform", a=math.sqrt(5), fan="true")),
             Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
             Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
             Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
             Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
             *TORCH_NORMS,
             embedding_rule(Normal()),
-            Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter="*_weight"),
+            Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter=IN_PROJ),
             Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
             Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            Rule(_recurrent, module=(RNNBase, RNNCellBase), label="uniform_(+-1/sqrt(hidden_size))"),
-            Rule(_bilinear, module=nn.Bilinear, label="uniform_(+-1/sqrt(in1_features))"),
+            Rule(
+                _recurrent,
+                module=RECURRENT_TYPES,
+                parameter=RECURRENT,
+                label="uniform_(+-1/sqrt(hidden_size))",
+            ),
+            Rule(
+                _bilinear,
+                module=nn.Bilinear,
+                parameter=WEIGHT_OR_BIAS,
+                label="uniform_(+-1/sqrt(in1_features))",
+            ),
             Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
             Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
             Rule(ZEROS, parameter="bias", where=of_conv1d),
@@ -130,6 +159,8 @@ def _scaled(
     Embeddings, attention (its out_proj too) and recurrent modules are left to `torch`.
     """
     rules = (
+        *KNOWN,
+        *expert_rules(init),
         *first,
         Rule(init, module=layers, parameter="weight", where=lambda target: not _projects_attention(target)),
         Rule(init, parameter="weight", where=of_conv1d),
