@@ -38,7 +38,7 @@ Build = Callable[[], nn.Module]
 
 def run(options: argparse.Namespace) -> None:
     _check_save(options)
-    options.recipe, options.dtype = recipe_of(options.recipe), dtype_of(options.dtype)
+    options.recipe, options.dtype = recipe_of(options.recipe, options.allow_code), dtype_of(options.dtype)
     options.device = checked_device(options.device)
     build = imported(options.model, "model") if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none

@@ -11,13 +11,22 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules, check_parameters
-from convinit_ext.model._filling import DISTRIBUTIONS, Filling, Fillings, check_range, rules_for
+from convinit_ext.model._checks import check_modules, check_not_scripted, check_parameters
+from convinit_ext.model._filling import (
+    DISTRIBUTIONS,
+    Filling,
+    Fillings,
+    check_range,
+    padding_of,
+    rules_for,
+    warn_own_resets,
+)
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed
 from convinit_ext.sharding import boxes, flat_shards, is_dtensor
@@ -31,13 +40,18 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
     flat_shards.check_whole(modules, None if options.reading else options.dtype)
+    check_not_scripted(nodes)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
     selection = Selection(model, options.only, options.skip)
     groups = _groups(held, selection, options.reading)
     key_of = _key_of(held, nodes, options)
-    rows = _Planner(model, held, groups, key_of, options).rows()
+    planner = _Planner(model, held, groups, key_of, options)
+    rows = planner.rows()
+    seconds = {id(each) for group in groups for each in group[1:]}
+    asked = [each for each in held if id(each) not in seconds] if seconds else held
+    check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
     device = options.device or next(fresh, torch.device("cpu"))
 
@@ -96,35 +110,52 @@ class _Planner:
         self._key_of = key_of
         self._options = options
         self._fillings = Fillings()
+        self.used: set[int] = set()  # ids of rules
         self._by_name: dict[str, NamedTensor] | None = None
         self._chosen: set[int] | None = None
+        self._group_of: dict[int, list[NamedTensor]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
         targets = [target_of(first, options.fan) for first in firsts]
         rules = rules_for(firsts, targets, options.recipe)
+        self.used.update(map(id, rules))
+        if not options.reading:
+            warn_own_resets(firsts, rules)
         rows = []
         for group, target, rule in zip(self._groups, targets, rules, strict=True):
             first, tensor = group[0], group[0].tensor
-            filling = self._fillings.of(rule, target.plain or target, options.dtype)
-            values, fans = self._values(first, filling)
+            padding = padding_of(group, target)
+            filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
+            values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = options.dtype or tensor.dtype
             rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
         return tuple(rows)
 
     def _values(
-        self, held: NamedTensor, filling: Filling, within: tuple[NamedTensor, ...] = ()
+        self,
+        held: NamedTensor,
+        filling: Filling,
+        within: tuple[NamedTensor, ...] = (),
+        padding: int | None = None,
     ) -> tuple[Values, tuple[int, int] | None]:
-        """Return a parameter's values and fans. `within`: the norms that these values are for."""
+        """Return a parameter's values and fans.
+
+        Args:
+            held: the parameter.
+            filling: what its rule says.
+            within: the norms that these values are for.
+            padding: the row that is zero in a copy too.
+        """
         said, tensor = filling.values, held.tensor
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
         if isinstance(said, RowZeroed):
             return Drawn(self._key_of(held.name), tensor.shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):
-            return self._copied(held, filling)
+            return self._copied(held, filling, padding)
         if not isinstance(said, Preset | NormOf | MinusIdentity):
             return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
         try:
@@ -141,9 +172,14 @@ class _Planner:
     def _filling(self, held: NamedTensor) -> Filling:
         target = target_of(held, self._options.fan)
         (rule,) = rules_for([held], [target], self._options.recipe)
-        return self._fillings.of(rule, target.plain or target, self._options.dtype)
+        if self._group_of is None:
+            self._group_of = {id(each): group for group in self._groups for each in group}
+        padding = padding_of(self._group_of.get(id(held), [held]), target)
+        return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
-    def _copied(self, held: NamedTensor, filling: Filling) -> tuple[Values, tuple[int, int] | None]:
+    def _copied(
+        self, held: NamedTensor, filling: Filling, padding: int | None
+    ) -> tuple[Values, tuple[int, int] | None]:
         """Return the values of the parameter at the end of a chain of copies, and its fans."""
         origin, chain = held, [held]
         own, said = filling, filling.values
@@ -163,6 +199,13 @@ class _Planner:
         values, fans = self._values(origin, own)
         if not isinstance(values, Drawn):
             return values, fans
+        if padding is not None and values.zero_row is None:
+            values.zero_row = padding  # of this copy alone
+        elif padding is not None and values.zero_row != padding:
+            raise ValueError(
+                f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
+                f"whose row {values.zero_row} is zero; give it a rule of its own"
+            )
         dtype, drawn = (self._options.dtype or each.tensor.dtype for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
         has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)

@@ -23,10 +23,10 @@ from convinit_ext.recipes._initialisers import (
     Xavier,
 )
 from convinit_ext.recipes._initialisers import Values as Values
-from convinit_ext.recipes._initialisers import fan_layout as fan_layout
 from convinit_ext.recipes._initialisers import initialiser_text as initialiser_text
 from convinit_ext.recipes._initialisers import is_distribution as is_distribution
 from convinit_ext.recipes._initialisers import is_values as is_values
+from convinit_ext.recipes._initialisers import layout_key as layout_key
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
 from convinit_ext.recipes._rules import Rule

@@ -51,12 +51,15 @@ class Target:
     def fans(self, fan: Fan | None = None) -> tuple[int, int]:
         """Return (fan_in, fan_out), the true ones or PyTorch's.
 
-        They differ in transposed and in grouped convolutions, and in transformers' Conv1D.
+        They differ in transposed and in grouped convolutions, and in transformers' Conv1D. Of experts in one
+        tensor they are those of one expert.
 
         Raises:
             ValueError: fewer than 2 dimensions.
         """
         shape = tuple(self.tensor.shape)
+        if is_expert_stack(self):
+            return distributions.fans(shape[1:], transposed=_experts_transposed(self.module))
         layout = None if (fan or self.fan) == "torch" else fan_layout(self.module)
         if layout is None or (len(shape) < 3 and isinstance(self.module, _ConvNd)):
             return distributions.fans(shape)
@@ -278,11 +281,44 @@ def is_values(init: object) -> TypeIs[Values]:
     return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
 
 
+def layout_key(target: Target) -> object:
+    """Return what decides a parameter's fans beside its shape."""
+    if is_expert_stack(target):
+        return "experts", _experts_transposed(target.module)
+    return fan_layout(target.module)
+
+
 def fan_layout(module: Any) -> tuple[int, bool] | None:
     """Return (groups, whether transposed) of a module whose weight is not simply [out, in, *kernel]."""
     if isinstance(module, _ConvNd):
         return module.groups, module.transposed
     return (1, True) if is_conv1d(module.__class__) else None
+
+
+_EXPERT_MATRICES = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")
+
+
+def is_expert_stack(target: Target) -> bool:
+    """Whether it holds a matrix of each of many experts: [experts, out, in], or [experts, in, out]."""
+    if target.tensor.ndim != 3:
+        return False
+    name = target.parameter
+    return name in _EXPERT_MATRICES or (
+        name in ("w1", "w2", "w3") and "Expert" in type(target.module).__name__
+    )
+
+
+def _experts_transposed(module: Any) -> bool:
+    """Whether the matrices of experts are [in, out], as their shapes say or, where both fit, the module."""
+    first, second = (module._parameters.get(name) for name in ("gate_up_proj", "down_proj"))
+    if first is not None and second is not None and first.ndim == second.ndim == 3:
+        _, rows, columns = first.shape
+        _, inner, outer = second.shape
+        if (rows, columns) == (2 * outer, inner):
+            return False
+        if (rows, columns) == (outer, 2 * inner):
+            return True
+    return bool(getattr(module, "is_transposed", False))
 
 
 @lru_cache(maxsize=1024)

@@ -22,12 +22,12 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 from convinit_ext import fingerprint, fingerprints, init_model_
-from convinit_ext.recipes import TORCH, Rule
+from convinit_ext.recipes import TORCH, Recipe, Rule
 from convinit_ext.recipes._initialisers import ONES, ZEROS
 
 SEED = 2**63 + 5
 NORMS = [Rule(ONES, name="*norm*.weight"), Rule(ZEROS, name="*norm*.bias")]
-RECIPE = [*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH]  # of transformers' own layers
+RECIPE = Recipe((*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH), allow_unused=True)
 if WITH_TRANSFORMERS := importlib.util.find_spec("transformers") is not None:
     llama(), convnextv2()  # imports what they are made of, before this process is forked
 Build = Callable[[], nn.Module]
