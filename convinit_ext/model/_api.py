@@ -14,7 +14,7 @@ from convinit_ext._engine import ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
-from convinit_ext.model._options import AnyRecipe, Options
+from convinit_ext.model._options import AnyRecipe, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
@@ -23,7 +23,7 @@ from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor, ranks
+from convinit_ext.sharding import is_dtensor
 
 
 @uncompiled
@@ -59,7 +59,8 @@ def init_model_(
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
-        check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
+        check_ranks: compare the seed, recipe, fan, dtype and names with those of all other processes first;
+            all of them must ask for it.
         only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
             regular expressions, modules, module types; one of them or a list. Every name of a tied parameter
             counts.
@@ -75,8 +76,8 @@ def init_model_(
         ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
             nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
             shape; a constant or bounds that a dtype cannot hold; FullyShardedDataParallel's pieces of
-            parameters; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one on
-            another rank; an unknown recipe, fan or dtype.
+            parameters; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one,
+            or another recipe, fan, dtype or names, on another rank; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -91,9 +92,11 @@ def init_model_(
     ['1.weight', '1.bias']
     """
     started = time.perf_counter()
-    if check_ranks:
-        ranks.check_same_seed(seed)
-    plan = make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device))
+
+    def options() -> Options:
+        return Options(recipe, dtype, fan, only, skip, names, device)
+
+    plan = make_plan(model, seed, checked_on_all_ranks(seed, options) if check_ranks else options())
     if not dry_run:
         run(plan, plan.seed, progress)
     return plan.report(time.perf_counter() - started, dry_run)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
+from convinit_ext.keys import CONTRACT_VERSION, checked_seed
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
+from convinit_ext.sharding import ranks
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
 
 AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
@@ -53,6 +61,61 @@ class Options:
             object.__setattr__(self, "device", checked_device(self.device))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         _check_dtype(self.dtype)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return what decides a model's values beside its seed, as short texts that processes can compare."""
+        shown = {"recipe": self.recipe.name, "fan": self.fan, "dtype": str(self.dtype)}
+        digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
+        return {**shown, **digests, "version of the value contract": str(CONTRACT_VERSION)}
+
+
+def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
+    """Return the options that are made here, which must be those of every process, as must the seed.
+
+    Raises:
+        ValueError: they differ; it says who has which. TypeError, ValueError: one that is refused here.
+    """
+    made: list[Options] = []
+
+    def facts() -> dict[str, str]:
+        found = {"seed": str(checked_seed(seed))}
+        made.append(options())
+        return {**found, **made[0].facts}
+
+    ranks.check_same(facts)
+    return made[0]
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(repr(_plain(value)).encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as texts and lists that are equal in every process where it means the same."""
+    if isinstance(value, Mapping):
+        return sorted((str(key), _plain(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return type(value).__qualname__, [(name, _plain(each)) for name, each in named]
+    return _source(value)
+
+
+def _source(value: Any) -> Any:
+    """Return what a type or function is called, with a function's code; of anything else the text."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return _ADDRESS.sub("", repr(value))
+    constants = [_ADDRESS.sub("", repr(each)) for each in code.co_consts if not isinstance(each, frozenset)]
+    cells = (cell.cell_contents for cell in value.__closure__ or ())
+    around = [each for each in cells if isinstance(each, int | float | str)]
+    return value.__module__, value.__qualname__, code.co_code.hex(), code.co_names, constants, around
 
 
 def _check_dtype(dtype: object) -> None:

@@ -17,7 +17,7 @@ from convinit_ext.sharding._dtensor import (
     without,
 )
 from convinit_ext.sharding._flat import check_whole
-from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, place, text_of, together
+from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, place, text_of, together
 from convinit_ext.sharding._shard import Shard
 
 __all__ = [
@@ -27,7 +27,7 @@ __all__ = [
     "Shard",
     "added_up",
     "boxes",
-    "check_same_seed",
+    "check_same",
     "check_whole",
     "copy_whole_",
     "flat_shards",
