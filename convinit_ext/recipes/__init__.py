@@ -22,6 +22,7 @@ from convinit_ext.recipes._initialisers import (
     Xavier,
 )
 from convinit_ext.recipes._initialisers import Values as Values
+from convinit_ext.recipes._initialisers import call as call
 from convinit_ext.recipes._initialisers import fan_layout as fan_layout
 from convinit_ext.recipes._initialisers import initialiser_text as initialiser_text
 from convinit_ext.recipes._initialisers import is_distribution as is_distribution
