@@ -22,6 +22,7 @@ from convinit_ext.checkpoint._verdicts import Subject, Verdict, verdicts_of
 from convinit_ext.checkpoint._verification import Problem, Verification, VerifiedRow
 from convinit_ext.model import (
     AnyRecipe,
+    Frozen,
     Names,
     Options,
     Plan,
@@ -48,6 +49,7 @@ def verify(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     check_ranks: bool = False,
     progress: bool = False,
 ) -> Verification:
@@ -68,6 +70,7 @@ def verify(
         only: what to look at, as for init_model_.
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
+        frozen: "keep" names frozen parameters among those that are not looked at.
         check_ranks: compare seed, recipe, fan, dtype and names of all processes, and say on each what the
             others found: a tensor that differs there is a problem here. All of them must ask for it.
         progress: show a tqdm bar that counts bytes.
@@ -96,7 +99,7 @@ def verify(
     started, chosen = time.perf_counter(), None
 
     def options() -> Options:
-        return Options(recipe, dtype, fan, only, skip, names, reading=True)
+        return Options(recipe, dtype, fan, only, skip, names, frozen=frozen, reading=True)
 
     def look() -> tuple[Plan, list[VerifiedRow], list[Problem], tuple[str, ...]]:
         whose = _model_of(target, model)

@@ -14,7 +14,7 @@ from convinit_ext._engine import ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
-from convinit_ext.model._options import AnyRecipe, Options, checked_on_all_ranks
+from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
@@ -40,6 +40,7 @@ def init_model_(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     dry_run: bool = False,
 ) -> Report:
     """Fill every parameter of a model in place; its values depend on the seed and the parameter's name alone.
@@ -67,17 +68,21 @@ def init_model_(
         skip: what to leave as it is, likewise; it wins over only.
         names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
             function of a name.
+        frozen: what becomes of parameters that are frozen (requires_grad=False), beside others that are not,
+            and that no rule of your own names: "keep" leaves them as they are, "draw" initialises them like
+            others. None is an error that lists them.
         dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
         A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
-        ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
-            nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
-            shape; a constant or bounds that a dtype cannot hold; FullyShardedDataParallel's pieces of
-            parameters; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one,
-            or another recipe, fan, dtype or names, on another rank; an unknown recipe, fan or dtype.
+        ValueError: parameters that no rule covers, frozen ones without frozen=, lazy ones, equal names, shared
+            memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of unknown
+            parameters or of another shape; a constant or bounds that a dtype cannot hold; pieces of
+            FullyShardedDataParallel's parameters; a pattern that chooses nothing; a seed out of range, or
+            (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an unknown
+            recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -94,7 +99,7 @@ def init_model_(
     started = time.perf_counter()
 
     def options() -> Options:
-        return Options(recipe, dtype, fan, only, skip, names, device)
+        return Options(recipe, dtype, fan, only, skip, names, device, frozen)
 
     plan = make_plan(model, seed, checked_on_all_ranks(seed, options) if check_ranks else options())
     if not dry_run:
@@ -114,6 +119,7 @@ def plan_model(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
 ) -> ModelPlan:
     """Plan an initialisation that can be run, and run again, without planning anew.
 
@@ -125,7 +131,9 @@ def plan_model(
     >>> first.seed, second.seed
     (7, 8)
     """
-    return ModelPlan(model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device)))
+    return ModelPlan(
+        model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device, frozen))
+    )
 
 
 class ModelPlan:

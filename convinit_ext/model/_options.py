@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,12 +21,13 @@ from convinit_ext.sharding import ranks
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
 
+Frozen: TypeAlias = Literal["keep", "draw"] | None
 AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Options:
-    """How to plan a model; the first seven are those of init_model_.
+    """How to plan a model; the first eight are those of init_model_.
 
     Args:
         recipe: which initialiser for which parameter.
@@ -35,6 +36,7 @@ class Options:
         only, skip: what to initialise.
         names: the names that make the keys.
         device: where meta tensors go; None where nobody says.
+        frozen: "keep" or "draw" what is frozen beside parameters that are not; None asks by an error.
         reading: the plan is for a look at the model, which then need not be one that can be filled: it may
             hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
             their values, and meta ones that nobody can rebuild.
@@ -51,12 +53,15 @@ class Options:
     skip: Selectors = None
     names: Names | None = None
     device: Any = None
+    frozen: Frozen = None
     reading: bool = False
     persistent: bool = False
 
     def __post_init__(self) -> None:
         if self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
+        if self.frozen not in (None, "keep", "draw"):
+            raise ValueError(f"frozen must be 'keep', 'draw' or None, not {self.frozen!r}")
         if self.device is not None:
             object.__setattr__(self, "device", checked_device(self.device))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
@@ -65,7 +70,12 @@ class Options:
     @property
     def facts(self) -> dict[str, str]:
         """Return what decides a model's values beside its seed, as short texts that processes can compare."""
-        shown = {"recipe": self.recipe.name, "fan": self.fan, "dtype": str(self.dtype)}
+        shown = {
+            "recipe": self.recipe.name,
+            "fan": self.fan,
+            "dtype": str(self.dtype),
+            "frozen": str(self.frozen),
+        }
         digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
         return {**shown, **digests, "version of the value contract": str(CONTRACT_VERSION)}
 

@@ -29,6 +29,7 @@ from convinit_ext.recipes._initialisers import is_distribution as is_distributio
 from convinit_ext.recipes._initialisers import is_values as is_values
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
+from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 

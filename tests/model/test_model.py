@@ -104,7 +104,7 @@ def test_a_meta_model_stays_tied_trainable_and_of_its_types():
     meta = on_meta(Net)
     meta.conv.weight.requires_grad_(False)
     meta.conv.bias.tag = "decays not"
-    init_model_(meta)
+    init_model_(meta, frozen="draw")
     assert meta.head.weight is meta.embed.weight
     assert isinstance(meta.conv.weight, nn.Parameter)
     assert not meta.conv.weight.requires_grad
