@@ -23,6 +23,7 @@ from convinit_ext.checkpoint._writer import Lock, write_file
 from convinit_ext.keys import CONTRACT_VERSION
 from convinit_ext.model import (
     AnyRecipe,
+    Frozen,
     Names,
     Options,
     Plan,
@@ -125,6 +126,7 @@ def save_model(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     overwrite: bool = False,
     progress: bool = False,
     group: dist.ProcessGroup | None = None,
@@ -141,7 +143,7 @@ def save_model(
     Args:
         model: any module, as for init_model_. A tied tensor is saved once, under its first name.
         path: a folder, or one file, if it ends in .safetensors; folders that are missing are made.
-        seed: as for init_model_, and so are recipe, dtype, fan, only, skip and names.
+        seed: as for init_model_, and so are recipe, dtype, fan, only, skip, names and frozen.
         max_shard_size: of a file's tensors: bytes, or a text such as "500MB" or "2GiB". None is 5 GB in a
             folder, and no limit for one file.
         overwrite: replace weights and config that are there, if they are others. Other files stay.
@@ -175,7 +177,8 @@ def save_model(
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
-        plan = make_plan(model, seed, Options(rules, dtype, fan, only, skip, names, persistent=True))
+        options = Options(rules, dtype, fan, only, skip, names, frozen=frozen, persistent=True)
+        plan = make_plan(model, seed, options)
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 
     with torch.no_grad(), Lock() as lock:

@@ -23,11 +23,13 @@ from convinit_ext.checkpoint._verdicts import Subject, Verdict, verdicts_of
 from convinit_ext.checkpoint._verification import Problem, Verification, VerifiedRow
 from convinit_ext.model import (
     AnyRecipe,
+    Frozen,
     Names,
     Options,
     Plan,
     Selectors,
     check_range,
+    checked_on_all_ranks,
     dtype_name,
     make_plan,
     walk,
@@ -50,6 +52,7 @@ def verify(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     check_ranks: bool = False,
     progress: bool = False,
 ) -> Verification:
@@ -70,8 +73,9 @@ def verify(
         only: what to look at, as for init_model_.
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
-        check_ranks: compare the seeds of all processes, and say on each what the others found: a tensor that
-            differs there is a problem here. All of them must ask for it.
+        frozen: "keep" names frozen parameters among those that are not looked at.
+        check_ranks: compare seed, recipe, fan, dtype and names of all processes, and say on each what the
+            others found: a tensor that differs there is a problem here. All of them must ask for it.
         progress: show a tqdm bar that counts bytes.
 
     Returns:
@@ -95,12 +99,14 @@ def verify(
     >>> found.different, found.rows[2].num_different, found.rows[2].first_index
     (('1.weight',), 1, (1, 3))
     """
-    started = time.perf_counter()
+    started, chosen = time.perf_counter(), None
+
+    def options() -> Options:
+        return Options(recipe, dtype, fan, only, skip, names, frozen=frozen, reading=True)
 
     def look() -> tuple[Plan, list[VerifiedRow], list[Problem], tuple[str, ...]]:
         whose = _model_of(target, model)
-        options = Options(recipe, dtype, fan, only, skip, names, reading=True)
-        plan = make_plan(whose, seed, options)
+        plan = make_plan(whose, seed, chosen or options())
         weights = None
         if isinstance(target, str | PathLike):
             check_not_in_fake_mode("verify values")
@@ -120,7 +126,7 @@ def verify(
         return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
 
     if check_ranks:
-        ranks.check_same_seed(seed)
+        chosen = checked_on_all_ranks(seed, options)
         plan, rows, problems, unchecked = ranks.together(look)
         problems = [*problems, *_problems_elsewhere(rows, problems)]
     else:

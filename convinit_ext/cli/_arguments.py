@@ -116,6 +116,8 @@ def _add_values(parser: argparse.ArgumentParser, seed: str, recipe: str, dtype: 
     parser.add_argument("--recipe", type=_recipe, help=recipe)
     parser.add_argument("--allow-code", action="store_true", default=None, help=_ALLOW_CODE)
     parser.add_argument("--dtype", choices=_DTYPES, help=dtype)
+    frozen = "frozen parameters beside others that are not: keep them as they are, or draw them"
+    parser.add_argument("--frozen", choices=("keep", "draw"), help=frozen)
 
 
 def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> None:

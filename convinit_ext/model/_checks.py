@@ -26,13 +26,15 @@ def check_parameters(held: Iterable[NamedTensor], reading: bool) -> None:
         try:
             _check(each.tensor, reading)
         except (RuntimeError, TypeError) as error:  # of which UnsupportedTensorError is both
-            raise type(error)(f"parameter {each.path!r}: {error}") from error
+            leave = f"skip={each.name!r} leaves it as it is"
+            raise type(error)(f"parameter {each.path!r}: {error}; {leave}") from error
 
 
 def _check(tensor: Tensor, reading: bool) -> None:
     if is_dtensor(tensor):
         parts(tensor)  # raises what is wrong with its placements
         tensor = local_of(tensor)
+    _check_has_own_values(tensor, "verify" if reading else "fill")
     if reading:
         if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
             check_dtype(tensor.dtype, "verify")
@@ -46,6 +48,16 @@ def _check(tensor: Tensor, reading: bool) -> None:
         )
     if isinstance(tensor, FakeTensor) and tensor.fake_mode not in _get_current_dispatch_mode_stack():
         raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
+
+
+def _check_has_own_values(tensor: Tensor, do: str) -> None:
+    """Check that no subclass makes the values of others, as quantised weights do: a fill would be lost."""
+    if isinstance(tensor, FakeTensor) or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return
+    raise UnsupportedTensorError(
+        f"cannot {do} a {type(tensor).__name__}, whose operations are its own (__torch_dispatch__); accepted "
+        "is a plain tensor: initialise the model before its weights are converted"
+    )
 
 
 def check_not_faked(held: Iterable[NamedTensor]) -> None:

@@ -29,6 +29,7 @@ from convinit_ext.recipes import (
     Values,
     VarianceScaling,
     Xavier,
+    call,
     is_distribution,
     is_values,
     layout_key,
@@ -153,9 +154,9 @@ def said(rule: Rule, target: Target, kind: str) -> object:
     try:
         if is_values(rule.init):
             return rule.init
-        found = rule.init(target)
+        found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
-    except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:  # of a user's function
+    except (TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # a user's
         about = f"{kind} {target.name!r}, {rule.text}"
         kinds = (TypeError, AttributeError)  # the latter of one that knows only some modules
         raise next((each for each in kinds if isinstance(error, each)), ValueError)(

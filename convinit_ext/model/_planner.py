@@ -21,6 +21,7 @@ from convinit_ext.model._filling import (
     rules_for,
     warn_own_resets,
 )
+from convinit_ext.model._frozen import kept_rows
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -47,7 +48,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     selection = Selection(model, options.only, options.skip)
     groups = _groups(held, selection, options.reading)
     key_of = _key_of(held, nodes, options)
-    planner = _Planner(model, held, groups, key_of, options)
+    kept = kept_rows(groups, held, options)
+    planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
     seconds = {id(each) for group in groups for each in group[1:]}
     asked = [each for each in held if id(each) not in seconds] if seconds else held
@@ -92,6 +94,7 @@ class _Planner:
         model: the outermost module.
         held: its parameters.
         groups: those to fill, each with those tied to it.
+        kept: the rows of those among them that stay as they are.
         key_of: the name that makes a key, by the canonical one.
         options: what the caller asks for.
     """
@@ -101,12 +104,14 @@ class _Planner:
         model: nn.Module,
         held: list[NamedTensor],
         groups: list[list[NamedTensor]],
+        kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
     ) -> None:
         self._model = model
         self._held = held
-        self._groups = groups
+        self._kept = {id(row.held[0]): row for row in kept}
+        self._groups = [group for group in groups if id(group[0]) not in self._kept] if kept else groups
         self._key_of = key_of
         self._options = options
         self._fillings = Fillings()
@@ -132,7 +137,10 @@ class _Planner:
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = options.dtype or tensor.dtype
             rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
-        return tuple(rows)
+        if not self._kept:
+            return tuple(rows)
+        order = {id(each): at for at, each in enumerate(self._held)}
+        return tuple(sorted([*rows, *self._kept.values()], key=lambda row: order[id(row.held[0])]))
 
     def _values(
         self,
@@ -189,7 +197,8 @@ class _Planner:
                 cycle = " -> ".join(repr(each.name) for each in (*chain[chain.index(origin) :], origin))
                 raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
             chain.append(origin)
-            own = self._filling(origin)
+            is_kept = id(origin) in self._kept
+            own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
             said = own.values
         if origin.tensor.shape != held.tensor.shape:
             raise ValueError(

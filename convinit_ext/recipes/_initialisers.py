@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from inspect import Parameter, Signature, signature
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
@@ -30,7 +31,8 @@ class Target:
     Args:
         name: canonical full name, "layer1.0.conv1.weight".
         parameter: the name inside its module, "weight".
-        tensor: the parameter; its values do not count, and are not there yet in a meta model.
+        tensor: the parameter; its values do not count, and are not there yet in a meta model. A rule's own
+            functions see one on the meta device in its place, of the same shape, dtype and attributes.
         module: the module that owns it.
         parents: the modules around `module`, outermost first.
         fan: whose fans count where an initialiser does not say: the true ones, or PyTorch's.
@@ -65,6 +67,44 @@ class Target:
             return distributions.fans(shape)
         groups, transposed = layout
         return distributions.fans(shape, groups=groups, transposed=transposed)
+
+
+def call(function: Callable[[Target], Any], target: Target) -> Any:
+    """Return what a rule's function says of a parameter or buffer.
+
+    One that is not this package's sees a tensor on the meta device, of the same shape, dtype and attributes,
+    in the target and in its module: planning changes nothing, whatever the function writes.
+
+    Raises:
+        ValueError: it says a tensor on the meta device.
+    """
+    if (getattr(function, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]:
+        return function(target)
+    leaf, shown = target.parameter, _shown(target.tensor)
+    holders = (target.module._parameters, target.module._buffers)
+    held = [each for each in holders if isinstance(each, dict) and each.get(leaf) is target.tensor]
+    for each in held:
+        each[leaf] = shown
+    try:
+        plain = None if target.plain is None else replace(target.plain, tensor=shown)
+        found = function(replace(target, tensor=shown, plain=plain))
+    finally:
+        for each in held:
+            each[leaf] = target.tensor
+    if isinstance(found, Tensor) and found.is_meta:
+        raise ValueError(
+            "its tensor is on the meta device, as target.tensor is while a model is planned, and has no "
+            "values; accepted are distributions, and tensors made elsewhere: torch.zeros(target.tensor.shape)"
+        )
+    return found
+
+
+def _shown(tensor: Tensor) -> Tensor:
+    meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        meta = nn.Parameter(meta, tensor.requires_grad)
+    meta.__dict__.update(tensor.__dict__)
+    return meta
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 
 # The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
+_OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
 _KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
 _TYPES = {
@@ -195,7 +196,22 @@ def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = ""
 def ready_made(recipe: Recipe) -> Recipe:
     """Enter a recipe into RECIPES by its name, and return it."""
     RECIPES[recipe.name] = recipe
+    return own(recipe)
+
+
+def own(recipe: Recipe) -> Recipe:
+    """Remember that a recipe's rules are this package's, and return it."""
+    _OWN.update((id(rule), rule) for rule in recipe.rules)
     return recipe
+
+
+def is_ready_made(rule: Rule) -> bool:
+    """Whether a rule is one of a ready-made recipe, and not the caller's.
+
+    >>> is_ready_made(RECIPES["he"].rules[0]), is_ready_made(Rule(RECIPES["he"].rules[0].init))
+    (True, False)
+    """
+    return id(rule) in _OWN
 
 
 def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule], *, allow_code: bool = False) -> Recipe:

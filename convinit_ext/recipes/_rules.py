@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._initialisers import Initialiser, Target, initialiser_text, is_values
+from convinit_ext.recipes._initialisers import Initialiser, Target, call, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
 
 
@@ -95,9 +95,9 @@ class Rule:
         if self.name is not None and not patterns.matches(self.name, target.name):
             return False
         try:
-            return self.where is None or bool(self.where(target))
-        except AttributeError as error:  # not every module has the attribute it reads
-            raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
+            return self.where is None or bool(call(self.where, target))
+        except (AttributeError, RuntimeError) as error:  # not every module has the attribute; no values
+            raise type(error)(f"{target.name!r}, where of {self.text}: {error}") from error
 
     @property
     def text(self) -> str:

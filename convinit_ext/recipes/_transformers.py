@@ -16,7 +16,7 @@ from convinit_ext.recipes._initialisers import ZEROS, Target, is_expert_stack
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
-from convinit_ext.recipes._recipe import Recipe, ready_made
+from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 
 _STD = 0.02
@@ -64,26 +64,33 @@ def trunc_normal(std: float = _STD) -> Recipe:
     True
     """
     normal = TruncatedNormal(0.0, std, -2.0, 2.0)
-    return Recipe(
-        (
-            *KNOWN,
-            *expert_rules(normal),
-            Rule(normal, module=LAYERS, parameter="weight"),
-            Rule(normal, parameter="weight", where=of_conv1d),
-            Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
-            Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            embedding_rule(normal),
-            Rule(ZEROS, module=LAYERS, parameter="bias"),
-            Rule(ZEROS, where=_normalises_responses),
-            Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
-            Rule(normal, parameter=_TOKENS),
-            Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
-            Rule(normal, parameter="weight", where=_is_position_table),
-            Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
-            *TORCH,
-        ),
-        name="trunc_normal",
-        allow_unused=True,
+    return own(
+        Recipe(
+            (
+                *KNOWN,
+                *expert_rules(normal),
+                Rule(normal, module=LAYERS, parameter="weight"),
+                Rule(normal, parameter="weight", where=of_conv1d),
+                Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
+                Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
+                embedding_rule(normal),
+                Rule(ZEROS, module=LAYERS, parameter="bias"),
+                Rule(ZEROS, where=_normalises_responses),
+                Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
+                Rule(normal, parameter=_TOKENS),
+                Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
+                Rule(normal, parameter="weight", where=_is_position_table),
+                Rule(
+                    _layer_scale,
+                    parameter=_LAYER_SCALES,
+                    where=_is_of_no_norm,
+                    label="constant_(layer scale)",
+                ),
+                *TORCH,
+            ),
+            name="trunc_normal",
+            allow_unused=True,
+        )
     )
 
 
@@ -113,11 +120,13 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     if num_layers is not None and num_layers < 1:
         raise ValueError(f"num_layers must be 1 or more, but found {num_layers}")
     label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
-    return Recipe(
-        (*KNOWN, Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
-        name="gpt",
-        defaults=False,
-        allow_unused=True,
+    return own(
+        Recipe(
+            (*KNOWN, Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
+            name="gpt",
+            defaults=False,
+            allow_unused=True,
+        )
     )
 
 
@@ -137,7 +146,7 @@ def llama(std: float = _STD) -> Recipe:
     >>> 'normal_(0, 0.02)' in [rule.text for rule in llama()]
     True
     """
-    return Recipe(_language(std), name="llama", defaults=False, allow_unused=True)
+    return own(Recipe(_language(std), name="llama", defaults=False, allow_unused=True))
 
 
 def _language(std: float) -> tuple[Rule, ...]:

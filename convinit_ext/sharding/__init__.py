@@ -18,7 +18,7 @@ from convinit_ext.sharding._dtensor import (
 )
 from convinit_ext.sharding._flat import check_whole
 from convinit_ext.sharding._meeting import text_of
-from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, members, place, together
+from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
 from convinit_ext.sharding._shard import Shard
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "Shard",
     "added_up",
     "boxes",
-    "check_same_seed",
+    "check_same",
     "check_whole",
     "copy_whole_",
     "flat_shards",

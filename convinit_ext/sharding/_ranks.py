@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convinit_ext._engine import NUM_SUMS
-from convinit_ext.keys import checked_seed
 from convinit_ext.sharding._dtensor import Sharding, sharding_of
 from convinit_ext.sharding._meeting import Meeting, text_of
 
@@ -106,32 +105,37 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
     return result
 
 
-def check_same_seed(seed: int) -> None:
-    """Compare the seeds of all processes of the default process group, if there is one.
+def check_same(facts: Callable[[], Mapping[str, str]]) -> None:
+    """Compare some facts of all processes of the default process group, if there is one.
 
-    Every process must call it, also with a seed that is none: it is judged after all have been heard, so that
-    nobody waits. One small object of each goes to all.
+    Every process must call it, also with facts that cannot be had: they are judged after all have been heard,
+    so that nobody waits. One small object of each goes to all.
+
+    Args:
+        facts: returns their texts, by what they are called; the same names on every process.
 
     Raises:
-        TypeError, ValueError: on a process whose seed is none, as Key.
-        ValueError: on every other, where a seed differs or is none; it says who has which.
+        Exception: on a process where `facts` raised it.
+        ValueError: on every other, where a fact differs or is none; it says who has which.
 
-    >>> check_same_seed(7)  # no process group: nobody to disagree with
+    >>> check_same(lambda: {"seed": "7"})  # no process group: nobody to disagree with
     """
     wrong: Exception | None = None
+    found: Mapping[str, str] | str
     try:
-        text = str(checked_seed(seed))
-    except (TypeError, ValueError) as error:
-        text, wrong = f"none ({error})", error
-    seeds = gathered(text)
+        found = facts()
+    except Exception as error:
+        found, wrong = f"none ({error})", error
+    everyone = gathered(found)
     if wrong is not None:
         raise wrong
-    ranks: dict[str, list[int]] = {}
-    for rank, each in enumerate(seeds):
-        ranks.setdefault(each, []).append(rank)
-    if len(ranks) > 1:
-        listed = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
-        raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
+    for name in found:
+        ranks: dict[str, list[int]] = {}
+        for rank, each in enumerate(everyone):
+            ranks.setdefault(each if isinstance(each, str) else each[name], []).append(rank)
+        if len(ranks) > 1:
+            said = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
+            raise ValueError(f"the {name} must be the same on all ranks, and it is {said}")
 
 
 def added_up(sums: Words) -> Words:
