@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import math
 import operator
 import sys
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,8 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
         return [Part(tensor, tuple(map(range, tensor.shape)))] if tensor.numel() else []
     else:
         check_shard(shard)
+        if shard.indices is not None:
+            return list(_cut_flat(tensor, shard))
         local, runs = tensor, shard.runs(tensor.shape)
     return list(_cut(local, runs)) if local.numel() else []
 
@@ -190,6 +193,16 @@ def _cut(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:
             if len(run) != view.shape[dim]:
                 view = view.narrow(dim, start, len(run))
         yield Part(view, tuple(run for _, run in ranges))
+
+
+def _cut_flat(local: Tensor, shard: Shard) -> Iterator[Part]:
+    """Yield the boxes of a range of a flattened tensor, each as memory of its own shape."""
+    start = 0
+    for ranges in shard.boxes(local.shape):
+        sizes = tuple(map(len, ranges))
+        stop = start + math.prod(sizes)
+        yield Part(local[start:stop].view(sizes), ranges)
+        start = stop
 
 
 def _placed(runs: Runs) -> list[tuple[int, range]]:
