@@ -23,7 +23,7 @@ from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor, ranks
+from convinit_ext.sharding import is_sharded, ranks
 
 
 @uncompiled
@@ -223,7 +223,7 @@ class _OneCall:
         def is_one_piece(row: Row) -> bool:
             values = row.values
             is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
-            return is_all_drawn and not (row.is_fresh or is_dtensor(row.tensor))
+            return is_all_drawn and not (row.is_fresh or is_sharded(row.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 

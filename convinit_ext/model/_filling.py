@@ -32,6 +32,7 @@ from convinit_ext.recipes import (
     is_values,
     patterns,
 )
+from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
@@ -158,7 +159,7 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
 
 
 def _described(held: NamedTensor) -> str:
-    return f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+    return f"{held.path} {list(logical_shape(held.tensor))} of {type(held.node.module).__name__}"
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._report import size_text
 from convinit_ext.model._values import Drawn, Norm, fill_pieces
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, local_of, settle
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _MEMORY_FACTS = Path("/proc/meminfo")
@@ -37,6 +37,8 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
             if memory is not row.tensor:
                 for held in row.held:
                     (_place_buffer if row.is_buffer else _place_parameter)(held, memory)
+            else:
+                settle(memory)
 
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
