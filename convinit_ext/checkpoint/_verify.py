@@ -35,7 +35,7 @@ from convinit_ext.model import (
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor, local_of, parts, ranks
+from convinit_ext.sharding import is_sharded, local_of, logical_shape, parts, ranks
 
 _SHOWN = 20  # names of an error
 
@@ -239,8 +239,9 @@ def _checked(
 
 def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
     name, row, tensor = subject
-    if tensor.shape != row.tensor.shape:
-        text = f"its shape is {excerpt(list(tensor.shape))}, and the model's {list(row.tensor.shape)}"
+    shape, own = logical_shape(tensor), logical_shape(row.tensor)
+    if shape != own:
+        text = f"its shape is {excerpt(list(shape))}, and the model's {list(own)}"
         return Problem(name, "shape", text)
     if dtype is not None and tensor.dtype != row.dtype:
         return Problem(name, "dtype", f"it is {tensor.dtype}, and not {row.dtype}")
@@ -251,7 +252,7 @@ def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
     if not (is_plain(tensor) and tensor.is_contiguous()):
-        if is_dtensor(tensor):
+        if is_sharded(tensor):
             parts(tensor)  # raises where nobody knows them
         is_drawn = not row.is_buffer or tensor.is_complex()  # other buffers may be of any dtype
         check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
@@ -262,7 +263,7 @@ def _check(subject: Subject) -> None:
 
 def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
     name, row, tensor = subject
-    shape = tuple(tensor.shape)
+    shape = tuple(logical_shape(tensor))
     return VerifiedRow(
         name,
         shape,

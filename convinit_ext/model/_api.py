@@ -23,7 +23,7 @@ from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor
+from convinit_ext.sharding import is_sharded
 
 
 @uncompiled
@@ -78,8 +78,8 @@ def init_model_(
 
     Raises:
         ValueError: parameters that no rule covers, frozen ones without frozen=, lazy ones, equal names,
-            shared memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of unknown
-            parameters or of another shape; a constant or bounds that a dtype cannot hold; pieces of
+            shared memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of
+            unknown parameters or of another shape; a constant or bounds that a dtype cannot hold; pieces of
             FullyShardedDataParallel's parameters; a pattern that chooses nothing; a seed out of range, or
             (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an unknown
             recipe, fan or dtype.
@@ -234,7 +234,7 @@ class _OneCall:
         def is_one_piece(row: Row) -> bool:
             values = row.values
             is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
-            return is_all_drawn and not (row.is_fresh or is_dtensor(row.tensor))
+            return is_all_drawn and not (row.is_fresh or is_sharded(row.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 

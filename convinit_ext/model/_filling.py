@@ -35,6 +35,7 @@ from convinit_ext.recipes import (
     layout_key,
     patterns,
 )
+from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
@@ -239,7 +240,7 @@ def _resets_itself(kind: Any) -> bool:
 
 
 def _described(held: NamedTensor) -> str:
-    return f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+    return f"{held.path} {list(logical_shape(held.tensor))} of {type(held.node.module).__name__}"
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -29,8 +30,8 @@ from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed
-from convinit_ext.sharding import boxes, flat_shards, is_dtensor
+from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
+from convinit_ext.sharding import boxes, flat_shards, is_dtensor, is_marked, logical, logical_shape
 
 
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
@@ -46,7 +47,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
     selection = Selection(model, options.only, options.skip)
-    groups = _groups(held, selection, options.reading)
+    groups = _groups(held, selection, options)
     key_of = _key_of(held, nodes, options)
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
@@ -66,13 +67,13 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     return Plan(rows, buffers, seed, options.recipe.name)
 
 
-def _groups(held: list[NamedTensor], selection: Selection, reading: bool) -> list[list[NamedTensor]]:
+def _groups(held: list[NamedTensor], selection: Selection, options: Options) -> list[list[NamedTensor]]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = {id(each) for each in held if selection.chosen(each)}
     if len(chosen) == len(held):
-        check_parameters(held, reading)
+        check_parameters(held, options)
         return walk.tied(held)
-    check_parameters([each for each in held if id(each) in chosen], reading)
+    check_parameters([each for each in held if id(each) in chosen], options)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
     groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
@@ -123,7 +124,7 @@ class _Planner:
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        targets = [target_of(first, options.fan) for first in firsts]
+        targets = [self._target(first) for first in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -157,28 +158,37 @@ class _Planner:
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """
-        said, tensor = filling.values, held.tensor
+        said, shape = filling.values, logical_shape(held.tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
-            return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
+            return Drawn(self._key_of(held.name), shape, said), filling.fans
         if isinstance(said, RowZeroed):
-            return Drawn(self._key_of(held.name), tensor.shape, said.distribution, said.row), filling.fans
+            return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
         if not isinstance(said, Preset | NormOf | MinusIdentity):
-            return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
+            return Drawn(self._key_of(held.name), shape, said), filling.fans
         try:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(tensor)
+                said.check(logical(held.tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:
             about = f"parameter {held.name!r}, {filling.initialiser}"
             raise type(error)(f"{about}: {error}") from error
 
-    def _filling(self, held: NamedTensor) -> Filling:
+    def _target(self, held: NamedTensor) -> Target:
+        """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
+        if not is_marked(held.tensor):
+            return target
+        tensor = logical(held.tensor)
+        plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
+        return dataclasses.replace(target, tensor=tensor, plain=plain)
+
+    def _filling(self, held: NamedTensor) -> Filling:
+        target = self._target(held)
         (rule,) = rules_for([held], [target], self._options.recipe)
         if self._group_of is None:
             self._group_of = {id(each): group for group in self._groups for each in group}
@@ -200,10 +210,11 @@ class _Planner:
             is_kept = id(origin) in self._kept
             own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
             said = own.values
-        if origin.tensor.shape != held.tensor.shape:
+        shape, own_shape = logical_shape(origin.tensor), logical_shape(held.tensor)
+        if shape != own_shape:
             raise ValueError(
-                f"parameter {held.name!r} of shape {list(held.tensor.shape)} cannot copy from "
-                f"{origin.name!r} of shape {list(origin.tensor.shape)}"
+                f"parameter {held.name!r} of shape {list(own_shape)} cannot copy from "
+                f"{origin.name!r} of shape {list(shape)}"
             )
         values, fans = self._values(origin, own)
         if not isinstance(values, Drawn):
@@ -229,8 +240,8 @@ class _Planner:
             raise ValueError(
                 "it is made of itself, since it is tied to what it is made of; give it a rule of its own"
             )
-        said.check(held.tensor, source.tensor)
-        options, dtype = self._options, source.tensor.dtype
+        said.check(logical(held.tensor), logical(source.tensor))
+        options, dtype, shape = self._options, source.tensor.dtype, logical_shape(source.tensor)
         if self._chosen is None:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
@@ -240,9 +251,11 @@ class _Planner:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
             raise ValueError(f"it needs the whole of {source.name!r}, a DTensor; give it a rule of its own")
+        elif shape != source.tensor.shape:
+            raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, source.tensor.shape, dtype, said.dim, options.dtype or held.tensor.dtype)
+        return Norm(values, shape, dtype, said.dim, options.dtype or held.tensor.dtype)
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""

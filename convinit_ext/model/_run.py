@@ -18,7 +18,7 @@ from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._report import size_text
 from convinit_ext.model._values import Drawn, Norm, fill_pieces
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, local_of, settle
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _MEMORY_FACTS = Path("/proc/meminfo")
@@ -40,6 +40,8 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
         for row, memory in filled:
             if memory is not row.tensor:
                 _place(row, memory)
+            else:
+                settle(memory)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from convinit_ext.recipes._known import (
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.sharding import logical_shape
 
 LAYERS = (_ConvNd, nn.Linear)
 _STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
@@ -52,12 +53,14 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     """
     plain = module._parameters.get("weight")  # asking a module for what it lacks takes long
     if plain is not None:
-        return plain.shape
+        return logical_shape(plain)
     held: Any = module
     if not parametrize.is_parametrized(module, "weight"):
-        return tuple(held.weight.shape)
+        return tuple(logical_shape(held.weight))
     parts = held.parametrizations.weight.named_parameters()
-    return max((tuple(part.shape) for name, part in parts if name.startswith("original")), key=math.prod)
+    return max(
+        (tuple(logical_shape(part)) for name, part in parts if name.startswith("original")), key=math.prod
+    )
 
 
 def _bias_by_weight(target: Target) -> Distribution:

@@ -5,19 +5,21 @@ from convinit_ext.sharding import _flat as flat_shards
 from convinit_ext.sharding import _ranks as ranks
 from convinit_ext.sharding._dtensor import (
     FsdpState,
-    Part,
     copy_whole_,
     fsdp_state,
     home_of,
     is_dtensor,
+    is_sharded,
     local_of,
+    logical,
     logical_shape,
     parts,
     sharding_of,
-    without,
 )
 from convinit_ext.sharding._flat import check_whole
+from convinit_ext.sharding._foreign import carrying, check_foreign, is_marked, keeps_dtype, settle
 from convinit_ext.sharding._meeting import text_of
+from convinit_ext.sharding._part import Part, without
 from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
 from convinit_ext.sharding._shard import Shard
 
@@ -28,6 +30,8 @@ __all__ = [
     "Shard",
     "added_up",
     "boxes",
+    "carrying",
+    "check_foreign",
     "check_same",
     "check_whole",
     "copy_whole_",
@@ -36,12 +40,17 @@ __all__ = [
     "gathered",
     "home_of",
     "is_dtensor",
+    "is_marked",
+    "is_sharded",
+    "keeps_dtype",
     "local_of",
+    "logical",
     "logical_shape",
     "members",
     "parts",
     "place",
     "ranks",
+    "settle",
     "sharding_of",
     "text_of",
     "together",
