@@ -23,7 +23,7 @@ from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_sharded
+from convinit_ext.sharding import check_foreign, is_marked, is_sharded
 
 
 @uncompiled
@@ -79,10 +79,10 @@ def init_model_(
     Raises:
         ValueError: parameters that no rule covers, frozen ones without frozen=, lazy ones, equal names,
             shared memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of
-            unknown parameters or of another shape; a constant or bounds that a dtype cannot hold; pieces of
-            FullyShardedDataParallel's parameters; a pattern that chooses nothing; a seed out of range, or
-            (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an unknown
-            recipe, fan or dtype.
+            unknown parameters or of another shape; a constant or bounds that a dtype cannot hold; parameters
+            that another framework holds, gathers or offloads; a pattern that chooses nothing; a seed out of
+            range, or (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an
+            unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -169,6 +169,9 @@ class ModelPlan:
             check_not_faked(self._plan.held())
             self._call.fill(seed)
         else:
+            for held in self._plan.held():
+                if is_marked(held.tensor):
+                    check_foreign(held.tensor, writing=True)
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started

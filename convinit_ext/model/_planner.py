@@ -31,7 +31,7 @@ from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
-from convinit_ext.sharding import boxes, flat_shards, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
@@ -41,11 +41,13 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
-    flat_shards.check_whole(modules, None if options.reading else options.dtype)
+    pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     check_not_scripted(nodes)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
+    if pieces:
+        held = _with_pieces(held, nodes, pieces)
     selection = Selection(model, options.only, options.skip)
     groups = _groups(held, selection, options)
     key_of = _key_of(held, nodes, options)
@@ -65,6 +67,22 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
     selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name)
+
+
+def _with_pieces(
+    held: list[NamedTensor], nodes: list[NamedModule], pieces: dict[int, list[FlatPiece]]
+) -> list[NamedTensor]:
+    """Put the pieces of flat parameters in their place, each under its own name."""
+    by_module = {id(node.module): node for node in nodes}
+    found = []
+    for each in held:
+        if id(each.tensor) not in pieces:
+            found.append(each)
+        for module, leaf, tensor in pieces.get(id(each.tensor), ()):
+            node = by_module[id(module)]
+            name = walk.canonical(walk.join(node.canonical, leaf))
+            found.append(NamedTensor(tensor, walk.join(node.path, leaf), name, node, [(module, leaf)]))
+    return found
 
 
 def _groups(held: list[NamedTensor], selection: Selection, options: Options) -> list[list[NamedTensor]]:
@@ -266,7 +284,7 @@ class _Planner:
                 name: group[0]
                 for group in groups
                 for each in group
-                for name in (each.name, *names[id(each.tensor)])
+                for name in (each.name, *names.get(id(each.tensor), ()))
             }
         found = self._by_name.get(name)
         if found is None:

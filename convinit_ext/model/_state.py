@@ -14,7 +14,7 @@ from convinit_ext._engine import check_not_in_fake_mode, digests
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, Values, generated
-from convinit_ext.sharding import is_dtensor, local_of, logical_shape
+from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
 DTYPES = {
@@ -76,6 +76,11 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
+    if any(is_flat_piece(row.tensor) for row in plan.rows):
+        raise ValueError(
+            "parameters are pieces of a FullyShardedDataParallel's flat one; accepted is the model before it "
+            "is wrapped"
+        )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
     nodes = list(walk.modules(model))
     named = {id(each.tensor): each for each in (*walk.parameters(nodes), *walk.buffers(nodes))}

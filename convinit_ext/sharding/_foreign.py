@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext.sharding._shard import Shard
 
 _ZERO3 = "ds_shape"
 _MEGATRON = "tensor_model_parallel"
 _CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
-_MARKS = frozenset((_ZERO3, _MEGATRON, _CARRIED))
+_FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
+_MARKS = frozenset((_ZERO3, _MEGATRON, _CARRIED, _FLAT))
 # Of parameters that DeepSpeed's optimizers hold in higher precision: ZeRO-1 and 2, ZeRO-3.
 _MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
 _ALL_MARKS = _MARKS | _MASTERS
+
+
+# Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
+_known: MutableMapping[Tensor, tuple[Shard, Callable[[], bool]]] = WeakIdKeyDictionary()
 
 
 class Foreign(NamedTuple):
@@ -44,6 +51,17 @@ class Foreign(NamedTuple):
     group: Any = None
 
 
+def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
+    """Note that a tensor is a piece of a flat parameter, and which range of its own it is."""
+    setattr(tensor, _FLAT, True)
+    _known[tensor] = shard, is_at_rest
+
+
+def is_flat_piece(tensor: Tensor) -> bool:
+    """Return whether a tensor is a piece of FullyShardedDataParallel's flat parameter."""
+    return _FLAT in tensor.__dict__ and foreign(tensor) is not None
+
+
 def is_marked(tensor: Tensor) -> bool:
     """Return whether a tensor has attributes that say more of it than its shape and memory do."""
     return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
@@ -59,6 +77,11 @@ def foreign(tensor: Tensor) -> Foreign | None:
     if _CARRIED in facts:
         found: Foreign = facts[_CARRIED]
         return found._replace(local=tensor)
+    if _FLAT in facts:
+        shard, _ = _known.get(tensor, (None, None))
+        if shard is None or tensor.shape != (len(shard.indices or ()),):  # shown whole
+            return None
+        return Foreign(tensor, shard.shape, shard)
     if _ZERO3 in facts:
         return _of_zero3(tensor, facts)
     return _of_megatron(tensor, facts)
@@ -87,6 +110,11 @@ def check_foreign(tensor: Tensor, writing: bool) -> None:
     found = foreign(tensor)
     if found is not None and found.shard is None:
         raise ValueError(found.problem)
+    _, is_at_rest = _known.get(tensor, (None, None)) if _FLAT in tensor.__dict__ else (None, None)
+    if is_at_rest is not None and not is_at_rest():
+        raise ValueError(
+            "FullyShardedDataParallel has gathered it since, and would drop what is filled; plan it again"
+        )
     if writing and not _MASTERS.isdisjoint(tensor.__dict__):
         raise ValueError(
             "DeepSpeed's optimizer holds a copy of it, and the next step would bring the old values back; "
