@@ -244,12 +244,16 @@ class FixedPositions(nn.Embedding): ...
 class ScaledWordEmbedding(nn.Embedding): ...
 
 
+class LearnedPositions(nn.Embedding): ...
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_computed_tables_are_listed_and_frozen_words_are_not(recipe):
     kinds = [SinusoidalTable, MarianEmbedding, FixedPositions]
     model = nn.Sequential(*(kind(6, 4).requires_grad_(False) for kind in [*kinds, ScaledWordEmbedding]))
-    model.append(FixedPositions(6, 4))  # learned
-    assert unlisted(model, recipe) == ["3.weight", "4.weight"]
+    model.append(FixedPositions(6, 4))  # not frozen
+    model.append(LearnedPositions(6, 4).requires_grad_(False))
+    assert unlisted(model, recipe) == ["3.weight", "4.weight", "5.weight"]
     init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]])
 
 
