@@ -11,7 +11,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules, check_not_scripted, check_parameters
+from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._filling import Filling, Fillings, check_range, padding_of, rules_for, warn_own_resets
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
@@ -32,7 +32,6 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
     flat_shards.check_whole(modules, None if options.reading else options.dtype)
-    check_not_scripted(nodes)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
