@@ -128,18 +128,3 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
                 f"module {node.path!r} has run under FSDP2, which keeps its dtypes; pass dtype= before the "
                 "first forward pass"
             )
-
-
-def check_not_scripted(nodes: Iterable[NamedModule]) -> None:
-    """Check that no module is a scripted or traced one, whose type says nothing of its parameters.
-
-    Raises:
-        TypeError: one that is; it is named.
-    """
-    for node in nodes:
-        if isinstance(node.module, torch.jit.ScriptModule):
-            about = f"module {node.path!r}" if node.path else "the model"
-            raise TypeError(
-                f"{about} is a scripted or traced one (torch.jit), which has no module types for rules; "
-                "initialise it before torch.jit.script or torch.jit.trace"
-            )

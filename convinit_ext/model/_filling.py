@@ -202,6 +202,8 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
             + "\n  ".join(map(_described, lost))
             + f"\n{_advice(lost, held, recipe)}"
+            + "; modules of torch.jit have no types that rules could be for: initialise before scripting"
+            * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)
         )
     return found
 

@@ -12,7 +12,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules, check_not_scripted, check_parameters
+from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -42,7 +42,6 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
-    check_not_scripted(nodes)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)

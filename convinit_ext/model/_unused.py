@@ -32,8 +32,7 @@ def check_rules_used(
     Raises:
         ValueError: rules that decide for nothing; each is named, with the nearest names.
     """
-    unused = [rule for rule in recipe.rules if not rule.allow_unused and id(rule) not in used]
-    if not unused:  # as in most calls
+    if all(rule.allow_unused or id(rule) in used for rule in recipe.rules):  # as in most calls
         return
     targets = [target_of(each, fan) for each in held]
     used = {id(rule) for rule in recipe.rules_for(targets)}
@@ -44,7 +43,7 @@ def check_rules_used(
     lost = [
         f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes)}"
         for number, rule in enumerate(recipe.rules, 1)
-        if not rule.allow_unused and id(rule) not in used
+        if not (rule.allow_unused or id(rule) in used or _is_fallback(rule))
     ]
     if lost:
         raise ValueError(
@@ -53,6 +52,11 @@ def check_rules_used(
             + f"\n  and {len(lost) - 20} more" * (len(lost) > 20)
             + "\nCorrect them, or allow it: Rule(..., allow_unused=True), or Recipe(rules, allow_unused=True)"
         )
+
+
+def _is_fallback(rule: Rule) -> bool:
+    """Whether it has no condition: it is for whatever other rules leave, which may be nothing."""
+    return all(each is None for each in (rule.module, rule.parameter, rule.name, rule.where, rule.buffer))
 
 
 def _buffer_target(held: NamedTensor) -> Target:

@@ -72,7 +72,8 @@ def _computes(kind: type) -> tuple[bool, bool]:
     names = [name for each in own for name in (each.__name__, *vars(each))]
     if not any("Embed" in each.__name__ for each in kind.__mro__) or not own:
         return False, False
-    return any(map(_SINUSOIDS.search, names)), any(map(_TABLE.search, names))
+    is_learned = any("learned" in each.__name__.lower() for each in own)  # and frozen where it is a LoRA base
+    return any(map(_SINUSOIDS.search, names)), any(map(_TABLE.search, names)) and not is_learned
 
 
 def _is_computed(target: Target) -> bool:

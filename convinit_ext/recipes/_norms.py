@@ -81,7 +81,8 @@ def _gamma_start(target: Target) -> float | None:
 
 
 def _holds(module: nn.Module, name: str) -> bool:
-    return module._parameters.get(name) is not None or module._buffers.get(name) is not None
+    held = module._parameters, module._buffers  # torch.jit's have no get()
+    return any(name in each and each[name] is not None for each in held)
 
 
 def _starts(start: Callable[[Target], float | None], *values: float) -> Callable[[Target], bool]:

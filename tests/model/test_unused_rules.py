@@ -60,6 +60,7 @@ def test_rules_for_what_only_and_skip_leave_out_and_ready_made_ones_are_no_error
     for ready in (TORCH, trunc_normal(0.1), gpt(num_layers=3)):
         init_model_(model, recipe=[*rules, *ready], only="head.bias")
         init_model_(model, recipe=[*rules, *ready], skip="blocks")
+    init_model_(model, recipe=[*TORCH, Rule(ONE)])  # for whatever is left
 
 
 def test_of_many_rules_the_first_twenty_are_named():

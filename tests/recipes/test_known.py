@@ -244,12 +244,16 @@ class FixedPositions(nn.Embedding): ...
 class ScaledWordEmbedding(nn.Embedding): ...
 
 
+class LearnedPositions(nn.Embedding): ...
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_computed_tables_are_listed_and_frozen_words_are_not(recipe):
     kinds = [SinusoidalTable, MarianEmbedding, FixedPositions]
     model = nn.Sequential(*(kind(6, 4).requires_grad_(False) for kind in [*kinds, ScaledWordEmbedding]))
-    model.append(FixedPositions(6, 4))  # learned
-    assert unlisted(model, recipe) == ["3.weight", "4.weight"]
+    model.append(FixedPositions(6, 4))  # not frozen
+    model.append(LearnedPositions(6, 4).requires_grad_(False))
+    assert unlisted(model, recipe) == ["3.weight", "4.weight", "5.weight"]
     init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]])
 
 
@@ -259,15 +263,18 @@ def test_what_is_unknown_says_so_where_a_rule_is_asked_anyhow():
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_scripted_and_traced_modules_are_refused_by_name(nested):
+def test_of_scripted_and_traced_modules_what_no_rule_names_is_listed_with_what_to_do(nested):
     for build in (torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 4))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             module = build(nn.Sequential(nn.Linear(4, 4)))
         model = nn.Sequential(nn.Linear(4, 4), module) if nested else module
-        about = "module '1' is" if nested else "the model is"
-        with pytest.raises(TypeError, match=f"{about} a scripted .* initialise it before torch.jit.script"):
-            init_model_(model)
+        for recipe in RECIPES:
+            said = r"(?s)0\.weight \[4, 4\] of .*torch\.jit .*: initialise before scripting"
+            with pytest.raises(ValueError, match=said):
+                init_model_(model, recipe=recipe)
+        init_model_(model, recipe=[*TORCH, Rule(ONE, name="*")])
+        assert all(each.eq(1).all() for each in module.parameters())
 
 
 class Attention(nn.Module):
