@@ -295,10 +295,14 @@ def test_index(model: Model, tmp_path):
 @pytest.mark.parametrize(
     ("target", "error", "message"),
     [
-        (nn.Linear(2, 2, device="meta"), ValueError, r"'weight' is on the meta device"),
-        (torch.empty(2, device="meta"), ValueError, r"the tensor is on the meta device"),
+        (nn.Linear(2, 2, device="meta"), ValueError, r"'weight': cannot digest a tensor on the meta device"),
+        (torch.empty(2, device="meta"), ValueError, r"the tensor: cannot digest a tensor on the meta device"),
         (nn.LazyLinear(2), ValueError, r"'weight' has no shape yet"),
-        ({"a": torch.ones(2).to_sparse()}, UnsupportedTensorError, r"'a': cannot read a torch.sparse_coo"),
+        (
+            {"a": torch.ones(2).to_sparse()},
+            UnsupportedTensorError,
+            r"'a': cannot digest a tensor of layout torch.sparse_coo",
+        ),
         ({"a": {"b": torch.ones(2)}}, TypeError, r"'a' must be a tensor, not dict"),
         ({3: torch.ones(2)}, TypeError, "names of a dict of tensors are strings, and 3 is not"),
         (
@@ -319,7 +323,7 @@ def test_refusals(target: object, error: type[Exception], message: str):
 
 
 def test_refusal_of_fake_tensors():
-    with FakeTensorMode(), pytest.raises(ValueError, match="fake: it has no values"):
+    with FakeTensorMode(), pytest.raises(ValueError, match="a fake tensor: it has no values"):
         fingerprint(torch.empty(2))
 
 

@@ -485,7 +485,7 @@ def test_of_many_names_an_error_shows_the_first():
 def test_memory_that_was_taken_away_is_not_read():
     model = nn.Linear(3, 3)
     model.weight.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match="tensor 'weight': the tensor's storage holds no memory"):
+    with pytest.raises(RuntimeError, match="'weight': the tensor's storage holds no memory"):
         verify(model, 0)
 
 
