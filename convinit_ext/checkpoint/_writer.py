@@ -72,7 +72,13 @@ def write_file(
         writer.result()
     finally:
         writer.stopped = True  # no call before it: an interrupt comes where one begins or ends
-        writer.wait()
+        try:
+            writer.wait()
+        finally:  # one that came where `wait` begins or ends
+            try:
+                writer.wait()
+            finally:
+                writer.wait()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
