@@ -12,13 +12,16 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
+from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._filling import Filling, Fillings, check_range, rules_for
 from convinit_ext.model._frozen import kept_rows
+from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._ties import rejoined
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed
 from convinit_ext.sharding import boxes, flat_shards, is_dtensor
@@ -35,11 +38,14 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
+    take_modules(held, options.like)
     selection = Selection(model, options.only, options.skip)
-    groups = _groups(held, selection, options.reading)
+    groups = _groups(nodes, held, selection, options.reading)
     key_of = _key_of(held, nodes, options)
     kept = kept_rows(groups, held, options)
     rows = _Planner(model, held, groups, kept, key_of, options).rows()
+    if not options.reading:
+        warn_of_copies(rows)
     fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
     device = options.device or next(fresh, torch.device("cpu"))
 
@@ -52,16 +58,19 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     return Plan(rows, buffers, seed, options.recipe.name)
 
 
-def _groups(held: list[NamedTensor], selection: Selection, reading: bool) -> list[list[NamedTensor]]:
+def _groups(
+    nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, reading: bool
+) -> list[list[NamedTensor]]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = {id(each) for each in held if selection.chosen(each)}
     if len(chosen) == len(held):
         check_parameters(held, reading)
-        return walk.tied(held)
+        return rejoined(walk.tied(held), nodes, reading)
     check_parameters([each for each in held if id(each) in chosen], reading)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
-    groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
+    groups = rejoined(walk.tied(others), nodes, reading)
+    groups = [group for group in groups if any(id(each) in chosen for each in group)]
     return [group for group in groups if not any(selection.skipped(each) for each in group)]
 
 

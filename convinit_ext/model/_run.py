@@ -40,6 +40,10 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
         for row, memory in filled:
             if memory is not row.tensor:
                 _place(row, memory)
+            for held in row.held:
+                if held.is_apart:
+                    _assign(held, row.tensor)
+                    held.is_apart = False
 
 
 @contextlib.contextmanager
