@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
 
 from convinit_ext import init
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, listed
@@ -46,6 +47,7 @@ from convinit_ext.sharding import Part, is_dtensor, local_of, parts
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 _STARTS: tuple[tuple[type[nn.Module], dict[str, float]], ...] = (
     (_NormBase, {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}),
+    (AveragedModel, {"n_averaged": 0.0}),
 )
 
 # What a buffer starts from: given values, or a distribution that the engine draws them of.

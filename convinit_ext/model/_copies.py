@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from convinit_ext._engine import listed
+from convinit_ext._engine import is_plain, listed
 from convinit_ext.distributions import Constant
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Drawn
@@ -47,7 +47,7 @@ def _start_of(row: Row) -> bytes | None:
     if isinstance(values, Drawn) and isinstance(values.distribution, Constant):
         return None
     local = local_of(tensor)
-    if not local.is_cpu or local.nbytes < _LOOKED_AT or not local.is_contiguous() or not local.data_ptr():
+    if not (local.is_cpu and local.nbytes >= _LOOKED_AT and local.is_contiguous() and is_plain(local)):
         return None
     start = ctypes.string_at(local.data_ptr(), _LOOKED_AT)
     return None if start[:8] == start[8:] else start  # a constant
