@@ -17,6 +17,7 @@ from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, l
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -108,7 +109,7 @@ def buffer_rows(
     if any(row.is_fresh and row.tensor.is_meta for row in (*parameters, *rows)):
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
-            for each in walk.plain_tensors(nodes)
+            for each in plain_tensors(nodes)
             if each.tensor.is_meta and chooses(each)
         ]
     if lost:
