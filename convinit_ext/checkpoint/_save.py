@@ -127,6 +127,7 @@ def save_model(
     skip: Selectors = None,
     names: Names | None = None,
     frozen: Frozen = None,
+    like: nn.Module | None = None,
     overwrite: bool = False,
     progress: bool = False,
     group: dist.ProcessGroup | None = None,
@@ -143,7 +144,7 @@ def save_model(
     Args:
         model: any module, as for init_model_. A tied tensor is saved once, under its first name.
         path: a folder, or one file, if it ends in .safetensors; folders that are missing are made.
-        seed: as for init_model_, and so are recipe, dtype, fan, only, skip, names and frozen.
+        seed: as for init_model_, and so are recipe, dtype, fan, only, skip, names, frozen and like.
         max_shard_size: of a file's tensors: bytes, or a text such as "500MB" or "2GiB". None is 5 GB in a
             folder, and no limit for one file.
         overwrite: replace weights and config that are there, if they are others. Other files stay.
@@ -177,7 +178,7 @@ def save_model(
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
-        options = Options(rules, dtype, fan, only, skip, names, frozen=frozen, persistent=True)
+        options = Options(rules, dtype, fan, only, skip, names, frozen=frozen, like=like, persistent=True)
         plan = make_plan(model, seed, options)
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 

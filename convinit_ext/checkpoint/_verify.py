@@ -53,6 +53,7 @@ def verify(
     skip: Selectors = None,
     names: Names | None = None,
     frozen: Frozen = None,
+    like: nn.Module | None = None,
     check_ranks: bool = False,
     progress: bool = False,
 ) -> Verification:
@@ -73,6 +74,7 @@ def verify(
         only: what to look at, as for init_model_.
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
+        like: a model whose module types count, likewise.
         frozen: "keep" names frozen parameters among those that are not looked at.
         check_ranks: compare seed, recipe, fan, dtype and names of all processes, and say on each what the
             others found: a tensor that differs there is a problem here. All of them must ask for it.
@@ -102,7 +104,7 @@ def verify(
     started, chosen = time.perf_counter(), None
 
     def options() -> Options:
-        return Options(recipe, dtype, fan, only, skip, names, frozen=frozen, reading=True)
+        return Options(recipe, dtype, fan, only, skip, names, frozen=frozen, like=like, reading=True)
 
     def look() -> tuple[Plan, list[VerifiedRow], list[Problem], tuple[str, ...]]:
         whose = _model_of(target, model)

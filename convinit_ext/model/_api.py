@@ -41,13 +41,15 @@ def init_model_(
     skip: Selectors = None,
     names: Names | None = None,
     frozen: Frozen = None,
+    like: nn.Module | None = None,
     dry_run: bool = False,
 ) -> Report:
     """Fill every parameter of a model in place; its values depend on the seed and the parameter's name alone.
 
     Parameters on the meta device get memory, which the filling threads touch first. Tied parameters are
     filled once, under the first name that named_parameters() gives, and stay tied. BatchNorm's running
-    statistics start anew. A module of a type derived from one of torch.nn counts as that one.
+    statistics start anew, and so do buffers that no state dict has, where their module can make them. A
+    module of a type derived from one of torch.nn counts as that one.
 
     Args:
         model: any module; DDP, torch.compile, FSDP and checkpoint wrappers do not change a name.
@@ -71,6 +73,8 @@ def init_model_(
         frozen: what becomes of parameters that are frozen (requires_grad=False), beside others that are not,
             and that no rule of your own names: "keep" leaves them as they are, "draw" initialises them like
             others. None is an error that lists them.
+        like: a model, best on the meta device, whose module types count in place of this one's, by the names
+            of parameters: for stages of torch.distributed.pipelining's tracer, which have lost theirs.
         dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
@@ -78,11 +82,11 @@ def init_model_(
 
     Raises:
         ValueError: parameters that no rule covers, frozen ones without frozen=, lazy ones, equal names,
-            shared memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of
-            unknown parameters or of another shape; a constant or bounds that a dtype cannot hold; parameters
-            that another framework holds, gathers or offloads; a pattern that chooses nothing; a seed out of
-            range, or (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an
-            unknown recipe, fan or dtype.
+            shared memory, meta buffers and attributes that nobody can rebuild (all of them named); copies in
+            a cycle, of unknown parameters or of another shape; a constant or bounds that a dtype cannot hold;
+            parameters that another framework holds, gathers or offloads; a pattern that chooses nothing; a
+            seed out of range, or (check_ranks) another one, or another recipe, fan, dtype or names, on
+            another rank; an unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -99,7 +103,7 @@ def init_model_(
     started = time.perf_counter()
 
     def options() -> Options:
-        return Options(recipe, dtype, fan, only, skip, names, device, frozen)
+        return Options(recipe, dtype, fan, only, skip, names, device, frozen, like)
 
     plan = make_plan(model, seed, checked_on_all_ranks(seed, options) if check_ranks else options())
     if not dry_run:
@@ -120,6 +124,7 @@ def plan_model(
     skip: Selectors = None,
     names: Names | None = None,
     frozen: Frozen = None,
+    like: nn.Module | None = None,
 ) -> ModelPlan:
     """Plan an initialisation that can be run, and run again, without planning anew.
 
@@ -132,7 +137,7 @@ def plan_model(
     (7, 8)
     """
     return ModelPlan(
-        model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device, frozen))
+        model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device, frozen, like))
     )
 
 
@@ -237,7 +242,8 @@ class _OneCall:
         def is_one_piece(row: Row) -> bool:
             values = row.values
             is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
-            return is_all_drawn and not (row.is_fresh or is_sharded(row.tensor))
+            is_tied = not any(held.is_apart for held in row.held)
+            return is_all_drawn and is_tied and not (row.is_fresh or is_sharded(row.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 

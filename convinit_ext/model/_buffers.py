@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.swa_utils import AveragedModel
 
 from convinit_ext import init
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, is_plain
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._filling import check_range, said
+from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import Offers
+from convinit_ext.model._offers import Offers, Redrawn
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import (
     check_one_dtype,
@@ -45,14 +50,15 @@ from convinit_ext.sharding import Part, is_dtensor, local_of, parts
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 _STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
     (_NormBase, {"running_mean": ZEROS, "running_var": ONES, "num_batches_tracked": ZEROS}),
+    (AveragedModel, {"n_averaged": ZEROS}),
 )
 
 # What a buffer starts from: given values, or a distribution that the engine draws them of.
-_Start: TypeAlias = Tensor | Distribution | Orthogonal
+_Start: TypeAlias = Tensor | Distribution | Orthogonal | Redrawn
 
 
 def buffer_rows(
-    nodes: Iterable[NamedModule],
+    nodes: Sequence[NamedModule],
     parameters: Sequence[Row],
     options: Options,
     device: torch.device,
@@ -76,9 +82,12 @@ def buffer_rows(
             that does not fit one.
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
-    offers, lost = Offers(), []
+    offers, lost, left = Offers(), [], []
+    is_new = not options.reading and _is_new(parameters)
     rows: list[Row] = []
-    for held in walk.buffers(nodes):
+    buffers = walk.buffers(nodes)
+    take_modules(buffers, options.like, buffers=True)
+    for held in buffers:
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
@@ -89,18 +98,35 @@ def buffer_rows(
             start = offers.of(held) if tensor.numel() else Constant(0.0)
             if start is None:
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
+        elif start is None and _is_readable(tensor):
+            start = _rebuilt(held, offers)
+            if start is None and is_new and not _is_offered(held, offers):
+                left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
+    if any(row.is_fresh and row.tensor.is_meta for row in (*parameters, *rows)):
+        lost += [
+            f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
+            for each in plain_tensors(nodes)
+            if each.tensor.is_meta and chooses(each)
+        ]
     if lost:
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:\n  "
             + "\n  ".join(lost)
             + "\nSay them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign them "
             "before, or build the model on the CPU"
+        )
+    if left:
+        warnings.warn(
+            "no parameter has been written since it was made, as after to_empty(), and these buffers, which "
+            f"nobody can rebuild, keep what they hold: {listed(left)}; assign them, or say them by rules: "
+            "Rule(..., buffer=...)",
+            stacklevel=2,
         )
     if not options.reading:
         _settle(rows, parameters)
@@ -111,6 +137,40 @@ def _text(start: _Start) -> str:
     if start is ZEROS or start is ONES:  # most of them
         return "zeros_" if start is ZEROS else "ones_"
     return "preset" if isinstance(start, Tensor) else initialiser_text(start)
+
+
+def _is_new(parameters: Sequence[Row]) -> bool:
+    """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
+    tensors = [row.tensor for row in parameters if row.tensor.numel()]
+    return bool(tensors) and not any(tensor.is_meta or local_of(tensor)._version for tensor in tensors)
+
+
+def _is_readable(tensor: Tensor) -> bool:
+    """Whether a buffer can be compared with what its module offers, without disturbing anybody."""
+    if is_dtensor(tensor) or isinstance(tensor, FakeTensor) or not walk.has_memory(tensor):
+        return False
+    is_captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return bool(tensor.numel()) and not is_captured and not in_fake_mode()
+
+
+def _rebuilt(held: NamedTensor, offers: Offers) -> Tensor | Redrawn | None:
+    """Return what a buffer in memory starts from, if its module makes it and its values are others.
+
+    What a state dict has may have been trained, and is never overwritten.
+    """
+    if held.persistent:
+        return None
+    offered = offers.of(held)
+    return None if isinstance(offered, Tensor) and _is_same(held.tensor, offered) else offered
+
+
+def _is_offered(held: NamedTensor, offers: Offers) -> bool:
+    offered = offers.of(held)
+    return isinstance(offered, Tensor) and _is_same(held.tensor, offered)
+
+
+def _is_same(tensor: Tensor, offered: Tensor) -> bool:
+    return torch.equal(tensor.detach().cpu(), offered.to(tensor.dtype))
 
 
 def _row(
@@ -130,6 +190,9 @@ def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
         return Given(start)
     if isinstance(start, Constant):
         return Same(start.value)
+    if isinstance(start, Redrawn):
+        said = f"drawn by the model itself {key!r} {start.kind}"
+        return Computed(lambda: said, lambda seed, dtype: start.values(Key(seed, key)))
     if isinstance(start, Orthogonal):
 
         def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:
@@ -210,7 +273,7 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
             _check_fits(tensor, start, dtype, about)
         if not (tensor.is_meta or dtype != tensor.dtype) and walk.has_memory(tensor):
             check_tensor(local_of(tensor), "write")
-            if tensor.is_neg() and not isinstance(start, Tensor | Constant | Orthogonal):
+            if tensor.is_neg() and not isinstance(start, Tensor | Constant | Orthogonal | Redrawn):
                 raise ValueError(
                     "cannot draw values for a view that shows its memory negated (is_neg()); accepted is its "
                     "resolve_neg()"
@@ -236,7 +299,7 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
     try:
         if isinstance(start, Tensor):
             check_converts(start.dtype, dtype)
-        elif not isinstance(start, Orthogonal):
+        elif not isinstance(start, Orthogonal | Redrawn):
             elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
             _values(start, "", elements.shape).write_(0, Part(elements, (range(2),)))
     except RuntimeError as error:  # NotImplementedError too
@@ -246,7 +309,7 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
 
 def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
     """Return what a rule says, otherwise what torch.nn does."""
-    module, leaf = held.places[0]
+    module, leaf = held.node.module, held.places[0][1]
     if rules:
         target = Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
         for rule in rules:

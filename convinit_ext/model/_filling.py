@@ -246,6 +246,11 @@ def _described(held: NamedTensor) -> str:
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:
+    if any(type(each.node.module).__name__ == "InterpreterModule" for each in lost):
+        return (
+            "Tracing took their modules' types away: pass like=model, the model that was traced, best on the "
+            "meta device, whose types then count"
+        )
     others = {each.name for each in held} - {each.name for each in lost}
     names = _patterns([each.name for each in lost], others)
     rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)

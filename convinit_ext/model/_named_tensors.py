@@ -64,13 +64,17 @@ class NamedModule:
 
 @dataclass(slots=True, eq=False)
 class NamedTensor:
-    """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it."""
+    """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it.
+
+    It `is_apart` where it should be tied to another one, and is not.
+    """
 
     tensor: Tensor
     path: str
     name: str
     node: NamedModule
     places: list[Place] = field(default_factory=list)
+    is_apart: bool = False
 
     @property
     def persistent(self) -> bool:

@@ -7,12 +7,15 @@ parameters are on the meta device, so that only buffers are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from convinit_ext.keys import Key
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
@@ -20,33 +23,78 @@ _FREQUENCIES = ("inv_freq", "original_inv_freq")
 _METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Redrawn:
+    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
+
+    Args:
+        kind: of the module.
+        make: returns the values, once the generator is seeded.
+    """
+
+    kind: str
+    make: Callable[[], Tensor]
+
+    def values(self, key: Key) -> Tensor:
+        with _drawing():
+            torch.default_generator.manual_seed(key.words[0])
+            return self.make()
+
+
 class Offers:
     """The values that modules offer, each module asked once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, dict[str, Tensor]] = {}
+        self._known: dict[int, dict[str, Tensor | Redrawn]] = {}
 
-    def of(self, held: NamedTensor) -> Tensor | None:
-        """The values of a meta buffer, on the CPU; None if nobody offers any."""
+    def of(self, held: NamedTensor) -> Tensor | Redrawn | None:
+        """The values of a buffer, on the CPU; None if nobody offers any."""
         node, leaf = held.node, held.places[0][1]
         if id(node.module) not in self._known:
             self._known[id(node.module)] = _offered_by(node)
         values = self._known[id(node.module)].get(leaf)
+        if isinstance(values, Redrawn):
+            return values
         if values is None:
             values = _by_name(leaf, held.tensor)
         return values if values is not None and values.shape == held.tensor.shape else None
 
 
-def _offered_by(node: NamedModule) -> dict[str, Tensor]:
-    """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
-    found: dict[str, Tensor] = {}
+@contextmanager
+def _drawing() -> Iterator[None]:
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        for ask in (_rotary, _by_init_weights, _by_methods):
-            try:
-                found |= ask(node)
-            except Exception:
-                continue
+        yield
+
+
+def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:
+    """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
+    found: dict[str, Tensor | Redrawn] = {}
+    for ask in (_rotary, _by_init_weights, _by_methods):
+        try:
+            found |= _fixed_or_drawn(node, ask)
+        except Exception:
+            continue
     return found
+
+
+def _fixed_or_drawn(
+    node: NamedModule, ask: Callable[[NamedModule], dict[str, Tensor]]
+) -> dict[str, Tensor | Redrawn]:
+    """What one way of asking gives; values that depend on PyTorch's generator are drawn when they are due."""
+    with _drawing():
+        before = torch.get_rng_state()
+        first = ask(node)
+        after = torch.get_rng_state()
+        if torch.equal(before, after):
+            return dict(first)
+        second = ask(node)  # from another state
+
+    def again(leaf: str) -> Redrawn:
+        return Redrawn(type(node.module).__qualname__, lambda: ask(node)[leaf])
+
+    return {
+        leaf: values if torch.equal(values, second[leaf]) else again(leaf) for leaf, values in first.items()
+    }
 
 
 def _rotary(node: NamedModule) -> dict[str, Tensor]:
@@ -75,7 +123,7 @@ def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
     )
     if owner is None:
         return {}
-    shown = _shown(node.module)
+    shown = shown_copy(node.module)
     return _written(shown, lambda: owner._init_weights(shown))
 
 
@@ -84,7 +132,7 @@ def _by_methods(node: NamedModule) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in _METHODS:
         if callable(getattr(type(node.module), name, None)):
-            shown = _shown(node.module)
+            shown = shown_copy(node.module)
             found |= _written(shown, getattr(shown, name))
     return found
 
@@ -108,7 +156,7 @@ def _version(buffer: Tensor | None) -> int:
     return -1 if buffer is None else buffer._version
 
 
-def _shown(module: nn.Module) -> nn.Module:
+def shown_copy(module: nn.Module) -> nn.Module:
     """A copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
     shown = type(module).__new__(type(module))
     shown.__dict__.update(module.__dict__)
@@ -120,7 +168,9 @@ def _shown(module: nn.Module) -> nn.Module:
         leaf: None if each is None else torch.empty(each.shape, dtype=each.dtype, device="cpu")
         for leaf, each in module._buffers.items()
     }
-    shown._modules = {leaf: None if each is None else _shown(each) for leaf, each in module._modules.items()}
+    shown._modules = {
+        leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()
+    }
     return shown
 
 

@@ -27,7 +27,7 @@ AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Options:
-    """How to plan a model; the first eight are those of init_model_.
+    """How to plan a model; the first nine are those of init_model_.
 
     Args:
         recipe: which initialiser for which parameter.
@@ -37,6 +37,7 @@ class Options:
         names: the names that make the keys.
         device: where meta tensors go; None where nobody says.
         frozen: "keep" or "draw" what is frozen beside parameters that are not; None asks by an error.
+        like: a model whose modules rules see in place of the model's own, by name.
         reading: the plan is for a look at the model, which then need not be one that can be filled: it may
             hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
             their values, and meta ones that nobody can rebuild.
@@ -54,6 +55,7 @@ class Options:
     names: Names | None = None
     device: Any = None
     frozen: Frozen = None
+    like: Any = None
     reading: bool = False
     persistent: bool = False
 

@@ -13,6 +13,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
+from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -23,11 +24,13 @@ from convinit_ext.model._filling import (
     warn_own_resets,
 )
 from convinit_ext.model._frozen import kept_rows
+from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
@@ -47,8 +50,9 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     held = walk.parameters(nodes)
     if pieces:
         held = _with_pieces(held, nodes, pieces)
+    take_modules(held, options.like)
     selection = Selection(model, options.only, options.skip)
-    groups = _groups(held, selection, options)
+    groups = _groups(nodes, held, selection, options)
     key_of = _key_of(held, nodes, options)
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
@@ -56,6 +60,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     seconds = {id(each) for group in groups for each in group[1:]}
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
+    if not options.reading:
+        warn_of_copies(rows)
     fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
     device = options.device or next(fresh, torch.device("cpu"))
 
@@ -84,16 +90,19 @@ def _with_pieces(
     return found
 
 
-def _groups(held: list[NamedTensor], selection: Selection, options: Options) -> list[list[NamedTensor]]:
+def _groups(
+    nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
+) -> list[list[NamedTensor]]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = {id(each) for each in held if selection.chosen(each)}
     if len(chosen) == len(held):
         check_parameters(held, options)
-        return walk.tied(held)
+        return rejoined(walk.tied(held), nodes, options.reading)
     check_parameters([each for each in held if id(each) in chosen], options)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
-    groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
+    groups = rejoined(walk.tied(others), nodes, options.reading)
+    groups = [group for group in groups if any(id(each) in chosen for each in group)]
     return [group for group in groups if not any(selection.skipped(each) for each in group)]
 
 

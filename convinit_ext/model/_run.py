@@ -42,6 +42,10 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                 _place(row, memory)
             else:
                 settle(memory)
+            for held in row.held:
+                if held.is_apart:
+                    _assign(held, row.tensor)
+                    held.is_apart = False
 
 
 @contextlib.contextmanager

@@ -33,10 +33,10 @@ def fillings(model: nn.Module, recipe) -> dict[str, object]:
     return {row.name: row.distribution for row in make_plan(model, recipe=recipe).rows}
 
 
-def unlisted(model: nn.Module, recipe) -> list[str]:
+def unlisted(model: nn.Module, recipe, **options) -> list[str]:
     """The parameters that the recipe decides for, of a model of which it does not know all."""
     with pytest.raises(ValueError, match="has no rule for") as raised:
-        make_plan(model, recipe=recipe)
+        make_plan(model, recipe=recipe, **options)
     lines = str(raised.value).splitlines()
     listed = {line.split()[0] for line in lines if line.startswith("  ")}
     return [name for name, _ in model.named_parameters() if name not in listed]
@@ -253,8 +253,8 @@ def test_computed_tables_are_listed_and_frozen_words_are_not(recipe):
     model = nn.Sequential(*(kind(6, 4).requires_grad_(False) for kind in [*kinds, ScaledWordEmbedding]))
     model.append(FixedPositions(6, 4))  # not frozen
     model.append(LearnedPositions(6, 4).requires_grad_(False))
-    assert unlisted(model, recipe) == ["3.weight", "4.weight", "5.weight"]
-    init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]])
+    assert unlisted(model, recipe, frozen="draw") == ["3.weight", "4.weight", "5.weight"]
+    init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]], frozen="draw")
 
 
 def test_what_is_unknown_says_so_where_a_rule_is_asked_anyhow():

@@ -21,8 +21,8 @@ def cases(script: str, num_processes: int) -> list[str]:
 @pytest.mark.parametrize(
     ("script", "num_processes", "num_cases"),
     [
-        ("sharded_models.py", 4, 17 if HAS_TRANSFORMERS else 14),
-        ("sharded_models.py", 8, 17 if HAS_TRANSFORMERS else 14),
+        ("sharded_models.py", 4, 18 if HAS_TRANSFORMERS else 15),
+        ("sharded_models.py", 8, 18 if HAS_TRANSFORMERS else 15),
         ("sharded_experts.py", 4, 12 if HAS_TRANSFORMERS else 10),
         ("fingerprinted_ranks.py", 4, 8),  # what one process cannot read
         ("flat_ranks.py", 2, 1),  # the older FSDP

@@ -1,0 +1,87 @@
+"""Networks that start as a copy of another, and would not any more: target and momentum networks."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+
+from convinit_ext._engine import is_plain, listed
+from convinit_ext.distributions import Constant
+from convinit_ext.model._plan import Row
+from convinit_ext.model._values import Drawn
+from convinit_ext.sharding import local_of
+
+_LOOKED_AT = 16  # bytes of each parameter, before any two are compared
+
+
+def warn_of_copies(rows: Iterable[Row]) -> None:
+    """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
+
+    Layers that a list repeats are no copies: nn.TransformerEncoder clones them, and they are to differ.
+    """
+    alike: dict[object, list[Row]] = {}
+    for row in rows:
+        start = _start_of(row)
+        if start is not None:
+            alike.setdefault((row.tensor.shape, row.tensor.dtype, start), []).append(row)
+    pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
+    if pairs:
+        (source, target), *_ = pairs
+        names = listed(f"{target.name!r} of {source.name!r}" for source, target in pairs)
+        warnings.warn(
+            f"parameters that are copies of others get values of their own: {names}; where they are to stay "
+            f"equal, give each a rule: Rule(CopyFrom({source.name!r}), name={target.name!r})",
+            stacklevel=2,
+        )
+
+
+def _start_of(row: Row) -> bytes | None:
+    """Return the first bytes of a random parameter on the CPU; None of others."""
+    tensor, values = row.tensor, row.values
+    if tensor.is_meta or not (values is None or isinstance(values, Drawn)):
+        return None
+    if isinstance(values, Drawn) and isinstance(values.distribution, Constant):
+        return None
+    local = local_of(tensor)
+    if not (local.is_cpu and local.nbytes >= _LOOKED_AT and local.is_contiguous() and is_plain(local)):
+        return None
+    start = ctypes.string_at(local.data_ptr(), _LOOKED_AT)
+    return None if start[:8] == start[8:] else start  # a constant
+
+
+def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield the copies in a group, each after what it is a copy of."""
+    for one, other in itertools.combinations(group, 2):
+        if not _is_copy(one.name, other.name, _is_frozen(one) != _is_frozen(other)):
+            continue
+        if _has_values_of(one, other) or not torch.equal(local_of(one.tensor), local_of(other.tensor)):
+            continue
+        yield (other, one) if _is_frozen(one) and not _is_frozen(other) else (one, other)
+
+
+def _is_frozen(row: Row) -> bool:
+    return not row.tensor.requires_grad
+
+
+def _has_values_of(one: Row, other: Row) -> bool:
+    values, others = one.values, other.values
+    if not (isinstance(values, Drawn) and isinstance(others, Drawn)):
+        return values is others  # both are kept
+    return values.key == others.key
+
+
+def _is_copy(name: str, other: str, one_is_frozen: bool) -> bool:
+    """Whether two names are those of one parameter in two networks: they differ in more than numbers."""
+    if one_is_frozen:
+        return True
+    own, its = name.split("."), other.split(".")
+    while own and its and own[-1] == its[-1]:
+        own, its = own[:-1], its[:-1]
+    while own and its and own[0] == its[0]:
+        own, its = own[1:], its[1:]
+    is_suffix = len(own) < len(name.split("."))
+    return is_suffix and not all(segment.isdecimal() for segment in (*own, *its))

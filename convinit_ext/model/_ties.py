@@ -1,0 +1,76 @@
+"""Ties that a model declares by its tie_weights(), and that to_empty() or a sharding has taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._offers import shown_copy
+from convinit_ext.sharding import is_dtensor
+
+
+def rejoined(
+    groups: list[list[NamedTensor]], nodes: Sequence[NamedModule], reading: bool
+) -> list[list[NamedTensor]]:
+    """Return groups of tied parameters, those together that the model's own code would tie.
+
+    Args:
+        groups: those that are tied by their memory.
+        nodes: the modules of the model.
+        reading: the plan is for a look: what has memory of its own then counts by itself.
+
+    Raises:
+        ValueError: DTensors among them, which nobody can tie once they are sharded.
+    """
+    owners = [node for node in nodes if callable(getattr(node.module, "tie_weights", None))]
+    if not owners:
+        return groups
+    group_of = {id(each.tensor): at for at, group in enumerate(groups) for each in group}
+    joined: dict[int, int] = {}  # the group that a group belongs to
+    for ids in _declared(owners[0]):
+        ats = sorted({group_of[each] for each in ids if each in group_of})
+        apart = [groups[at][0] for at in ats]
+        if len(ats) < 2 or len({each.tensor.shape for each in apart}) > 1:
+            continue
+        if reading and not all(each.tensor.is_meta for each in apart):
+            continue
+        _check_can_be_tied(apart)
+        joined.update((at, ats[0]) for at in ats[1:])
+    for at, first in joined.items():
+        for each in groups[at]:
+            each.is_apart = True
+        groups[first].extend(groups[at])
+    return [group for at, group in enumerate(groups) if at not in joined]
+
+
+def _check_can_be_tied(apart: Sequence[NamedTensor]) -> None:
+    if any(is_dtensor(each.tensor) for each in apart):
+        names = " and ".join(repr(each.path) for each in apart[:2])
+        raise ValueError(
+            f"parameters {names} are tied by the model's tie_weights(), and are two DTensors now; call it "
+            "before fully_shard(), which must then shard both as one group; or say that they are not tied "
+            "(config.tie_word_embeddings=False)"
+        )
+
+
+def _declared(owner: NamedModule) -> list[list[int]]:
+    """Return which tensors a model's tie_weights() makes one, by their ids; it is called on a copy."""
+    copy: Any = shown_copy(owner.module)
+    with torch.no_grad():
+        try:
+            copy.tie_weights()
+        except Exception:  # foreign code, which may not know a model on the meta device
+            return []
+    found: dict[int, list[int]] = {}
+    theirs = {node.path: node.module for node in walk.modules(copy, again=True)}
+    for node in walk.modules(owner.module, again=True):
+        alike = theirs.get(node.path)
+        for leaf, tensor in node.module._parameters.items():
+            made = None if alike is None else alike._parameters.get(leaf)
+            if tensor is not None and made is not None:
+                found.setdefault(id(made), []).append(id(tensor))
+    return [ids for ids in found.values() if len(set(ids)) > 1]

@@ -1,0 +1,81 @@
+"""Ties that a model declares and has lost: they are there again after init_model_, or an error says how."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from filling import assert_same_bits
+from meshes import every_rank
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+
+from convinit_ext import init_model_, plan_model, save_model, verify
+
+
+class Language(nn.Module):
+    def __init__(self, ties: bool = True) -> None:
+        super().__init__()
+        self.ties = ties
+        self.embed = nn.Embedding(6, 4, padding_idx=2)
+        self.layer = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 6, bias=False)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        if self.ties:
+            self.head.weight = self.embed.weight
+
+
+def made(how: str, ties: bool = True) -> nn.Module:
+    with torch.device("cpu" if how == "memory" else "meta"):
+        model = Language(ties)
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())  # as accelerate registers it anew
+    return model.to_empty(device="cpu") if how == "to_empty" else model
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float64])
+@pytest.mark.parametrize("how", ["memory", "meta", "to_empty"])
+def test_declared_ties_are_there_again(how, dtype, tmp_path):
+    expected = Language()
+    init_model_(expected, 3, dtype=dtype)
+    model = made(how)
+    dry = init_model_(model, 3, dtype=dtype, dry_run=True)
+    assert model.head.weight is not model.embed.weight
+    save_model(model, tmp_path / "a.safetensors", 3, dtype=dtype)
+    assert [row.name for row in dry.rows] == ["embed.weight", "layer.weight", "layer.bias"]
+    plan = plan_model(model, 3, dtype=dtype)
+    plan.run()
+    assert model.head.weight is model.embed.weight
+    for name, tensor in expected.state_dict().items():
+        assert_same_bits(model.state_dict()[name], tensor, name)
+    plan.run(4)
+    assert verify(model, 4)
+    assert verify(tmp_path / "a.safetensors", 3, model=made("meta"))
+
+
+def test_what_is_not_declared_stays_apart():
+    model = made("to_empty", ties=False)
+    init_model_(model, 3)
+    assert model.head.weight is not model.embed.weight
+    assert not torch.equal(model.head.weight, model.embed.weight)
+
+
+def test_a_look_at_a_model_takes_each_by_itself():
+    model = made("memory")
+    init_model_(model, 3)
+    model.head.weight = nn.Parameter(torch.zeros(6, 4))
+    assert "head.weight" in verify(model, 3).different
+
+
+def test_choosing_one_of_them_chooses_both():
+    model = made("memory")
+    init_model_(model, 3, only="head.weight")
+    assert model.head.weight is model.embed.weight
+
+
+def test_ties_that_sharding_has_taken_apart_are_an_error_that_says_how():
+    for mesh in every_rank((2,)):
+        model = made("memory")
+        fully_shard(model, mesh=mesh)
+        with pytest.raises(ValueError, match=r"'embed\.weight' and 'head\.weight' are tied.*fully_shard"):
+            init_model_(model)
