@@ -4,7 +4,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <pthread.h>
+
 #include <algorithm>
+#include <atomic>
 
 #include "cpu/engine.h"
 #include "cpu/float_environment.h"
@@ -36,8 +39,31 @@ DType dtype_of(const char* op, const Tensor& tensor) {
   return DType::kFloat32;
 }
 
-void check_memory(const char* op, const void* data) {
+// Sums of products of sizes and strides, which may be anything that a caller says.
+using Wide = __int128;
+
+constexpr Wide kIndexEnd = (Wide{1} << 63) - (Wide{1} << 34);  // to the end of a run of 2^32 blocks
+
+// That all elements of a tensor lie in its storage, which may have been resized.
+void check_memory(const char* op, const Tensor& tensor, const void* data) {
   check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
+  int64_t num_bytes = 0, offset = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &num_bytes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
+  Wide end = Wide{offset} + 1;
+  for (int64_t d = 0; d < tensor.dim(); ++d) end += Wide{tensor.size(d) - 1} * tensor.stride(d);
+  check(end * static_cast<Wide>(tensor.element_size()) <= num_bytes, op, ": the tensor's storage of ",
+        num_bytes, " bytes ends before the tensor does (it was resized)");
+}
+
+// That the indices of a tensor's elements in the logical one can be counted, in units of so many bytes.
+void check_indices(const char* op, const Tensor& tensor, int64_t start, const Ints& index_strides,
+                   int64_t unit) {
+  Wide end = Wide{start} + 1;
+  for (int64_t d = 0; d < tensor.dim(); ++d) end += Wide{tensor.size(d) - 1} * index_strides[d];
+  check(end * unit <= kIndexEnd, op,
+        ": a box goes on to indices that cannot be counted; accepted are less than ",
+        static_cast<int64_t>(kIndexEnd / unit));
 }
 
 const int64_t* checked_keys(const char* op, const Tensor& keys, size_t num_tensors) {
@@ -45,7 +71,10 @@ const int64_t* checked_keys(const char* op, const Tensor& keys, size_t num_tenso
             keys.numel() == static_cast<int64_t>(2 * num_tensors),
         op, ": keys is a contiguous int64 tensor on the CPU, two numbers for each of ", num_tensors,
         " tensor(s)");
-  return static_cast<const int64_t*>(keys.const_data_ptr());
+  if (num_tensors == 0) return nullptr;
+  const void* data = keys.const_data_ptr();
+  check_memory(op, keys, data);
+  return static_cast<const int64_t*>(data);
 }
 
 Key make_key(const int64_t* numbers) {
@@ -116,18 +145,20 @@ void add_fill(const char* op, const Tensor& tensor, const Key& key, int64_t kind
   const DType dtype = dtype_of(op, tensor);
   const Distribution distribution = distribution_of(kind, params, dtype);
   if (tensor.numel() == 0) return;
+  check_indices(op, tensor, start, index_strides, 1);
   std::vector<Dim> dims = make_dims(tensor, index_strides);
   if (access == Access::kWrite) check_no_overlap(dims);
   void* data =
       access == Access::kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
-  check_memory(op, data);
+  check_memory(op, tensor, data);
   tasks->add({data, start, nullptr, 0, dtype, key, distribution}, std::move(dims));
 }
 
 // An element of up to eight bytes is one item, a larger one several of eight.
 void add_digest(const Tensor& tensor, const Key& key, int64_t start, const Ints& index_strides,
                 DigestTasks* tasks) {
-  check_memory("digest", tensor.const_data_ptr());
+  check_memory("digest", tensor, tensor.const_data_ptr());
+  check_indices("digest", tensor, start, index_strides, static_cast<int64_t>(tensor.element_size()));
   const auto size = static_cast<int64_t>(tensor.element_size()), items = size > 8 ? size / 8 : 1;
   std::vector<Dim> dims = make_dims(tensor, index_strides);
   if (items > 1) {
@@ -205,7 +236,13 @@ DigestTasks digest_tasks(const Tensors& tensors, const Tensor& keys, const Ints&
   return tasks;
 }
 
+// A forked child has none of its parent's threads, and OpenMP would wait for them for ever.
+static std::atomic<bool> is_forked_child{false};
+[[maybe_unused]] static const int kForkIsWatched =
+    pthread_atfork(nullptr, nullptr, [] { is_forked_child = true; });
+
 void run_on_torch_threads(int64_t num_workers, const std::function<void()>& worker) {
+  if (is_forked_child) return worker();
   torch::stable::parallel_for(0, num_workers, 1, [&](int64_t begin, int64_t end) {
     if (begin < end) worker();
   });

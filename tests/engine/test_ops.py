@@ -162,11 +162,13 @@ def each_way(tensor: torch.Tensor, box: ops.Box) -> list[Callable[[], object]]:
 
 
 def test_tensors_that_overlap_or_hold_no_memory_are_refused_by_every_way() -> None:
-    memory, released = torch.zeros(1, 4), torch.empty(100)
+    memory, released, cut = torch.zeros(1, 4), torch.empty(100), torch.empty(100)[10:]
     released.untyped_storage().resize_(0)
+    cut.untyped_storage().resize_(99 * 4)
     for tensor, box, said in (
         (memory.expand(4, 4), ops.Box(0, (4, 1)), "single memory location"),
         (released, ops.Box(0, (1,)), "holds no memory"),
+        (cut, ops.Box(0, (1,)), "storage of 396 bytes ends before the tensor does"),
     ):
         for fill in each_way(tensor, box):
             with pytest.raises(RuntimeError, match=said) as raised:
@@ -182,7 +184,37 @@ def test_a_part_that_cannot_be_filled_is_refused() -> None:
             ops.fill_one_(tensor, KEYS, 2, PARAMS, box)
     with pytest.raises(ops.UnsupportedTensorError, match="int64"):
         ops.fill_one_(torch.zeros(4, dtype=torch.int64), KEYS, 2, PARAMS, ops.Box(0, (1,)))
+    for box in (ops.Box(2**63 - 1, (4, 1)), ops.Box(0, (2**62, 1)), ops.Box(2**63 - 2**34 - 15, (4, 1))):
+        for fill in each_way(tensor, box)[3:5]:
+            with pytest.raises(RuntimeError, match=f"accepted are less than {2**63 - 2**34}"):
+                fill()
     assert not tensor.any()
+    ops.fill_one_(tensor, KEYS, 2, PARAMS, ops.Box(2**63 - 2**34 - 16, (4, 1)))
+    assert tensor.all()
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_forked_child_fills_alike(num_threads: int) -> None:
+    """OpenMP's threads are not in the child, and it would wait for them."""
+    script = f"""
+import os, sys, time, torch
+from convinit_ext import Key, init
+torch.set_num_threads({num_threads})
+expected = init.normal_(torch.empty(600_000), key=Key(0, "w"))
+child = os.fork()
+if child == 0:
+    found = init.normal_(torch.empty(600_000), key=Key(0, "w")).numpy()
+    os._exit(found.tobytes() != expected.numpy().tobytes())
+for _ in range(3000):
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.02)
+os.kill(child, 9)
+sys.exit("the child's fill did not end")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 MANY_DIMS = torch.empty(2, 3, *[1] * 10, 2, 2, 2).permute(*reversed(range(15)))

@@ -125,7 +125,25 @@ def test_opcheck():
 def test_refusals():
     released = torch.zeros(3)
     released.untyped_storage().resize_(0)
+    cut = torch.zeros(3)
+    cut.untyped_storage().resize_(8)
+    no_keys = KEYS.clone()
+    no_keys.untyped_storage().resize_(0)
+    bytes_ = torch.zeros(2, 8191, dtype=torch.uint8)
     for refused, error, said in (
+        (lambda: ops.digest([cut], KEYS), RuntimeError, "storage of 8 bytes ends before the tensor does"),
+        (lambda: difference(cut, Normal()), RuntimeError, "storage of 8 bytes ends before the tensor does"),
+        (lambda: ops.digest([torch.zeros(3)], no_keys), RuntimeError, "holds no memory"),
+        (
+            lambda: ops.digest([bytes_], KEYS, [Box(2**63 - 1, (2**63 - 8190, 1))]),
+            RuntimeError,
+            f"accepted are less than {2**63 - 2**34}",
+        ),
+        (
+            lambda: ops.digest([bytes_.double()], KEYS, [Box(2**60, (8191, 1))]),
+            RuntimeError,
+            f"accepted are less than {2**60 - 2**31}",
+        ),
         (lambda: ops.digest([released], KEYS), RuntimeError, "holds no memory"),
         (lambda: difference(released, Normal()), RuntimeError, "holds no memory"),
         (
