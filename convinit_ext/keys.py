@@ -28,12 +28,13 @@ DRAW_UNDER_CAPTURE = (
     "say whose values they are with key=convinit_ext.Key(seed, name)"
 )
 
-WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})  # their attributes
+# The attributes of torch.compile, FSDP, activation checkpointing and Lightning Fabric that hold a model.
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 _DDP_WRAPPER = "module"
 
 
 def canonical_name(name: str) -> str:
-    """A parameter's name without what torch.compile, FSDP, activation checkpointing and DDP put into it.
+    """A parameter's name without what torch.compile, FSDP, checkpointing, DDP and Fabric put into it.
 
     Args:
         name: as Module.named_parameters() gives it. `module` is a wrapper only where it leads: elsewhere it
@@ -48,7 +49,7 @@ def canonical_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"a parameter's name must be a str, not {type(name).__name__}")
-    if name and not (name.startswith(_DDP_WRAPPER) or "_orig_mod" in name or "_wrapped_module" in name):
+    if name and not (name.startswith(_DDP_WRAPPER) or "_orig_mod" in name or "_module" in name):
         return name  # no wrapper is in it: most names
     segments = [segment for segment in name.split(".") if segment not in WRAPPERS]
     num_leading = 0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from convinit_ext._engine import listed
 from convinit_ext.checkpoint._layout import ShardFile
-from convinit_ext.checkpoint._safetensors import WeightsError
-from convinit_ext.checkpoint._writer import sync_folder, temporary_of, write_bytes
+from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, WeightsError
+from convinit_ext.checkpoint._writer import Lock, lock_of, sync_folder, temporary_of, write_bytes
 from convinit_ext.model import size_text
 
 
@@ -33,16 +33,35 @@ class Destination:
     configs: dict[str, bytes]
     index: tuple[str, bytes] | None
 
-    def make_room(self, overwrite: bool) -> set[str]:
+    def make_room(self, overwrite: bool, lock: Lock) -> set[str]:
         """Leaves the folder ready for the files that are not there yet, and says which are.
+
+        Args:
+            overwrite: whether other files of these names may go.
+            lock: taken, so that no other run changes anything here until it is released.
 
         Raises:
             WeightsError: something else is there, and is not to be replaced; nothing was changed.
-            OSError: the disk has not enough space, or there is no folder around this one.
+            OSError: the disk has not enough space; the folder cannot be made; another run saves here.
         """
-        if not self.folder.absolute().parent.is_dir() or not (self.base or self.folder.is_dir()):
-            missing = self.folder.absolute().parent if self.base else self.folder
-            raise FileNotFoundError(errno.ENOENT, f"there is no folder {str(missing)!r}")
+        self._look(overwrite)  # nothing is made, not even a lock, where it is refused
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.take(self.folder / self._lock_name)
+        except BlockingIOError as error:
+            text = "another run is saving here; wait until it has ended, or save elsewhere"
+            raise BlockingIOError(error.errno, text, str(self.folder / self._lock_name)) from error
+        done, stale = self._look(overwrite)  # again: another run may have ended meanwhile
+        if self.index is not None and len(done) < len(self.files):
+            stale.insert(0, self.index[0])  # even if it is right: without it nothing looks whole
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
+        sync_folder(self.folder)
+        self._write_texts(self.configs)
+        return done
+
+    def _look(self, overwrite: bool) -> tuple[set[str], list[str]]:
+        """The files that are whole, and what is to be removed first; raises what is in the way."""
         if self.folder.exists() and not self.folder.is_dir():
             raise WeightsError(f"{self.folder} is a file, and a folder is needed, or a name in .safetensors")
         done = {
@@ -52,19 +71,17 @@ class Destination:
         self._check_others(others, overwrite)
         stale = sorted(filter(self._is_weights, others), key=lambda each: not each.endswith(".json"))
         self._check_space(done, stale)
-        self.folder.mkdir(exist_ok=True)
-        if self.index is not None and len(done) < len(self.files):
-            stale.insert(0, self.index[0])  # even if it is right: without it nothing looks whole
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
-        sync_folder(self.folder)
-        self._write_texts(self.configs)
-        return done
+        return done, stale
 
-    def finish(self) -> None:
-        """Writes the index, once all files are there."""
+    @property
+    def _lock_name(self) -> str:
+        return lock_of(f"{self.base}{FILE_SUFFIX}" if self.base else self.files[0].name)
+
+    def finish(self, lock: Lock) -> None:
+        """Writes the index, once all files are there; then other runs may come."""
         if self.index is not None:
             self._write_texts(dict([self.index]))
+        lock.release()
 
     def _write_texts(self, texts: dict[str, bytes]) -> None:
         for name, content in texts.items():
@@ -76,6 +93,7 @@ class Destination:
         texts = self.configs | dict([self.index] if self.index else [])
         ours = done | {name for name, text in texts.items() if _holds(self.folder / name, text, len(text))}
         ours |= {temporary_of(name) for name in (*texts, *(file.name for file in self.files))}
+        ours.add(self._lock_name)
         if self.base is None:
             names = [file.name for file in self.files if (self.folder / file.name).exists()]
         else:
@@ -105,7 +123,7 @@ class Destination:
         needed = sum(file.num_bytes for file in self.files if file.name not in done)
         leftovers = (temporary_of(file.name) for file in self.files)
         freed = sum(_size(self.folder / name) for name in (*stale, *leftovers))
-        disk = self.folder if self.folder.is_dir() else self.folder.absolute().parent
+        disk = next(each for each in (self.folder, *self.folder.absolute().parents) if each.is_dir())
         free = shutil.disk_usage(disk).free + freed
         if needed > free:
             raise OSError(

@@ -22,7 +22,7 @@ from convinit_ext._engine import (
 )
 from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
-from convinit_ext.sharding import Ranks, is_dtensor, local_of, parts
+from convinit_ext.sharding import Ranks, is_sharded, local_of, logical_shape, parts
 
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
@@ -159,13 +159,13 @@ class _Readable:
 
 
 def _checked(name: str, tensor: object) -> Tensor:
-    """Return a tensor with values that can be read. Of a DTensor that is found out later."""
+    """Return a tensor with values that can be read. Of a sharded one that is found out later."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
     if not is_plain(tensor):
         if is_lazy(tensor):
             raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
-        if not is_dtensor(tensor):
+        if not is_sharded(tensor):
             _check_values(name, tensor)
     return tensor
 
@@ -182,7 +182,7 @@ def _check_values(name: str, local: Tensor) -> None:
 
 
 def _headers(tensors: Mapping[str, Tensor]) -> list[bytes]:
-    return [digests.header(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
+    return [digests.header(name, tensor.dtype, logical_shape(tensor)) for name, tensor in tensors.items()]
 
 
 def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
@@ -190,10 +190,10 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     rows: list[int] = []
     pieces: list[tuple[Tensor, Box | None]] = []
     for row, (name, tensor) in enumerate(tensors.items()):
-        if not is_dtensor(tensor):
+        if not is_sharded(tensor):
             pieces.append((tensor, None))
         else:
-            pieces += _pieces_of_dtensor(name, tensor)
+            pieces += _pieces_of_sharded(name, tensor)
         rows += [row] * (len(pieces) - len(rows))
     found = digests.no_sums(len(tensors))
     with torch.no_grad():
@@ -203,12 +203,14 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     return found
 
 
-def _pieces_of_dtensor(name: str, tensor: Tensor) -> list[tuple[Tensor, Box | None]]:
-    _check_values(name, local_of(tensor))
+def _pieces_of_sharded(name: str, tensor: Tensor) -> Sequence[tuple[Tensor, Box | None]]:
     try:
-        return [(part.tensor, part.box(tensor.shape)) for part in parts(tensor)]
-    except (RuntimeError, TypeError) as error:
+        shape = logical_shape(tensor)
+        found = [(part.tensor, part.box(shape)) for part in parts(tensor)]
+    except (RuntimeError, TypeError, ValueError) as error:
         raise type(error)(f"{_what(name)}: {error}") from error
+    _check_values(name, local_of(tensor))
+    return found
 
 
 def _as_stored(tensor: Tensor) -> Tensor:

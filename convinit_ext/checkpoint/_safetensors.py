@@ -19,8 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from convinit_ext._engine import listed
+from convinit_ext._engine import excerpt, listed, reason
 from convinit_ext.keys import CONTRACT_VERSION
+from convinit_ext.model import walk
 
 FILE_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -68,7 +69,7 @@ class Weights:
         version = self.metadata.get("contract")
         if version is not None and version != str(CONTRACT_VERSION):
             raise WeightsError(
-                f"{self.paths[0]}: its values follow version {version!r} of the value contract; "
+                f"{self.paths[0]}: its values follow version {excerpt(version)} of the value contract; "
                 f"this release knows {CONTRACT_VERSION}"
             )
 
@@ -87,16 +88,31 @@ def open_weights(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
-            files or names one elsewhere, a folder with no weights or with more than one set, no path at all.
+            files or names one elsewhere, a folder with no weights or with more than one set, no path at all,
+            two tensors of one name.
     """
     if not os.fspath(path):
         raise WeightsError("the path is empty; accepted are a safetensors file, an index, and a folder")
     path = Path(path)
     try:
         path = _found(path)
-        return _open_index(path) if _INDEX.search(path.name) else _open_file(path)
+        weights = _open_index(path) if _INDEX.search(path.name) else _open_file(path)
+        _check_names(path, weights.tensors)
+        return weights
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from error
+
+
+def _check_names(path: Path, names: Iterable[str]) -> None:
+    """Names that differ by wrappers alone are one name to every reader."""
+    found: dict[str, str] = {}
+    for name in names:
+        canonical = walk.canonical(name)
+        if found.setdefault(canonical, name) != name and not walk.is_extra_state(name):
+            raise WeightsError(
+                f"{path}: two tensors are named {excerpt(canonical)} once wrappers are removed: "
+                f"{excerpt(found[canonical])} and {excerpt(name)}"
+            )
 
 
 def _open_file(path: Path) -> Weights:
@@ -110,13 +126,9 @@ def _open_file(path: Path) -> Weights:
             tensors = {name: file.get_tensor(name) for name in names}
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}") from error
-    except (
-        SafetensorError,
-        RuntimeError,
-        TypeError,
-        OverflowError,
-    ) as error:  # the latter of sizes for torch
-        raise WeightsError(f"{path} is not a whole safetensors file, at {size} bytes: {error}") from error
+    except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:  # the last of sizes for torch
+        what = f"is not a whole safetensors file, at {size} bytes"
+        raise WeightsError(f"{path} {what}: {reason(error)}") from error
     return Weights(tensors, metadata, {path: size})
 
 
@@ -150,7 +162,7 @@ def _parsed(path: Path, text: bytes, what: str = "its head") -> dict[str, Any]:
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors
-        raise WeightsError(f"{path}: {what} is no JSON that can be read: {error}") from error
+        raise WeightsError(f"{path}: {what} is no JSON that can be read: {reason(error)}") from error
     if not isinstance(parsed, dict):
         raise WeightsError(f"{path}: its JSON must be an object, not {type(parsed).__name__}")
     return parsed
@@ -203,7 +215,7 @@ def _open_index(path: Path) -> Weights:
         for name in opened.tensors:
             if where.get(name) != file:
                 said = f"in {where[name]}" if name in where else "nowhere"
-                raise WeightsError(f"{path} says that tensor {name!r} is {said}; it is in {file}")
+                raise WeightsError(f"{path} says that tensor {excerpt(name)} is {said}; it is in {file}")
         tensors |= opened.tensors
     missing = [name for name in where if name not in tensors]
     if missing:
@@ -222,7 +234,8 @@ def _checked_map(path: Path, where: object) -> dict[str, str]:
     for name, file in where.items():
         if not isinstance(file, str) or _leaves_folder(file):
             raise WeightsError(
-                f"{path}: tensor {name!r} is said to be in {file!r}; accepted are files of the same folder"
+                f"{path}: tensor {excerpt(name)} is said to be in {excerpt(file)}; accepted are files of the "
+                "same folder"
             )
     missing = [file for file in dict.fromkeys(where.values()) if not (path.parent / file).is_file()]
     if missing:
@@ -241,7 +254,7 @@ def _check_total(path: Path, metadata: object, tensors: Mapping[str, Tensor], ex
     error. And transformers once took a bool for a bit.
     """
     if metadata is not None and not isinstance(metadata, dict):
-        raise WeightsError(f"{path}: its metadata must be an object, not {metadata!r}")
+        raise WeightsError(f"{path}: its metadata must be an object, not {excerpt(metadata)}")
     total = (metadata or {}).get("total_size")
     if total is None:
         return
@@ -249,7 +262,7 @@ def _check_total(path: Path, metadata: object, tensors: Mapping[str, Tensor], ex
     bits = sum(each.nbytes for each in tensors.values() if each.dtype == torch.bool)
     is_more = type(total) in (int, float) and total > size and not exact
     if not (is_more or total in (size, size - bits + bits / 8)):
-        raise WeightsError(f"{path}: its total_size is {total!r}, and its tensors take {size} bytes")
+        raise WeightsError(f"{path}: its total_size is {excerpt(total)}, and its tensors take {size} bytes")
 
 
 def _shared(path: Path, metadata: Mapping[str, dict[str, str]]) -> dict[str, str]:
@@ -259,7 +272,7 @@ def _shared(path: Path, metadata: Mapping[str, dict[str, str]]) -> dict[str, str
         for key in _RUN_KEYS:
             if said.get(key) != other.get(key):
                 raise WeightsError(
-                    f"{path}: its files are of different runs: {key} is {said.get(key)!r} in {first} "
-                    f"and {other.get(key)!r} in {file}"
+                    f"{path}: its files are of different runs: {key} is {excerpt(said.get(key))} in {first} "
+                    f"and {excerpt(other.get(key))} in {file}"
                 )
     return {key: value for key, value in said.items() if all(other.get(key) == value for _, other in others)}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from convinit_ext._engine import progress_bar, uncompiled
@@ -18,10 +19,11 @@ from convinit_ext.checkpoint._destination import Destination
 from convinit_ext.checkpoint._hf_config import base_name, config_files
 from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
 from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, INDEX_SUFFIX
-from convinit_ext.checkpoint._writer import write_file
+from convinit_ext.checkpoint._writer import Lock, write_file
 from convinit_ext.keys import CONTRACT_VERSION
 from convinit_ext.model import (
     AnyRecipe,
+    Frozen,
     Names,
     Options,
     Plan,
@@ -33,7 +35,7 @@ from convinit_ext.model import (
     size_text,
 )
 from convinit_ext.recipes import RECIPES, Fan, Recipe, as_recipe
-from convinit_ext.sharding import gathered, place, together
+from convinit_ext.sharding import gathered, members, place, text_of, together
 
 _SHARD_BYTES = 5 * 10**9  # as huggingface_hub and transformers split unless they are told
 
@@ -45,7 +47,7 @@ class SavedFile(NamedTuple):
         name: in the folder.
         num_bytes: its size.
         skipped: whether it was there already, from an earlier run.
-        rank: of the process that wrote it.
+        rank: of the process that wrote it, among all.
     """
 
     name: str
@@ -124,8 +126,10 @@ def save_model(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     overwrite: bool = False,
     progress: bool = False,
+    group: dist.ProcessGroup | None = None,
 ) -> SaveReport:
     """Write the safetensors files that init_model_ and then saving would, and never hold the model in memory.
 
@@ -133,16 +137,19 @@ def save_model(
     out is copied from memory. The folder's layout is that of transformers and diffusers, whose models get
     their config beside the weights, so that from_pretrained(folder) loads it. Every file appears when it is
     whole, the index last: a run that was interrupted is finished by the same call, which skips whole files.
-    Where torch.distributed is initialised all processes must call it, and each writes its share of the files.
+    Where torch.distributed is initialised all processes must call it, or those of `group`, and each writes
+    its share of the files.
 
     Args:
         model: any module, as for init_model_. A tied tensor is saved once, under its first name.
-        path: a folder, made if only it is missing; or one file, if it ends in .safetensors.
-        seed: as for init_model_, and so are recipe, dtype, fan, only, skip and names.
+        path: a folder, or one file, if it ends in .safetensors; folders that are missing are made.
+        seed: as for init_model_, and so are recipe, dtype, fan, only, skip, names and frozen.
         max_shard_size: of a file's tensors: bytes, or a text such as "500MB" or "2GiB". None is 5 GB in a
             folder, and no limit for one file.
         overwrite: replace weights and config that are there, if they are others. Other files stay.
-        progress: show a tqdm bar that counts bytes; on rank 0 alone.
+        progress: show a tqdm bar that counts bytes; on the first rank alone.
+        group: the processes that save this model, where others save other models, as stages of a pipeline,
+            each elsewhere. None is all of them.
 
     Returns:
         A SaveReport: the files, which of them were there already, the bytes and the time.
@@ -151,8 +158,9 @@ def save_model(
         ValueError, TypeError: as init_model_; meta tensors that nothing fills; no path; a max_shard_size
             that is none, or less than one file would hold.
         WeightsError: the folder holds something else; it is named, and nothing was written.
-        OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written.
-        RuntimeError: another process failed; it says whose error that was.
+        OSError: the disk has not enough space, or was full in the middle; a folder that cannot be written, or
+            that another run saves to at this moment.
+        RuntimeError: another process failed, or ended; it says which.
 
     >>> import tempfile
     >>> with torch.device("meta"):
@@ -169,20 +177,23 @@ def save_model(
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
-        plan = make_plan(model, seed, Options(rules, dtype, fan, only, skip, names, persistent=True))
+        options = Options(rules, dtype, fan, only, skip, names, frozen=frozen, persistent=True)
+        plan = make_plan(model, seed, options)
         return plan, _destination(model, plan, Path(path), size, _recipe_name(recipe, rules))
 
-    with torch.no_grad():
-        plan, destination = together(prepare)
-        _check_same(destination)
-        rank, num_ranks = place()
-        done = gathered(together(lambda: destination.make_room(overwrite) if rank == 0 else set()))[0]
+    with torch.no_grad(), Lock() as lock:
+        rank, num_ranks = place(group)
+        plan, destination = together(prepare, group)
+        _check_same(destination, group)
+        room = together(lambda: destination.make_room(overwrite, lock) if rank == 0 else set(), group)
+        done = gathered(room, group)[0]
         owners = _owners([file for file in destination.files if file.name not in done], num_ranks)
         mine = [file for file in destination.files if owners.get(file.name) == rank]
-        together(lambda: _write(destination.folder, mine, plan.seed, progress and rank == 0))
-        together(lambda: destination.finish() if rank == 0 else None)
+        together(lambda: _write(destination.folder, mine, plan.seed, progress and rank == 0), group)
+        together(lambda: destination.finish(lock) if rank == 0 else None, group)
+        ranks = members(group)
     files = [
-        SavedFile(each.name, each.num_bytes, each.name in done, owners.get(each.name, 0))
+        SavedFile(each.name, each.num_bytes, each.name in done, ranks[owners.get(each.name, 0)])
         for each in destination.files
     ]
     seconds = time.perf_counter() - started
@@ -233,15 +244,16 @@ def _digest(found: list[SavedTensor], seed: int) -> str:
     return digest.hexdigest()
 
 
-def _check_same(destination: Destination) -> None:
+def _check_same(destination: Destination, group: dist.ProcessGroup | None) -> None:
     """The ranks share one model's files."""
     heads = hashlib.blake2b(b"".join(file.head for file in destination.files)).hexdigest()
-    others = gathered((str(destination.folder.absolute()), heads))
-    different = [rank for rank, other in enumerate(others) if other != others[0]]
+    others = gathered((str(destination.folder.absolute()), heads), group)
+    (first, expected), *rest = zip(members(group), others, strict=True)
+    different = [rank for rank, other in rest if other != expected]
     if different:
         raise ValueError(
-            "all ranks must save the same model to the same place; other than on rank 0 it is on ranks "
-            + ", ".join(map(str, different))
+            f"all ranks must save the same model to the same place; other than on rank {first} it is on "
+            f"{text_of(different)}; group= names the ranks that save one model, such as those of a stage"
         )
 
 

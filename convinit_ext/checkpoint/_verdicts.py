@@ -15,7 +15,7 @@ from convinit_ext import keys
 from convinit_ext._engine import Box, differences, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
 from convinit_ext.model import Drawn, Piece, Row, in_steps, slabs
-from convinit_ext.sharding import Part, local_of, parts
+from convinit_ext.sharding import Part, local_of, logical_shape, parts
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _SCRATCH_BYTES = 1 << 26  # of values that are made at a time
@@ -119,14 +119,15 @@ def _of_made(seed: int, subject: Subject) -> Iterator[Verdict]:
     """Compare a tensor with values that are made region by region, and never of what the model holds now."""
     _, row, tensor = subject
     assert row.values is not None
-    for part in parts(tensor.detach()):
+    shape = logical_shape(tensor)
+    for part in parts(tensor):
         for local in slabs(part.tensor.shape, _SCRATCH_BYTES // tensor.itemsize):
             cut = tuple(slice(each.start, each.stop) for each in local)
             ranges = tuple(each[own] for each, own in zip(part.ranges, cut, strict=True))
-            region = Part(part.tensor[cut], ranges)
+            region = Part(part.tensor.detach()[cut], ranges)
             made = torch.empty(region.tensor.shape, dtype=tensor.dtype, device=region.tensor.device)
             row.values.write_(seed, Part(made, ranges))
-            yield _compared(region.tensor, made, region.box(tensor.shape))
+            yield _compared(region.tensor, made, region.box(shape))
 
 
 def _compared(tensor: Tensor, made: Tensor, box: Box) -> Verdict:

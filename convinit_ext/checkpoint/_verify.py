@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from convinit_ext._engine import (
     check_not_in_fake_mode,
     check_tensor,
+    excerpt,
     is_plain,
     row_major,
     uncompiled,
@@ -22,17 +23,21 @@ from convinit_ext.checkpoint._verdicts import Subject, Verdict, verdicts_of
 from convinit_ext.checkpoint._verification import Problem, Verification, VerifiedRow
 from convinit_ext.model import (
     AnyRecipe,
+    Frozen,
     Names,
     Options,
     Plan,
     Selectors,
     check_range,
+    checked_on_all_ranks,
     dtype_name,
     make_plan,
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor, local_of, parts, ranks
+from convinit_ext.sharding import is_sharded, local_of, logical_shape, parts, ranks
+
+_SHOWN = 20  # names of an error
 
 
 @uncompiled
@@ -47,6 +52,7 @@ def verify(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     check_ranks: bool = False,
     progress: bool = False,
 ) -> Verification:
@@ -67,8 +73,9 @@ def verify(
         only: what to look at, as for init_model_.
         skip: what to leave out, likewise.
         names: the names that make the keys, likewise.
-        check_ranks: compare the seeds of all processes, and say on each what the others found: a tensor that
-            differs there is a problem here. All of them must ask for it.
+        frozen: "keep" names frozen parameters among those that are not looked at.
+        check_ranks: compare seed, recipe, fan, dtype and names of all processes, and say on each what the
+            others found: a tensor that differs there is a problem here. All of them must ask for it.
         progress: show a tqdm bar that counts bytes.
 
     Returns:
@@ -92,19 +99,26 @@ def verify(
     >>> found.different, found.rows[2].num_different, found.rows[2].first_index
     (('1.weight',), 1, (1, 3))
     """
-    started = time.perf_counter()
+    started, chosen = time.perf_counter(), None
+
+    def options() -> Options:
+        return Options(recipe, dtype, fan, only, skip, names, frozen=frozen, reading=True)
 
     def look() -> tuple[Plan, list[VerifiedRow], list[Problem], tuple[str, ...]]:
         whose = _model_of(target, model)
-        options = Options(recipe, dtype, fan, only, skip, names, reading=True)
-        plan = make_plan(whose, seed, options)
+        plan = make_plan(whose, seed, chosen or options())
         weights = None
         if isinstance(target, str | PathLike):
             check_not_in_fake_mode("verify values")
             weights = open_weights(target)
             weights.check_contract()
         found = _subjects(plan, whose, weights.tensors if weights else target, everything=only is None)
-        subjects, problems = _checked(*found, dtype)
+        try:
+            subjects, problems = _checked(*found, dtype)
+        except (RuntimeError, ValueError) as error:
+            if weights is None:
+                raise
+            raise type(error)(f"{target}: {error}") from error
         check_not_in_fake_mode("verify values")
         with torch.no_grad():
             verdicts = verdicts_of(plan.seed, subjects, weights, progress)
@@ -112,7 +126,7 @@ def verify(
         return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
 
     if check_ranks:
-        ranks.check_same_seed(seed)
+        chosen = checked_on_all_ranks(seed, options)
         plan, rows, problems, unchecked = ranks.together(look)
         problems = [*problems, *_problems_elsewhere(rows, problems)]
     else:
@@ -201,10 +215,12 @@ def _checked(
         if subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor)
     ]
     if lost:
+        more = len(lost) - _SHOWN
+        shown = lost[:_SHOWN] + [f"and {more} more"] * (more > 0)
         raise ValueError(
             f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device, or fake, have no values "
             "to verify:\n  "
-            + "\n  ".join(lost)
+            + "\n  ".join(shown)
             + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
         )
     sound = []
@@ -223,8 +239,9 @@ def _checked(
 
 def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:
     name, row, tensor = subject
-    if tensor.shape != row.tensor.shape:
-        text = f"its shape is {list(tensor.shape)}, and the model's {list(row.tensor.shape)}"
+    shape, own = logical_shape(tensor), logical_shape(row.tensor)
+    if shape != own:
+        text = f"its shape is {excerpt(list(shape))}, and the model's {list(own)}"
         return Problem(name, "shape", text)
     if dtype is not None and tensor.dtype != row.dtype:
         return Problem(name, "dtype", f"it is {tensor.dtype}, and not {row.dtype}")
@@ -235,7 +252,7 @@ def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
     if not (is_plain(tensor) and tensor.is_contiguous()):
-        if is_dtensor(tensor):
+        if is_sharded(tensor):
             parts(tensor)  # raises where nobody knows them
         is_drawn = not row.is_buffer or tensor.is_complex()  # other buffers may be of any dtype
         check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
@@ -246,7 +263,7 @@ def _check(subject: Subject) -> None:
 
 def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
     name, row, tensor = subject
-    shape = tuple(tensor.shape)
+    shape = tuple(logical_shape(tensor))
     return VerifiedRow(
         name,
         shape,

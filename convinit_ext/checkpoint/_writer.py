@@ -1,28 +1,39 @@
 """Files that are whole or not there: written under a temporary name, flushed to the disk, then renamed.
 
-A thread writes one block while the next one is made. Knows bytes alone.
+A thread writes one block while the next one is made. All that concerns the file is that thread's: it opens
+and closes it, renames it or removes it. Signals interrupt the main thread alone, so nothing of this is left
+half done, whatever a handler raises, and however often. Knows bytes alone.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import fcntl
+import io
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 BLOCK_BYTES = 1 << 25
-_PREFIX, _SUFFIX = ".", ".partial"
+_PREFIX, _SUFFIX, _LOCK_SUFFIX = ".", ".partial", ".lock"
+_POLL_SECONDS = 0.02  # how soon a thread sees that the other one has stopped
 
 
 def temporary_of(name: str) -> str:
     """What a file is called until it is whole; no loader takes it for weights."""
     return f"{_PREFIX}{name}{_SUFFIX}"
+
+
+def lock_of(name: str) -> str:
+    """What the file is called that is locked while a file, or all files of a folder, are written."""
+    return f"{_PREFIX}{name}{_LOCK_SUFFIX}"
 
 
 def write_file(
@@ -41,22 +52,33 @@ def write_file(
 
     Raises:
         OSError: the disk is full, or another process is writing the file; it names the file.
-        After an error, an interrupt too, the temporary file is gone.
+        After an error, an interrupt too, the temporary file is gone, and nothing is written any more.
     """
-    temporary = path.with_name(temporary_of(path.name))
     size = min(BLOCK_BYTES, num_bytes)
     buffers = [torch.empty(size, dtype=torch.uint8, device="cpu") for _ in range(2)]
-    with _named(path), _locked(temporary) as descriptor:
+    writer = _Writer(path, num_bytes)
+    try:
+        writer.start()
+        pending = 0
+        for block in blocks(buffers):
+            writer.todo.put(block.numpy().data)
+            pending += 1
+            if pending == 2:  # the next block is made where the older of the two was
+                advance(writer.result())
+                pending -= 1
+        writer.todo.put(None)
+        for _ in range(pending):
+            advance(writer.result())
+        writer.result()
+    finally:
+        writer.stopped = True  # no call before it: an interrupt comes where one begins or ends
         try:
-            with contextlib.closing(_written(descriptor, blocks(buffers))) as sizes:
-                for each in sizes:
-                    advance(each)
-            os.fsync(descriptor)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            writer.wait()
+        finally:  # one that came where `wait` begins or ends
+            try:
+                writer.wait()
+            finally:
+                writer.wait()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -74,16 +96,93 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _written(descriptor: int, blocks: Iterable[Tensor]) -> Generator[int, None, None]:
-    """Write all blocks, and yield the size of each; one is written while the next one is made."""
-    pending: list[Future[int]] = []
-    with ThreadPoolExecutor(1) as pool:
-        for block in blocks:
-            pending.append(pool.submit(_write, descriptor, block.numpy().data))
-            if len(pending) == 2:  # the next block is made where the older of the two was
-                yield pending.pop(0).result()
-        for each in pending:
-            yield each.result()
+class _StoppedError(Exception):
+    """The one that makes the blocks has given up."""
+
+
+class _Writer:
+    """A thread that writes one file, of blocks that another thread makes.
+
+    Locks could stay locked where an interrupt comes: there are none but a queue's, which is made for it.
+
+    Attributes:
+        todo: the blocks, then None.
+        stopped: set by the other thread: no block follows, and a file that is not whole is to go.
+    """
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self.todo: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self.stopped = False
+        self._path, self._num_bytes = path, num_bytes
+        self._done: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
+        self._begun = self._ended = False
+
+    def start(self) -> None:
+        """Start the thread, and wait until it has the file."""
+        _thread.start_new_thread(self._run, ())  # threading's waits for an Event, whose lock may be lost
+        self.result()
+
+    def result(self) -> int:
+        """Return the size of a block once it is written, in their order; 0 of the whole file.
+
+        Raises:
+            BaseException: what went wrong in the thread.
+        """
+        found = self._done.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def wait(self) -> None:
+        """Wait until the thread leaves the file alone, and raise only then what an interrupt raises."""
+        interrupt: BaseException | None = None
+        while self._begun and not self._ended:  # one that begins later sees `stopped`
+            try:
+                while not self._ended:
+                    time.sleep(_POLL_SECONDS)
+            except BaseException as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _run(self) -> None:
+        self._begun = True
+        try:
+            if not self.stopped:
+                with _named(self._path):
+                    self._write_file()
+            self._done.put(0)
+        except BaseException as error:
+            self._done.put(error)
+        finally:
+            self._ended = True
+
+    def _write_file(self) -> None:
+        temporary = self._path.with_name(temporary_of(self._path.name))
+        with open_alone(temporary) as file:
+            try:
+                file.truncate()
+                self._done.put(0)
+                while (block := self._next_block()) is not None:
+                    self._done.put(_write(file.fileno(), block))
+                os.fsync(file.fileno())
+                self._check_size(file)
+                os.replace(temporary, self._path)
+                sync_folder(self._path.parent)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _next_block(self) -> memoryview | None:
+        while not self.stopped:
+            with contextlib.suppress(queue.Empty):
+                return self.todo.get(timeout=_POLL_SECONDS)
+        raise _StoppedError
+
+    def _check_size(self, file: io.FileIO) -> None:
+        size = os.fstat(file.fileno()).st_size
+        if size != self._num_bytes:
+            raise OSError(errno.EIO, f"{size} bytes are in the file, and it should have {self._num_bytes}")
 
 
 def _write(descriptor: int, block: memoryview) -> int:
@@ -97,32 +196,61 @@ def _write(descriptor: int, block: memoryview) -> int:
     return done
 
 
-@contextlib.contextmanager
-def _locked(temporary: Path) -> Iterator[int]:
-    """The file, empty and nobody else's: processes of a job without a process group would collide."""
-    if temporary.is_symlink() or (temporary.exists() and not temporary.is_file()):
-        raise FileExistsError(
-            errno.EEXIST, f"remove {temporary.name!r} beside it first, which is no plain file"
-        )
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        if not _is_alone(descriptor, temporary):
-            raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing this file")
-        os.ftruncate(descriptor, 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def open_alone(path: Path) -> io.FileIO:
+    """Open a file that no other process has opened so; it is made if it is missing, and not emptied.
+
+    It is locked until it is closed; a process that ends, however, leaves no lock.
+
+    Raises:
+        BlockingIOError: another process has it.
+        FileExistsError: it is no plain file.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(errno.EEXIST, f"remove {path.name!r} beside it first, which is no plain file")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+    file = io.FileIO(path, "w", opener=lambda name, _: os.open(name, flags, 0o666))
+    if not _is_alone(file.fileno(), path):
+        file.close()
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing this file")
+    return file
 
 
-def _is_alone(descriptor: int, temporary: Path) -> bool:
+def _is_alone(descriptor: int, path: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return True  # a file system without locks
-    # the other process may have renamed it, before the lock was free
-    return temporary.exists() and os.path.samestat(os.fstat(descriptor), temporary.stat())
+    # the other process may have renamed or removed it, before the lock was free
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+class Lock:
+    """A file that one run has to itself, to be entered by `with`: it is removed at the end."""
+
+    def __init__(self) -> None:
+        self._taken: tuple[Path, io.FileIO] | None = None
+
+    def take(self, path: Path) -> None:
+        """Raises OSError as open_alone."""
+        self._taken = path, open_alone(path)
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let other runs take the file, if this one has."""
+        if self._taken is not None:
+            path, file = self._taken
+            try:
+                path.unlink(missing_ok=True)  # before another run can have it
+            finally:
+                self._taken = None
+                file.close()
 
 
 @contextlib.contextmanager

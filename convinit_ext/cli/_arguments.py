@@ -19,6 +19,7 @@ _SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 _PATH = "a .safetensors file, an index, or a folder that holds either"
 _MODEL = "makes the model, whose names and module types count and no value"
 _RECIPE = f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours"
+_ALLOW_CODE = "import the functions and module types that the recipe's file names (default: refuse it)"
 _SAVE = (
     "write the initialised weights to disk, block by block: no memory is filled, and there is no comparison. "
     "The same command finishes a run that was interrupted"
@@ -113,7 +114,10 @@ def _add_model(parser: argparse.ArgumentParser, model: str, places: str, require
 def _add_values(parser: argparse.ArgumentParser, seed: str, recipe: str, dtype: str) -> None:
     parser.add_argument("--seed", type=seed_of, help=seed)
     parser.add_argument("--recipe", type=_recipe, help=recipe)
+    parser.add_argument("--allow-code", action="store_true", default=None, help=_ALLOW_CODE)
     parser.add_argument("--dtype", choices=_DTYPES, help=dtype)
+    frozen = "frozen parameters beside others that are not: keep them as they are, or draw them"
+    parser.add_argument("--frozen", choices=("keep", "draw"), help=frozen)
 
 
 def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> None:

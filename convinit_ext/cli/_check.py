@@ -19,11 +19,12 @@ def run_verify(options: argparse.Namespace) -> int:
     found = verify(
         options.path,
         seed,
-        recipe_of(recipe),
+        recipe_of(recipe, options.allow_code),
         dtype_of(options.dtype),
         model=built(imported(options.model, "model"), options.construct != "cpu"),
         only=options.only,
         skip=options.skip,
+        frozen=options.frozen,
     )
     print(found.to_json(indent=2) if options.json else found)
     return 0 if found else FAILURE
@@ -54,9 +55,9 @@ def run_fingerprint(options: argparse.Namespace) -> int:
         raise ValueError("say either a PATH or --model")
     if options.each and not of_file:
         raise ValueError("--each is for a PATH")
-    for name in ("seed", "recipe", "dtype", "construct"):
+    for name in ("seed", "recipe", "allow_code", "dtype", "construct", "frozen"):
         if of_file and getattr(options, name) is not None:
-            raise ValueError(f"--{name} is for --model")
+            raise ValueError(f"--{name.replace('_', '-')} is for --model")
     number = fingerprint(options.path) if of_file else _planned(options)
     each = fingerprints(options.path) if options.each else {}
     if options.json:
@@ -71,5 +72,7 @@ def run_fingerprint(options: argparse.Namespace) -> int:
 
 def _planned(options: argparse.Namespace) -> str:
     model = built(imported(options.model, "model"), options.construct != "cpu")
-    recipe = recipe_of(options.recipe or "torch")
-    return plan_model(model, options.seed or 0, recipe, dtype=dtype_of(options.dtype)).fingerprint()
+    recipe = recipe_of(options.recipe or "torch", options.allow_code)
+    return plan_model(
+        model, options.seed or 0, recipe, dtype=dtype_of(options.dtype), frozen=options.frozen
+    ).fingerprint()

@@ -13,6 +13,7 @@ from torch import nn
 
 import convinit_ext
 from convinit_ext import _C
+from convinit_ext.recipes import as_recipe
 
 
 def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device | str = "cpu") -> nn.Module:
@@ -42,8 +43,11 @@ def imported(spec: str, what: str) -> Any:
     return found
 
 
-def recipe_of(text: str) -> Any:
-    return imported(text, "recipe") if ":" in text else text
+def recipe_of(text: str, allow_code: bool | None) -> Any:
+    """Return what --recipe and --allow-code say."""
+    if ":" in text:
+        return imported(text, "recipe")
+    return as_recipe(text, allow_code=True) if allow_code else text
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

@@ -22,6 +22,7 @@ from convinit_ext.cli._common import built, dtype_of, environment, environment_l
 from convinit_ext.cli._unet import FULL_WIDTH, UNet, width_for
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model import (
+    Frozen,
     Options,
     Report,
     available_memory,
@@ -38,7 +39,7 @@ Build = Callable[[], nn.Module]
 
 def run(options: argparse.Namespace) -> None:
     _check_save(options)
-    options.recipe, options.dtype = recipe_of(options.recipe), dtype_of(options.dtype)
+    options.recipe, options.dtype = recipe_of(options.recipe, options.allow_code), dtype_of(options.dtype)
     options.device = checked_device(options.device)
     build = imported(options.model, "model") if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
@@ -97,6 +98,7 @@ def _save(model: nn.Module, options: argparse.Namespace) -> None:
         max_shard_size=options.max_shard_size,
         only=options.only,
         skip=options.skip,
+        frozen=options.frozen,
         overwrite=options.overwrite,
         progress=sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None,
     )
@@ -119,6 +121,7 @@ def _initialised(model: nn.Module, options: argparse.Namespace) -> Report:
             options.dtype,
             only=options.only,
             skip=options.skip,
+            frozen=options.frozen,
             dry_run=options.dry_run,
         )
     return dataclasses.replace(report, seconds=seconds[0])
@@ -173,16 +176,16 @@ def compare(build: Build, options: argparse.Namespace) -> tuple[Case, Case]:
     for _ in range(options.repeats):
         with _timed(cold.ours, device):
             model = built(build, options.construct == "meta", device)
-            report = init_model_(model, options.seed, recipe, device, options.dtype)
+            report = init_model_(model, options.seed, recipe, device, options.dtype, frozen=options.frozen)
         cold.num_bytes = warm.num_bytes = report.num_bytes
         with _timed(warm.ours, device):
-            init_model_(model, options.seed, recipe)
-        fill = _fill_of_torch(model, recipe)
+            init_model_(model, options.seed, recipe, frozen=options.frozen)
+        fill = _fill_of_torch(model, recipe, options.frozen)
         with _timed(warm.theirs, device):
             fill()
         del model, fill
         with _timed(cold.theirs, device), device if device.type != "cpu" else contextlib.nullcontext():
-            _construct_and_fill_of_torch(build, recipe, options.dtype)
+            _construct_and_fill_of_torch(build, options)
     return cold, warm
 
 
@@ -201,23 +204,25 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _construct_and_fill_of_torch(build: Build, recipe: Any, dtype: torch.dtype | None) -> None:
+def _construct_and_fill_of_torch(build: Build, options: argparse.Namespace) -> None:
     """Constructing fills with PyTorch's defaults; another recipe is a second pass over the parameters."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype or before)
+    torch.set_default_dtype(options.dtype or before)
     try:
         model = build()
     finally:
         torch.set_default_dtype(before)
-    if as_recipe(recipe) is not TORCH:
-        _fill_of_torch(model, recipe)()
+    if as_recipe(options.recipe) is not TORCH:
+        _fill_of_torch(model, options.recipe, options.frozen)()
 
 
-def _fill_of_torch(model: nn.Module, recipe: Any) -> Callable[[], None]:
+def _fill_of_torch(model: nn.Module, recipe: Any, frozen: Frozen) -> Callable[[], None]:
     """Return what a user of PyTorch runs: every reset_parameters, or torch.nn.init on every parameter."""
     if as_recipe(recipe) is TORCH:
         return functools.partial(_reset, model)
-    rows = ((row.tensor, row.distribution) for row in make_plan(model, 0, Options(recipe)).rows)
+    rows = (
+        (row.tensor, row.distribution) for row in make_plan(model, 0, Options(recipe, frozen=frozen)).rows
+    )
     fills = [(tensor, drawn) for tensor, drawn in rows if drawn is not None]  # torch.nn.init has no others
     return functools.partial(_fill_each, fills)
 

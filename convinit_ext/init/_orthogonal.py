@@ -51,7 +51,7 @@ def orthogonal_(
     """
     if has_torch_function_unary(tensor):
         return override(orthogonal_, locals())
-    if tensor.dim() < 2:
+    if len(logical_shape(tensor, shard)) < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     rows, *columns = logical_shape(tensor, shard)
     return _fill_with_matrix(tensor, rows, math.prod(columns), gain, generator, key, shard)
@@ -87,7 +87,7 @@ def delta_orthogonal_(
     """
     if has_torch_function_unary(tensor):
         return override(delta_orthogonal_, locals())
-    if tensor.dim() not in (3, 4, 5):
+    if len(logical_shape(tensor, shard)) not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
     num_out, num_in, *_ = logical_shape(tensor, shard)
     if num_in > num_out:

@@ -40,7 +40,7 @@ def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
     """
     if shard is None and not is_dtensor(tensor):
         return _torch_init.eye_(tensor)
-    if tensor.ndimension() != 2:
+    if len(logical_shape(tensor, shard)) != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     return _ones_on_diagonals(tensor, 1, shard)
 
@@ -64,7 +64,7 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
     """
     if shard is None and not is_dtensor(tensor):
         return _torch_init.dirac_(tensor, groups)
-    if tensor.ndimension() not in (3, 4, 5):
+    if len(logical_shape(tensor, shard)) not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
     if not isinstance(groups, int):
         raise TypeError(f"groups must be an int, not {groups!r}")
@@ -96,7 +96,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     gain = float(gain)
     check_tensor(local_of(tensor))
     _check_wide(tensor, "identity_")
-    if tensor.dim() == 2 and groups == 1:
+    if len(logical_shape(tensor, shard)) == 2 and groups == 1:
         eye_(tensor, shard=shard)
     else:
         dirac_(tensor, groups, shard=shard)
@@ -174,7 +174,7 @@ def sparse_(
     """
     if has_torch_function_unary(tensor):
         return override(sparse_, locals())
-    if tensor.dim() != 2:
+    if len(logical_shape(tensor, shard)) != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     if tensor.is_meta:
         check_extras(tensor, generator, key, shard)

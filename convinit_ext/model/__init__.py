@@ -4,7 +4,7 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._api import init_model_, plan_model
 from convinit_ext.model._filling import check_range
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._options import AnyRecipe, Options, checked_device
+from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, table
@@ -17,6 +17,7 @@ __all__ = [
     "DTYPES",
     "AnyRecipe",
     "Drawn",
+    "Frozen",
     "Given",
     "NamedModule",
     "NamedTensor",
@@ -31,6 +32,7 @@ __all__ = [
     "available_memory",
     "check_range",
     "checked_device",
+    "checked_on_all_ranks",
     "dtype_name",
     "fill_pieces",
     "finite",

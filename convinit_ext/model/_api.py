@@ -14,7 +14,7 @@ from convinit_ext._engine import ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
-from convinit_ext.model._options import AnyRecipe, Options
+from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
@@ -23,7 +23,7 @@ from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_dtensor, ranks
+from convinit_ext.sharding import check_foreign, is_marked, is_sharded
 
 
 @uncompiled
@@ -40,6 +40,7 @@ def init_model_(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
     dry_run: bool = False,
 ) -> Report:
     """Fill every parameter of a model in place; its values depend on the seed and the parameter's name alone.
@@ -59,24 +60,29 @@ def init_model_(
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
-        check_ranks: compare the seed with those of all other processes first; all of them must ask for it.
+        check_ranks: compare the seed, recipe, fan, dtype and names with those of all other processes first;
+            all of them must ask for it.
         only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
             regular expressions, modules, module types; one of them or a list. Every name of a tied parameter
             counts.
         skip: what to leave as it is, likewise; it wins over only.
         names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
             function of a name.
+        frozen: what becomes of parameters that are frozen (requires_grad=False), beside others that are not,
+            and that no rule of your own names: "keep" leaves them as they are, "draw" initialises them like
+            others. None is an error that lists them.
         dry_run: change and allocate nothing; the report says what would be done.
 
     Returns:
         A Report: what each parameter got, and how long it took; on a GPU, until all work was queued.
 
     Raises:
-        ValueError: parameters that no rule covers, lazy ones, equal names, shared memory, meta buffers that
-            nobody can rebuild (all of them named); copies in a cycle, of unknown parameters or of another
-            shape; a constant or bounds that a dtype cannot hold; FullyShardedDataParallel's pieces of
-            parameters; a pattern that chooses nothing; a seed out of range, or (check_ranks) another one on
-            another rank; an unknown recipe, fan or dtype.
+        ValueError: parameters that no rule covers, frozen ones without frozen=, lazy ones, equal names,
+            shared memory, meta buffers that nobody can rebuild (all of them named); copies in a cycle, of
+            unknown parameters or of another shape; a constant or bounds that a dtype cannot hold; parameters
+            that another framework holds, gathers or offloads; a pattern that chooses nothing; a seed out of
+            range, or (check_ranks) another one, or another recipe, fan, dtype or names, on another rank; an
+            unknown recipe, fan or dtype.
         UnsupportedTensorError: a parameter of a dtype, layout or device that cannot be filled.
         MemoryError: less memory available than the new tensors need.
         torch.cuda.OutOfMemoryError: the same on a GPU.
@@ -91,9 +97,11 @@ def init_model_(
     ['1.weight', '1.bias']
     """
     started = time.perf_counter()
-    if check_ranks:
-        ranks.check_same_seed(seed)
-    plan = make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device))
+
+    def options() -> Options:
+        return Options(recipe, dtype, fan, only, skip, names, device, frozen)
+
+    plan = make_plan(model, seed, checked_on_all_ranks(seed, options) if check_ranks else options())
     if not dry_run:
         run(plan, plan.seed, progress)
     return plan.report(time.perf_counter() - started, dry_run)
@@ -111,6 +119,7 @@ def plan_model(
     only: Selectors = None,
     skip: Selectors = None,
     names: Names | None = None,
+    frozen: Frozen = None,
 ) -> ModelPlan:
     """Plan an initialisation that can be run, and run again, without planning anew.
 
@@ -122,7 +131,9 @@ def plan_model(
     >>> first.seed, second.seed
     (7, 8)
     """
-    return ModelPlan(model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device)))
+    return ModelPlan(
+        model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device, frozen))
+    )
 
 
 class ModelPlan:
@@ -158,6 +169,9 @@ class ModelPlan:
             check_not_faked(self._plan.held())
             self._call.fill(seed)
         else:
+            for held in self._plan.held():
+                if is_marked(held.tensor):
+                    check_foreign(held.tensor, writing=True)
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started
@@ -223,7 +237,7 @@ class _OneCall:
         def is_one_piece(row: Row) -> bool:
             values = row.values
             is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
-            return is_all_drawn and not (row.is_fresh or is_dtensor(row.tensor))
+            return is_all_drawn and not (row.is_fresh or is_sharded(row.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 

@@ -5,34 +5,71 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from convinit_ext._engine import UnsupportedTensorError, check_dtype, check_tensor, in_fake_mode, is_plain
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.sharding import FsdpState, fsdp_state, is_dtensor, local_of, parts
+from convinit_ext.model._options import Options
+from convinit_ext.sharding import (
+    FsdpState,
+    check_foreign,
+    fsdp_state,
+    is_marked,
+    is_sharded,
+    keeps_dtype,
+    local_of,
+    parts,
+)
 
 
-def check_parameters(held: Iterable[NamedTensor], reading: bool) -> None:
+def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
     Raises:
-        UnsupportedTensorError, RuntimeError, TypeError: one that is not; it is named.
+        UnsupportedTensorError, RuntimeError, TypeError, ValueError: one that is not; it is named.
     """
     for each in held:
-        if is_plain(each.tensor) and each.tensor.is_contiguous():
+        tensor = each.tensor
+        if is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor):
             continue
         try:
-            _check(each.tensor, reading)
-        except (RuntimeError, TypeError) as error:  # of which UnsupportedTensorError is both
-            raise type(error)(f"parameter {each.path!r}: {error}") from error
+            _check(tensor, options)
+            if tensor.is_meta and not (options.reading or options.persistent):
+                _check_not_offloaded((*each.node.parents, each.node.module))
+        except (RuntimeError, TypeError, ValueError) as error:  # UnsupportedTensorError is the first two
+            leave = f"skip={each.name!r} leaves it as it is"
+            raise type(error)(f"parameter {each.path!r}: {error}; {leave}") from error
 
 
-def _check(tensor: Tensor, reading: bool) -> None:
-    if is_dtensor(tensor):
+def _check_not_offloaded(modules: Iterable[nn.Module]) -> None:
+    """accelerate's hooks hold the values of meta parameters, and put those back before each forward pass.
+
+    Raises:
+        ValueError: such a hook.
+    """
+    for module in modules:
+        hook = vars(module).get("_hf_hook")
+        hooks = [] if hook is None else getattr(hook, "hooks", [hook])
+        if any(getattr(each, "offload", True) for each in hooks):
+            raise ValueError(
+                "accelerate has offloaded it, and its hook would bring the old values back; initialise the "
+                "model before cpu_offload, disk_offload or dispatch_model, or call "
+                "accelerate.hooks.remove_hook_from_submodules(model) first"
+            )
+
+
+def _check(tensor: Tensor, options: Options) -> None:
+    reading, is_filled = options.reading, not (options.reading or options.persistent)
+    if is_marked(tensor):
+        check_foreign(tensor, is_filled)
+        if is_filled and options.dtype not in (None, tensor.dtype) and keeps_dtype(tensor):
+            raise ValueError("its memory is a range of a larger one, which keeps its dtype; leave dtype= out")
+    if is_sharded(tensor):
         parts(tensor)  # raises what is wrong with its placements
         tensor = local_of(tensor)
+    _check_has_own_values(tensor, "verify" if reading else "fill")
     if reading:
         if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
             check_dtype(tensor.dtype, "verify")
@@ -46,6 +83,16 @@ def _check(tensor: Tensor, reading: bool) -> None:
         )
     if isinstance(tensor, FakeTensor) and tensor.fake_mode not in _get_current_dispatch_mode_stack():
         raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
+
+
+def _check_has_own_values(tensor: Tensor, do: str) -> None:
+    """Check that no subclass makes the values of others, as quantised weights do: a fill would be lost."""
+    if isinstance(tensor, FakeTensor) or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return
+    raise UnsupportedTensorError(
+        f"cannot {do} a {type(tensor).__name__}, whose operations are its own (__torch_dispatch__); accepted "
+        "is a plain tensor: initialise the model before its weights are converted"
+    )
 
 
 def check_not_faked(held: Iterable[NamedTensor]) -> None:

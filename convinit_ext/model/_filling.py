@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob
 import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import LARGEST, bounds_fit
+from convinit_ext._engine import LARGEST, bounds_fit, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
@@ -27,11 +29,13 @@ from convinit_ext.recipes import (
     Values,
     VarianceScaling,
     Xavier,
-    fan_layout,
+    call,
     is_distribution,
     is_values,
+    layout_key,
     patterns,
 )
+from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
@@ -61,17 +65,26 @@ class Fillings:
         self._known: dict[object, Filling] = {}
         self._texts: dict[int, str] = {}
 
-    def of(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
-        """Return what the rule says of a parameter whose values will be of this dtype (None: of its own)."""
+    def of(
+        self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None = None
+    ) -> Filling:
+        """Return what the rule says of a parameter.
+
+        Args:
+            rule: of the parameter.
+            target: the parameter.
+            dtype: of its values afterwards; None is its own.
+            padding: the row that is zero unless the rule itself says which is.
+        """
         tensor = target.tensor
         if type(rule.init) not in _BY_SHAPE:
-            return self._new(rule, target, dtype)
-        question = id(rule), tensor.shape, tensor.dtype, fan_layout(target.module)
+            return self._new(rule, target, dtype, padding)
+        question = id(rule), tensor.shape, tensor.dtype, layout_key(target), padding
         if question not in self._known:
-            self._known[question] = self._new(rule, target, dtype)
+            self._known[question] = self._new(rule, target, dtype, padding)
         return self._known[question]
 
-    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None) -> Filling:
+    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None) -> Filling:
         if id(rule) not in self._texts:
             self._texts[id(rule)] = rule.text
         text, tensor = self._texts[id(rule)], target.tensor
@@ -79,6 +92,8 @@ class Fillings:
         if not isinstance(values, RowZeroed) and not is_distribution(values):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if distribution is values and padding is not None and distribution != ZEROS:
+            values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
@@ -86,6 +101,39 @@ class Fillings:
         if tensor.ndim >= 2 and not isinstance(distribution, Constant):
             fans = target.fans(getattr(rule.init, "fan", None))
         return Filling(values, text, fans)
+
+
+def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
+    """Return the row of an embedding's padding_idx, wherever a tied parameter is held; None if there is none.
+
+    Args:
+        group: the parameter, and those tied to it.
+        target: as rules see it.
+    """
+    if target.plain is not None:
+        return _padding_in(target.plain.module, target.plain.parameter, target.tensor)
+    for held in group:
+        for module, leaf in held.places:
+            if "padding_idx" in module.__dict__:
+                row = _padding_in(module, leaf, held.tensor)
+                if row is not None:
+                    return row
+    return None
+
+
+def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
+    row = module.__dict__.get("padding_idx")
+    if leaf != "weight" or tensor.ndim != 2 or type(row) is not int:
+        return None
+    if "Embed" not in _names(module.__class__):
+        return None
+    rows = tensor.shape[0]
+    return row % rows if -rows <= row < rows else None
+
+
+@lru_cache(maxsize=1024)
+def _names(kind: type) -> str:
+    return " ".join(each.__name__ for each in kind.__mro__)
 
 
 def _is_copy(values: Values) -> bool:
@@ -107,9 +155,9 @@ def said(rule: Rule, target: Target, kind: str) -> object:
     try:
         if is_values(rule.init):
             return rule.init
-        found = rule.init(target)
+        found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
-    except (TypeError, AttributeError, ValueError, ZeroDivisionError) as error:  # of a user's function
+    except (TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # a user's
         about = f"{kind} {target.name!r}, {rule.text}"
         kinds = (TypeError, AttributeError)  # the latter of one that knows only some modules
         raise next((each for each in kinds if isinstance(error, each)), ValueError)(
@@ -154,12 +202,47 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
             + "\n  ".join(map(_described, lost))
             + f"\n{_advice(lost, held, recipe)}"
+            + "; modules of torch.jit have no types that rules could be for: initialise before scripting"
+            * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)
         )
     return found
 
 
+def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
+    """Warn once of modules whose own reset_parameters recipe "torch" does not follow, by types and paths.
+
+    Args:
+        held: the parameters.
+        rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
+    """
+    of_torch = set(map(id, RECIPES["torch"]))
+    paths: dict[Any, list[str]] = {}
+    for each, rule in zip(held, rules, strict=True):
+        kind: Any = each.node.module.__class__
+        if _resets_itself(kind) and id(rule) in of_torch:
+            paths.setdefault(kind, []).append(repr(each.node.path))
+    if paths:
+        shown = "; ".join(f"{kind.__name__}: {listed(dict.fromkeys(of))}" for kind, of in paths.items())
+        warnings.warn(
+            "recipe 'torch' does for these modules what the types of torch.nn do that they are derived from, "
+            f"and not their own reset_parameters: {shown}. Give them rules of their own, before *TORCH, or "
+            "call reset_parameters inside convinit_ext.intercept(model, seed)",
+            stacklevel=2,
+        )
+
+
+@lru_cache(maxsize=1024)
+def _resets_itself(kind: Any) -> bool:
+    """Whether a type derived from one of torch.nn's has a reset_parameters of its own."""
+    torchs = next(each for each in kind.__mro__ if each.__module__.startswith("torch."))
+    return torchs is not kind and any(
+        hasattr(torchs, name) and getattr(kind, name) is not getattr(torchs, name)
+        for name in ("reset_parameters", "_reset_parameters")
+    )
+
+
 def _described(held: NamedTensor) -> str:
-    return f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+    return f"{held.path} {list(logical_shape(held.tensor))} of {type(held.node.module).__name__}"
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:

@@ -9,12 +9,14 @@ import itertools
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext.keys import canonical_name
@@ -22,7 +24,32 @@ from convinit_ext.sharding import local_of
 
 Place: TypeAlias = tuple[nn.Module, str]
 
-_WRAPPERS = (DistributedDataParallel, DataParallel)
+# Modules that hold a model under a word that could be anyone's: by type, the word. Of packages that may be
+# missing, by the package and the type's name.
+_WRAPPERS = ((DistributedDataParallel, "module"), (DataParallel, "module"), (AveragedModel, "module"))
+_NAMED_WRAPPERS = {
+    ("peft", "PeftModel"): "base_model",
+    ("peft", "PeftMixedModel"): "base_model",
+    ("peft", "BaseTuner"): "model",
+    ("peft", "BaseTunerLayer"): "base_layer",
+    ("peft", "AuxiliaryTrainingWrapper"): "original_module",
+    ("peft", "ModulesToSaveWrapper"): "original_module",
+    ("lightning", "_FabricModule"): "_original_module",
+    ("lightning_fabric", "_FabricModule"): "_original_module",
+    ("torch", "FunctionalModule"): "stateless_model",
+    ("torch", "FunctionalModuleWithBuffers"): "stateless_model",
+    ("torch", "AOTModule"): "orig_module",
+}
+
+
+@lru_cache(maxsize=1024)
+def _wrapped(kind: type) -> str | None:
+    """Return the child of a module type that is the model inside a wrapper, and adds no segment to names."""
+    for wrapper, child in _WRAPPERS:
+        if issubclass(kind, wrapper):
+            return child
+    known = (_NAMED_WRAPPERS.get((each.__module__.partition(".")[0], each.__name__)) for each in kind.__mro__)
+    return next(filter(None, known), None)
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +79,7 @@ class NamedTensor:
 
 
 def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
-    """Every module, in the order of named_modules(); `module` of DDP or DataParallel adds no segment.
+    """Every module, in the order of named_modules(); what leads into a wrapped model adds no segment.
 
     Args:
         model: the outermost module.
@@ -70,16 +97,15 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
         if not children:
             continue
         parents = (*node.parents, node.module)
-        wrapper = isinstance(node.module, _WRAPPERS)
+        own_type: Any = type(node.module)
+        wrapped = _wrapped(own_type)
         same = node.path == node.canonical
         for child, module in reversed(children.items()):
             if module is None:
                 continue
             path = join(node.path, child)
-            if wrapper and child == "module":
-                canonical = node.canonical
-            else:
-                canonical = path if same else join(node.canonical, child)
+            inside = path if same else join(node.canonical, child)
+            canonical = node.canonical if child == wrapped else inside
             pending.append(NamedModule(module, path, canonical, parents))
 
 
@@ -167,7 +193,10 @@ def every_name(model: nn.Module) -> dict[int, list[str]]:
         for named in (node.module._parameters, node.module._buffers):
             for leaf, tensor in named.items():
                 if tensor is not None:
-                    found.setdefault(id(tensor), []).append(canonical(join(node.canonical, leaf)))
+                    names = found.setdefault(id(tensor), [])
+                    names.append(canonical(join(node.canonical, leaf)))
+                    if node.path != node.canonical:  # as a state dict has it
+                        names.append(canonical(join(node.path, leaf)))
     return found
 
 

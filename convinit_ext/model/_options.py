@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
+from torch import Tensor
 
 from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
+from convinit_ext.keys import CONTRACT_VERSION, checked_seed
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
+from convinit_ext.sharding import ranks
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
+
+Frozen: TypeAlias = Literal["keep", "draw"] | None
 AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Options:
-    """How to plan a model; the first seven are those of init_model_.
+    """How to plan a model; the first eight are those of init_model_.
 
     Args:
         recipe: which initialiser for which parameter.
@@ -27,6 +36,7 @@ class Options:
         only, skip: what to initialise.
         names: the names that make the keys.
         device: where meta tensors go; None where nobody says.
+        frozen: "keep" or "draw" what is frozen beside parameters that are not; None asks by an error.
         reading: the plan is for a look at the model, which then need not be one that can be filled: it may
             hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
             their values, and meta ones that nobody can rebuild.
@@ -43,16 +53,79 @@ class Options:
     skip: Selectors = None
     names: Names | None = None
     device: Any = None
+    frozen: Frozen = None
     reading: bool = False
     persistent: bool = False
 
     def __post_init__(self) -> None:
         if self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
+        if self.frozen not in (None, "keep", "draw"):
+            raise ValueError(f"frozen must be 'keep', 'draw' or None, not {self.frozen!r}")
         if self.device is not None:
             object.__setattr__(self, "device", checked_device(self.device))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         _check_dtype(self.dtype)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return what decides a model's values beside its seed, as short texts that processes can compare."""
+        shown = {
+            "recipe": self.recipe.name,
+            "fan": self.fan,
+            "dtype": str(self.dtype),
+            "frozen": str(self.frozen),
+        }
+        digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
+        return {**shown, **digests, "version of the value contract": str(CONTRACT_VERSION)}
+
+
+def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
+    """Return the options that are made here, which must be those of every process, as must the seed.
+
+    Raises:
+        ValueError: they differ; it says who has which. TypeError, ValueError: one that is refused here.
+    """
+    made: list[Options] = []
+
+    def facts() -> dict[str, str]:
+        found = {"seed": str(checked_seed(seed))}
+        made.append(options())
+        return {**found, **made[0].facts}
+
+    ranks.check_same(facts)
+    return made[0]
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(repr(_plain(value)).encode(), digest_size=8).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as texts and lists that are equal in every process where it means the same."""
+    if isinstance(value, Mapping):
+        return sorted((str(key), _plain(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Tensor):
+        return tuple(value.shape), str(value.dtype)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        named = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return type(value).__qualname__, [(name, _plain(each)) for name, each in named]
+    return _source(value)
+
+
+def _source(value: Any) -> Any:
+    """Return what a type or function is called, with a function's code; of anything else the text."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    code = getattr(value, "__code__", None)
+    if code is None:
+        return _ADDRESS.sub("", repr(value))
+    constants = [_ADDRESS.sub("", repr(each)) for each in code.co_consts if not isinstance(each, frozenset)]
+    cells = (cell.cell_contents for cell in value.__closure__ or ())
+    around = [each for each in cells if isinstance(each, int | float | str)]
+    return value.__module__, value.__qualname__, code.co_code.hex(), code.co_names, constants, around
 
 
 def _check_dtype(dtype: object) -> None:

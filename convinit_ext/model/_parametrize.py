@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
 from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target
-from convinit_ext.sharding import is_dtensor
+from convinit_ext.sharding import is_dtensor, logical_shape
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
 _OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
@@ -170,9 +170,10 @@ def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
             "its vectors"
         )
     for what, tensor in (("it", held.tensor), ("its weight", weight)):
-        if tensor is not None and is_dtensor(tensor):
+        if tensor is not None and (is_dtensor(tensor) or logical_shape(tensor) != tensor.shape):
+            kind = "a DTensor" if is_dtensor(tensor) else "a part"
             raise ValueError(
-                f"{about}: {what} is a DTensor, and spectral_norm needs the whole; initialise the model "
+                f"{about}: {what} is {kind}, and spectral_norm needs the whole; initialise the model "
                 "before it is sharded"
             )
 

@@ -16,7 +16,7 @@ from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
 from convinit_ext.model._values import Drawn, Rounded, Values
-from convinit_ext.sharding import is_dtensor, local_of, parts
+from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +75,8 @@ class Row:
             return self.tensor
         if self.values is None:
             return self.tensor.to(self.dtype)
-        return torch.empty_like(self.tensor.detach(), dtype=self.dtype, device=self.device)
+        fresh = torch.empty_like(self.tensor.detach(), dtype=self.dtype, device=self.device)
+        return carrying(fresh, self.tensor)
 
     def write_(self, seed: int, memory: Tensor) -> None:
         """Write the values of what this process holds; not recorded by autograd."""
@@ -89,7 +90,7 @@ class Row:
         fan_in, fan_out = self.fans or (None, None)
         return ReportRow(
             self.name,
-            tuple(self.tensor.shape),
+            tuple(logical_shape(self.tensor)),
             dtype_name(self.dtype),
             self.initialiser,
             fan_in,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -12,15 +13,25 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
-from convinit_ext.model._filling import DISTRIBUTIONS, Filling, Fillings, check_range, rules_for
+from convinit_ext.model._filling import (
+    DISTRIBUTIONS,
+    Filling,
+    Fillings,
+    check_range,
+    padding_of,
+    rules_for,
+    warn_own_resets,
+)
+from convinit_ext.model._frozen import kept_rows
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed
-from convinit_ext.sharding import boxes, flat_shards, is_dtensor
+from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
+from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
@@ -30,14 +41,21 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
     modules = ((node.path, node.module) for node in nodes)
-    flat_shards.check_whole(modules, None if options.reading else options.dtype)
+    pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
         check_modules(nodes, options.dtype)
     held = walk.parameters(nodes)
+    if pieces:
+        held = _with_pieces(held, nodes, pieces)
     selection = Selection(model, options.only, options.skip)
-    groups = _groups(held, selection, options.reading)
+    groups = _groups(held, selection, options)
     key_of = _key_of(held, nodes, options)
-    rows = _Planner(model, held, groups, key_of, options).rows()
+    kept = kept_rows(groups, held, options)
+    planner = _Planner(model, held, groups, kept, key_of, options)
+    rows = planner.rows()
+    seconds = {id(each) for group in groups for each in group[1:]}
+    asked = [each for each in held if id(each) not in seconds] if seconds else held
+    check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
     device = options.device or next(fresh, torch.device("cpu"))
 
@@ -50,13 +68,29 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     return Plan(rows, buffers, seed, options.recipe.name)
 
 
-def _groups(held: list[NamedTensor], selection: Selection, reading: bool) -> list[list[NamedTensor]]:
+def _with_pieces(
+    held: list[NamedTensor], nodes: list[NamedModule], pieces: dict[int, list[FlatPiece]]
+) -> list[NamedTensor]:
+    """Put the pieces of flat parameters in their place, each under its own name."""
+    by_module = {id(node.module): node for node in nodes}
+    found = []
+    for each in held:
+        if id(each.tensor) not in pieces:
+            found.append(each)
+        for module, leaf, tensor in pieces.get(id(each.tensor), ()):
+            node = by_module[id(module)]
+            name = walk.canonical(walk.join(node.canonical, leaf))
+            found.append(NamedTensor(tensor, walk.join(node.path, leaf), name, node, [(module, leaf)]))
+    return found
+
+
+def _groups(held: list[NamedTensor], selection: Selection, options: Options) -> list[list[NamedTensor]]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = {id(each) for each in held if selection.chosen(each)}
     if len(chosen) == len(held):
-        check_parameters(held, reading)
+        check_parameters(held, options)
         return walk.tied(held)
-    check_parameters([each for each in held if id(each) in chosen], reading)
+    check_parameters([each for each in held if id(each) in chosen], options)
     # the others count as well, where their memory can be looked at: one may be tied to a chosen one
     others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
     groups = [group for group in walk.tied(others) if any(id(each) in chosen for each in group)]
@@ -78,6 +112,7 @@ class _Planner:
         model: the outermost module.
         held: its parameters.
         groups: those to fill, each with those tied to it.
+        kept: the rows of those among them that stay as they are.
         key_of: the name that makes a key, by the canonical one.
         options: what the caller asks for.
     """
@@ -87,63 +122,99 @@ class _Planner:
         model: nn.Module,
         held: list[NamedTensor],
         groups: list[list[NamedTensor]],
+        kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
     ) -> None:
         self._model = model
         self._held = held
-        self._groups = groups
+        self._kept = {id(row.held[0]): row for row in kept}
+        self._groups = [group for group in groups if id(group[0]) not in self._kept] if kept else groups
         self._key_of = key_of
         self._options = options
         self._fillings = Fillings()
+        self.used: set[int] = set()  # ids of rules
         self._by_name: dict[str, NamedTensor] | None = None
         self._chosen: set[int] | None = None
+        self._group_of: dict[int, list[NamedTensor]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        targets = [target_of(first, options.fan) for first in firsts]
+        targets = [self._target(first) for first in firsts]
         rules = rules_for(firsts, targets, options.recipe)
+        self.used.update(map(id, rules))
+        if not options.reading:
+            warn_own_resets(firsts, rules)
         rows = []
         for group, target, rule in zip(self._groups, targets, rules, strict=True):
             first, tensor = group[0], group[0].tensor
-            filling = self._fillings.of(rule, target.plain or target, options.dtype)
-            values, fans = self._values(first, filling)
+            padding = padding_of(group, target)
+            filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
+            values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = options.dtype or tensor.dtype
             rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
-        return tuple(rows)
+        if not self._kept:
+            return tuple(rows)
+        order = {id(each): at for at, each in enumerate(self._held)}
+        return tuple(sorted([*rows, *self._kept.values()], key=lambda row: order[id(row.held[0])]))
 
     def _values(
-        self, held: NamedTensor, filling: Filling, within: tuple[NamedTensor, ...] = ()
+        self,
+        held: NamedTensor,
+        filling: Filling,
+        within: tuple[NamedTensor, ...] = (),
+        padding: int | None = None,
     ) -> tuple[Values, tuple[int, int] | None]:
-        """Return a parameter's values and fans. `within`: the norms that these values are for."""
-        said, tensor = filling.values, held.tensor
+        """Return a parameter's values and fans.
+
+        Args:
+            held: the parameter.
+            filling: what its rule says.
+            within: the norms that these values are for.
+            padding: the row that is zero in a copy too.
+        """
+        said, shape = filling.values, logical_shape(held.tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
-            return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
+            return Drawn(self._key_of(held.name), shape, said), filling.fans
         if isinstance(said, RowZeroed):
-            return Drawn(self._key_of(held.name), tensor.shape, said.distribution, said.row), filling.fans
+            return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):
-            return self._copied(held, filling)
+            return self._copied(held, filling, padding)
         if not isinstance(said, Preset | NormOf | MinusIdentity):
-            return Drawn(self._key_of(held.name), tensor.shape, said), filling.fans
+            return Drawn(self._key_of(held.name), shape, said), filling.fans
         try:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(tensor)
+                said.check(logical(held.tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:
             about = f"parameter {held.name!r}, {filling.initialiser}"
             raise type(error)(f"{about}: {error}") from error
 
-    def _filling(self, held: NamedTensor) -> Filling:
+    def _target(self, held: NamedTensor) -> Target:
+        """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        (rule,) = rules_for([held], [target], self._options.recipe)
-        return self._fillings.of(rule, target.plain or target, self._options.dtype)
+        if not is_marked(held.tensor):
+            return target
+        tensor = logical(held.tensor)
+        plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
+        return dataclasses.replace(target, tensor=tensor, plain=plain)
 
-    def _copied(self, held: NamedTensor, filling: Filling) -> tuple[Values, tuple[int, int] | None]:
+    def _filling(self, held: NamedTensor) -> Filling:
+        target = self._target(held)
+        (rule,) = rules_for([held], [target], self._options.recipe)
+        if self._group_of is None:
+            self._group_of = {id(each): group for group in self._groups for each in group}
+        padding = padding_of(self._group_of.get(id(held), [held]), target)
+        return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
+
+    def _copied(
+        self, held: NamedTensor, filling: Filling, padding: int | None
+    ) -> tuple[Values, tuple[int, int] | None]:
         """Return the values of the parameter at the end of a chain of copies, and its fans."""
         origin, chain = held, [held]
         own, said = filling, filling.values
@@ -153,16 +224,25 @@ class _Planner:
                 cycle = " -> ".join(repr(each.name) for each in (*chain[chain.index(origin) :], origin))
                 raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
             chain.append(origin)
-            own = self._filling(origin)
+            is_kept = id(origin) in self._kept
+            own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
             said = own.values
-        if origin.tensor.shape != held.tensor.shape:
+        shape, own_shape = logical_shape(origin.tensor), logical_shape(held.tensor)
+        if shape != own_shape:
             raise ValueError(
-                f"parameter {held.name!r} of shape {list(held.tensor.shape)} cannot copy from "
-                f"{origin.name!r} of shape {list(origin.tensor.shape)}"
+                f"parameter {held.name!r} of shape {list(own_shape)} cannot copy from "
+                f"{origin.name!r} of shape {list(shape)}"
             )
         values, fans = self._values(origin, own)
         if not isinstance(values, Drawn):
             return values, fans
+        if padding is not None and values.zero_row is None:
+            values.zero_row = padding  # of this copy alone
+        elif padding is not None and values.zero_row != padding:
+            raise ValueError(
+                f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
+                f"whose row {values.zero_row} is zero; give it a rule of its own"
+            )
         dtype, drawn = (self._options.dtype or each.tensor.dtype for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
         has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
@@ -177,8 +257,8 @@ class _Planner:
             raise ValueError(
                 "it is made of itself, since it is tied to what it is made of; give it a rule of its own"
             )
-        said.check(held.tensor, source.tensor)
-        options, dtype = self._options, source.tensor.dtype
+        said.check(logical(held.tensor), logical(source.tensor))
+        options, dtype, shape = self._options, source.tensor.dtype, logical_shape(source.tensor)
         if self._chosen is None:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
@@ -188,9 +268,11 @@ class _Planner:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
             raise ValueError(f"it needs the whole of {source.name!r}, a DTensor; give it a rule of its own")
+        elif shape != source.tensor.shape:
+            raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, source.tensor.shape, dtype, said.dim, options.dtype or held.tensor.dtype)
+        return Norm(values, shape, dtype, said.dim, options.dtype or held.tensor.dtype)
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""
@@ -201,7 +283,7 @@ class _Planner:
                 name: group[0]
                 for group in groups
                 for each in group
-                for name in (each.name, *names[id(each.tensor)])
+                for name in (each.name, *names.get(id(each.tensor), ()))
             }
         found = self._by_name.get(name)
         if found is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import deterministic
 
 from convinit_ext._engine import progress_bar
 from convinit_ext.model._checks import check_not_faked
@@ -15,7 +18,7 @@ from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._report import size_text
 from convinit_ext.model._values import Drawn, Norm, fill_pieces
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, local_of, settle
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _MEMORY_FACTS = Path("/proc/meminfo")
@@ -31,12 +34,38 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
     check_not_faked(plan.held())
     check_memory(plan.new_bytes)
     with torch.no_grad():
-        filled = [(row, row.memory()) for row in plan.all_rows]
+        with _untouched_memory():
+            filled = [(row, row.memory()) for row in plan.all_rows]
         _write(seed, filled, progress)
         for row, memory in filled:
             if memory is not row.tensor:
-                for held in row.held:
-                    (_place_buffer if row.is_buffer else _place_parameter)(held, memory)
+                _place(row, memory)
+            else:
+                settle(memory)
+
+
+@contextlib.contextmanager
+def _untouched_memory() -> Iterator[None]:
+    """Keep use_deterministic_algorithms from filling new memory with NaN: all of it is written anyway."""
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+
+
+def _place(row: Row, memory: Tensor) -> None:
+    """Put a row's new memory into the model, wherever the tensor or those tied to it are held."""
+    if row.is_buffer:
+        for held in row.held:
+            _place_buffer(held, memory)
+        return
+    if is_dtensor(row.tensor):
+        _swap_in(row, memory)
+        return
+    for held in row.held:
+        _place_parameter(held, memory)
 
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
@@ -70,25 +99,45 @@ def in_steps(items: Sequence[_Item], sizes: Sequence[int], step: int) -> Iterato
 def _place_parameter(held: NamedTensor, memory: Tensor) -> None:
     """Make written memory a parameter's. One on the meta device becomes a new one of its type."""
     parameter = held.tensor
-    if not (parameter.is_meta or is_dtensor(parameter)):  # assigning a DTensor's data changes nothing
+    if not parameter.is_meta:
         grad, parameter.grad = parameter.grad, None
         parameter.data = memory
         parameter.grad = None if grad is None else grad.to(memory.dtype)
         return
-    held.tensor = _parameter_like(parameter, memory)
-    for module, leaf in held.places:
-        setattr(module, leaf, held.tensor)  # not _parameters[leaf]: recurrent modules keep a second list
-
-
-def _parameter_like(parameter: Tensor, memory: Tensor) -> Tensor:
-    """Return a parameter of the same type and with the same attributes, whose values are in `memory`."""
-    if not is_dtensor(parameter):
-        fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
-    else:
-        fresh = nn.Parameter(memory, parameter.requires_grad)
-        fresh.grad = None if parameter.grad is None else parameter.grad.to(memory.dtype)
+    fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
     fresh.__dict__.update(parameter.__dict__)
-    return fresh
+    _assign(held, fresh)
+
+
+def _swap_in(row: Row, memory: Tensor) -> None:
+    """Make written memory a DTensor parameter's, which stays the same object, as under PyTorch's to_empty().
+
+    What is tied to it by its memory alone becomes a parameter of that memory too.
+    """
+    lost = []
+    for held in row.held:
+        parameter = held.tensor
+        grad, parameter.grad = parameter.grad, None  # the swap wants nobody else to hold the tensor
+        fresh = nn.Parameter(memory, parameter.requires_grad)
+        fresh.__dict__.update(parameter.__dict__)
+        try:
+            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]
+        except RuntimeError:  # a weak reference to it, or a graph that holds it
+            lost.append(held.path)
+            _assign(held, fresh)
+        held.tensor.grad = None if grad is None else grad.to(memory.dtype)
+    if lost:
+        warnings.warn(
+            f"parameter {lost[0]!r} is a new object now, since something holds on to the old one (a weak "
+            "reference or an autograd graph): make optimizers of the model's parameters anew",
+            stacklevel=2,
+        )
+
+
+def _assign(held: NamedTensor, parameter: Tensor) -> None:
+    held.tensor = parameter
+    for module, leaf in held.places:
+        setattr(module, leaf, parameter)  # not _parameters[leaf]: recurrent modules keep a second list
 
 
 def _place_buffer(held: NamedTensor, buffer: Tensor) -> None:

@@ -14,7 +14,7 @@ from convinit_ext._engine import check_not_in_fake_mode, digests
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, Values, generated
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
 DTYPES = {
@@ -76,6 +76,11 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
+    if any(is_flat_piece(row.tensor) for row in plan.rows):
+        raise ValueError(
+            "parameters are pieces of a FullyShardedDataParallel's flat one; accepted is the model before it "
+            "is wrapped"
+        )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
     nodes = list(walk.modules(model))
     named = {id(each.tensor): each for each in (*walk.parameters(nodes), *walk.buffers(nodes))}
@@ -99,7 +104,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
-        found[name] = SavedTensor(name, dtype, tuple(tensor.shape), values or Given(tensor))
+        found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
             f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:\n  "
@@ -139,6 +144,8 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
         return value
     if is_dtensor(value):
         raise TypeError(f"{key!r} is a DTensor that nothing fills, and no process has the whole of it")
+    if logical_shape(value) != value.shape:
+        raise TypeError(f"{key!r} is a part of a tensor that nothing fills, and no process has all of it")
     if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
         kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
         raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")

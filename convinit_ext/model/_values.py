@@ -18,7 +18,7 @@ from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS
-from convinit_ext.sharding import Part, is_dtensor, parts, without
+from convinit_ext.sharding import Part, is_sharded, parts, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -60,7 +60,7 @@ class Drawn:
 
     def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
         """Yield what the engine fills of a tensor of this shape: all, the parts that are here, or nothing."""
-        if self.zero_row is None and not is_dtensor(memory):
+        if self.zero_row is None and not is_sharded(memory):
             yield Piece(self.key, memory, self.distribution, None)
             return
         for part in parts(memory):

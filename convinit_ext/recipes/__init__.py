@@ -23,12 +23,14 @@ from convinit_ext.recipes._initialisers import (
     Xavier,
 )
 from convinit_ext.recipes._initialisers import Values as Values
-from convinit_ext.recipes._initialisers import fan_layout as fan_layout
+from convinit_ext.recipes._initialisers import call as call
 from convinit_ext.recipes._initialisers import initialiser_text as initialiser_text
 from convinit_ext.recipes._initialisers import is_distribution as is_distribution
 from convinit_ext.recipes._initialisers import is_values as is_values
+from convinit_ext.recipes._initialisers import layout_key as layout_key
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
+from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import stat
+import sys
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -19,9 +21,14 @@ from convinit_ext.recipes._rules import Rule
 
 SUFFIXES = (".toml", ".json")
 _PATTERNS = ("parameter", "name", "buffer")
-_KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label")  # of a rule
-_TYPES = {"arguments": (Mapping,), "module": (str, list)}  # of their values; the others are str
+_KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label", "allow_unused")  # of a rule
+_TYPES = {
+    "arguments": (Mapping,),
+    "module": (str, list),
+    "allow_unused": (bool,),
+}  # of their values; the others are str
 _INITS = f"{', '.join(FUNCTIONS)}, and PACKAGE.MODULE:FUNCTION"
+_MAX_BYTES = 1 << 26  # of a file
 _MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.layers.LayerScale')"
 
 
@@ -30,10 +37,15 @@ def read(path: Path) -> object:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: another suffix, or text that is not TOML or JSON.
+        ValueError: another suffix, something that is not a regular file, or text that is not TOML or JSON.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a recipe is a file that ends in {' or '.join(SUFFIXES)}")
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a FIFO keeps its reader waiting, /dev/zero never ends
+        raise ValueError(f"{path}: a recipe is a regular file, not a folder, a FIFO or a device")
+    if status.st_size > _MAX_BYTES:
+        raise ValueError(f"{path}: {status.st_size} bytes are too many for a recipe, at most {_MAX_BYTES}")
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _toml(text)
@@ -80,8 +92,12 @@ def check_table(
     return given
 
 
-def rule_from_dict(given: object) -> Rule:
+def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
     """Return the rule of a table.
+
+    Args:
+        given: the table.
+        allow_code: whether it may name functions, and types that are not of torch.nn, which are imported.
 
     Raises:
         ValueError, TypeError: what is wrong, and what is accepted.
@@ -94,13 +110,13 @@ def rule_from_dict(given: object) -> Rule:
         raise ValueError(f"a rule must have init; accepted are {_INITS}")
     read: dict[str, Any] = {key: patterns.parse(table[key], key) for key in _PATTERNS if key in table}
     if isinstance(table.get("module"), list):
-        read["module"] = tuple(_find(each, "module") for each in table["module"])
+        read["module"] = tuple(_find(each, "module", allow_code) for each in table["module"])
     elif "module" in table:
-        read["module"] = _find(table["module"], "module")
+        read["module"] = _find(table["module"], "module", allow_code)
     if "where" in table:
-        read["where"] = _find(table["where"], "where")
-    init = _initialiser(table["init"], table.get("arguments", {}))
-    return Rule(init, label=table.get("label"), **read)
+        read["where"] = _find(table["where"], "where", allow_code)
+    init = _initialiser(table["init"], table.get("arguments", {}), allow_code)
+    return Rule(init, label=table.get("label"), allow_unused=table.get("allow_unused", False), **read)
 
 
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
@@ -123,15 +139,17 @@ def rule_to_dict(rule: Rule) -> dict[str, Any]:
         table["where"] = _name(rule.where, "where")
     if rule.label is not None:
         table["label"] = rule.label
+    if rule.allow_unused:
+        table["allow_unused"] = True
     return table
 
 
-def _initialiser(text: str, arguments: Mapping[str, Any]) -> Any:
+def _initialiser(text: str, arguments: Mapping[str, Any], allow_code: bool) -> Any:
     about = f"init {excerpt(text)}"
     if ":" in text and "(" not in text:
         if arguments:
             raise ValueError(f"{about}: a function of yours takes the target and no arguments")
-        return _find(text, "init")
+        return _find(text, "init", allow_code)
     name, positional, named = _parse_call(text)
     if name not in FUNCTIONS:
         raise ValueError(f"{about}: there is no {excerpt(name)}; accepted are {_INITS}")
@@ -163,13 +181,26 @@ def _literal(node: ast.expr) -> Any:
     return float(text) if text in ("inf", "+inf", "-inf") else ast.literal_eval(node)
 
 
-def _find(name: Any, key: str) -> Any:
-    """Import the module type, or the function, that a rule's `key` names."""
+def _find(name: Any, key: str, allow_code: bool) -> Any:
+    """Return the module type, or the function, that a rule's `key` names.
+
+    Nothing is imported but by the caller's word: importing runs code, and a recipe may be another's.
+    """
     is_module = key == "module"
     package, _, path = str(name).rpartition(".") if is_module else name.partition(":")
     about = f"{key} {excerpt(name)}"
+    package = package or ("torch.nn" if is_module else "")
+    is_torchs = (
+        is_module and (package == "torch.nn" or package.startswith("torch.nn.")) and package in sys.modules
+    )
+    if not (is_torchs or allow_code):
+        raise ValueError(
+            f"{about} would import code, which a recipe may do only where its reader allows it: "
+            "recipe=Recipe.load(path, allow_code=True), Recipe.from_dict(table, allow_code=True), or "
+            "--allow-code on the command line; types of torch.nn need no such word"
+        )
     try:
-        found = attrgetter(path)(importlib.import_module(package or ("torch.nn" if is_module else "")))
+        found = attrgetter(path)(sys.modules[package] if is_torchs else importlib.import_module(package))
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # TypeError: a relative import
         form = f": accepted are {_MODULES}" if is_module else " is not of the form PACKAGE.MODULE:FUNCTION"
         raise ValueError(f"{about}{form}: {reason(error)}") from error
@@ -185,7 +216,7 @@ def _name(value: object, key: str) -> str:
     package, path = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     for name in (f"{path}", f"{package}.{path}") if key == "module" else (f"{package}:{path}",):
         try:
-            if _find(name, key) is value:
+            if _find(name, key, allow_code=True) is value:
                 return name
         except ValueError:
             continue

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from inspect import Parameter, Signature, signature
 from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from typing_extensions import TypeIs
@@ -30,7 +31,8 @@ class Target:
     Args:
         name: canonical full name, "layer1.0.conv1.weight".
         parameter: the name inside its module, "weight".
-        tensor: the parameter; its values do not count, and are not there yet in a meta model.
+        tensor: the parameter; its values do not count, and are not there yet in a meta model. A rule's own
+            functions see one on the meta device in its place, of the same shape, dtype and attributes.
         module: the module that owns it.
         parents: the modules around `module`, outermost first.
         fan: whose fans count where an initialiser does not say: the true ones, or PyTorch's.
@@ -51,17 +53,58 @@ class Target:
     def fans(self, fan: Fan | None = None) -> tuple[int, int]:
         """Return (fan_in, fan_out), the true ones or PyTorch's.
 
-        They differ in transposed and in grouped convolutions, and in transformers' Conv1D.
+        They differ in transposed and in grouped convolutions, and in transformers' Conv1D. Of experts in one
+        tensor they are those of one expert.
 
         Raises:
             ValueError: fewer than 2 dimensions.
         """
         shape = tuple(self.tensor.shape)
+        if is_expert_stack(self):
+            return distributions.fans(shape[1:], transposed=_experts_transposed(self.module))
         layout = None if (fan or self.fan) == "torch" else fan_layout(self.module)
         if layout is None or (len(shape) < 3 and isinstance(self.module, _ConvNd)):
             return distributions.fans(shape)
         groups, transposed = layout
         return distributions.fans(shape, groups=groups, transposed=transposed)
+
+
+def call(function: Callable[[Target], Any], target: Target) -> Any:
+    """Return what a rule's function says of a parameter or buffer.
+
+    One that is not this package's sees a tensor on the meta device, of the same shape, dtype and attributes,
+    in the target and in its module: planning changes nothing, whatever the function writes.
+
+    Raises:
+        ValueError: it says a tensor on the meta device.
+    """
+    if (getattr(function, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]:
+        return function(target)
+    leaf, shown = target.parameter, _shown(target.tensor)
+    holders = (target.module._parameters, target.module._buffers)
+    held = [each for each in holders if isinstance(each, dict) and each.get(leaf) is target.tensor]
+    for each in held:
+        each[leaf] = shown
+    try:
+        plain = None if target.plain is None else replace(target.plain, tensor=shown)
+        found = function(replace(target, tensor=shown, plain=plain))
+    finally:
+        for each in held:
+            each[leaf] = target.tensor
+    if isinstance(found, Tensor) and found.is_meta:
+        raise ValueError(
+            "its tensor is on the meta device, as target.tensor is while a model is planned, and has no "
+            "values; accepted are distributions, and tensors made elsewhere: torch.zeros(target.tensor.shape)"
+        )
+    return found
+
+
+def _shown(tensor: Tensor) -> Tensor:
+    meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        meta = nn.Parameter(meta, tensor.requires_grad)
+    meta.__dict__.update(tensor.__dict__)
+    return meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,11 +321,44 @@ def is_values(init: object) -> TypeIs[Values]:
     return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
 
 
+def layout_key(target: Target) -> object:
+    """Return what decides a parameter's fans beside its shape."""
+    if is_expert_stack(target):
+        return "experts", _experts_transposed(target.module)
+    return fan_layout(target.module)
+
+
 def fan_layout(module: Any) -> tuple[int, bool] | None:
     """Return (groups, whether transposed) of a module whose weight is not simply [out, in, *kernel]."""
     if isinstance(module, _ConvNd):
         return module.groups, module.transposed
     return (1, True) if is_conv1d(module.__class__) else None
+
+
+_EXPERT_MATRICES = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")
+
+
+def is_expert_stack(target: Target) -> bool:
+    """Whether it holds a matrix of each of many experts: [experts, out, in], or [experts, in, out]."""
+    if target.tensor.ndim != 3:
+        return False
+    name = target.parameter
+    return name in _EXPERT_MATRICES or (
+        name in ("w1", "w2", "w3") and "Expert" in type(target.module).__name__
+    )
+
+
+def _experts_transposed(module: Any) -> bool:
+    """Whether the matrices of experts are [in, out], as their shapes say or, where both fit, the module."""
+    first, second = (module._parameters.get(name) for name in ("gate_up_proj", "down_proj"))
+    if first is not None and second is not None and first.ndim == second.ndim == 3:
+        _, rows, columns = first.shape
+        _, inner, outer = second.shape
+        if (rows, columns) == (2 * outer, inner):
+            return False
+        if (rows, columns) == (outer, 2 * inner):
+            return True
+    return bool(getattr(module, "is_transposed", False))
 
 
 @lru_cache(maxsize=1024)

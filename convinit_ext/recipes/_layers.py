@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from torch.nn.utils import parametrize
 
 from convinit_ext import distributions
@@ -18,18 +17,26 @@ from convinit_ext.recipes._initialisers import (
     ZEROS,
     Initialiser,
     Kaiming,
-    RowZeroed,
     Target,
     VarianceScaling,
     Xavier,
-    initialiser_text,
     is_conv1d,
+)
+from convinit_ext.recipes._known import (
+    IN_PROJ,
+    KNOWN,
+    RECURRENT,
+    RECURRENT_TYPES,
+    WEIGHT_OR_BIAS,
+    expert_rules,
 )
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.sharding import logical_shape
 
 LAYERS = (_ConvNd, nn.Linear)
+_STACKS = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 
 @lru_cache(maxsize=1024)
@@ -46,12 +53,14 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     """
     plain = module._parameters.get("weight")  # asking a module for what it lacks takes long
     if plain is not None:
-        return plain.shape
+        return logical_shape(plain)
     held: Any = module
     if not parametrize.is_parametrized(module, "weight"):
-        return tuple(held.weight.shape)
+        return tuple(logical_shape(held.weight))
     parts = held.parametrizations.weight.named_parameters()
-    return max((tuple(part.shape) for name, part in parts if name.startswith("original")), key=math.prod)
+    return max(
+        (tuple(logical_shape(part)) for name, part in parts if name.startswith("original")), key=math.prod
+    )
 
 
 def _bias_by_weight(target: Target) -> Distribution:
@@ -71,24 +80,27 @@ def _prelu(target: Target) -> Distribution:
 
 
 def embedding_rule(values: Distribution) -> Rule:
-    """Return the rule for the weights of embeddings: these values, but zeros in the row of padding_idx."""
-
-    def embedding(target: Target) -> Distribution | RowZeroed:
-        padding = target.module.padding_idx
-        return values if padding is None else RowZeroed(values, padding % target.tensor.shape[0])
-
-    embeddings = (nn.Embedding, nn.EmbeddingBag)
-    return Rule(embedding, module=embeddings, parameter="weight", label=initialiser_text(values))
+    """Return the rule for the weights of embeddings; the row of padding_idx is zero whatever the rule."""
+    return Rule(values, module=(nn.Embedding, nn.EmbeddingBag), parameter="weight")
 
 
 def _in_transformer(target: Target) -> bool:
-    """Whether it is a matrix inside nn.Transformer, which draws each anew, whatever its own module did."""
+    """Whether it is a matrix of the encoder or decoder that nn.Transformer draws anew, whatever they did.
+
+    What a derived type adds comes later, and keeps what its own module did.
+    """
     if target.tensor.ndim < 2:
         return False
-    for parent in target.parents:  # spelled out: this is asked of every matrix of every model
+    parents = target.parents
+    for index, parent in enumerate(parents):  # spelled out: this is asked of every matrix of every model
         if isinstance(parent, nn.Transformer):
-            return True
-    return isinstance(target.module, nn.Transformer)
+            inner = parents[index + 1] if index + 1 < len(parents) else target.module
+            is_own = type(parent) is nn.Transformer or isinstance(inner, _STACKS)
+            if is_own and (
+                inner is parent._modules.get("encoder") or inner is parent._modules.get("decoder")
+            ):
+                return True
+    return False
 
 
 def of_conv1d(target: Target) -> bool:
@@ -107,17 +119,29 @@ def _projects_attention(target: Target) -> bool:
 TORCH = ready_made(
     Recipe(
         (
+            *KNOWN,
+            *expert_rules(Kaiming("uniform", a=math.sqrt(5), fan="true")),
             Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
             Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
             Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
             Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
             *TORCH_NORMS,
             embedding_rule(Normal()),
-            Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter="*_weight"),
+            Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter=IN_PROJ),
             Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
             Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            Rule(_recurrent, module=(RNNBase, RNNCellBase), label="uniform_(+-1/sqrt(hidden_size))"),
-            Rule(_bilinear, module=nn.Bilinear, label="uniform_(+-1/sqrt(in1_features))"),
+            Rule(
+                _recurrent,
+                module=RECURRENT_TYPES,
+                parameter=RECURRENT,
+                label="uniform_(+-1/sqrt(hidden_size))",
+            ),
+            Rule(
+                _bilinear,
+                module=nn.Bilinear,
+                parameter=WEIGHT_OR_BIAS,
+                label="uniform_(+-1/sqrt(in1_features))",
+            ),
             Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
             Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
             Rule(ZEROS, parameter="bias", where=of_conv1d),
@@ -125,6 +149,7 @@ TORCH = ready_made(
         ),
         name="torch",
         defaults=False,
+        allow_unused=True,
     )
 )
 
@@ -137,12 +162,14 @@ def _scaled(
     Embeddings, attention (its out_proj too) and recurrent modules are left to `torch`.
     """
     rules = (
+        *KNOWN,
+        *expert_rules(init),
         *first,
         Rule(init, module=layers, parameter="weight", where=lambda target: not _projects_attention(target)),
         Rule(init, parameter="weight", where=of_conv1d),
         Rule(ZEROS, module=layers, parameter="bias"),
     )
-    return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False))
+    return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False, allow_unused=True))
 
 
 # torchvision's ResNet for the convolutions. A linear layer is scaled by fan_in: by fan_out, a head of one

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from convinit_ext.recipes._initialisers import ONES, ZEROS, Target
+from convinit_ext.recipes._known import RECURRENT_BIAS, RECURRENT_TYPES, UNKNOWN_BIAS, unknown
 from convinit_ext.recipes._rules import Rule
 
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -24,7 +25,10 @@ _OFFSET_NORM = re.compile(
 # Norm layers of diffusers whose gain is called gamma, with no beta, and starts from one. Elsewhere such gains
 # start from one, from zero (gamma + 1) or from 1 / sqrt(dim) in types of one name: LayerNorm, RMSNorm.
 _FROM_ONE = re.compile(r"\w*RMS_norm|Kandinsky6(VAE|SRLatentUpscaler)RMSNorm|StableAudio3RMSNorm")
-_BIAS = re.compile(r"(\w+_)?bias(_[ih]h\w*)?")  # as in_proj_bias, and bias_ih_l0_reverse of an LSTM
+# Attributes that say what is added to the gain: a number, or whether one is.
+_OFFSET = re.compile(
+    r"(^|_)(offset|residual_weight|zero_?cent(er|re)(ed)?|plus_?one|one_plus|add_?one|unit_weight)(_|$)"
+)
 
 
 @lru_cache(maxsize=1024)
@@ -34,9 +38,29 @@ def _start_by_name(kind: type) -> float | None:
     return 0.0 if _OFFSET_NORM.fullmatch(kind.__name__) else 1.0
 
 
+@lru_cache(maxsize=1024)
+def _offset_names(attributes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in attributes if _OFFSET.search(name))
+
+
+def _start_by_offset(module: nn.Module) -> tuple[float | None, ...]:
+    """Return what a gain starts from by each attribute that says what is added to it; None where unclear."""
+    values = (module.__dict__[name] for name in _offset_names(tuple(module.__dict__)))
+    return tuple(1.0 - value if isinstance(value, int | float) else None for value in values)
+
+
 def _weight_start(target: Target) -> float | None:
     """Return what the weight of a norm layer that is known by its type's name starts from; None otherwise."""
-    return _start_by_name(target.module.__class__) if target.tensor.ndim <= 1 else None
+    start = _start_by_name(target.module.__class__) if target.tensor.ndim <= 1 else None
+    return next(iter(_start_by_offset(target.module)), start) if start is not None else None
+
+
+def _torch_start(target: Target) -> float | None:
+    """Return what the weight of a norm layer of torch.nn starts from, or of a type derived from one."""
+    kind = target.module.__class__
+    if kind.__module__.startswith("torch.nn."):
+        return 1.0
+    return next(iter(_start_by_offset(target.module)), 0.0 if _start_by_name(kind) == 0.0 else 1.0)
 
 
 def called_norm(module: nn.Module) -> bool:
@@ -51,25 +75,25 @@ def _gamma_start(target: Target) -> float | None:
         return None
     if not (isinstance(module, NORMS) or _NORM.search(name)):
         return None
-    offset = getattr(module, "unit_offset", None)  # x-transformers' LayerNorm: gamma + unit_offset
-    if offset is not None:
-        return 1.0 - offset if isinstance(offset, int | float) else None
+    for start in _start_by_offset(module):  # x-transformers' LayerNorm: gamma + unit_offset
+        return start
     return 1.0 if _holds(module, "beta") or _FROM_ONE.fullmatch(name) else None
 
 
 def _holds(module: nn.Module, name: str) -> bool:
-    return module._parameters.get(name) is not None or module._buffers.get(name) is not None
+    held = module._parameters, module._buffers  # torch.jit's have no get()
+    return any(name in each and each[name] is not None for each in held)
 
 
 def _starts(start: Callable[[Target], float | None], *values: float) -> Callable[[Target], bool]:
     return lambda target: start(target) in values
 
 
-# The norm layers of torch.nn. The first rule is for one that multiplies by 1 + weight, though it is derived
-# from LayerNorm: VideoPrismLayerNorm.
+# The norm layers of torch.nn. A derived one may multiply by 1 + weight, as VideoPrismLayerNorm does.
 TORCH_NORMS: tuple[Rule, ...] = (
-    Rule(ZEROS, module=nn.LayerNorm, parameter="weight", where=_starts(_weight_start, 0.0)),
-    Rule(ONES, module=NORMS, parameter="weight"),
+    Rule(ONES, module=NORMS, parameter="weight", where=_starts(_torch_start, 1.0)),
+    Rule(ZEROS, module=NORMS, parameter="weight", where=_starts(_torch_start, 0.0)),
+    Rule(unknown, module=NORMS, parameter="weight"),
     Rule(ZEROS, module=NORMS, parameter="bias"),
 )
 
@@ -83,8 +107,12 @@ NORM_LIKE: tuple[Rule, ...] = (
     Rule(ZEROS, parameter=re.compile("^(beta|bias)$"), where=_starts(_gamma_start, 0.0, 1.0)),
 )
 
-# Where no rule of a list fits: the weights of torch.nn's norm layers are ones, biases zeros.
+# Where no rule of a list fits: the weights of torch.nn's norm layers are ones, biases zeros. Longer names are
+# biases in torch.nn's own types alone: SigLIP's logit_bias starts from -10.
 DEFAULTS: tuple[Rule, ...] = (
     *TORCH_NORMS,
-    Rule(ZEROS, where=lambda target: target.tensor.ndim <= 1 and bool(_BIAS.fullmatch(target.parameter))),
+    UNKNOWN_BIAS,
+    Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim <= 1),
+    Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
+    Rule(ZEROS, module=RECURRENT_TYPES, parameter=RECURRENT_BIAS),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, replace
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._initialisers import Target
+from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
 
@@ -18,9 +20,14 @@ _T = TypeVar("_T")
 
 # The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
+_OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
-_KEYS = ("name", "extends", "defaults", "rules")
-_TYPES = {"defaults": (bool,), "rules": (list,)}  # of their values; the others are str
+_KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
+_TYPES = {
+    "defaults": (bool,),
+    "allow_unused": (bool,),
+    "rules": (list,),
+}  # of their values; the others are str
 _MAX_DEPTH = 100  # of files that extend files
 
 
@@ -32,6 +39,7 @@ class Recipe:
         rules: in order.
         name: for the report.
         defaults: whether norm weights are ones and biases zeros where no rule matches.
+        allow_unused: whether each of the rules may decide for no parameter or buffer of a model.
 
     Raises:
         TypeError: something that is not a Rule among them.
@@ -44,29 +52,42 @@ class Recipe:
     rules: tuple[Rule, ...]
     name: str = "custom"
     defaults: bool = True
+    allow_unused: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(self.rules))
-        for rule in self.rules:
+    def __post_init__(self, allow_unused: bool) -> None:
+        rules = tuple(self.rules)
+        for rule in rules:
             if not isinstance(rule, Rule):
                 raise TypeError(f"a recipe is a list of convinit_ext.recipes.Rule, and {rule!r} is none")
+        if allow_unused:
+            rules = tuple(rule if rule.allow_unused else replace(rule, allow_unused=True) for rule in rules)
+        object.__setattr__(self, "rules", rules)
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
+    def load(cls, path: str | PathLike[str], *, allow_code: bool = False) -> Recipe:
         """Return the recipe in a .toml or .json file (docs/recipes.md says what is in it).
+
+        Args:
+            path: of the file, and of those that it extends.
+            allow_code: whether they may name functions, and module types that are not of torch.nn. These
+                are imported, and functions called: for files that you trust as you trust code.
 
         Raises:
             OSError: the file cannot be read.
             ValueError, TypeError: what is wrong, with the file, the rule's number and what is accepted.
         """
-        return _load(Path(path))
+        return _load(Path(path), (), allow_code)
 
     @classmethod
-    def from_dict(cls, given: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, given: Mapping[str, Any], *, allow_code: bool = False) -> Recipe:
         """Return the recipe that to_dict() or a file describes.
+
+        Args:
+            given: the table.
+            allow_code: as for load().
 
         Raises:
             ValueError, TypeError: what is wrong, with the rule's number and what is accepted.
@@ -75,7 +96,7 @@ class Recipe:
         >>> recipe.rules[0].text
         'normal_(0, 0.02)'
         """
-        return _from_dict(given)
+        return _from_dict(given, (), allow_code)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as strings, numbers, lists and dicts, as they stand in a file.
@@ -110,7 +131,7 @@ class Recipe:
             if shared not in suitable:
                 suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
             found.append(next((rule for rule in suitable[shared] if rule.matches_rest(target)), None))
-        return found
+        return [None if rule is not None and rule.init is unknown else rule for rule in found]
 
 
 def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | None:
@@ -127,38 +148,38 @@ def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | 
     return next((rule for rule in rules if names_part(rule) and not rule.matches(plain)), Rule(part.start))
 
 
-def _load(path: Path, extending: tuple[Path, ...] = ()) -> Recipe:
+def _load(path: Path, extending: tuple[Path, ...], allow_code: bool) -> Recipe:
     """Return the recipe in a file that the last of the files `extending` extends."""
     files = (*extending, path)
     if path.resolve() in [each.resolve() for each in extending]:
         raise ValueError(f"recipes extend each other in a cycle: {' -> '.join(map(str, files))}")
     if len(files) > _MAX_DEPTH:
         raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
-    return _from_dict(read(path), files)
+    return _from_dict(read(path), files, allow_code)
 
 
-def _from_dict(given: object, files: tuple[Path, ...] = ()) -> Recipe:
+def _from_dict(given: object, files: tuple[Path, ...], allow_code: bool) -> Recipe:
     """Return the recipe of a table, which stands in the last of the files."""
     place = f"{files[-1]}: " if files else ""
     table = check_table(given, f"{place}a recipe", _KEYS, _TYPES)
-    rules = _each(rule_from_dict, table.get("rules", ()), place)
+    rules = _each(partial(rule_from_dict, allow_code=allow_code), table.get("rules", ()), place)
     if "extends" in table:
         try:
-            rules += _by_name(table["extends"], files, f"{place}extends: ")
+            rules += _by_name(table["extends"], allow_code, files, f"{place}extends: ")
         except OSError as error:
             raise ValueError(f"{place}extends {excerpt(table['extends'])}: {reason(error)}") from error
     name = table.get("name", files[-1].stem if files else "custom")
-    return Recipe(tuple(rules), name, table.get("defaults", True))
+    return Recipe(tuple(rules), name, table.get("defaults", True), table.get("allow_unused", False))
 
 
-def _by_name(name: str, files: tuple[Path, ...] = (), place: str = "") -> Recipe:
+def _by_name(name: str, allow_code: bool, files: tuple[Path, ...] = (), place: str = "") -> Recipe:
     """Return a ready-made recipe, or that of a file, which the last of the files extends."""
     if name in RECIPES:
         return RECIPES[name]
     if not name.endswith(SUFFIXES):
         accepted = f"{', '.join(RECIPES)}, and files in {' or '.join(SUFFIXES)}"
         raise ValueError(f"{place}there is no recipe {excerpt(name)}; there are {accepted}")
-    return _load(files[-1].parent / name if files else Path(name), files)
+    return _load(files[-1].parent / name if files else Path(name), files, allow_code)
 
 
 def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = "") -> list[_T]:
@@ -175,24 +196,43 @@ def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = ""
 def ready_made(recipe: Recipe) -> Recipe:
     """Enter a recipe into RECIPES by its name, and return it."""
     RECIPES[recipe.name] = recipe
+    return own(recipe)
+
+
+def own(recipe: Recipe) -> Recipe:
+    """Remember that a recipe's rules are this package's, and return it."""
+    _OWN.update((id(rule), rule) for rule in recipe.rules)
     return recipe
 
 
-def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule]) -> Recipe:
+def is_ready_made(rule: Rule) -> bool:
+    """Whether a rule is one of a ready-made recipe, and not the caller's.
+
+    >>> is_ready_made(RECIPES["he"].rules[0]), is_ready_made(Rule(RECIPES["he"].rules[0].init))
+    (True, False)
+    """
+    return id(rule) in _OWN
+
+
+def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule], *, allow_code: bool = False) -> Recipe:
     """Return the recipe of this name, in this .toml or .json file, or of this list of rules.
+
+    Args:
+        recipe: one of these.
+        allow_code: what a file may name, as for Recipe.load().
 
     Raises:
         ValueError: no recipe of that name, or a file that is no recipe.
         OSError: a file that cannot be read.
         TypeError: none of these.
 
-    >>> as_recipe("he").rules[0].text
-    "kaiming_normal_(mode='fan_out', nonlinearity='relu')"
+    >>> "kaiming_normal_(nonlinearity='relu')" in [rule.text for rule in as_recipe("he")]
+    True
     """
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | PathLike):
-        return _by_name(fspath(recipe))
+        return _by_name(fspath(recipe), allow_code)
     if isinstance(recipe, list | tuple):
         return Recipe(tuple(recipe))
     raise TypeError(f"recipe must be a name, a Recipe or a list of rules, not {type(recipe).__name__}")

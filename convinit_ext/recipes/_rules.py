@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._initialisers import Initialiser, Target, initialiser_text, is_values
+from convinit_ext.recipes._initialisers import Initialiser, Target, call, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
 
 
@@ -26,6 +26,8 @@ class Rule:
         label: what the report calls the initialiser (otherwise its own text).
         buffer: pattern on the name inside the module, of buffers: such a rule is for buffers and not for
             parameters. The other conditions hold too.
+        allow_unused: whether it may decide for no parameter or buffer of the model, which is otherwise an
+            error. The rules of ready-made recipes may.
 
     A pattern is a glob that fits the whole name, its `*` crossing dots, or a compiled regular expression that
     is searched for in it.
@@ -46,6 +48,7 @@ class Rule:
     where: Callable[[Target], bool] | None = None
     label: str | None = None
     buffer: Pattern | None = None
+    allow_unused: bool = False
 
     def __post_init__(self) -> None:
         if not (is_values(self.init) or callable(self.init)):
@@ -63,6 +66,8 @@ class Rule:
                 patterns.check(getattr(self, condition), f"a rule's {condition}")
         if not isinstance(self.label, str | None):
             raise TypeError(f"a rule's label must be a str, not {self.label!r}")
+        if not isinstance(self.allow_unused, bool):
+            raise TypeError(f"a rule's allow_unused must be a bool, not {self.allow_unused!r}")
         if self.where is not None and not callable(self.where):
             raise TypeError(f"a rule's where must be a function of a Target, not {self.where!r}")
         if self.parameter is not None and self.buffer is not None:
@@ -90,9 +95,9 @@ class Rule:
         if self.name is not None and not patterns.matches(self.name, target.name):
             return False
         try:
-            return self.where is None or bool(self.where(target))
-        except AttributeError as error:  # not every module has the attribute it reads
-            raise AttributeError(f"{target.name!r}, where of {self.text}: {error}") from error
+            return self.where is None or bool(call(self.where, target))
+        except (AttributeError, RuntimeError) as error:  # not every module has the attribute; no values
+            raise type(error)(f"{target.name!r}, where of {self.text}: {error}") from error
 
     @property
     def text(self) -> str:

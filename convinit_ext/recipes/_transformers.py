@@ -10,13 +10,13 @@ import math
 import re
 
 from torch import nn
-from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
-from convinit_ext.recipes._initialisers import ZEROS, Target
+from convinit_ext.recipes._initialisers import ZEROS, Target, is_expert_stack
+from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
-from convinit_ext.recipes._recipe import Recipe, ready_made
+from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 
 _STD = 0.02
@@ -31,18 +31,21 @@ _RESIDUAL = re.compile(
     r"|(self_)?attention\.dense|(self_)?attn\.dense"  # NeoX, Bloom, Falcon; Phi
     r")(\.weight)?$"
 )
+_OF_ONE_BLOCK = re.compile(r"expert|head|branch|adapter|ffn|mlp", re.IGNORECASE)  # lists inside a block
 _NUM_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "num_decoder_layers")
 _CONFIGS = ("config", "model_args", "args", "params")
 
 # Layers of other packages are known by the names of their types, and these by their weight and bias alone.
-_HAVE_MATRICES = (*LAYERS, nn.Bilinear, nn.MultiheadAttention, RNNBase, RNNCellBase)
+_HAVE_TWO = (*LAYERS, nn.Bilinear)
+_HAVE_OTHERS = (nn.MultiheadAttention, *RECURRENT_TYPES)
 _LAYER_LIKE = re.compile(r"(Linear(\d\w*)?|Embedding|Conv[123]d|Router|Gate)$")
 _EXPERTS = re.compile(r"Experts?$")
 
 # ViT, Swin, ConvNeXt in timm and in transformers: learned tokens and tables beside the layers.
 _POSITIONS = re.compile(r"^pos(ition)?_?emb\w*$")
+_CLASS_TOKENS = re.compile(r"^((cls|class|dist|distillation|sep|eos|bos)_tokens?|class_embedding)$")
 _TOKENS = re.compile(r"^(\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$")
-_LAYER_SCALES = re.compile(r"gamma_?\d?|lambda\d?|layer_scale(_parameter|_\d)?|scale_factor")
+_LAYER_SCALES = re.compile(r"^(gamma_?\d?|lambda_?\d|ls_?\d?|layer_?scale(_parameter)?_?\d?)$")
 
 
 def trunc_normal(std: float = _STD) -> Recipe:
@@ -57,27 +60,37 @@ def trunc_normal(std: float = _STD) -> Recipe:
     (Liu et al. 2022, table 5). Layer scales are the module's init_values or the config's, otherwise 1e-6;
     ConvNeXt V2's response normalisation starts from zero.
 
-    >>> trunc_normal().rules[0].text
-    'trunc_normal_(0, 0.02, -2, 2)'
+    >>> 'trunc_normal_(0, 0.02, -2, 2)' in [rule.text for rule in trunc_normal()]
+    True
     """
     normal = TruncatedNormal(0.0, std, -2.0, 2.0)
-    return Recipe(
-        (
-            Rule(normal, module=LAYERS, parameter="weight"),
-            Rule(normal, parameter="weight", where=of_conv1d),
-            Rule(normal, module=nn.MultiheadAttention, parameter="*_weight"),
-            Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            embedding_rule(normal),
-            Rule(ZEROS, module=LAYERS, parameter="bias"),
-            Rule(ZEROS, where=_normalises_responses),
-            Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
-            Rule(normal, parameter=_TOKENS),
-            Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
-            Rule(normal, parameter="weight", where=_is_position_table),
-            Rule(_layer_scale, parameter=_LAYER_SCALES, where=_is_of_no_norm, label="constant_(layer scale)"),
-            *TORCH,
-        ),
-        name="trunc_normal",
+    return own(
+        Recipe(
+            (
+                *KNOWN,
+                *expert_rules(normal),
+                Rule(normal, module=LAYERS, parameter="weight"),
+                Rule(normal, parameter="weight", where=of_conv1d),
+                Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
+                Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
+                embedding_rule(normal),
+                Rule(ZEROS, module=LAYERS, parameter="bias"),
+                Rule(ZEROS, where=_normalises_responses),
+                Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
+                Rule(normal, parameter=_TOKENS),
+                Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
+                Rule(normal, parameter="weight", where=_is_position_table),
+                Rule(
+                    _layer_scale,
+                    parameter=_LAYER_SCALES,
+                    where=_is_of_no_norm,
+                    label="constant_(layer scale)",
+                ),
+                *TORCH,
+            ),
+            name="trunc_normal",
+            allow_unused=True,
+        )
     )
 
 
@@ -96,8 +109,8 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
 
     Source: Radford et al. 2019, section 2.3; GPT2PreTrainedModel._init_weights of transformers; nanoGPT.
 
-    >>> gpt(num_layers=8).rules[0].init.__name__
-    'residual'
+    >>> 'normal_(0, 0.01 / sqrt(2 num_layers))' in [rule.text for rule in gpt(0.01, num_layers=8)]
+    True
     """
 
     def residual(target: Target) -> Distribution:
@@ -107,10 +120,13 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     if num_layers is not None and num_layers < 1:
         raise ValueError(f"num_layers must be 1 or more, but found {num_layers}")
     label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
-    return Recipe(
-        (Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
-        name="gpt",
-        defaults=False,
+    return own(
+        Recipe(
+            (*KNOWN, Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
+            name="gpt",
+            defaults=False,
+            allow_unused=True,
+        )
     )
 
 
@@ -119,7 +135,7 @@ def llama(std: float = _STD) -> Recipe:
 
     What is no weight or bias of a linear, bilinear, convolutional or recurrent layer, nn.MultiheadAttention,
     an embedding, experts and their router or a norm, by its module's type, has no rule: a state space's A_log
-    and dt_bias, a learned token, the slope of a PReLU.
+    and dt_bias, a mask token, the slope of a PReLU. Class tokens and position embeddings are known by name.
 
     Args:
         std: of every matrix, expert and embedding (initializer_range); an embedding's padding row is zero.
@@ -127,20 +143,24 @@ def llama(std: float = _STD) -> Recipe:
     Source: LlamaConfig.initializer_range and PreTrainedModel._init_weights of transformers. Other code scales
     by depth (torchtitan): that is `gpt`.
 
-    >>> [rule.text for rule in llama().rules[:1]]
-    ['normal_(0, 0.02)']
+    >>> 'normal_(0, 0.02)' in [rule.text for rule in llama()]
+    True
     """
-    return Recipe(_language(std), name="llama", defaults=False)
+    return own(Recipe(_language(std), name="llama", defaults=False, allow_unused=True))
 
 
 def _language(std: float) -> tuple[Rule, ...]:
     normal = Normal(0.0, std)
     return (
+        *KNOWN,
+        *expert_rules(normal),
         embedding_rule(normal),
         *TORCH_NORMS,
         *NORM_LIKE,
         Rule(normal, where=_is_matrix_of_layer),
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
+        Rule(normal, parameter=_CLASS_TOKENS),
+        Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
     )
 
 
@@ -155,8 +175,12 @@ def _is_matrix_of_layer(target: Target) -> bool:
 
 def _is_of_layer(target: Target) -> bool:
     """Whether it is of a layer, by its module's type. torch.nn's embeddings have a rule of their own."""
-    name = type(target.module).__name__
-    if isinstance(target.module, _HAVE_MATRICES) or of_conv1d(target) or _EXPERTS.search(name):
+    name, module = type(target.module).__name__, target.module
+    if isinstance(module, _HAVE_OTHERS):
+        return of_torch(target)
+    if isinstance(module, _HAVE_TWO) or of_conv1d(target):
+        return target.parameter in ("weight", "bias")
+    if is_expert_stack(target) or (_EXPERTS.search(name) and target.tensor.ndim >= 2):
         return True
     return target.parameter in ("weight", "bias") and bool(_LAYER_LIKE.search(name))
 
@@ -194,13 +218,44 @@ def _num_layers(target: Target) -> int:
                 found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
                 if isinstance(found, int) and found > 0:
                     return found
-    for module in around:
-        if isinstance(module, nn.ModuleList):
-            return len(module)
+    lists = (index for index, module in enumerate(around) if isinstance(module, nn.ModuleList))
+    outermost = next(lists, None)
+    if outermost is not None:
+        blocks, inside = around[outermost], around[outermost + 1 :]
+        is_nested = any(map(_is_list_of_blocks, inside))  # otherwise it is not walked through
+        return _num_blocks(blocks) if is_nested else len(blocks)
     raise ValueError(
         "the number of layers is neither in a config of the model nor the length of a ModuleList; "
         "pass it: recipe=convinit_ext.recipes.gpt(num_layers=12)"
     )
+
+
+def _is_list_of_blocks(module: nn.Module) -> bool:
+    """Whether it holds blocks: a type of module that has layers itself and repeats, or a single one."""
+    if not isinstance(module, nn.ModuleList | nn.Sequential):
+        return False
+    kinds = [type(each) for each in module if each._modules]
+    return len(kinds) == len(module) > 0 and (len(kinds) == 1 or len(set(kinds)) < len(kinds))
+
+
+def _num_blocks(module: nn.Module) -> int:
+    """Return the number of blocks in a list of them, or of stages that hold such lists."""
+    return sum(sum(map(_num_blocks, _lists_in(each))) or 1 for each in module.children())
+
+
+def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
+    """Return the lists of blocks in a stage; none of a block itself, which projects beside its lists."""
+    if _is_list_of_blocks(stage):
+        return [] if _OF_ONE_BLOCK.search(name) else [stage]
+    found: list[nn.Module] = []
+    for child, module in stage.named_children():
+        if _RESIDUAL.search(f"{name}.{child}") and not module._modules:
+            return []
+        inner = _lists_in(module, child)
+        if not inner and any(_RESIDUAL.search(each) for each, _ in module.named_parameters()):
+            return []
+        found += inner
+    return found
 
 
 TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())

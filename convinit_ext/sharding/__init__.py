@@ -1,45 +1,63 @@
 """Which part of a larger tensor a tensor is, and what the processes of a job share."""
 
 from convinit_ext.sharding import _dtensor as boxes
-from convinit_ext.sharding import _flat as flat_shards
 from convinit_ext.sharding import _ranks as ranks
 from convinit_ext.sharding._dtensor import (
     FsdpState,
-    Part,
     copy_whole_,
     fsdp_state,
     home_of,
     is_dtensor,
+    is_sharded,
     local_of,
+    logical,
     logical_shape,
     parts,
     sharding_of,
-    without,
 )
-from convinit_ext.sharding._flat import check_whole
-from convinit_ext.sharding._ranks import Ranks, added_up, check_same_seed, gathered, place, text_of, together
+from convinit_ext.sharding._flat import FlatPiece, flat_pieces
+from convinit_ext.sharding._foreign import (
+    carrying,
+    check_foreign,
+    is_flat_piece,
+    is_marked,
+    keeps_dtype,
+    settle,
+)
+from convinit_ext.sharding._meeting import text_of
+from convinit_ext.sharding._part import Part, without
+from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
 from convinit_ext.sharding._shard import Shard
 
 __all__ = [
+    "FlatPiece",
     "FsdpState",
     "Part",
     "Ranks",
     "Shard",
     "added_up",
     "boxes",
-    "check_same_seed",
-    "check_whole",
+    "carrying",
+    "check_foreign",
+    "check_same",
     "copy_whole_",
-    "flat_shards",
+    "flat_pieces",
     "fsdp_state",
     "gathered",
     "home_of",
     "is_dtensor",
+    "is_flat_piece",
+    "is_marked",
+    "is_sharded",
+    "keeps_dtype",
     "local_of",
+    "logical",
     "logical_shape",
+    "members",
     "parts",
     "place",
     "ranks",
+    "settle",
     "sharding_of",
     "text_of",
     "together",

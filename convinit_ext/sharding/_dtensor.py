@@ -10,46 +10,18 @@ import enum
 import itertools
 import operator
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from convinit_ext._engine import Box, increment_version, row_major
+from convinit_ext._engine import UnsupportedTensorError, increment_version
+from convinit_ext.sharding._foreign import Foreign, GroupMesh, foreign, is_marked
+from convinit_ext.sharding._part import Part, cut_flat, cut_into_views, placed
 from convinit_ext.sharding._shard import Runs, Shard, check_shard, joined
-
-# Of indices that the engine counts: to the end of a run of 2^32 blocks, in 64 bits with a sign.
-_INDEX_END = (1 << 63) - (1 << 34)
-
-
-class Part(NamedTuple):
-    """A view of a local tensor, and for each dimension the indices of the logical tensor that it covers."""
-
-    tensor: Tensor
-    ranges: tuple[range, ...]
-
-    def box(self, shape: Sequence[int]) -> Box:
-        """Return the row-major start and strides of a part that is not empty.
-
-        Args:
-            shape: of the logical tensor.
-
-        Raises:
-            ValueError: indices that the engine cannot count.
-        """
-        steps = row_major(shape)
-        start, last = (
-            sum(each[end] * step for each, step in zip(self.ranges, steps, strict=True)) for end in (0, -1)
-        )
-        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
-        if max(last, *strides, 0) >= _INDEX_END:
-            raise ValueError(
-                f"a part of a tensor of shape {list(shape)} has row-major indices from {start} to {last}, "
-                f"with strides {list(strides)}; accepted are less than 2**63 - 2**34"
-            )
-        return Box(start, strides)
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -59,21 +31,39 @@ def is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a tensor may be a part of a larger one, so that `parts` has to be asked."""
+    return is_dtensor(tensor) or is_marked(tensor)
+
+
 def local_of(tensor: Tensor) -> Tensor:
-    """Return the memory that this process has of a DTensor; any other tensor itself."""
+    """Return the memory that this process has of a sharded tensor; any other tensor itself."""
     if not is_dtensor(tensor):
-        return tensor
+        found = foreign(tensor)
+        return tensor if found is None else found.local
     with torch.no_grad():
-        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
-    return local
+        local: Any = tensor.to_local()  # type: ignore[attr-defined]
+    if type(local).__name__ == "AsyncCollectiveTensor":  # of redistribute(..., async_op=True)
+        local = local.trigger_wait()
+    found_local: Tensor = local
+    return found_local
 
 
-def logical_shape(tensor: Tensor, shard: Shard | None) -> tuple[int, ...]:
+def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
-        return tensor.shape
+        found = foreign(tensor)
+        return tensor.shape if found is None else found.shape
     check_shard(shard)
     return shard.shape
+
+
+def logical(tensor: Tensor) -> Tensor:
+    """Return a tensor of the logical shape: itself, or in place of a part one on the meta device."""
+    found = foreign(tensor)
+    if found is None:
+        return tensor
+    return torch.empty(found.shape, dtype=found.local.dtype, device="meta")
 
 
 def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
@@ -85,20 +75,28 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
 
     Raises:
         TypeError: not a Shard; a DTensor with a Shard; placements that nobody here knows.
+        ValueError: another framework's part of which it cannot be told where it sits.
         ValueError: a Shard that leaves the logical shape, or does not fit the tensor.
         RuntimeError: a Partial placement on more than one rank.
+        UnsupportedTensorError: a DTensor inside LocalTensorMode.
     """
     if is_dtensor(tensor):
         if shard is not None:
             raise TypeError("a DTensor's placements say where it sits: pass no shard= with it")
         local = local_of(tensor)
         runs = _runs_of_dtensor(tensor, local)
+    elif shard is None and (found := foreign(tensor)) is not None:
+        if found.shard is None:
+            raise ValueError(found.problem)
+        return parts(found.local.detach(), found.shard)
     elif shard is None:
         return [Part(tensor, tuple(map(range, tensor.shape)))] if tensor.numel() else []
     else:
         check_shard(shard)
+        if shard.indices is not None:
+            return list(cut_flat(tensor, shard))
         local, runs = tensor, shard.runs(tensor.shape)
-    return list(_cut(local, runs)) if local.numel() else []
+    return list(cut_into_views(local, runs)) if local.numel() else []
 
 
 def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> None:
@@ -110,30 +108,16 @@ def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> No
         increment_version(tensor)
 
 
-def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
-    """Split one index of dimension 0 of the logical tensor off: the rest, and that index's part, if any."""
-    rows, *others = part.ranges
-    if row not in rows:
-        return [part], None
-    at = rows.index(row)
-
-    def cut(start: int, stop: int) -> Part:
-        return Part(part.tensor[start:stop], (rows[start:stop], *others))
-
-    rest = [cut(start, stop) for start, stop in ((0, at), (at + 1, len(rows))) if start < stop]
-    return rest, cut(at, at + 1)
-
-
 def home_of(tensor: Tensor) -> torch.device:
     """Return where a meta tensor's memory goes by default: a DTensor's kind of device, else the CPU."""
     return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
 
 
 class Sharding(NamedTuple):
-    """How the ranks of a DTensor's mesh share it.
+    """How the ranks of a mesh share a tensor.
 
     Args:
-        mesh: its DeviceMesh.
+        mesh: a DeviceMesh, or a process group in its place.
         ranks: all of the mesh, in order.
         first: whether this rank is the first of those that hold what it does.
         is_cut: whether they do not all hold the same.
@@ -148,9 +132,10 @@ class Sharding(NamedTuple):
 
 
 def sharding_of(tensor: Tensor) -> Sharding | None:
-    """Return how ranks share a DTensor; None for any other tensor."""
+    """Return how ranks share a sharded tensor; None for any other tensor."""
     if not is_dtensor(tensor):
-        return None
+        found = foreign(tensor)
+        return None if found is None or found.shard is None else _sharing(found)
     spec: Any = tensor._spec  # type: ignore[attr-defined]
     coordinate = spec.mesh.get_coordinate()
     copied = [placement.is_replicate() for placement in spec.placements]
@@ -161,6 +146,11 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
         is_cut=any(size > 1 for size, copy in zip(spec.mesh.shape, copied, strict=True) if not copy),
         is_outside=coordinate is None,
     )
+
+
+def _sharing(found: Foreign) -> Sharding:
+    ranks = tuple(dist.get_process_group_ranks(found.group))
+    return Sharding(GroupMesh.of(found), ranks, first=True, is_cut=len(ranks) > 1, is_outside=False)
 
 
 class FsdpState(enum.Enum):
@@ -182,22 +172,6 @@ def fsdp_state(module: object) -> FsdpState | None:
     return FsdpState.RUN if has_run else FsdpState.NEW
 
 
-def _cut(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:
-    """Yield the views in which every dimension is one run."""
-    for ranges in itertools.product(*map(_placed, runs)):
-        view = local
-        for dim, (start, run) in enumerate(ranges):
-            if len(run) != view.shape[dim]:
-                view = view.narrow(dim, start, len(run))
-        yield Part(view, tuple(run for _, run in ranges))
-
-
-def _placed(runs: Runs) -> list[tuple[int, range]]:
-    """Return each run with its start in the local tensor, but for empty ones."""
-    starts = itertools.accumulate(map(len, runs), initial=0)
-    return [(start, run) for start, run in zip(starts, runs, strict=False) if run]
-
-
 class Cut(NamedTuple):
     """One placement of a dimension: among how many ranks, which of them, and how finely it is strided."""
 
@@ -208,6 +182,11 @@ class Cut(NamedTuple):
 
 def _runs_of_dtensor(tensor: Tensor, local: Tensor) -> tuple[Runs, ...]:
     """Return the indices of each dimension that this rank holds."""
+    if type(local).__name__ == "LocalTensor":
+        raise UnsupportedTensorError(
+            "cannot fill or read a DTensor inside LocalTensorMode, where one process stands for all ranks; "
+            "accepted are DTensors in a process for each rank"
+        )
     spec: Any = tensor._spec  # type: ignore[attr-defined]
     coordinate = spec.mesh.get_coordinate()
     nothing = ((range(0),),) * tensor.dim()
@@ -308,4 +287,4 @@ def _chunk(runs: Runs, num_chunks: int, index: int) -> Runs:
     """Return one of the chunks that torch.chunk makes: of equal sizes, but for the last ones."""
     length = -(-sum(map(len, runs)) // num_chunks)
     start, stop = index * length, (index + 1) * length
-    return tuple(run[max(start - at, 0) : max(stop - at, 0)] for at, run in _placed(runs))
+    return tuple(run[max(start - at, 0) : max(stop - at, 0)] for at, run in placed(runs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,104 +12,130 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from convinit_ext._engine import NUM_SUMS
-from convinit_ext.keys import checked_seed
 from convinit_ext.sharding._dtensor import Sharding, sharding_of
+from convinit_ext.sharding._meeting import Meeting, text_of
 
 T = TypeVar("T")
 Words = NDArray[np.uint64]
 
+_SHOWN = 20  # errors of ranks
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-def place() -> tuple[int, int]:
-    """Return this process's rank, and how many there are: (0, 1) without a process group.
+def place(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
+    """Return this process's rank in a group, by default of all, and how many there are: (0, 1) without any.
+
+    Raises:
+        TypeError: the group is none.
+        ValueError: this process is not in it.
 
     >>> place()
     (0, 1)
     """
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
-    return dist.get_rank(), dist.get_world_size()
+    if not (group is None or isinstance(group, dist.ProcessGroup | int)):  # a number is others' group
+        raise TypeError(f"group must be a torch.distributed.ProcessGroup, not {type(group).__name__}")
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ValueError(
+            f"rank {dist.get_rank()} is not in the group of group=; only its ranks may call this"
+        )
+    return rank, dist.get_world_size(group)
 
 
-def gathered(value: T) -> list[T]:
+def members(group: dist.ProcessGroup | None = None) -> list[int]:
+    """Return the ranks of a group among all, in its own order.
+
+    >>> members()
+    [0]
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return [0]
+    return dist.get_process_group_ranks(group)
+
+
+def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """Return the values of all processes, which must all call it, in the order of their ranks.
 
     >>> gathered("mine")
     ['mine']
     """
-    num_ranks = place()[1]
+    num_ranks = place(group)[1]
     values = [value] * num_ranks
     if num_ranks > 1:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=group)
     return values
 
 
-def together(work: Callable[[], T]) -> T:
+def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
     """Do some work on all processes, which must all call it: an error of one is an error on all.
+
+    They wait for each other as long as one of them is at work; the timeout is for those that are silent.
 
     Returns:
         What the work gives this process.
 
     Raises:
-        RuntimeError: on every process; it says on which ranks what was raised.
+        RuntimeError: on every process; it says on which ranks what was raised, or which are silent.
         Exception: without other processes, what the work raises.
 
     >>> together(lambda: 7)
     7
     """
-    if place()[1] == 1:
+    if place(group)[1] == 1:
         return work()
     error: Exception | None = None
-    try:
-        result = work()
-    except Exception as raised:
-        error = raised
-    texts = gathered(None if error is None else f"{type(error).__name__}: {error}")
-    failed = [f"rank {rank}: {text}" for rank, text in enumerate(texts) if text is not None]
-    if failed:
-        raise RuntimeError("; ".join(failed)) from error
+    with Meeting(group) as meeting:
+        try:
+            result = work()
+        except Exception as raised:
+            error = raised
+        meeting.wait()
+    texts = gathered(None if error is None else f"{type(error).__name__}: {error}", group)
+    ranks: dict[str, list[int]] = {}
+    for rank, text in zip(members(group), texts, strict=True):
+        if text is not None:
+            ranks.setdefault(text, []).append(rank)
+    if ranks:
+        said = [f"{text_of(those)}: {text}" for text, those in ranks.items()]
+        more = [f"and {len(said) - _SHOWN} more"] * (len(said) > _SHOWN)
+        raise RuntimeError("; ".join(said[:_SHOWN] + more)) from error
     return result
 
 
-def check_same_seed(seed: int) -> None:
-    """Compare the seeds of all processes of the default process group, if there is one.
+def check_same(facts: Callable[[], Mapping[str, str]]) -> None:
+    """Compare some facts of all processes of the default process group, if there is one.
 
-    Every process must call it, also with a seed that is none: it is judged after all have been heard, so that
-    nobody waits. One small object of each goes to all.
+    Every process must call it, also with facts that cannot be had: they are judged after all have been heard,
+    so that nobody waits. One small object of each goes to all.
+
+    Args:
+        facts: returns their texts, by what they are called; the same names on every process.
 
     Raises:
-        TypeError, ValueError: on a process whose seed is none, as Key.
-        ValueError: on every other, where a seed differs or is none; it says who has which.
+        Exception: on a process where `facts` raised it.
+        ValueError: on every other, where a fact differs or is none; it says who has which.
 
-    >>> check_same_seed(7)  # no process group: nobody to disagree with
+    >>> check_same(lambda: {"seed": "7"})  # no process group: nobody to disagree with
     """
     wrong: Exception | None = None
+    found: Mapping[str, str] | str
     try:
-        text = str(checked_seed(seed))
-    except (TypeError, ValueError) as error:
-        text, wrong = f"none ({error})", error
-    seeds = gathered(text)
+        found = facts()
+    except Exception as error:
+        found, wrong = f"none ({error})", error
+    everyone = gathered(found)
     if wrong is not None:
         raise wrong
-    ranks: dict[str, list[int]] = {}
-    for rank, each in enumerate(seeds):
-        ranks.setdefault(each, []).append(rank)
-    if len(ranks) > 1:
-        listed = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
-        raise ValueError(f"the seed must be the same on all ranks, and it is {listed}")
-
-
-def text_of(ranks: Sequence[int]) -> str:
-    """Return the first few of some ranks as text.
-
-    >>> text_of([3]), text_of(range(12))
-    ('rank 3', 'ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
-    """
-    shown = 8
-    more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:shown]))}{more}"
+    for name in found:
+        ranks: dict[str, list[int]] = {}
+        for rank, each in enumerate(everyone):
+            ranks.setdefault(each if isinstance(each, str) else each[name], []).append(rank)
+        if len(ranks) > 1:
+            said = "; ".join(f"{each} on {text_of(those)}" for each, those in ranks.items())
+            raise ValueError(f"the {name} must be the same on all ranks, and it is {said}")
 
 
 def added_up(sums: Words) -> Words:

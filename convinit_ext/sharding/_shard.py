@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 # Indices of one dimension of the logical tensor, in the order of the local one: ranges, one after the other.
@@ -24,6 +25,7 @@ class Shard:
         offset: for each dimension the index in the full tensor of the local tensor's first element, from
             which the others follow; or, where they do not follow, a range of indices, or a list of ranges
             that come one after the other: fused query, key and value rows, or gate and up projections.
+        indices: None, or what `Shard.flat` makes of its arguments.
 
     Raises:
         TypeError, ValueError: sizes or offsets that are none; an offset that leaves the shape.
@@ -34,9 +36,14 @@ class Shard:
 
     shape: tuple[int, ...]
     offset: tuple[int | range | tuple[range, ...], ...]
+    indices: range | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         shape = tuple(_index(size, "a size of shape") for size in self.shape)
+        if self.indices is not None:
+            object.__setattr__(self, "shape", shape)
+            _check_indices(self.indices, shape)
+            return
         if len(shape) != len(self.offset):
             raise ValueError(f"offset has {len(self.offset)} numbers, and shape {list(shape)} {len(shape)}")
         offset = tuple(_checked_offset(each, size) for each, size in zip(self.offset, shape, strict=True))
@@ -73,6 +80,38 @@ class Shard:
             range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks)
         )
         return cls(tuple(shape), tuple(offset))
+
+    @classmethod
+    def flat(cls, shape: Sequence[int], start: int, length: int) -> Shard:
+        """Return the shard of a 1-dimensional tensor that is a range of the full one, flattened.
+
+        Args:
+            shape: of the full logical tensor, whose elements are counted in row-major order.
+            start: the number of the first element.
+            length: how many there are.
+
+        Raises:
+            TypeError, ValueError: numbers that are none; a range that leaves the full tensor.
+
+        >>> Shard.flat((3, 4), start=2, length=8).indices
+        range(2, 10)
+        """
+        start = _index(start, "start")
+        return cls(tuple(shape), (), indices=range(start, start + _index(length, "length")))
+
+    def boxes(self, local: Sequence[int]) -> Iterator[tuple[range, ...]]:
+        """Return the boxes that a 1-dimensional local tensor of this shape is, one after the other.
+
+        Raises:
+            ValueError: it is not of one dimension, or not as long as the range.
+        """
+        indices = self.indices or range(0)
+        if tuple(local) != (len(indices),):
+            raise ValueError(
+                f"shard= is a range of {len(indices)} elements, and the tensor has shape {list(local)}; "
+                f"accepted is a tensor of shape {[len(indices)]}"
+            )
+        return boxes_of_range(self.shape, indices.start, indices.stop)
 
     def runs(self, local: Sequence[int]) -> tuple[Runs, ...]:
         """Return the indices of each dimension of a local tensor of this shape.
@@ -128,6 +167,48 @@ def _checked_range(indices: Any, size: int) -> range:
     if indices and not (0 <= indices[0] < size and 0 <= indices[-1] < size and indices.step > 0):
         raise ValueError(f"{indices} must rise, and stay inside a dimension of size {size}")
     return indices
+
+
+def _check_indices(indices: object, shape: Sequence[int]) -> None:
+    if not isinstance(indices, range) or indices.step != 1:
+        raise TypeError(f"indices must be a range with step 1, not {indices!r}")
+    if not 0 <= indices.start <= indices.stop <= math.prod(shape):
+        raise ValueError(
+            f"elements [{indices.start}, {indices.stop}) leave the full tensor of shape {list(shape)}, which "
+            f"has {math.prod(shape)}"
+        )
+
+
+def boxes_of_range(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[range, ...]]:
+    """Cut a range of a tensor's row-major index into boxes, one after the other.
+
+    Of each dimension these are the end of a row, whole rows, and the start of one.
+
+    >>> list(boxes_of_range((3, 4), 2, 10))
+    [(range(0, 1), range(2, 4)), (range(1, 2), range(0, 4)), (range(2, 3), range(0, 2))]
+    """
+    if start == stop:
+        return
+    if not shape:
+        yield ()
+        return
+    step = math.prod(shape[1:])
+    first, last = -(-start // step), stop // step  # the whole rows
+    if first > last:  # inside of one
+        yield from _boxes_of_row(shape, start, stop)
+        return
+    yield from _boxes_of_row(shape, start, first * step)
+    if first < last:
+        yield (range(first, last), *map(range, shape[1:]))
+    yield from _boxes_of_row(shape, last * step, stop)
+
+
+def _boxes_of_row(shape: Sequence[int], start: int, stop: int) -> Iterator[tuple[range, ...]]:
+    """Yield the boxes of a part of one row, which may be empty."""
+    step = math.prod(shape[1:])
+    row, at = divmod(start, step)
+    for inner in boxes_of_range(shape[1:], at, at + stop - start):
+        yield (range(row, row + 1), *inner)
 
 
 def check_shard(shard: object) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 from test_saving import filled, load_file, on_meta, rule_model
 
-from convinit_ext import save_model
+from convinit_ext import save_model, verify
 from convinit_ext.checkpoint import _destination as destination
 from convinit_ext.checkpoint import _writer as file_writer
 from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
@@ -198,16 +199,21 @@ def test_places_that_are_none(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="the path is empty"):
         save_model(rule_model(), "")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
-        save_model(rule_model(), tmp_path / "a" / "b")
-    with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'a'}'"):
-        save_model(rule_model(), tmp_path / "a" / "b.safetensors")
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="file is a file, and a folder is needed"):
         save_model(rule_model(), tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="file/b"):
+        save_model(rule_model(), tmp_path / "file" / "b")
     (tmp_path / "c.safetensors").mkdir()
     with pytest.raises(WeightsError, match=r"c.safetensors must be a file, and is a folder"):
         save_model(rule_model(), tmp_path / "c.safetensors", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_folders_that_are_missing_are_made(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    save_model(rule_model(), f"a/b/{name}")
+    assert verify(tmp_path / "a" / "b" / name, model=rule_model())
 
 
 def test_disk_space_is_checked_first(tmp_path, monkeypatch):
@@ -246,6 +252,55 @@ def test_a_second_process_does_not_write_the_same_file(tmp_path):
 
     file_writer.write_file(tmp_path / "a.bin", 5, blocks)
     assert snapshot(tmp_path)["a.bin"][0] == b"\0" * 5
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors", "out/model.safetensors"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_second_run_is_refused_while_the_first_one_saves(tmp_path, monkeypatch, name, overwrite):
+    """At every block of the first one, and at its index; elsewhere there is no need to wait."""
+    write, tried = file_writer._write, []
+    (tmp_path / "other name").symlink_to(tmp_path / "out")
+
+    def refused(path):
+        with pytest.raises((BlockingIOError, WeightsError)) as raised:
+            save_model(rule_model(), path, seed=1, overwrite=overwrite)
+        if overwrite:
+            assert "another run is saving here; wait until it has ended" in str(raised.value)
+        tried.append(path)
+
+    def trying(descriptor, block):
+        with monkeypatch.context() as once:
+            once.setattr(file_writer, "_write", write)
+            refused(tmp_path / name)
+            refused(str(tmp_path / name).replace("out/", "other name/"))
+            save_model(rule_model(), tmp_path / "other.safetensors", overwrite=True)
+        return write(descriptor, block)
+
+    monkeypatch.setattr(file_writer, "_write", trying)
+    arguments = {} if name.endswith("safetensors") else {"max_shard_size": 200}
+    save_model(rule_model(), tmp_path / name, **arguments)
+    monkeypatch.undo()
+    assert len(tried) == 2 * (6 if arguments else 1)
+    assert verify(tmp_path / name, model=rule_model())
+    assert not list(tmp_path.rglob(".*"))
+    save_model(rule_model(), tmp_path / name, seed=1, overwrite=True)  # nothing is locked any more
+
+
+HOLDING = """
+import os, signal, sys, torch
+from convinit_ext import save_model
+from convinit_ext.checkpoint import _writer
+_writer._write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+save_model(torch.nn.Linear(3, 2), sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("name", ["out", "out.safetensors"])
+def test_what_a_killed_process_leaves_is_in_nobodys_way(tmp_path, name):
+    done = subprocess.run([sys.executable, "-c", HOLDING, str(tmp_path / name)])
+    assert done.returncode == -signal.SIGKILL and len(list(tmp_path.rglob(".*"))) == 2
+    save_model(torch.nn.Linear(3, 2), tmp_path / name)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and not list(tmp_path.rglob(".*"))
 
 
 WITH_A_SMALL_DISK = 'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"'

@@ -126,9 +126,10 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
         from convinit_ext.checkpoint import _save as saving
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(saving, "place", lambda: (0, 1))
-            patch.setattr(saving, "gathered", lambda value: [value])
-            patch.setattr(saving, "together", lambda work: work())
+            patch.setattr(saving, "place", lambda group: (0, 1))
+            patch.setattr(saving, "gathered", lambda value, group: [value])
+            patch.setattr(saving, "members", lambda group: [0])
+            patch.setattr(saving, "together", lambda work, group: work())
             save_model(model, tmp_path / f"{rank}.safetensors", 3)
             with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that nothing fills"):
                 save_model(model, tmp_path / "part.safetensors", 3, skip="0")
@@ -139,7 +140,12 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_many_processes_share_the_files(num_processes):
     printed = run_script(SUPPORT / "saved_ranks.py", num_processes)
-    assert printed.count("held: ") == 5, printed
+    assert printed.count("held: ") == 6, printed
+
+
+def test_ranks_wait_for_one_that_works():
+    printed = run_script(SUPPORT / "slow_ranks.py", 2)
+    assert printed.count("held: ") == 4, printed
 
 
 MEASURED = """

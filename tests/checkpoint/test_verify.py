@@ -11,6 +11,7 @@ import pytest
 import torch
 from filling import DTYPES
 from reference import layer_key, reference
+from safetensors.torch import save_file
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
@@ -466,6 +467,19 @@ def complex_buffer() -> nn.Module:
 def test_what_cannot_be_verified_is_named(call, error, said):
     with pytest.raises(error, match=said):
         call()
+
+
+def test_what_cannot_be_verified_of_a_file_is_named_with_the_file(tmp_path):
+    model = nn.Linear(2, 2)
+    path = tmp_path / "a.safetensors"
+    save_file(model.half().state_dict(), path)
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*'weight': torch\.float16 cannot hold"):
+        verify(path, 0, [Rule(Uniform(-1e6, 1e6))], model=model.float())
+
+
+def test_of_many_names_an_error_shows_the_first():
+    with pytest.raises(ValueError, match=r"(?s)^30 tensors .*\n  9.weight\n  9.bias\n  and 10 more\nA model"):
+        verify(nn.Sequential(*(nn.Linear(2, 2, device="meta") for _ in range(15))))
 
 
 def test_memory_that_was_taken_away_is_not_read():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from convinit_ext import fingerprint, verify
 from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
 from convinit_ext.model import DTYPES
 
@@ -72,6 +73,8 @@ WRONG_HEADS = {
     "fraction": ({"x": entry(0, 1, shape=[1.0])}, LIBRARY),
     "true": ({"x": entry(0, 1, shape=[True])}, LIBRARY),
     "offsets": ({"x": entry(0, 1) | {"data_offsets": [0]}}, LIBRARY),
+    "shape of many sizes": ({"x": entry(0, 1, shape=[2**63 - 1] * 200_000)}, LIBRARY),
+    "shape of many sizes, and zero": ({"x": entry(0, 1, shape=[2**63 - 1] * 200_000 + [0])}, LIBRARY),
     "backwards": ({"x": entry(0, 1) | {"data_offsets": [1, 0]}}, LIBRARY),
     "size": ({"x": entry(0, 1, "F32", [1])}, LIBRARY),
     "odd pairs": ({"x": entry(0, 1, "F4", [3])}, LIBRARY),
@@ -135,6 +138,31 @@ def test_a_file_that_became_shorter_before_it_is_read(tmp_path):
     path.unlink()
     with pytest.raises(WeightsError, match="became shorter"):
         weights.check_sizes()
+
+
+def test_names_that_are_one_name_to_readers(tmp_path):
+    head = {"module.x": entry(0, 1), "x": entry(1, 2)}
+    path = written(tmp_path / "a.safetensors", head, b"12")
+    said = r"a.safetensors: two tensors are named 'x' once wrappers are removed: 'module.x' and 'x'"
+    for read in (open_weights, fingerprint, lambda path: verify(path, model=torch.nn.Linear(1, 1))):
+        with pytest.raises(WeightsError, match=said):
+            read(path)
+
+
+def test_errors_are_short(tmp_path):
+    """Whatever a file says."""
+    name = "x" * 10**6
+    twice = b'{"' + name.encode() + b'": 1, "' + name.encode() + b'": 1}'
+    for head in (twice, {name: 1}, {name: entry(0, 1), f"module.{name}": entry(1, 2)}):
+        with pytest.raises(WeightsError) as raised:
+            open_weights(written(tmp_path / "a.safetensors", head, b"12"))
+        assert len(str(raised.value)) < 1500
+    (tmp_path / "a.safetensors.index.json").write_text(json.dumps({"weight_map": {name: f"../{name}"}}))
+    with pytest.raises(WeightsError, match="accepted are files of the same folder") as raised:
+        open_weights(tmp_path / "a.safetensors.index.json")
+    assert len(str(raised.value)) < 1500
+    path = written(tmp_path / "a.safetensors", {"weight": entry(0, 1, shape=[1] * 10_000)}, b"1")
+    assert len(str(verify(path, model=torch.nn.Linear(1, 1)))) < 3000
 
 
 def test_what_is_no_file(tmp_path):

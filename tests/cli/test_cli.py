@@ -74,6 +74,18 @@ def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
     assert "comparison" not in result
 
 
+def test_code_that_a_recipes_file_names_needs_allow_code(capsys, tmp_path):
+    path, weights = tmp_path / "mine.json", tmp_path / "out.safetensors"
+    rule = {"init": f"{MODELS}:a_quarter", "parameter": "weight"}
+    path.write_text(json.dumps({"extends": "torch", "rules": [rule]}))
+    assert run("--recipe", path, "--no-compare") == 1
+    assert "mine.json: rule 1: " in (err := capsys.readouterr().err) and "--allow-code" in err
+    assert run("--recipe", path, "--allow-code", "--save", weights) == 0
+    command = ["verify", str(weights), "--model", SMALL, "--recipe", str(path)]
+    assert main(command) == 2 and "--allow-code" in capsys.readouterr().err
+    assert main([*command, "--allow-code"]) == 0
+
+
 def test_saved_weights_are_the_initialised_ones_and_the_others_the_constructors(tmp_path):
     path = tmp_path / "out.safetensors"
     assert run("--seed", 7, "--save", path, "--no-compare") == 0

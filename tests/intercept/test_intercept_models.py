@@ -60,9 +60,9 @@ def recorded(monkeypatch):
     fills: list[Recorded] = []
 
     def record(name, fill_one):
-        def recording(tensor, key, kind, params):
+        def recording(tensor, key, kind, params, box=None):
             fills.append(Recorded(tensor.data_ptr(), kind, tuple(params)))
-            fill_one(tensor, key, kind, params)
+            fill_one(tensor, key, kind, params, box)
 
         monkeypatch.setattr(ops, name, recording)
 

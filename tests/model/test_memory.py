@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -62,3 +64,22 @@ def test_the_cache_of_files_can_be_had_in_a_container(system):
     write(system, "5000000", 4990000, "anon 4990000\nfile 0\nactive_file 0\ninactive_file 0\n")
     with pytest.raises(MemoryError, match=r"and 10\.00 kB are available"):
         init_model_(on_meta())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_new_memory_is_not_filled_with_nan_first(monkeypatch, fails):
+    """Under use_deterministic_algorithms, whose setting comes back, after an error too."""
+    seen = []
+
+    def empty_like(*args, made=torch.empty_like, **kwargs):
+        seen.append(torch.utils.deterministic.fill_uninitialized_memory)
+        if fails:
+            raise MemoryError
+        return made(*args, **kwargs)
+
+    model = on_meta()
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    with pytest.raises(MemoryError) if fails else contextlib.nullcontext():
+        init_model_(model)
+    assert seen and not any(seen)
+    assert torch.utils.deterministic.fill_uninitialized_memory

@@ -104,7 +104,7 @@ def test_a_meta_model_stays_tied_trainable_and_of_its_types():
     meta = on_meta(Net)
     meta.conv.weight.requires_grad_(False)
     meta.conv.bias.tag = "decays not"
-    init_model_(meta)
+    init_model_(meta, frozen="draw")
     assert meta.head.weight is meta.embed.weight
     assert isinstance(meta.conv.weight, nn.Parameter)
     assert not meta.conv.weight.requires_grad
@@ -333,3 +333,39 @@ def test_bundled_model_is_half_a_billion_parameters_and_scales_down():
     predicted = model(torch.ones(1, 4, 16, 16), torch.tensor([3]))
     assert predicted.shape == (1, 4, 16, 16)
     assert predicted.isfinite().all()
+
+
+class Quantised(torch.Tensor):
+    """A wrapper that makes its values of others in every operation, and cannot be taken apart."""
+
+    @staticmethod
+    def __new__(cls, values, dtype):
+        wrapper = torch.Tensor._make_wrapper_subclass(cls, values.shape, dtype=dtype)
+        wrapper.values = values
+        return wrapper
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.detach.default:
+            return cls(args[0].values, args[0].dtype)
+        plain = [each.values.to(each.dtype) if isinstance(each, cls) else each for each in args]
+        plain = [
+            [each.values.to(each.dtype) if isinstance(each, cls) else each for each in arg]
+            if isinstance(arg, list)
+            else arg
+            for arg in plain
+        ]
+        return function(*plain, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
+def test_weights_that_make_their_values_of_others_are_refused_by_name(dtype):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    values = torch.zeros(4, 4, dtype=torch.int8)
+    model[1].weight = nn.Parameter(Quantised(values, dtype), requires_grad=False)
+    before = model[0].weight.detach().clone()
+    with pytest.raises(TypeError, match=r"parameter '1\.weight': .*skip='1\.weight'"):
+        init_model_(model)
+    assert torch.equal(model[0].weight, before)
+    init_model_(model, skip="1.weight")
+    assert not torch.equal(model[0].weight, before) and not values.any()

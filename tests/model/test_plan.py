@@ -9,7 +9,7 @@ from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
 from convinit_ext._engine._ops import UnsupportedTensorError
-from convinit_ext.recipes import Kaiming, Rule, Target
+from convinit_ext.recipes import TORCH, Kaiming, Rule, Target
 
 ANYTHING = [Rule(Constant(0.0))]
 
@@ -230,3 +230,47 @@ def test_layers_of_one_shape_have_their_own_fans_dtypes_and_rules():
         make_plan(wide, recipe=[Rule(Uniform(-1e5, 1e5), parameter="weight"), Rule(Constant(0.0))])
     mine = make_plan(wide, recipe=[Rule(Normal(0.0, 2.0), name="0.*"), Rule(Normal(0.0, 3.0))]).rows
     assert [row.std for row in mine] == [2.0, 2.0, 3.0, 3.0]
+
+
+WRITING = {
+    "orthogonal_": lambda target: nn.init.orthogonal_(target.tensor),
+    "by the module": lambda target: nn.init.normal_(target.module.weight),
+    "data": lambda target: target.tensor.data.fill_(9.0),
+    "reads": lambda target: target.tensor.std().item(),
+}
+
+
+@pytest.mark.parametrize("door", ["plan_model", "dry_run", "init_model_", "verify", "save_model"])
+@pytest.mark.parametrize("kind", WRITING)
+def test_what_a_rules_function_writes_does_not_reach_the_model(kind, door, tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4))
+    before = model[0].weight.detach().clone()
+    function = WRITING[kind]
+
+    def where(target):
+        target.tensor.data.fill_(9.0)
+        return isinstance(target.tensor, nn.Parameter) and target.tensor.shape == (4, 4)
+
+    rules = [Rule(function, where=where), *TORCH]
+    doors = {
+        "plan_model": lambda: plan_model(model, 0, rules),
+        "dry_run": lambda: init_model_(model, 0, rules, dry_run=True),
+        "init_model_": lambda: init_model_(model, 0, rules),
+        "verify": lambda: verify(model, 0, rules),
+        "save_model": lambda: save_model(model, tmp_path, 0, rules),
+    }
+    with pytest.raises(ValueError, match=r"parameter '0\.weight', <lambda>: .*meta"):
+        doors[door]()
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_rules_function_sees_the_parameters_attributes_and_its_own_module():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model[0].weight.tag = "mine"
+
+    def init(target):
+        assert target.module is model[0] and target.tensor.tag == "mine" and target.tensor.requires_grad
+        return torch.full(target.tensor.shape, 2.0)
+
+    init_model_(model, 0, [Rule(init, parameter="weight"), *TORCH])
+    assert model[0].weight.eq(2).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 from importlib.util import find_spec
@@ -144,6 +145,7 @@ ROUND_TRIP = [
     Rule(VarianceScaling()),
     Rule(VarianceScaling(form="uniform", fan="true")),
     Rule(CopyFrom("it's a.weight"), name="c"),
+    Rule(Constant(0.0), name="d", allow_unused=True),
     Rule(by_depth, where=is_wide),
 ]
 
@@ -153,7 +155,7 @@ def test_a_recipe_goes_through_a_dict_and_json_unchanged():
     table = recipe.to_dict()
     assert table["extends"] == "torch"
     assert len(table["rules"]) == len(ROUND_TRIP)
-    assert Recipe.from_dict(json.loads(json.dumps(table))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(table)), allow_code=True) == recipe
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_a_recipe_goes_through_a_dict_and_json_unchanged():
 def test_a_rule_is_written_with_every_digit_sign_and_flag(rule, written):
     table = Recipe((rule,)).to_dict()
     assert {key: table["rules"][0][key] for key in written} == written
-    (read,) = Recipe.from_dict(table).rules
+    (read,) = Recipe.from_dict(table, allow_code=True).rules
     assert repr(read.init) == repr(rule.init) and getattr(read.name, "flags", 0) == getattr(
         rule.name, "flags", 0
     )
@@ -276,7 +278,79 @@ def test_wrong_rules_name_the_file_the_rule_and_what_is_accepted(tmp_path, rule,
     path = tmp_path / "wrong.json"
     path.write_text(json.dumps({"rules": [{"init": "zeros_", "name": "x"}, rule]}))
     with pytest.raises((ValueError, TypeError), match=rf"wrong\.json: rule 2: .*{said}"):
-        Recipe.load(path)
+        Recipe.load(path, allow_code=True)
+
+
+def test_a_file_may_allow_rules_that_decide_for_nothing():
+    rule = {"init": "zeros_", "name": "x"}
+    model, allowed = nn.Linear(2, 2), {"allow_unused": True}
+    with pytest.raises(ValueError, match=r"rule 1 .* fits no parameter"):
+        init_model_(model, recipe=Recipe.from_dict({"extends": "torch", "rules": [rule]}))
+    for table in ({"rules": [rule | allowed]}, {"rules": [rule]} | allowed):
+        init_model_(model, recipe=Recipe.from_dict({"extends": "torch"} | table))
+    with pytest.raises(TypeError, match="allow_unused must be a bool"):
+        Recipe.from_dict({"rules": [rule | {"allow_unused": 1}]})
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"init": "builtins:exit"},
+        {"init": "zeros_", "where": "builtins:exit"},
+        {"init": "zeros_", "module": "timm.layers.LayerScale"},
+        {"init": "zeros_", "module": ["Linear", "torch.nnn.Linear"]},
+        {"init": "zeros_", "module": "torch.utils.data.Dataset"},
+        {"init": "zeros_", "module": "torch.nn.no_such_module.Linear"},
+    ],
+    ids=str,
+)
+def test_code_that_a_recipe_names_is_not_imported_without_a_word_of_the_caller(tmp_path, rule, monkeypatch):
+    monkeypatch.setattr("importlib.import_module", lambda name: pytest.fail(f"{name} was imported"))
+    table = {"rules": [{"init": "zeros_"}, rule]}
+    (tmp_path / "base.json").write_text(json.dumps(table))
+    (tmp_path / "mine.json").write_text('{"extends": "base.json"}')
+    for read in (
+        lambda: Recipe.from_dict(table),
+        lambda: Recipe.load(tmp_path / "mine.json"),
+        lambda: recipes.as_recipe(tmp_path / "mine.json"),
+        lambda: init_model_(nn.Linear(2, 2), recipe=str(tmp_path / "base.json")),
+    ):
+        with pytest.raises(
+            ValueError, match=r"rule 2: .*Recipe\.load\(path, allow_code=True\).*--allow-code"
+        ):
+            read()
+
+
+def test_with_it_the_code_is_imported_in_files_that_are_extended_too(tmp_path):
+    rule = {"init": f"{__name__}:by_depth", "where": f"{__name__}:is_wide", "module": f"{__name__}.Block"}
+    (tmp_path / "base.json").write_text(json.dumps({"rules": [rule]}))
+    (tmp_path / "mine.json").write_text('{"extends": "base.json"}')
+    wanted = Rule(by_depth, where=is_wide, module=Block)
+    assert Recipe.load(tmp_path / "mine.json", allow_code=True).rules == (wanted,)
+    assert recipes.as_recipe(tmp_path / "mine.json", allow_code=True).rules == (wanted,)
+    assert Recipe.from_dict({"rules": [rule]}, allow_code=True).rules == (wanted,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("fifo", "a FIFO or a device"), ("device", "a FIFO or a device"), ("folder", "not a folder"),
+     ("sparse", "1099511627776 bytes are too many")],
+)  # fmt: skip
+def test_what_is_no_regular_file_or_very_large_is_refused_and_not_read(tmp_path, kind, said):
+    path = tmp_path / "mine.json"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    (tmp_path / "extending.json").write_text('{"extends": "mine.json"}')
+    for name in ("mine.json", "extending.json"):
+        with pytest.raises(ValueError, match=rf"mine\.json: .*{said}"):
+            init_model_(nn.Linear(2, 2), recipe=tmp_path / name)
 
 
 LONG = "a" * 10_000
@@ -320,10 +394,13 @@ def test_of_a_very_long_text_an_error_shows_the_beginning(given):
     [
         ("[", r"wrong\.json: "),
         ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
-        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, rules"),
+        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, rules"),
         ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
         ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
-        ('{"rule": []}', r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, rules"),
+        (
+            '{"rule": []}',
+            r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, allow_unused, rules",
+        ),
         ('{"rules": {}}', r"wrong\.json: a recipe's rules must be a list"),
         ('{"defaults": 1}', r"wrong\.json: a recipe's defaults must be a bool, not 1"),
         ('{"extends": "torhc"}', r"wrong\.json: extends: there is no recipe 'torhc'; there are torch, he"),

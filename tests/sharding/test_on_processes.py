@@ -8,7 +8,7 @@ import pytest
 from processes import SUPPORT, run_script
 from torch import nn
 
-from convinit_ext.sharding import check_whole
+from convinit_ext.sharding import flat_pieces
 
 HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
@@ -26,6 +26,8 @@ def cases(script: str, num_processes: int) -> list[str]:
         ("sharded_experts.py", 4, 12 if HAS_TRANSFORMERS else 10),
         ("fingerprinted_ranks.py", 4, 8),  # what one process cannot read
         ("flat_ranks.py", 2, 1),  # the older FSDP
+        ("foreign_ranks.py", 2, 6),
+        ("foreign_ranks.py", 3, 6),
     ],
 )
 def test_on_processes(script: str, num_processes: int, num_cases: int):
@@ -34,4 +36,4 @@ def test_on_processes(script: str, num_processes: int, num_cases: int):
 
 
 def test_only_pytorchs_own_wrapper_keeps_pieces():
-    check_whole([("", type("FullyShardedDataParallel", (nn.Module,), {})())])
+    assert not flat_pieces([("", type("FullyShardedDataParallel", (nn.Module,), {})())])

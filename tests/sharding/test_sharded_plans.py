@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -199,3 +200,33 @@ def test_buffers_of_a_mesh_that_cannot_be_filled_are_named():
         with pytest.raises(TypeError, match=r"buffer 'running_mean', <lambda>: a DTensor; accepted is"):
             init_model_(model, 0, [Rule(lambda target, cut=cut: cut, buffer="running_mean"), *TORCH])
         assert model.weight.eq(1.0).all() and not model.running_mean.to_local().any()
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_an_optimizer_made_before_goes_on_with_the_same_parameters(device, dtype):
+    for mesh in every_rank((2,)):
+        with torch.device(device):
+            model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
+        fully_shard(model, mesh=mesh)
+        model[1].weight.note = "kept"
+        before = list(model.parameters())
+        init_model_(model, 3, dtype=dtype)
+        init_model_(model, 4, dtype=dtype)
+        for old, new in zip(before, model.parameters(), strict=True):
+            assert old is new and not old.is_meta and old.dtype == (dtype or torch.float32)
+            assert isinstance(old, nn.Parameter) and isinstance(old, DTensor)
+        assert model[1].weight.note == "kept"
+        assert verify(model, 4)
+
+
+def test_a_parameter_that_cannot_stay_the_same_object_is_named():
+    for mesh in every_rank((2,)):
+        with torch.device("meta"):
+            model = nn.Sequential(nn.Linear(4, 4, bias=False))
+        fully_shard(model, mesh=mesh)
+        before = model[0].weight
+        held = weakref.ref(before)
+        with pytest.warns(UserWarning, match=r"'0\.weight' is a new object now.*optimizers"):
+            init_model_(model)
+        assert held() is before and model[0].weight is not before and verify(model)

@@ -8,11 +8,12 @@ from filling import assert_same_bits
 from meshes import every_rank, placements
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
 from torch.distributed.tensor.placement_types import _StridedShard
 
-from convinit_ext import Key, Shard, init
+from convinit_ext import Key, Shard, fingerprint, init
 
 KEY = Key(3, "block.weight")
 
@@ -182,3 +183,26 @@ def test_strided_shards_of_rows_that_do_not_follow():
         cuts = [Cut(0), _StridedShard(0, split_factor=2)]
         tensor = distribute_tensor(torch.zeros(8, 3), mesh, cuts, src_data_rank=None)
         assert_same_bits(init.normal_(tensor, key=KEY).to_local(), part_of(whole, mesh, cuts))
+
+
+def test_ranks_that_one_process_stands_for():
+    local_tensors = pytest.importorskip("torch.distributed._local_tensor")
+    for mesh in every_rank((2,)):
+        with local_tensors.LocalTensorMode(2):
+            tensor = distribute_tensor(unset((3, 4)), mesh, [Cut(0)], src_data_rank=None)
+            for fills in (init.normal_, init.eye_, init.orthogonal_):
+                with pytest.raises(TypeError, match=r"inside LocalTensorMode.* a process for each rank"):
+                    fills(tensor)
+            with pytest.raises(TypeError, match="the tensor: cannot fill or read a DTensor inside"):
+                fingerprint(tensor)
+
+
+def test_a_local_tensor_that_has_to_be_waited_for():
+    whole = init.normal_(unset((8, 3)), key=KEY)
+    for mesh in every_rank((1,)):
+        waiting = AsyncCollectiveTensor(unset((8, 3)))
+        tensor = DTensor.from_local(unset((8, 3)), mesh, [Replicate()], run_check=False)
+        tensor._local_tensor = waiting
+        init.normal_(tensor, key=KEY)
+        assert torch.equal(waiting.elem, whole) and type(tensor._local_tensor) is AsyncCollectiveTensor
+        assert fingerprint(tensor) == fingerprint(whole)

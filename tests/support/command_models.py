@@ -14,6 +14,10 @@ MINE = [Rule(Constant(0.25), parameter="weight"), *TORCH]
 NAMED = Recipe(tuple(MINE), name="gpt")
 
 
+def a_quarter(target: object) -> Constant:
+    return Constant(0.25)
+
+
 def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 4))
 

@@ -31,9 +31,36 @@ def assert_refused(model: nn.Module, said: str, recipe: str = "torch") -> None:
     for refuses in (init_model_, plan_model, verify):
         with pytest.raises(ValueError, match=said):
             refuses(model, 3, recipe)
+    assert_not_saved(model, said, recipe)
+    assert all(map(torch.equal, before, values(model)))
+
+
+def assert_not_saved(model: nn.Module, said: str, recipe: str = "torch") -> None:
     with pytest.raises(RuntimeError, match=f"(?s){said}.*rank 1: ValueError.*{said}"):
         save_model(model, "/nowhere", 3, recipe)
-    assert all(map(torch.equal, before, values(model)))
+
+
+def assert_filled_in_place(model: Wrapper, whole: nn.Module) -> None:
+    """Under every recipe, and by a plan that is run twice."""
+    for recipe in ("torch", "xavier", "llama"):
+        expected = init_model_(whole, 3, recipe)
+        report = init_model_(model, 3, recipe)
+        assert sorted(row[:7] for row in report.rows) == sorted(row[:7] for row in expected.rows)
+        assert verify(model, 3, recipe, check_ranks=True)
+        assert not verify(model, 4, recipe, check_ranks=True)
+        with Wrapper.summon_full_params(model):
+            assert all(map(torch.equal, values(model), values(whole)))
+    plan = plan_model(model, 4)
+    plan.run(3)
+    assert verify(model, 3)
+    with pytest.raises(ValueError, match="pieces of a FullyShardedDataParallel"):
+        plan.fingerprint()
+    assert_not_saved(model, "is a FullyShardedDataParallel")
+    with pytest.raises(ValueError, match="which keeps its dtypes; pass dtype= before"):
+        init_model_(model, 3, dtype=torch.bfloat16)
+    model(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises((ValueError, RuntimeError), match="plan it again"):
+        plan.run(5)
 
 
 def say(text: str) -> None:
@@ -50,9 +77,15 @@ def main() -> None:
             options = {"use_orig_params": original, "sharding_strategy": strategy}
             model = wrapped(**options)
             shows_whole = original and strategy == ShardingStrategy.NO_SHARD
+            if strategy == ShardingStrategy.FULL_SHARD:
+                assert_filled_in_place(model, whole)
+                model = wrapped(**options)
+            init_model_(whole, 3)
             if not shows_whole:
-                assert_refused(model, r"'' is a FullyShardedDataParallel.*summon_full_params.*fully_shard")
-                assert_refused(model, "is a FullyShardedDataParallel", "llama")
+                if strategy == ShardingStrategy.NO_SHARD:
+                    said = r"'' is a FullyShardedDataParallel.*summon_full_params.*fully_shard"
+                    assert_refused(model, said)
+                    assert_refused(model, "is a FullyShardedDataParallel", "llama")
                 with Wrapper.summon_full_params(model):
                     init_model_(model, 3)
                     assert verify(model, 3)
@@ -70,7 +103,7 @@ def main() -> None:
             model(torch.zeros(2, dtype=torch.int64))
             if not shows_whole:
                 assert_refused(model, "is a FullyShardedDataParallel")
-    say("pieces are refused on every rank, and whole parameters are filled")
+    say("pieces are filled or refused on every rank, and whole parameters are filled")
     dist.barrier()
     dist.destroy_process_group()
 

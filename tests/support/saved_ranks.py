@@ -73,6 +73,7 @@ def one_fails(folder: Path) -> None:
     file_writer._write = write
     assert str(raised.value).startswith(f"rank {last}: OSError: [Errno 28] No space left on device: ")
     assert not (folder / "model.safetensors.index.json").exists()
+    dist.barrier()
     assert not list(folder.glob(".*"))
     dist.barrier()
     report = save_model(build(), folder, 9, max_shard_size=200)
@@ -95,10 +96,38 @@ def something_in_the_way(folder: Path) -> None:
 
 def seeds_that_differ(folder: Path) -> None:
     last = dist.get_world_size() - 1
-    with pytest.raises(ValueError, match=f"other than on rank 0 it is on ranks {last}"):
+    with pytest.raises(ValueError, match=f"other than on rank 0 it is on rank {last}; group="):
         save_model(build(), folder, 9 + dist.get_rank() // last)
     assert not folder.exists()
     say("seeds that differ are an error on every rank")
+
+
+def groups_of_stages(folder: Path) -> None:
+    """Half the ranks save one model and half another one, in one folder, and not at the same time."""
+    size, rank = dist.get_world_size(), dist.get_rank()
+    halves = [list(range(size // 2)), list(range(size // 2, size))]
+    groups = [dist.new_group(half) for half in halves]
+    stage = rank // (size // 2)
+    report = save_model(build(), folder / f"stage{stage}", stage, max_shard_size=200, group=groups[stage])
+    assert {file.rank for file in report.files} == set(halves[stage])
+    with pytest.raises(ValueError, match=f"rank {rank} is not in the group"):
+        save_model(build(), folder, group=groups[1 - stage])
+    with pytest.raises(TypeError, match=r"group must be a torch.distributed.ProcessGroup, not str"):
+        save_model(build(), folder, group="dp")  # type: ignore[arg-type]
+    dist.barrier()
+    for each in (0, 1):
+        assert_saved(folder / f"stage{each}", each)
+    say("stages of a pipeline are saved apart")
+
+
+CHECKS = (
+    each_writes_its_share,
+    sharded,
+    one_fails,
+    something_in_the_way,
+    seeds_that_differ,
+    groups_of_stages,
+)
 
 
 def main() -> None:
@@ -106,7 +135,7 @@ def main() -> None:
     names: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(names)
     folder = Path(str(names[0]))
-    for check in (each_writes_its_share, sharded, one_fails, something_in_the_way, seeds_that_differ):
+    for check in CHECKS:
         check(folder / check.__name__)
         dist.barrier()
     if dist.get_rank() == 0:

@@ -17,16 +17,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from convinit_ext import Normal, TruncatedNormal, init_model_
-from convinit_ext.recipes import TORCH, Kaiming, Rule, Xavier
+from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Xavier
 
 if WITH_TRANSFORMERS:
     mixtral()  # imports what it is made of, before this process is forked
-BARE = [
-    Rule(Kaiming(), name="*.up"),
-    Rule(Xavier(), name="*.down"),
-    Rule(TruncatedNormal(std=0.02), name="*.gate.weight"),
-    Rule(Normal(std=0.02), name="*.experts.*"),
-]
+BARE = Recipe(
+    (
+        Rule(Kaiming(), name="*.up"),
+        Rule(Xavier(), name="*.down"),
+        Rule(TruncatedNormal(std=0.02), name="*.gate.weight"),
+        Rule(Normal(std=0.02), name="*.experts.*"),
+    ),
+    allow_unused=True,
+)
 
 
 class Experts(nn.Module):

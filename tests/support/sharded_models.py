@@ -6,6 +6,7 @@ parameter: the gathered whole, and what this rank holds. Prints one line for eac
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
 
@@ -21,13 +22,13 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from convinit_ext import fingerprint, fingerprints, init_model_
-from convinit_ext.recipes import TORCH, Rule
+from convinit_ext import Constant, fingerprint, fingerprints, init_model_, verify
+from convinit_ext.recipes import TORCH, Recipe, Rule
 from convinit_ext.recipes._initialisers import ONES, ZEROS
 
 SEED = 2**63 + 5
 NORMS = [Rule(ONES, name="*norm*.weight"), Rule(ZEROS, name="*norm*.bias")]
-RECIPE = [*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH]  # of transformers' own layers
+RECIPE = Recipe((*NORMS, Rule(ZEROS, name="*.grn.*"), *TORCH), allow_unused=True)
 if WITH_TRANSFORMERS := importlib.util.find_spec("transformers") is not None:
     llama(), convnextv2()  # imports what they are made of, before this process is forked
 Build = Callable[[], nn.Module]
@@ -243,6 +244,32 @@ def seeds_that_differ(size: int) -> None:
     say("seeds that differ are found")
 
 
+def arguments_that_differ(size: int) -> None:
+    model, is_last = nn.Linear(3, 3), dist.get_rank() == size - 1
+    before = model.weight.detach().clone()
+    own = [Rule(Constant(0.5), parameter="bias"), *TORCH]
+    other = [Rule(Constant(0.25), parameter="bias"), *TORCH]
+    by_function = [Rule(lambda target: Constant(0.5), parameter="bias"), *TORCH]
+    by_another = [Rule(lambda target: Constant(0.25), parameter="bias"), *TORCH]
+    differing = (
+        ("recipe", {"recipe": "torch"}, {"recipe": "he"}),
+        ("rules of the recipe", {"recipe": own}, {"recipe": other}),
+        ("rules of the recipe", {"recipe": by_function}, {"recipe": by_another}),
+        ("fan", {"fan": "true"}, {"fan": "torch"}),
+        ("dtype", {}, {"dtype": torch.float64}),
+        ("names", {"names": {"": "a"}}, {"names": {"": "b"}}),
+    )
+    for what, theirs, mine in differing:
+        with pytest.raises(ValueError, match=f"^the {what} must be the same on all ranks"):
+            init_model_(model, 1, check_ranks=True, **(mine if is_last else theirs))
+        if "names" not in what:
+            with pytest.raises(ValueError, match=f"^the {what} must be the same on all ranks"):
+                verify(model, 1, check_ranks=True, **(mine if is_last else theirs))
+        assert_same_bits(model.weight, before)
+        init_model_(copy.deepcopy(model), 1, check_ranks=True, **mine)
+    say("arguments that differ are found")
+
+
 def transformers_models(size: int) -> None:
     if not WITH_TRANSFORMERS:
         return
@@ -287,6 +314,7 @@ def main() -> None:
     uneven_rows(size)
     replicas()
     seeds_that_differ(size)
+    arguments_that_differ(size)
     transformers_models(size)
     dist.barrier()
     dist.destroy_process_group()

@@ -1,0 +1,84 @@
+"""Frozen parameters: constants of a model, which a recipe must not draw, or weights like others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._options import Options
+from convinit_ext.model._parametrize import target_of
+from convinit_ext.model._plan import Row
+from convinit_ext.recipes import Recipe, Rule, is_ready_made
+
+_SHOWN = 20
+Group = list[NamedTensor]
+
+
+def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Options) -> list[Row]:
+    """Return the rows of frozen parameters that stay as they are.
+
+    A rule of the caller's own that names a parameter decides for it; and where all of several parameters are
+    frozen, they are weights like others.
+
+    Args:
+        groups: the parameters to fill, each with those tied to it.
+        held: all parameters of the model.
+        options: whose `frozen` decides for the others.
+
+    Raises:
+        ValueError: nobody says what becomes of some; or those on the meta device would stay. They are listed.
+    """
+    frozen = [group for group in groups if not group[0].tensor.requires_grad]
+    frozen = [group for group in frozen if not any(each.tensor.requires_grad for each in group)]
+    says_draw = options.frozen == "draw" or (options.frozen is None and options.reading)
+    if not frozen or says_draw:
+        return []
+    if len(held) > 1 and not any(each.tensor.requires_grad for each in held):
+        return []
+    rules = options.recipe.rules_for([target_of(group[0], options.fan) for group in frozen])
+    pairs = zip(frozen, rules, strict=True)
+    open_ = [group for group, rule in pairs if rule is None or not _names(rule, options.recipe)]
+    if open_ and options.frozen is None:
+        raise ValueError(_question(open_, options.recipe))
+    lost = [group for group in open_ if group[0].tensor.is_meta]
+    if lost and not options.reading:
+        raise ValueError(
+            f"frozen='keep' cannot keep {_counted(lost)} on the meta device, which have no values:\n  "
+            f"{_listed(lost)}\nBuild the model where they have some, or say them by rules: "
+            f"recipe=[Rule(Preset(values), name={lost[0][0].name!r}), ...]"
+        )
+    return [_kept(group, options) for group in open_]
+
+
+def _names(rule: Rule, recipe: Recipe) -> bool:
+    """Whether a rule is the caller's and names its parameters."""
+    is_own = not is_ready_made(rule) and any(rule is each for each in recipe.rules)
+    return is_own and (rule.name is not None or rule.parameter is not None)
+
+
+def _kept(group: Group, options: Options) -> Row:
+    tensor = group[0].tensor
+    dtype = options.dtype or tensor.dtype
+    return Row(group[0].name, tuple(group), None, "kept (frozen)", None, dtype, tensor.device)
+
+
+def _question(groups: Sequence[Group], recipe: Recipe) -> str:
+    return (
+        f"{_counted(groups)} {'are' if len(groups) > 1 else 'is'} frozen (requires_grad=False), and recipe "
+        f"{recipe.name!r} cannot know whether of constants:\n  {_listed(groups)}\n"
+        "Pass frozen='keep' to leave them as they are, or frozen='draw' to initialise them like others; or "
+        f"give one a rule of its own: Rule(..., name={groups[0][0].name!r})"
+    )
+
+
+def _counted(groups: Sequence[Group]) -> str:
+    return f"{len(groups)} parameter{'s' * (len(groups) > 1)}"
+
+
+def _listed(groups: Sequence[Group]) -> str:
+    lines = [
+        f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
+        for held, *_ in groups[:_SHOWN]
+    ]
+    more = [f"and {len(groups) - _SHOWN} more"] if len(groups) > _SHOWN else []
+    return "\n  ".join([*lines, *more])

@@ -1,0 +1,126 @@
+"""Rules that decide for nothing: a typo, or a wrapper's prefix, is an error and not passed over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from itertools import islice
+
+from convinit_ext._engine import listed
+from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._parametrize import target_of
+from convinit_ext.recipes import Fan, Recipe, Rule, Target, patterns
+
+_NUMBER = re.compile(r"\d+")
+_MOST = 2000  # names that are compared with a rule's
+
+
+def check_rules_used(
+    recipe: Recipe, used: set[int], held: Sequence[NamedTensor], nodes: Sequence[NamedModule], fan: Fan
+) -> None:
+    """Check that every rule decides for something, but those that may not (`allow_unused`).
+
+    Args:
+        recipe: whose rules.
+        used: ids of those that decide for a parameter that is filled.
+        held: the parameters of the model that rules are asked for, also those that are not filled.
+        nodes: its modules.
+        fan: as for init_model_.
+
+    Raises:
+        ValueError: rules that decide for nothing; each is named, with the nearest names.
+    """
+    if all(rule.allow_unused or id(rule) in used for rule in recipe.rules):  # as in most calls
+        return
+    targets = [target_of(each, fan) for each in held]
+    used = {id(rule) for rule in recipe.rules_for(targets)}
+    buffers = [_buffer_target(each) for each in walk.buffers(nodes)]
+    for rule in recipe.rules:
+        if rule.buffer is not None and any(map(rule.matches_buffer, buffers)):
+            used.add(id(rule))
+    lost = [
+        f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes)}"
+        for number, rule in enumerate(recipe.rules, 1)
+        if not (rule.allow_unused or id(rule) in used or _is_fallback(rule))
+    ]
+    if lost:
+        raise ValueError(
+            f"recipe {recipe.name!r} has {len(lost)} rule{'s' * (len(lost) > 1)} without effect:\n  "
+            + "\n  ".join(lost[:20])
+            + f"\n  and {len(lost) - 20} more" * (len(lost) > 20)
+            + "\nCorrect them, or allow it: Rule(..., allow_unused=True), or Recipe(rules, allow_unused=True)"
+        )
+
+
+def _is_fallback(rule: Rule) -> bool:
+    """Whether it has no condition: it is for whatever other rules leave, which may be nothing."""
+    return all(each is None for each in (rule.module, rule.parameter, rule.name, rule.where, rule.buffer))
+
+
+def _buffer_target(held: NamedTensor) -> Target:
+    module, leaf = held.places[0]
+    return Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
+
+
+def _shown(rule: Rule) -> str:
+    kinds = rule.module if isinstance(rule.module, tuple) else (rule.module,) if rule.module else ()
+    conditions = [f"module={'|'.join(kind.__name__ for kind in kinds)}"] if kinds else []
+    for key in ("parameter", "name", "buffer"):
+        if getattr(rule, key) is not None:
+            conditions.append(f"{key}={patterns.text_of(getattr(rule, key))!r}")
+    return ", ".join([rule.text, *conditions, *(["where=..."] if rule.where else [])])
+
+
+def _reason(
+    rule: Rule, targets: Sequence[Target], buffers: Sequence[Target], nodes: Sequence[NamedModule]
+) -> str:
+    if rule.buffer is None:
+        fits = (
+            each.name for each in targets if rule.matches(each) or (each.plain and rule.matches(each.plain))
+        )
+        first = next(fits, None)
+        if first is not None:
+            return f"is never reached: an earlier rule decides for {first!r}"
+    tied = next(_tied(rule, targets, nodes), None)
+    if tied is not None:
+        return f"fits {tied[0]!r}, which is tied to {tied[1]!r}; the first name counts"
+    near = _nearest(rule, targets if rule.buffer is None else buffers, nodes)
+    kind = "parameter" if rule.buffer is None else "buffer"
+    return f"fits no {kind}" + (
+        f"; nearest {'are' if len(near) > 1 else 'is'} {listed(near)}" if near else ""
+    )
+
+
+def _tied(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -> Iterator[tuple[str, str]]:
+    """Yield parameters that the rule fits by another of their names, each with the name that counts."""
+    first = {id(each.tensor): each.name for each in targets}
+    names = walk.every_name(nodes[0].module)
+    for node in nodes:
+        for leaf, tensor in node.module._parameters.items():
+            if tensor is None:
+                continue
+            for name in names[id(tensor)]:
+                if rule.matches(Target(name, leaf, tensor, node.module, node.parents)):
+                    yield name, first.get(id(tensor), "another")
+
+
+def _nearest(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -> list[str]:
+    """Return what is most like the first condition that names something. Of layers that repeat, the first."""
+    if rule.name is not None:
+        wanted, names = _text(rule.name), (each.name for each in targets)
+    elif rule.parameter is not None or rule.buffer is not None:
+        wanted, names = _text(rule.parameter or rule.buffer), (each.parameter for each in targets)
+    elif rule.module is not None:
+        kinds = rule.module if isinstance(rule.module, tuple) else (rule.module,)
+        wanted, names = kinds[0].__name__, (type(node.module).__name__ for node in nodes)
+    else:
+        return []
+    distinct = {_NUMBER.sub("*", name): name for name in reversed(list(names))}
+    close = get_close_matches(_NUMBER.sub("*", wanted), islice(distinct, _MOST), n=3, cutoff=0.3)
+    return [repr(distinct[each]) for each in close]
+
+
+def _text(pattern: patterns.Pattern | None) -> str:
+    return pattern if isinstance(pattern, str) else "" if pattern is None else pattern.pattern

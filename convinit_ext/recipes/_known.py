@@ -1,0 +1,100 @@
+"""What every ready-made recipe knows beside torch.nn's layers, and what none of them may guess.
+
+Each is known by the names and types of its modules; no other package is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from torch import nn
+from torch.nn.modules.rnn import RNNBase, RNNCellBase
+
+from convinit_ext.distributions import Distribution
+from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Target, is_expert_stack
+from convinit_ext.recipes._rules import Rule
+
+# The parameters that torch.nn's own types have: what a derived type adds is not meant by a rule for these.
+IN_PROJ = re.compile(r"^(in|[qkv])_proj_weight$")
+RECURRENT = re.compile(r"^((weight|bias)_(ih|hh)(_l\d+(_reverse)?)?|weight_hr_l\d+(_reverse)?)$")
+RECURRENT_BIAS = re.compile(r"^bias_(ih|hh)(_l\d+(_reverse)?)?$")
+WEIGHT_OR_BIAS = re.compile(r"^(weight|bias)$")
+RECURRENT_TYPES = (RNNBase, RNNCellBase)
+
+_EXPERT_BIAS = re.compile(r"^(gate_up|gate|up|down)_proj_bias$")
+_SINUSOIDS = re.compile(r"sinus|sincos|sin_cos|fourier", re.IGNORECASE)
+_TABLE = re.compile(
+    r"pos(ition|enc)|fixed|table|timestep|create_weight|make_weight|get_embedding", re.IGNORECASE
+)
+
+
+def unknown(target: Target) -> Distribution:
+    """Mark what a recipe does not know although a later rule fits: it is listed, as what no rule fits."""
+    raise ValueError("this recipe does not know it")
+
+
+def of_torch(target: Target) -> bool:
+    """Whether a parameter of nn.MultiheadAttention or of a recurrent type is one that torch.nn's own has."""
+    if isinstance(target.module, RECURRENT_TYPES):
+        return RECURRENT.search(target.parameter) is not None
+    return IN_PROJ.search(target.parameter) is not None or target.parameter in (
+        "in_proj_bias",
+        "bias_k",
+        "bias_v",
+    )
+
+
+def _starts_adapter(target: Target) -> bool:
+    """Whether it is of the half of a LoRA adapter that is zero, so that the adapter changes nothing."""
+    if "lora_" not in target.name:
+        return False
+    segments = target.name.split(".")
+    if "lora_B" not in segments and "lora_embedding_A" not in segments:
+        return False
+    around = (*target.parents, target.module)
+    return any(
+        isinstance(each, nn.ModuleDict | nn.ParameterDict)
+        or type(each).__module__.partition(".")[0] == "peft"
+        for each in around
+    )
+
+
+def _of_time_step(target: Target) -> bool:
+    """Whether it is the bias of a state space's dt_proj, which starts from the steps and not from zero."""
+    return target.name.endswith(".dt_proj.bias") or target.name == "dt_proj.bias"
+
+
+@lru_cache(maxsize=1024)
+def _computes(kind: type) -> tuple[bool, bool]:
+    """Whether a type derived from nn.Embedding, or called like one, is of sinusoids; or of another table."""
+    own = [each for each in kind.__mro__ if not each.__module__.startswith("torch.") and each is not object]
+    names = [name for each in own for name in (each.__name__, *vars(each))]
+    if not any("Embed" in each.__name__ for each in kind.__mro__) or not own:
+        return False, False
+    is_learned = any("learned" in each.__name__.lower() for each in own)  # and frozen where it is a LoRA base
+    return any(map(_SINUSOIDS.search, names)), any(map(_TABLE.search, names)) and not is_learned
+
+
+def _is_computed(target: Target) -> bool:
+    """Whether it is a table that its module computes: sinusoids, or frozen positions of a derived type."""
+    of_sinusoids, of_table = _computes(target.module.__class__)
+    return of_sinusoids or (of_table and not target.tensor.requires_grad)
+
+
+UNKNOWN_BIAS = Rule(unknown, parameter="bias", where=_of_time_step)
+
+# Before everything else in every ready-made recipe.
+KNOWN: tuple[Rule, ...] = (
+    Rule(ZEROS, where=_starts_adapter),
+    UNKNOWN_BIAS,
+    Rule(unknown, parameter="weight", where=_is_computed),
+)
+
+
+def expert_rules(init: Initialiser) -> tuple[Rule, ...]:
+    """Return the rules for matrices of many experts in one tensor, with the fans of one, and their biases."""
+    return (
+        Rule(init, parameter=re.compile("^[gudw]"), where=is_expert_stack),
+        Rule(ZEROS, parameter=_EXPERT_BIAS, where=lambda target: target.tensor.ndim == 2),
+    )

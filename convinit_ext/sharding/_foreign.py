@@ -1,0 +1,234 @@
+"""Parameters that another framework cut: what this process holds of them, read off their own attributes.
+
+DeepSpeed's ZeRO-3 leaves an empty placeholder, and beside it a range of the flattened parameter (ds_tensor).
+Megatron's layers hold parts along one dimension. Either needs to know which rank of its group this one is.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, MutableMapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.compiler import is_compiling
+from torch.utils.weak import WeakIdKeyDictionary
+
+from convinit_ext.sharding._shard import Shard
+
+_ZERO3 = "ds_shape"
+_MEGATRON = "tensor_model_parallel"
+_CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
+_FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
+_MARKS = frozenset((_ZERO3, _MEGATRON, _CARRIED, _FLAT))
+# Of parameters that DeepSpeed's optimizers hold in higher precision: ZeRO-1 and 2, ZeRO-3.
+_MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
+_ALL_MARKS = _MARKS | _MASTERS
+
+
+# Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
+_known: MutableMapping[Tensor, tuple[Shard, Callable[[], bool]]] = WeakIdKeyDictionary()
+
+
+class Foreign(NamedTuple):
+    """What this process holds of a parameter that another framework cut.
+
+    Args:
+        local: its memory here.
+        shape: of the logical tensor; where that cannot be told, of the memory.
+        shard: where the memory sits; None where that cannot be told.
+        problem: why it cannot be told.
+        group: the process group that shares the parameter; None is the default one.
+    """
+
+    local: Tensor
+    shape: tuple[int, ...]
+    shard: Shard | None
+    problem: str = ""
+    group: Any = None
+
+
+def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
+    """Note that a tensor is a piece of a flat parameter, and which range of its own it is."""
+    setattr(tensor, _FLAT, True)
+    _known[tensor] = shard, is_at_rest
+
+
+def is_flat_piece(tensor: Tensor) -> bool:
+    """Return whether a tensor is a piece of FullyShardedDataParallel's flat parameter."""
+    return _FLAT in tensor.__dict__ and foreign(tensor) is not None
+
+
+def is_marked(tensor: Tensor) -> bool:
+    """Return whether a tensor has attributes that say more of it than its shape and memory do."""
+    return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
+
+
+def foreign(tensor: Tensor) -> Foreign | None:
+    """Return what this process holds of a parameter; None if it is whole, or cut by nobody known here."""
+    if is_compiling():  # no compiler traces a tensor's attributes
+        return None
+    facts = tensor.__dict__
+    if not facts or _MARKS.isdisjoint(facts):
+        return None
+    if _CARRIED in facts:
+        found: Foreign = facts[_CARRIED]
+        return found._replace(local=tensor)
+    if _FLAT in facts:
+        shard, _ = _known.get(tensor, (None, None))
+        if shard is None or tensor.shape != (len(shard.indices or ()),):  # shown whole
+            return None
+        return Foreign(tensor, shard.shape, shard)
+    if _ZERO3 in facts:
+        return _of_zero3(tensor, facts)
+    return _of_megatron(tensor, facts)
+
+
+def carrying(memory: Tensor, tensor: Tensor) -> Tensor:
+    """Return memory that takes a parameter's place, after noting on it which part of the whole it is."""
+    found = foreign(tensor)
+    if found is not None:
+        memory.__dict__[_CARRIED] = found
+    return memory
+
+
+def keeps_dtype(tensor: Tensor) -> bool:
+    """Return whether a parameter's memory belongs to a larger one, so that its dtype cannot change."""
+    found = foreign(tensor)
+    return found is not None and found.shard is not None and found.shard.indices is not None
+
+
+def check_foreign(tensor: Tensor, writing: bool) -> None:
+    """Check that what this process holds can be told, and that nothing would undo a write to it.
+
+    Raises:
+        ValueError: it is said what to call instead.
+    """
+    found = foreign(tensor)
+    if found is not None and found.shard is None:
+        raise ValueError(found.problem)
+    _, is_at_rest = _known.get(tensor, (None, None)) if _FLAT in tensor.__dict__ else (None, None)
+    if is_at_rest is not None and not is_at_rest():
+        raise ValueError(
+            "FullyShardedDataParallel has gathered it since, and would drop what is filled; plan it again"
+        )
+    if writing and not _MASTERS.isdisjoint(tensor.__dict__):
+        raise ValueError(
+            "DeepSpeed's optimizer holds a copy of it, and the next step would bring the old values back; "
+            "initialise the model before deepspeed.initialize"
+        )
+
+
+def settle(tensor: Tensor) -> None:
+    """Copy a parameter that ZeRO-3 has gathered into the range that stays when it is released."""
+    facts = tensor.__dict__
+    if not facts or _ZERO3 not in facts or facts.get("ds_tensor") is None:
+        return
+    if foreign(tensor) is None:
+        kept = _zero3_range(tensor, facts)
+        if kept.shard is not None and kept.shard.indices:
+            indices = kept.shard.indices
+            kept.local.copy_(tensor.detach().reshape(-1)[indices.start : indices.stop])
+
+
+def _of_zero3(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
+    shape = tuple(facts[_ZERO3])
+    if tensor.shape == shape and getattr(facts.get("ds_status"), "name", "AVAILABLE") == "AVAILABLE":
+        return None  # gathered
+    return _zero3_range(tensor, facts)
+
+
+def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
+    shape, piece = tuple(facts[_ZERO3]), facts.get("ds_tensor")
+    about = f"it is a placeholder of DeepSpeed's ZeRO-3, of shape {list(shape)} (ds_shape)"
+    instead = (
+        "initialise it inside deepspeed.zero.GatheredParameters(model.parameters(), modifier_rank=0), or "
+        "before it is partitioned"
+    )
+
+    def unknown(why: str) -> Foreign:
+        return Foreign(tensor if piece is None else piece, shape, None, f"{about}, {why}; {instead}")
+
+    if piece is None:
+        return unknown("without a ds_tensor that holds its values")
+    if facts.get("ds_secondary_tensor") is not None:
+        return unknown("with a second copy, ds_secondary_tensor")
+    group = facts.get("ds_process_group")
+    place = _place(group)
+    if place is None:
+        return unknown("and torch.distributed, which knows this process's range of it, is not initialised")
+    rank, num_ranks = place
+    num_elements = math.prod(shape)
+    size = -(-num_elements // num_ranks)
+    if piece.shape != (size,):
+        return unknown(
+            f"whose ds_tensor has shape {list(piece.shape)}, and not {[size]} as on {num_ranks} ranks"
+        )
+    start = min(rank * size, num_elements)
+    length = min(size, num_elements - start)
+    return Foreign(piece.detach()[:length], shape, Shard.flat(shape, start, length), group=group)
+
+
+def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
+    if not facts[_MEGATRON]:
+        return None
+    dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
+    about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
+    instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
+    group = _megatron_group(is_expert=not facts.get("allreduce", True))
+    place = None if group is None else _place(group)
+    if place is None:
+        why = "and megatron.core.parallel_state, which knows its rank and group, is not initialised"
+        return Foreign(tensor, tuple(tensor.shape), None, f"{about} {why}; {instead}")
+    rank, num_ranks = place
+    if num_ranks == 1:
+        return None
+    try:
+        if dim < 0:
+            raise ValueError(f"there is no dim {dim}")
+        shape = tuple(size * num_ranks if at == dim else size for at, size in enumerate(tensor.shape))
+        shard = Shard.split(shape, dim, rank, num_ranks, stride)
+    except (TypeError, ValueError) as error:
+        return Foreign(tensor, tuple(tensor.shape), None, f"{about} and {error}; {instead}")
+    return Foreign(tensor, shape, shard, group=group)
+
+
+def _megatron_group(is_expert: bool) -> Any:
+    """Return the tensor-parallel group of Megatron's own records, None where there are none."""
+    state: Any = sys.modules.get("megatron.core.parallel_state")  # which is imported where there are layers
+    of_experts = getattr(state, "get_expert_tensor_parallel_group", None) if is_expert else None
+    group_of = of_experts or getattr(state, "get_tensor_model_parallel_group", None)
+    if group_of is None:
+        return None
+    try:
+        return group_of()
+    except (AssertionError, RuntimeError):  # not initialised
+        return None
+
+
+def _place(group: Any) -> tuple[int, int] | None:
+    """Return this process's rank in a group, and how many there are; None where it is none of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    rank = dist.get_rank(group)
+    return None if rank < 0 else (rank, dist.get_world_size(group))
+
+
+class GroupMesh(NamedTuple):
+    """A process group as a mesh of one axis."""
+
+    device_type: str
+    group: Any
+    ndim: int = 1
+
+    def get_group(self, axis: int) -> Any:
+        return self.group
+
+    @classmethod
+    def of(cls, found: Foreign) -> GroupMesh:
+        """Return that of a parameter's group; its sums go by way of the kind of device that it serves."""
+        backend = str(dist.get_backend_config(found.group))
+        return cls("cpu" if "cpu" in backend else torch.device(found.local.device).type, found.group)

@@ -1,0 +1,84 @@
+"""Part: a view of memory that is a box of a logical tensor; how memory of any kind is cut into such views."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from convinit_ext._engine import Box, row_major
+from convinit_ext.sharding._shard import Runs, Shard
+
+# Of indices that the engine counts: to the end of a run of 2^32 blocks, in 64 bits with a sign.
+_INDEX_END = (1 << 63) - (1 << 34)
+
+
+class Part(NamedTuple):
+    """A view of a local tensor, and for each dimension the indices of the logical tensor that it covers."""
+
+    tensor: Tensor
+    ranges: tuple[range, ...]
+
+    def box(self, shape: Sequence[int]) -> Box:
+        """Return the row-major start and strides of a part that is not empty.
+
+        Args:
+            shape: of the logical tensor.
+
+        Raises:
+            ValueError: indices that the engine cannot count.
+        """
+        steps = row_major(shape)
+        start, last = (
+            sum(each[end] * step for each, step in zip(self.ranges, steps, strict=True)) for end in (0, -1)
+        )
+        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
+        if max(last, *strides, 0) >= _INDEX_END:
+            raise ValueError(
+                f"a part of a tensor of shape {list(shape)} has row-major indices from {start} to {last}, "
+                f"with strides {list(strides)}; accepted are less than 2**63 - 2**34"
+            )
+        return Box(start, strides)
+
+
+def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
+    """Split one index of dimension 0 of the logical tensor off: the rest, and that index's part, if any."""
+    rows, *others = part.ranges
+    if row not in rows:
+        return [part], None
+    at = rows.index(row)
+
+    def cut(start: int, stop: int) -> Part:
+        return Part(part.tensor[start:stop], (rows[start:stop], *others))
+
+    rest = [cut(start, stop) for start, stop in ((0, at), (at + 1, len(rows))) if start < stop]
+    return rest, cut(at, at + 1)
+
+
+def cut_into_views(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:
+    """Yield the views in which every dimension is one run."""
+    for ranges in itertools.product(*map(placed, runs)):
+        view = local
+        for dim, (start, run) in enumerate(ranges):
+            if len(run) != view.shape[dim]:
+                view = view.narrow(dim, start, len(run))
+        yield Part(view, tuple(run for _, run in ranges))
+
+
+def cut_flat(local: Tensor, shard: Shard) -> Iterator[Part]:
+    """Yield the boxes of a range of a flattened tensor, each as memory of its own shape."""
+    start = 0
+    for ranges in shard.boxes(local.shape):
+        sizes = tuple(map(len, ranges))
+        stop = start + math.prod(sizes)
+        yield Part(local[start:stop].view(sizes), ranges)
+        start = stop
+
+
+def placed(runs: Runs) -> list[tuple[int, range]]:
+    """Return each run with its start in the local tensor, but for empty ones."""
+    starts = itertools.accumulate(map(len, runs), initial=0)
+    return [(start, run) for start, run in zip(starts, runs, strict=False) if run]

@@ -1,0 +1,105 @@
+"""Signals whose handlers raise while save_model writes: nothing is written elsewhere, or left half done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from convinit_ext import save_model, verify
+from convinit_ext.checkpoint import _writer as file_writer
+
+
+class Interrupt(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def interrupts(first: float, every: float, count: int):
+    """Raise Interrupt in this thread after so many seconds, and again: as Ctrl-C is pressed twice."""
+    left = [count]
+
+    def handler(*_: object) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, first, every)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def slow(function, seconds):
+    def slowed(*arguments):
+        time.sleep(seconds)
+        return function(*arguments)
+
+    return slowed
+
+
+def model() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(*(nn.Linear(200, 200) for _ in range(3)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("module", "name"), [(file_writer, "_write"), (os, "fsync"), (os, "replace"), (os, "open")]
+)
+def test_an_interrupt_while_the_disk_is_slow(tmp_path, monkeypatch, module, name, count):
+    """The descriptor is not closed under the thread, whose number then would be that of another file."""
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, slow(getattr(module, name), 0.3))
+        with pytest.raises(Interrupt), interrupts(0.1, 0.03, count):
+            save_model(model(), tmp_path / "out.safetensors")
+        with (tmp_path / "users.log").open("wb") as mine:
+            mine.write(b"hello\n")
+            mine.flush()
+            time.sleep(0.7)
+    assert (tmp_path / "users.log").read_bytes() == b"hello\n"
+    whole = ["out.safetensors"] * (name == "replace")  # it was whole already, and only its name was missing
+    assert sorted(os.listdir(tmp_path)) == [*whole, "users.log"]
+    assert bool(save_model(model(), tmp_path / "out.safetensors").skipped) == bool(whole)
+    assert verify(tmp_path / "out.safetensors", model=model())
+
+
+def test_interrupts_at_any_moment(tmp_path, monkeypatch):
+    """Files of final names are whole, there are no others, no descriptor is open, the same call ends it."""
+    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 1 << 12)
+    arguments = {"max_shard_size": "100KB", "overwrite": True}
+    began = time.perf_counter()
+    sizes = {each.name: each.num_bytes for each in save_model(model(), tmp_path / "whole", **arguments).files}
+    seconds = time.perf_counter() - began
+    descriptors, num_interrupted = os.listdir("/proc/self/fd"), 0
+    for step in range(40):
+        folder = tmp_path / f"out {step}"
+        try:
+            with interrupts(1e-4 + seconds * step / 40, 0.002, 1 + step % 3):
+                save_model(model(), folder, seed=step, **arguments)
+        except Interrupt:
+            num_interrupted += 1
+        there = {each.name: each.stat().st_size for each in folder.iterdir()} if folder.is_dir() else {}
+        index = there.pop("model.safetensors.index.json", None)
+        assert there.items() <= sizes.items() and (index is None or there == sizes)
+        save_model(model(), folder, seed=step, **arguments)
+        assert verify(folder, seed=step, model=model())
+        assert os.listdir("/proc/self/fd") == descriptors
+    assert num_interrupted > 10
+
+
+@pytest.mark.parametrize("given", [3, 7])
+def test_a_file_of_another_length_gets_no_name(tmp_path, given):
+    blocks = [torch.zeros(given, dtype=torch.uint8)]
+    with pytest.raises(OSError, match=f"{given} bytes are in the file, and it should have 5: '.*a.bin'"):
+        file_writer.write_file(tmp_path / "a.bin", 5, lambda _: blocks)
+    assert not os.listdir(tmp_path)

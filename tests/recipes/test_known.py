@@ -1,0 +1,321 @@
+"""What recipes know beside torch.nn's layers, and what they list because they cannot know it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from planning import make_plan
+from torch import nn
+
+from convinit_ext import Constant, Normal, init_model_
+from convinit_ext.recipes import RECIPES, TORCH, Rule, Xavier, as_recipe, gpt
+from convinit_ext.recipes._known import unknown
+
+ZERO, ONE = Constant(0.0), Constant(1.0)
+LISTS = [[Rule(Normal(0.0, 0.1), parameter="weight")], *RECIPES]
+
+
+def vector(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.ones(shape or 8))
+
+
+def holding(name: str, base: type[nn.Module] = nn.Module, arguments: tuple = (), **parameters) -> nn.Module:
+    module = type(name, (base,), {})(*arguments)
+    for leaf, value in parameters.items():
+        setattr(module, leaf, value)
+    return module
+
+
+def fillings(model: nn.Module, recipe) -> dict[str, object]:
+    return {row.name: row.distribution for row in make_plan(model, recipe=recipe).rows}
+
+
+def unlisted(model: nn.Module, recipe) -> list[str]:
+    """The parameters that the recipe decides for, of a model of which it does not know all."""
+    with pytest.raises(ValueError, match="has no rule for") as raised:
+        make_plan(model, recipe=recipe)
+    lines = str(raised.value).splitlines()
+    listed = {line.split()[0] for line in lines if line.startswith("  ")}
+    return [name for name, _ in model.named_parameters() if name not in listed]
+
+
+@pytest.mark.parametrize("recipe", LISTS, ids=str)
+def test_a_pattern_that_fits_a_part_of_a_name_makes_no_zeros_and_no_layer_scales(recipe):
+    names = ["dt_bias", "logit_bias", "forget_bias", "A_log", "D", "lambda_q1", "log_gamma", "gamma_proj"]
+    names += ["logit_scale_factor", "lambdas", "layer_scale_factor", "in_proj_bias", "bias_ih_l0"]
+    model = holding("Mixer", **{name: vector() for name in names})
+    model.dt_proj = nn.Linear(8, 8)
+    model.layer = holding("Odd", nn.Linear, (8, 8), logit_bias=vector(8), scale_bias=vector(8))
+    assert unlisted(model, recipe) == ["dt_proj.weight", "layer.weight", "layer.bias"]
+
+
+def test_layer_scales_are_known_by_whole_names():
+    names = [
+        "gamma",
+        "gamma_1",
+        "lambda1",
+        "lambda_2",
+        "layer_scale",
+        "layer_scale_1",
+        "layer_scale_parameter",
+    ]
+    model = holding("Block", **{name: vector() for name in names})
+    assert fillings(model, "trunc_normal") == dict.fromkeys(names, Constant(1e-6))
+
+
+def test_biases_are_zero_by_default_where_they_are_called_so_or_are_torchs_own():
+    model = nn.ModuleDict({"rnn": nn.LSTM(3, 2, bidirectional=True), "mha": nn.MultiheadAttention(4, 2)})
+    model["own"], model["cell"] = holding("Own", bias=vector()), nn.GRUCell(3, 2)
+    recipe = [Rule(Normal(), where=lambda target: target.tensor.ndim > 1)]
+    assert {value for name, value in fillings(model, recipe).items() if "bias" in name} == {ZERO}
+
+
+OFFSETS = [
+    ({"residual_weight": True}, 0.0),
+    ({"residual_weight": False}, 1.0),
+    ({"unit_offset": True}, 0.0),
+    ({"add_unit_offset": 1.0}, 0.0),
+    ({"zero_centered_gamma": True}, 0.0),
+    ({"plus_one": False}, 1.0),
+    ({"unit_offset": 0.5}, None),
+    ({"weight_offset": "one"}, None),
+    ({"eps": 1.0, "normalized_shape": 8}, 1.0),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("attributes", "start"), OFFSETS, ids=str)
+def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes, start):
+    norms = [holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")]
+    norms += [
+        holding(f"My{base.__name__}", base, (8,)) for base in (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d)
+    ]
+    for norm in norms:
+        vars(norm).update(attributes)
+        model = nn.Sequential(norm)
+        if start is None:
+            assert "0.weight" not in unlisted(model, recipe)
+        else:
+            assert fillings(model, recipe)["0.weight"] == Constant(start)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("base", "arguments"),
+    [
+        (nn.Linear, (8, 8)),
+        (nn.Conv2d, (8, 8, 1)), (nn.Bilinear, (4, 4, 8)), (nn.RNN, (4, 8)), (nn.LSTM, (4, 8)),
+        (nn.GRU, (4, 8)), (nn.LSTMCell, (4, 8)), (nn.GRUCell, (4, 8)), (nn.MultiheadAttention, (8, 2)),
+        (nn.Embedding, (5, 8)),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)  # fmt: skip
+def test_what_a_derived_type_adds_is_listed_or_decided_by_its_own_type(recipe, base, arguments):
+    with torch.no_grad():
+        plain = base(*arguments)
+    added = {
+        "gain": vector(8, 1, 1, 1),
+        "table": vector(4, 8),
+        "gate_weight": vector(8, 8),
+        "scale_bias": vector(),
+    }
+    model = holding("Derived", base, arguments, **added)
+    own = [name for name, _ in plain.named_parameters()]
+    assert unlisted(model, recipe) == own
+    recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
+    rules = [*(Rule(ZERO, name=name) for name in added), *as_recipe(recipe)]
+    model.inner = nn.Embedding(5, 8)
+    given = fillings(model, rules)
+    assert {name: given[name] for name in own} == fillings(plain, recipe)
+    assert given["inner.weight"] == fillings(nn.Embedding(5, 8), recipe)["weight"]
+
+
+class Words(nn.Transformer):
+    """As in PyTorch's examples: the decoder is another than nn.Transformer's own."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 2, 1, 1, 16, batch_first=True)
+        self.embed, self.decoder = nn.Embedding(9, 8), nn.Linear(8, 9)
+
+
+@pytest.mark.parametrize("recipe", ["torch", "he", "xavier", "lecun"])
+def test_of_a_derived_transformer_the_encoder_and_the_decoder_alone_are_drawn_anew(recipe):
+    found, layer = fillings(Words(), recipe), fillings(nn.Linear(8, 9), recipe)
+    assert found["embed.weight"] == Normal() and found["decoder.weight"] == layer["weight"]
+    xavier = Xavier().of_fans(8, 16)
+    if recipe == "torch":
+        assert found["encoder.layers.0.linear1.weight"] == xavier
+    custom = nn.Transformer(8, 2, custom_encoder=nn.Linear(8, 16), custom_decoder=nn.Linear(8, 8))
+    if recipe == "torch":
+        assert fillings(custom, recipe)["encoder.weight"] == xavier
+
+
+class ZeroLinear(nn.Linear):
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+def test_recipe_torch_warns_of_types_with_reset_parameters_of_their_own_once():
+    model = nn.Sequential(ZeroLinear(4, 4), nn.Linear(4, 4), nn.Sequential(ZeroLinear(4, 4)))
+    for recipe in ("torch", [Rule(Constant(1.0), name="1.weight"), *TORCH]):
+        with pytest.warns(UserWarning, match=r"own reset_parameters: ZeroLinear: '0', '2\.0'\.") as said:
+            init_model_(model, recipe=recipe)
+        assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_model_(model, recipe=[Rule(ZERO, module=ZeroLinear), *TORCH])
+        init_model_(model, recipe="he")
+        init_model_(model, only="1")
+        make_plan(model, reading=True)
+
+
+def lora(package: str, dictionary: bool) -> nn.Module:
+    base = nn.ModuleDict if dictionary else type("LoraHalves", (nn.Module,), {})
+    layer = type("Linear", (nn.Module,), {"__module__": package})()
+    layer.base_layer, layer.lora_A, layer.lora_B = nn.Linear(8, 8), base(), base()
+    layer.lora_A.add_module("default", nn.Linear(8, 2, bias=False))
+    layer.lora_B.add_module("default", nn.Linear(2, 8))
+    return nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_second_half_of_an_adapter_is_zero(recipe):
+    for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
+        found = fillings(model, recipe)
+        assert found["0.lora_B.default.weight"] == found["0.lora_B.default.bias"] == ZERO
+        assert found["0.lora_A.default.weight"] != ZERO and found["0.base_layer.weight"] != ZERO
+    named_so = lora("mine", False)
+    assert fillings(named_so, recipe)["0.lora_B.default.weight"] != ZERO
+    table = holding("Embedding", lora_embedding_A=nn.ParameterDict({"default": vector(2, 5)}))
+    assert fillings(table, recipe) == {"lora_embedding_A.default": ZERO}
+
+
+def experts(transposed: bool, kind: str = "NaiveMoe") -> nn.Module:
+    up, down = (3, 12, 4), (3, 4, 6)
+    if transposed:
+        up, down = (3, 4, 12), (3, 6, 4)
+    biases = {"gate_up_proj_bias": vector(3, 12), "down_proj_bias": vector(3, 4)}
+    return holding(kind, gate_up_proj=vector(*up), down_proj=vector(*down), **biases)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_experts_in_one_tensor_have_the_fans_of_one_expert(recipe, transposed):
+    recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
+    one = {"gate_up_proj": nn.Linear(4, 12), "down_proj": nn.Linear(6, 4)}
+    found = fillings(experts(transposed), recipe)
+    for name, linear in one.items():
+        assert found[name] == fillings(nn.ModuleDict({name: linear}), recipe)[f"{name}.weight"], name
+        assert found[f"{name}_bias"] == ZERO
+    (row, *_) = make_plan(experts(transposed), recipe=recipe).rows
+    assert row.fans == (4, 12)
+
+
+def test_experts_of_both_layouts_and_one_shape_are_told_apart():
+    model = nn.Sequential(
+        holding("Experts", up_proj=vector(3, 4, 12)), holding("Experts", up_proj=vector(3, 4, 12))
+    )
+    model[1].is_transposed = True
+    assert [row.fans for row in make_plan(model, recipe="he").rows] == [(12, 4), (4, 12)]
+
+
+@pytest.mark.parametrize("recipe", ["gpt", "llama"])
+def test_class_tokens_and_position_embeddings_have_the_models_own_std(recipe):
+    model = holding("Vision", cls_token=vector(1, 1, 8), class_embedding=vector(8), pos_embed=vector(1, 5, 8))
+    assert set(fillings(model, recipe).values()) == {Normal(0.0, 0.02)}
+    model.mask_token, model.pos_emb_alpha = vector(1, 1, 8), vector(1)
+    assert unlisted(model, recipe) == ["cls_token", "class_embedding", "pos_embed"]
+
+
+class SinusoidalTable(nn.Embedding): ...
+
+
+class MarianEmbedding(nn.Embedding):
+    def create_weight(self): ...
+
+
+class FixedPositions(nn.Embedding): ...
+
+
+class ScaledWordEmbedding(nn.Embedding): ...
+
+
+class LearnedPositions(nn.Embedding): ...
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_computed_tables_are_listed_and_frozen_words_are_not(recipe):
+    kinds = [SinusoidalTable, MarianEmbedding, FixedPositions]
+    model = nn.Sequential(*(kind(6, 4).requires_grad_(False) for kind in [*kinds, ScaledWordEmbedding]))
+    model.append(FixedPositions(6, 4))  # not frozen
+    model.append(LearnedPositions(6, 4).requires_grad_(False))
+    assert unlisted(model, recipe) == ["3.weight", "4.weight", "5.weight"]
+    init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]])
+
+
+def test_what_is_unknown_says_so_where_a_rule_is_asked_anyhow():
+    with pytest.raises(ValueError, match="does not know it"):
+        unknown(None)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_of_scripted_and_traced_modules_what_no_rule_names_is_listed_with_what_to_do(nested):
+    for build in (torch.jit.script, lambda module: torch.jit.trace(module, torch.ones(1, 4))):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = build(nn.Sequential(nn.Linear(4, 4)))
+        model = nn.Sequential(nn.Linear(4, 4), module) if nested else module
+        for recipe in RECIPES:
+            said = r"(?s)0\.weight \[4, 4\] of .*torch\.jit .*: initialise before scripting"
+            with pytest.raises(ValueError, match=said):
+                init_model_(model, recipe=recipe)
+        init_model_(model, recipe=[*TORCH, Rule(ONE, name="*")])
+        assert all(each.eq(1).all() for each in module.parameters())
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.c_proj = nn.Linear(4, 12), nn.Linear(4, 4)
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.c_proj = nn.Linear(4, 8), nn.Linear(8, 4)
+
+
+class Block(nn.Module):
+    def __init__(self, num_experts: int = 0) -> None:
+        super().__init__()
+        self.attention = Attention()
+        self.mlp = nn.ModuleList(Mlp() for _ in range(num_experts)) if num_experts else Mlp()
+
+
+def stage(*blocks: nn.Module, kind: type = nn.ModuleList) -> nn.Module:
+    return holding(
+        "Stage", down=nn.Conv1d(4, 4, 1), blocks=kind(blocks) if kind is nn.ModuleList else kind(*blocks)
+    )
+
+
+@pytest.mark.parametrize(
+    ("stages", "num_layers"),
+    [
+        (lambda: [nn.ModuleList(Block() for _ in range(4)) for _ in range(2)], 8),
+        (lambda: [stage(*(Block() for _ in range(depth))) for depth in (3, 5)], 8),
+        (lambda: [stage(*(Block() for _ in range(depth)), kind=nn.Sequential) for depth in (1, 5)], 6),
+        (lambda: [Block() for _ in range(3)], 3),
+        (lambda: [Block(num_experts=4) for _ in range(3)], 3),
+        (lambda: [nn.ModuleList([Attention(), Mlp()]) for _ in range(3)], 3),
+        (lambda: [nn.ModuleList(stage(Block(), Block()) for _ in range(3)) for _ in range(2)], 12),
+    ],
+    ids=["2 x 4", "3 + 5", "sequential", "flat", "experts", "pairs", "thrice"],
+)
+def test_the_number_of_layers_of_nested_lists_is_that_of_their_blocks(stages, num_layers):
+    found = fillings(nn.ModuleDict({"stages": nn.ModuleList(stages())}), "gpt")
+    projections = {value for name, value in found.items() if name.endswith("c_proj.weight")}
+    assert projections == {Normal(0.0, 0.02 / math.sqrt(2 * num_layers))}

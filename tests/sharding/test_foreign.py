@@ -1,0 +1,139 @@
+"""Parameters that other frameworks hold: refused by name where nobody can tell what they are."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convinit_ext import (
+    Key,
+    Shard,
+    fingerprint,
+    fingerprints,
+    init,
+    init_model_,
+    plan_model,
+    save_model,
+    verify,
+)
+
+
+def placeholder(parameter: nn.Parameter) -> None:
+    parameter.ds_id, parameter.ds_shape, parameter.data = 0, parameter.shape, torch.empty(0)
+
+
+def zero3(parameter: nn.Parameter) -> None:
+    parameter.ds_tensor = parameter.detach().flatten()[:8].clone()
+    placeholder(parameter)
+
+
+def megatron(parameter: nn.Parameter) -> None:
+    parameter.tensor_model_parallel, parameter.partition_dim, parameter.partition_stride = True, 0, 1
+
+
+def masters(parameter: nn.Parameter) -> None:
+    parameter._hp_mapping = None
+
+
+PLACEHOLDER = r"it is a placeholder of DeepSpeed's ZeRO-3, of shape \[4, 4\] \(ds_shape\)"
+REFUSED = {
+    "a placeholder without values": (placeholder, f"{PLACEHOLDER}, without a ds_tensor.*GatheredParameters"),
+    "a range of nobody knows which rank": (zero3, f"{PLACEHOLDER}, and torch.distributed.*not initialised"),
+    "a part of nobody knows which rank": (
+        megatron,
+        r"it is a part .*parallel_state.*Shard\.split",
+    ),
+}
+
+
+def model_with(make) -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4, bias=False))
+    make(model[1].weight)
+    return model
+
+
+def values(model: nn.Module) -> list[Tensor]:
+    return [each.detach().clone() for each in model.parameters()]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_at_every_door(case, tmp_path):
+    make, said = REFUSED[case]
+    model = model_with(make)
+    before = values(model)
+    for refuses in (init_model_, plan_model, verify, lambda each: save_model(each, tmp_path / "new")):
+        with pytest.raises(ValueError, match=rf"parameter '1\.weight': {said}"):
+            refuses(model)
+    for refuses in (fingerprint, fingerprints, lambda each: fingerprint(each.state_dict(keep_vars=True))):
+        with pytest.raises(ValueError, match=rf"tensor '1\.weight': {said}"):
+            refuses(model)
+    with pytest.raises(ValueError, match=said):
+        fingerprint(model[1].weight)
+    assert not (tmp_path / "new").exists()
+    assert all(map(torch.equal, before, values(model)))
+    init_model_(model, skip="1")
+    if make is not megatron:
+        with pytest.raises(TypeError, match=r"'1\.weight' is a part of a tensor that nothing fills"):
+            save_model(model, tmp_path / "new", skip="1")
+
+
+@pytest.mark.parametrize(
+    "fill", [init.normal_, init.uniform_, init.kaiming_normal_, init.xavier_uniform_, init.trunc_normal_]
+)
+def test_functions_refuse_placeholders(fill):
+    for make in (placeholder, zero3):
+        weight = model_with(make)[1].weight
+        for more in ({}, {"key": Key(3, "1.weight")}):
+            with pytest.raises(ValueError, match=rf"{PLACEHOLDER}.*init_model_\(model\)"):
+                fill(weight, **more)
+
+
+def test_parts_of_megatron_by_hand():
+    weight = model_with(megatron)[1].weight
+    whole = init.normal_(torch.empty(8, 4), key=Key(3, "w"))
+    init.normal_(weight, key=Key(3, "w"), shard=Shard.split((8, 4), 0, 1, 2))
+    assert torch.equal(weight, whole[4:])
+
+
+def test_a_layer_that_is_not_parallel_is_whole():
+    model, whole = nn.Linear(4, 4), nn.Linear(4, 4)
+    model.weight.tensor_model_parallel, model.weight.partition_dim = False, -1
+    init_model_(model, 3)
+    init_model_(whole, 3)
+    assert torch.equal(model.weight, whole.weight) and fingerprint(model) == fingerprint(whole)
+
+
+def test_copies_in_higher_precision_would_win():
+    model = model_with(masters)
+    before = values(model)
+    for refuses in (init_model_, plan_model):
+        with pytest.raises(ValueError, match=r"'1\.weight': DeepSpeed's optimizer .* before deepspeed"):
+            refuses(model)
+    assert all(map(torch.equal, before, values(model)))
+    assert not verify(model)
+    init_model_(model, skip="1")
+    assert fingerprint(model) == fingerprint(model.state_dict())
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_offloaded_parameters(many):
+    hook = types.SimpleNamespace(offload=True)
+    kept = types.SimpleNamespace(offload=False)
+    for offloads in (True, False):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4, device="meta")))
+        own = hook if offloads else kept
+        for holder in (model[1], model[1][0]):
+            holder._hf_hook = types.SimpleNamespace(hooks=[kept, own]) if many else own
+            before = values(model)
+            if not offloads:
+                plan_model(model)
+            else:
+                for refuses in (init_model_, plan_model):
+                    with pytest.raises(ValueError, match=r"'1\.0\.weight': accelerate has offloaded it"):
+                        refuses(model)
+                assert torch.equal(before[0], model[0].weight)
+                init_model_(model, skip="1")
+            del holder._hf_hook

@@ -1,0 +1,88 @@
+"""Run as two ranks: one works for longer than the timeout of the process group, is stopped, or is silent."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from convinit_ext import save_model, verify
+from convinit_ext.checkpoint import _save as saving
+from convinit_ext.sharding import together
+
+SECONDS = 2  # of the timeout
+
+
+def model() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(8, 4)
+
+
+def say(text: str) -> None:
+    if dist.get_rank() == 0:
+        print(f"held: {text}", flush=True)
+
+
+def one_is_slow(path: Path) -> None:
+    write = saving.write_file
+
+    def slow(*arguments: object) -> None:
+        time.sleep(2.5 * SECONDS)
+        write(*arguments)  # type: ignore[arg-type]
+
+    saving.write_file = slow
+    save_model(model(), path, 1)
+    saving.write_file = write
+    assert verify(path, 1, model=model())
+    say("a rank that writes is waited for")
+
+
+def one_is_slow_to_look(path: Path) -> None:
+    assert together(lambda: time.sleep(1.5 * SECONDS * dist.get_rank())) is None
+    say("a rank that verifies is waited for")
+
+
+def one_is_interrupted(path: Path) -> None:
+    def work() -> None:
+        if dist.get_rank() == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt)) as raised:
+        together(work)
+    if dist.get_rank() == 0:
+        assert str(raised.value) == "rank 1: KeyboardInterrupt"
+    assert together(lambda: 7) == 7
+    say("an interrupt of one rank is an error on the other, and the next call works")
+
+
+def one_is_silent(path: Path) -> None:
+    began = time.monotonic()
+    if dist.get_rank() == 0:
+        with pytest.raises(RuntimeError, match=f"rank 1 did not come, and said nothing for {SECONDS} s"):
+            together(lambda: None)
+        assert time.monotonic() - began < 3 * SECONDS
+    else:
+        time.sleep(2 * SECONDS)
+    say("a rank that never comes is an error")
+
+
+def main() -> None:
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=SECONDS))
+    names: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(names)
+    folder = Path(str(names[0]))
+    for check in (one_is_slow, one_is_slow_to_look, one_is_interrupted, one_is_silent):
+        check(folder / "new" / f"{check.__name__}.safetensors")
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
