@@ -1,7 +1,7 @@
 """intercept: a model's own init code, run on this library's kernels.
 
-A block answers the functions of torch.nn.init (_patch.py), and sees the tensors' own methods as a
-TorchFunctionMode, both in its own thread. What is not filled here, PyTorch fills.
+A block answers the functions of torch.nn.init (_patch.py), and sees the tensors' own methods by a
+TorchFunctionMode, both in its own thread and task. What is not filled here, PyTorch fills.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from torch._C import (
     _get_tracing_state,
     _TorchDispatchModeKey,
 )
+from torch._C import _get_function_stack_at as _mode_at
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._C import _len_torch_function_stack as _num_modes
 from torch._C import _pop_torch_function_stack as _pop_mode
 from torch._C import _push_on_torch_function_stack as _push_mode
 from torch._subclasses.fake_tensor import FakeTensor
@@ -45,6 +48,7 @@ from convinit_ext.intercept._signatures import (
     INIT_FUNCTIONS,
     MATRIX_FUNCTIONS,
     METHODS,
+    WRONG_ARGUMENTS,
     Request,
 )
 from convinit_ext.intercept._tracker import Tracker
@@ -59,9 +63,9 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     """Run the in-place random fills of PyTorch inside the block on this library's kernels.
 
     Taken are Tensor.normal_, Tensor.uniform_ and all of torch.nn.init, however they are called and wherever a
-    reference to them was taken, in the thread that entered; not in compiled or traced code, and not other
-    random operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake, ...) is
-    filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in
+    reference to them was taken, in the thread and task that entered; not in compiled or traced code, and not
+    other random operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake,
+    ...) is filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in
     transformers.
 
     With a model, the values of each of its parameters and buffers depend on (seed, name, number of the fill):
@@ -111,29 +115,52 @@ class _Block(AbstractContextManager[None]):
     def __init__(self, model: nn.Module | None, seed: int | None) -> None:
         self._model = model
         self._seed = seed
+        self._entries: list[_Fills] = []  # that are open; nothing else holds them
 
     def __enter__(self) -> None:
         with DisableTorchFunction(), _disable_current_modes(), torch.inference_mode(False):
             fills = _Fills(self._model, self._seed)
-        _patch.push(fills.answer)
-        _push_mode(fills)
+        try:
+            self._entries.append(fills)
+            _patch.push(fills)
+            _push_mode(_Mode(fills))
+            _drop_closed_modes()
+        except BaseException:  # an interrupt: no exit follows
+            self._close(fills)
+            raise
 
     def __exit__(self, *error: object) -> None:
-        _pop_mode()
-        _patch.pop()
+        fills = None
+        try:
+            fills = self._innermost()
+            self._close(fills)
+        except BaseException:  # an interrupt: once more, from wherever it came
+            self._close(fills or self._innermost())
+            raise
+
+    def _innermost(self) -> _patch.Handler:
+        """Return the entry that ends now: this task's, if others are in the same block."""
+        here = [each for each in _patch.handlers() if each in self._entries]
+        return (here or self._entries)[-1]
+
+    def _close(self, fills: _patch.Handler) -> None:
+        """Undo an entry, however far it came, or as much of that as is not done yet."""
+        _patch.pop(fills)
+        _drop_closed_modes()
+        self._entries[:] = [each for each in self._entries if each is not fills]
 
 
-class _Fills(TorchFunctionMode):
-    """The fills inside a block, from an entry to its exit."""
+class _Mode(TorchFunctionMode):
+    """Takes the methods for the innermost block of the task that calls them, whichever block pushed it."""
 
-    def __init__(self, model: nn.Module | None, seed: int | None) -> None:
+    def __init__(self, fills: _Fills) -> None:
         super().__init__()
-        self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
-        if seed is None and model is not None:
-            seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
-        self._seed = seed or 0
-        self._tracker = None if model is None else Tracker(model, self._seed)
-        self._row = KeyRow(self._seed)
+        self._fills = ref(fills, lambda _: _drop_closed_modes())  # where an exit was interrupted
+
+    def is_open(self) -> bool:
+        """Return whether the block that pushed it is."""
+        fills = self._fills()
+        return fills is not None and fills.is_open
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -143,16 +170,55 @@ class _Fills(TorchFunctionMode):
         read = METHODS.get(func)
         if read is None or is_compiling():
             return func(*args, **kwargs)
+        filled = None
         with DisableTorchFunction():
-            filled = self._fill_method(read, args, kwargs)
+            for fills in _patch.handlers()[-1:]:
+                if isinstance(fills, _Fills):
+                    filled = fills.fill_method(read, args, kwargs)
         return func(*args, **kwargs) if filled is None else filled
 
-    def _fill_method(
+
+def _drop_closed_modes() -> None:
+    """Take the modes of blocks that ended off this thread's stack; others stay where they are."""
+    modes = [_mode_at(place) for place in range(_num_modes())]
+    kept = [mode for mode in modes if not isinstance(mode, _Mode) or mode.is_open()]
+    same = next(
+        (place for place, (a, b) in enumerate(zip(modes, kept, strict=False)) if a is not b), len(kept)
+    )
+
+    def keep() -> None:
+        while _num_modes() > same:
+            _pop_mode()
+        for mode in kept[same:]:
+            _push_mode(mode)
+
+    if len(kept) < len(modes):
+        try:
+            keep()
+        except BaseException:  # an interrupt: once more, from wherever it came
+            keep()
+            raise
+
+
+class _Fills(_patch.Handler):
+    """The fills inside a block, from an entry to its exit."""
+
+    def __init__(self, model: nn.Module | None, seed: int | None) -> None:
+        super().__init__()
+        self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+        if seed is None and model is not None:
+            seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
+        self._seed = seed or 0
+        self._tracker = None if model is None else Tracker(model, self._seed)
+        self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
+
+    def fill_method(
         self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor | None:
+        """Do what a method does; return None if PyTorch is to do it."""
         try:
             tensor, distribution, generator = read(*args, **kwargs)
-        except Exception:  # PyTorch says better what is wrong with the arguments
+        except WRONG_ARGUMENTS:  # PyTorch says better what is wrong with them
             return None
         if _is_left_to_torch(tensor):
             return None
@@ -175,7 +241,7 @@ class _Fills(TorchFunctionMode):
                 return self._fill_matrix(getattr(init, name), *args)
             try:
                 distribution = INIT_FUNCTIONS[name](*args[:-1])
-            except Exception:  # as above
+            except WRONG_ARGUMENTS:  # as above
                 return None
             return self._fill(tensor, distribution, args[-1])
 
@@ -194,8 +260,11 @@ class _Fills(TorchFunctionMode):
                 with torch.no_grad():
                     fill_(parameter.tensor, distribution, None, Key(self._seed, name))
             else:
-                words = parameter.words if name is parameter.name else self._row.of(name)
+                row = None if name is parameter.name else self._take_row()
+                words = parameter.words if row is None else row.of(name)
                 _fill_box(tensor, distribution, words, view.box)
+                if row is not None:
+                    self._rows.append(row)
             view.count(number)
         except UnsupportedTensorError:
             return None
@@ -205,12 +274,20 @@ class _Fills(TorchFunctionMode):
         """Return which part of the model the tensor is; None if its key comes from a generator."""
         return None if self._tracker is None or generator is not None else self._tracker.view(tensor)
 
+    def _take_row(self) -> KeyRow:
+        if self._rows:
+            return self._rows.pop()
+        with _disable_current_modes(), torch.inference_mode(False):
+            return KeyRow(self._seed)
+
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
         if generator is None and self._generator is not None and is_plain(tensor) and tensor.is_contiguous():
-            words = self._row.words.random_(INT64_MIN, None, generator=self._generator)
+            row = self._take_row()
+            words = row.words.random_(INT64_MIN, None, generator=self._generator)
             _fill_box(tensor, distribution, words, None)
+            self._rows.append(row)
         else:
             with torch.no_grad():
                 fill_(tensor, distribution, generator or self._generator, None)

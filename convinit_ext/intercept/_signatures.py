@@ -12,6 +12,8 @@ from convinit_ext import init
 from convinit_ext.distributions import Distribution, TruncatedNormal
 
 Request: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
+# What reading a call may raise. Not Exception: a signal handler may raise that of its own in between.
+WRONG_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 def _normal(
