@@ -6,6 +6,7 @@ TorchFunctionMode, both in its own thread and task. What is not filled here, PyT
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -54,7 +55,7 @@ from convinit_ext.intercept._signatures import (
 from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView
 from convinit_ext.keys import INT64_MIN, Key, KeyRow, checked_seed
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, is_sharded, local_of, place
 
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 
@@ -66,7 +67,7 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
     reference to them was taken, in the thread and task that entered; not in compiled or traced code, and not
     other random operations. A tensor that this library does not fill (integer, complex, sparse, meta, fake,
     ...) is filled by PyTorch. A tensor marked `_is_hf_initialized` is left as it is by torch.nn.init, as in
-    transformers.
+    transformers, and a warning names it.
 
     With a model, the values of each of its parameters and buffers depend on (seed, name, number of the fill):
 
@@ -83,14 +84,15 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
 
     Args:
         model: whose parameters have names; one that moves or gets memory inside the block is found again.
-        seed: in [-2**63, 2**64). None draws one for a model from PyTorch's default CPU generator.
+        seed: in [-2**63, 2**64). None draws one for a model from PyTorch's default CPU generator, with a
+            warning where torch.distributed has several ranks, as each draws its own.
 
     Returns:
         A context manager; blocks may be nested, and the inner one counts.
 
     Raises:
         TypeError: a model that is not one module, a seed that is not an integer.
-        ValueError: a seed out of range, two parameters that share a name.
+        ValueError: a seed out of range, two parameters that share a name, no seed for a sharded model.
         RuntimeError: inside the block, a fill of a view that is no slice of its parameter, such as one of
             another dtype.
 
@@ -119,6 +121,8 @@ class _Block(AbstractContextManager[None]):
 
     def __enter__(self) -> None:
         with DisableTorchFunction(), _disable_current_modes(), torch.inference_mode(False):
+            if self._model is not None and self._seed is None:
+                _check_ranks_agree(self._model)
             fills = _Fills(self._model, self._seed)
         try:
             self._entries.append(fills)
@@ -148,6 +152,33 @@ class _Block(AbstractContextManager[None]):
         _patch.pop(fills)
         _drop_closed_modes()
         self._entries[:] = [each for each in self._entries if each is not fills]
+
+
+def _check_ranks_agree(model: nn.Module) -> None:
+    """Refuse, or warn of, a seed that each of several processes draws for itself.
+
+    Raises:
+        ValueError: a parameter of which each process has a part.
+    """
+    num_ranks = place()[1]
+    if num_ranks == 1:
+        return
+    why = (
+        f"intercept(model) without seed= draws a seed on each of the {num_ranks} ranks from its own default "
+        "generator"
+    )
+    names = [repr(name) for name, parameter in model.named_parameters() if is_sharded(parameter)]
+    if names:
+        shown = ", ".join(names[:20]) + f" and {len(names) - 20} more" * (len(names) > 20)
+        raise ValueError(
+            f"{why}, so that the ranks may fill their parts of {shown} with values of different "
+            "seeds: pass the same seed= on all ranks"
+        )
+    warnings.warn(
+        f"{why}, so that replicas may differ: pass the same seed= on all ranks, or one for each rank if they "
+        "are to differ",
+        stacklevel=3,
+    )
 
 
 class _Mode(TorchFunctionMode):
@@ -211,6 +242,7 @@ class _Fills(_patch.Handler):
         self._seed = seed or 0
         self._tracker = None if model is None else Tracker(model, self._seed)
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
+        self._warned: set[str] = set()
 
     def fill_method(
         self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -233,6 +265,7 @@ class _Fills(_patch.Handler):
             if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
                 return None
             if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
+                self._warn_of_mark(name, tensor)
                 return tensor
             if name in DIAGONAL_FUNCTIONS:  # PyTorch's are right but for DTensors
                 function: Callable[..., Tensor] = getattr(init, name)
@@ -244,6 +277,18 @@ class _Fills(_patch.Handler):
             except WRONG_ARGUMENTS:  # as above
                 return None
             return self._fill(tensor, distribution, args[-1])
+
+    def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
+        """Say once for each name, where PyTorch's function was called, that it did nothing."""
+        view = None if self._tracker is None else self._tracker.view(tensor)
+        named = f"a tensor of shape {tuple(tensor.shape)}" if view is None else repr(view.parameter.name)
+        if named not in self._warned:
+            self._warned.add(named)
+            warnings.warn(
+                f"torch.nn.init.{function} left {named} as it is: transformers marked it as loaded "
+                "(_is_hf_initialized). To fill it inside intercept, set that attribute to False first",
+                stacklevel=5,
+            )
 
     def _fill(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None

@@ -198,11 +198,16 @@ def test_tensors_marked_by_transformers_are_left_to_it():
     layer.weight._is_hf_initialized = True
     before = layer.weight.detach().clone()
     with intercept(layer, seed=0):
-        for function, arguments in MODULE_FUNCTIONS.items():
+        with pytest.warns(UserWarning, match="init.normal_ left 'weight' as it is.*_is_hf_init") as said:
+            nn.init.normal_(layer.weight)
+        assert said[0].filename == __file__
+        for function, arguments in MODULE_FUNCTIONS.items():  # once for each name
             getattr(nn.init, function)(layer.weight, **arguments)
         assert torch.equal(layer.weight, before)
         layer.weight.data.normal_()  # the mark is the tensor's, not its memory's
     assert_is(layer.weight, "weight")
+    with intercept(seed=0), pytest.warns(UserWarning, match=r"left a tensor of shape \(6, 8\) as it is"):
+        nn.init.eye_(layer.weight)
 
 
 @pytest.mark.parametrize("name", _patch.originals)
