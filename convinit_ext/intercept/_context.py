@@ -201,11 +201,9 @@ class _Mode(TorchFunctionMode):
         read = METHODS.get(func)
         if read is None or is_compiling():
             return func(*args, **kwargs)
-        filled = None
         with DisableTorchFunction():
-            for fills in _patch.handlers()[-1:]:
-                if isinstance(fills, _Fills):
-                    filled = fills.fill_method(read, args, kwargs)
+            fills = _patch.innermost()
+            filled = fills.fill_method(read, args, kwargs) if isinstance(fills, _Fills) else None
         return func(*args, **kwargs) if filled is None else filled
 
 

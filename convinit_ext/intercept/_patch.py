@@ -90,6 +90,15 @@ def handlers() -> list[Handler]:
     return [each for each in found if each is not None and each.is_open and each.thread == here]
 
 
+def innermost() -> Handler | None:
+    """Return the last of `handlers`, if there are any."""
+    for reference in reversed(_stack.get()):
+        handler = reference()
+        if handler is not None and handler.is_open and handler.thread == threading.get_ident():
+            return handler
+    return None
+
+
 def _is_open(reference: ref[Handler]) -> bool:
     handler = reference()
     return handler is not None and handler.is_open
@@ -110,10 +119,10 @@ def _set_codes() -> None:
 def answer(name: str, *args: Any) -> Tensor:
     """Do what a function of torch.nn.init was called to do."""
     if not is_compiling():
-        for handler in handlers()[-1:]:
-            filled = handler.answer(name, args)
-            if filled is not None:
-                return filled
+        handler = innermost()
+        filled = None if handler is None else handler.answer(name, args)
+        if filled is not None:
+            return filled
         if not _open:  # an interrupt kept the functions from getting their own code
             _set_codes()
     result: Tensor = originals[name](*args)
