@@ -17,7 +17,7 @@ from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.overrides import TorchFunctionMode
 
 from convinit_ext import init, intercept
-from convinit_ext.intercept import _context, _patch
+from convinit_ext.intercept import _context, _fills, _patch
 
 
 @pytest.mark.parametrize("seed", [4, None])
@@ -182,7 +182,7 @@ class InterruptError(Exception):
 @pytest.mark.parametrize("is_reused", [False, True])
 def test_an_interrupt_anywhere_leaves_nothing_behind(is_reused):
     """One at each place where Python looks for signals: when a function begins, and after one of C."""
-    files = {_context.__file__, _patch.__file__}
+    files = {_context.__file__, _fills.__file__, _patch.__file__}
     layer, before, at = a_layer(), state_of_torch(), 0
 
     def interrupt(frame, event, _):
