@@ -118,23 +118,24 @@ def calls(repeats: int) -> Iterator[dict[str, object]]:
             }
 
 
-class FillClock(TorchFunctionMode):
+class FillClock(TorchFunctionMode, _patch.Handler):
     """Seconds inside the fills of a block: entered inside intercept, or alone for PyTorch's own."""
 
     METHODS = (torch.Tensor.normal_, torch.Tensor.uniform_)
 
     def __init__(self) -> None:
-        super().__init__()
+        TorchFunctionMode.__init__(self)
+        _patch.Handler.__init__(self)
         self.seconds = 0.0
         self._is_running = False
 
     def __enter__(self) -> FillClock:
-        _patch.push(self.answer)
+        _patch.push(self)
         return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
-        _patch.pop()
+        _patch.pop(self)
 
     def timed(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What runs inside another fill is a part of that."""
@@ -158,8 +159,8 @@ class FillClock(TorchFunctionMode):
 
     def _below(self, name: str, args: tuple[Any, ...]) -> Tensor:
         """What the listener under this one answers, or PyTorch."""
-        others = _patch.handlers.stack[:-1]
-        answered = others[-1](name, args) if others else None
+        others = _patch.handlers()[:-1]
+        answered = others[-1].answer(name, args) if others else None
         return _patch.originals[name](*args) if answered is None else answered
 
 

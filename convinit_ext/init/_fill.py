@@ -57,13 +57,16 @@ def fill_(
         if generator is None and key is None:
             if not tensor.is_cpu:
                 check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
-            words = _drawn.words.random_(INT64_MIN, None)
+            free = _drawn.free
+            words = (free.pop() if free else _new_words()).random_(INT64_MIN, None)
         else:
-            words = _words_for(tensor, tensor.shape, generator, key)
+            free, words = None, _words_for(tensor, tensor.shape, generator, key)
         if tensor.numel() <= SMALL and tensor.is_cpu:
             fill_small_(tensor, words.data_ptr(), kind, params)
         else:
             fill_one_(tensor, words, kind, params)
+        if free is not None:
+            free.append(words)
     elif not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
         with torch.no_grad():
             memory = torch._neg_view(tensor)
@@ -121,12 +124,17 @@ def _check_bounds(tensor: Tensor, distribution: Distribution) -> None:
         )
 
 
+def _new_words() -> Tensor:
+    with torch.inference_mode(False):
+        return torch.empty(1, 2, dtype=torch.int64, device="cpu")
+
+
 class _Drawn(threading.local):
-    """Where plain tensors' keys are drawn to, one place a thread: a new tensor would take too long."""
+    """Where plain tensors' keys are drawn to, one place a thread: a new tensor would take too long. A fill
+    takes it for as long as it runs: one that a signal handler does meanwhile needs another."""
 
     def __init__(self) -> None:
-        with torch.inference_mode(False):
-            self.words = torch.empty(1, 2, dtype=torch.int64, device="cpu")
+        self.free = [_new_words()]
 
 
 _drawn = _Drawn()

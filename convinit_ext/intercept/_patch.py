@@ -1,17 +1,21 @@
-"""The functions of torch.nn.init, answered by the open block of the thread that calls them.
+"""The functions of torch.nn.init, answered by the innermost open block of the task that calls them.
 
 Only some of them call a TorchFunctionMode; others draw into temporaries, or from randperm. So while a block
-is open in any thread they have other code, which asks its thread's innermost block, and runs the original
+is open anywhere they have other code, which asks the block of its own task and thread, and runs the original
 where that declines. The function objects stay the same: references taken earlier are answered too.
+
+An interrupt may come between any two steps of an entry or an exit. So what is open is not counted: it is the
+handlers that are alive, each held by its block alone, and every step here sets the functions by that anew.
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from contextvars import ContextVar
 from types import CodeType, FunctionType
-from typing import Any, TypeAlias
+from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -19,12 +23,17 @@ from torch.compiler import is_compiling
 
 from convinit_ext.intercept._signatures import DIAGONAL_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
-# Fills for a function of this name with all these arguments; returns None to decline.
-Handler: TypeAlias = Callable[[str, tuple[Any, ...]], Tensor | None]
 
+class Handler:
+    """Fills for the functions of torch.nn.init, from `push` until `pop` or until nothing holds it."""
 
-class _Handlers(threading.local):
-    stack: tuple[Handler, ...] = ()  # the innermost block's last
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.is_open = False
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """Fill for a function of this name with all these arguments; return None to decline."""
+        raise NotImplementedError
 
 
 def _patched_code(function: FunctionType) -> CodeType:
@@ -53,38 +62,68 @@ originals = {
     name: FunctionType(function.__code__, function.__globals__, name, function.__defaults__)
     for name, function in _functions.items()
 }
-handlers = _Handlers()
-_lock = threading.Lock()
-_num_open = 0  # in all threads
+_lock = threading.RLock()  # a handler may end, and a signal come, while it is held
+_open: set[ref[Handler]] = set()  # in all threads
+_stack: ContextVar[tuple[ref[Handler], ...]] = ContextVar("convinit_ext.intercept", default=())
 
 
 def push(handler: Handler) -> None:
-    """Have this handler asked first, in this thread, until `pop`."""
-    global _num_open
-    with _lock:
-        _num_open += 1
-        if _num_open == 1:
-            for name, function in _functions.items():
-                function.__code__ = _patched_codes[name]
-    handlers.stack += (handler,)
+    """Have this handler asked first, in this thread and task, until `pop`."""
+    handler.is_open = True
+    reference = ref(handler, _forget)
+    _open.add(reference)
+    _set_codes()
+    _stack.set((*(each for each in _stack.get() if _is_open(each)), reference))
 
 
-def pop() -> None:
-    """Forget this thread's last handler. After the last of all threads the functions are as they were."""
-    global _num_open
-    handlers.stack = handlers.stack[:-1]
+def pop(handler: Handler) -> None:
+    """Forget a handler, whichever others were pushed since, and however far its `push` came."""
+    handler.is_open = False
+    _forget(*(each for each in tuple(_open) if each() is handler))
+    _stack.set(tuple(each for each in _stack.get() if _is_open(each)))
+
+
+def handlers() -> list[Handler]:
+    """Return the open handlers of this thread and task, the innermost one last."""
+    here = threading.get_ident()
+    found = [reference() for reference in _stack.get()]
+    return [each for each in found if each is not None and each.is_open and each.thread == here]
+
+
+def innermost() -> Handler | None:
+    """Return the last of `handlers`, if there are any."""
+    for reference in reversed(_stack.get()):
+        handler = reference()
+        if handler is not None and handler.is_open and handler.thread == threading.get_ident():
+            return handler
+    return None
+
+
+def _is_open(reference: ref[Handler]) -> bool:
+    handler = reference()
+    return handler is not None and handler.is_open
+
+
+def _forget(*references: ref[Handler]) -> None:
+    _open.difference_update(references)
+    _set_codes()
+
+
+def _set_codes() -> None:
+    """Give the functions the code that they have to have now."""
     with _lock:
-        _num_open -= 1
-        if _num_open == 0:
-            for name, function in _functions.items():
-                function.__code__ = originals[name].__code__
+        for name, function in _functions.items():  # each by itself: the set may change in between
+            function.__code__ = _patched_codes[name] if _open else originals[name].__code__
 
 
 def answer(name: str, *args: Any) -> Tensor:
     """Do what a function of torch.nn.init was called to do."""
-    if not is_compiling() and handlers.stack:
-        filled = handlers.stack[-1](name, args)
+    if not is_compiling():
+        handler = innermost()
+        filled = None if handler is None else handler.answer(name, args)
         if filled is not None:
             return filled
+        if not _open:  # an interrupt kept the functions from getting their own code
+            _set_codes()
     result: Tensor = originals[name](*args)
     return result

@@ -12,6 +12,8 @@ from convinit_ext import init
 from convinit_ext.distributions import Distribution, TruncatedNormal
 
 Request: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
+# What reading a call may raise. Not Exception: a signal handler may raise that of its own in between.
+WRONG_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 def _normal(
@@ -42,6 +44,10 @@ METHODS: dict[Callable[..., Any], Callable[..., Request]] = {
     torch.ops.aten.uniform_: _uniform,
     torch.ops.aten.uniform_.default: _uniform,
 }
+# Random functions that are PyTorch's inside a block too; what is made of their values may end in a parameter.
+DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+_set_data: Any = torch.Tensor.data
+WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
 # From all arguments of a function of torch.nn.init, in order, but for the last, its generator.
 INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     "normal_": lambda tensor, mean, std: init.normal_distribution(float(mean), float(std)),

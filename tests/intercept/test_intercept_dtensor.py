@@ -196,3 +196,22 @@ def test_matrices_of_slices(function):
             function(whole)
         wanted = distribute_tensor(whole, mesh, [Shard(0)], src_data_rank=None).to_local()
         assert_same_bits(model["w"].to_local()[:, :, 1:3], wanted)
+
+
+def test_a_model_without_a_seed_on_several_ranks():
+    """Each rank would draw a seed of its own."""
+    for mesh in every_rank((NUM_RANKS,)):
+        layer = distributed_layer(mesh, Shard(0))
+        before, state = layer.weight.to_local().clone(), torch.get_rng_state()
+        refused = pytest.raises(ValueError, match=r"4 ranks.*parts of 'weight' with.*pass the same seed=")
+        with refused, intercept(layer):
+            nn.init.normal_(layer.weight)
+        assert torch.equal(layer.weight.to_local(), before)
+        assert torch.equal(torch.get_rng_state(), state)
+        whole = nn.Linear(2, 2)
+        warned = pytest.warns(UserWarning, match="4 ranks.*replicas.*pass the same seed=")
+        with warned as said, intercept(whole):
+            nn.init.normal_(whole.weight)
+        assert said[0].filename == __file__
+        with intercept():  # follows the generator, as PyTorch's own
+            nn.init.normal_(whole.weight)

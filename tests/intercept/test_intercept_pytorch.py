@@ -198,11 +198,16 @@ def test_tensors_marked_by_transformers_are_left_to_it():
     layer.weight._is_hf_initialized = True
     before = layer.weight.detach().clone()
     with intercept(layer, seed=0):
-        for function, arguments in MODULE_FUNCTIONS.items():
+        with pytest.warns(UserWarning, match="init.normal_ left 'weight' as it is.*_is_hf_init") as said:
+            nn.init.normal_(layer.weight)
+        assert said[0].filename == __file__
+        for function, arguments in MODULE_FUNCTIONS.items():  # once for each name
             getattr(nn.init, function)(layer.weight, **arguments)
         assert torch.equal(layer.weight, before)
         layer.weight.data.normal_()  # the mark is the tensor's, not its memory's
     assert_is(layer.weight, "weight")
+    with intercept(seed=0), pytest.warns(UserWarning, match=r"left a tensor of shape \(6, 8\) as it is"):
+        nn.init.eye_(layer.weight)
 
 
 @pytest.mark.parametrize("name", _patch.originals)
@@ -210,3 +215,27 @@ def test_functions_have_their_source_inside_a_block(name):
     source = inspect.getsource(getattr(nn.init, name))
     with intercept(seed=0):
         assert inspect.getsource(getattr(nn.init, name)) == source
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda w, drawn: w.data.copy_(drawn + torch.log(-torch.expm1(-drawn))),
+        lambda w, drawn: w.data.add_(drawn.mul(0.1)),
+        lambda w, drawn: setattr(w, "data", drawn.exp()),
+        lambda w, drawn: w.data.__setitem__(slice(2), drawn[:2]),
+    ],
+)
+@pytest.mark.parametrize("draw", [torch.rand, torch.randn])
+def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw, put):
+    layer = a_layer()
+    with intercept(layer, seed=0):
+        drawn = torch.exp(draw(size=(6,)) * 2 + 1)
+        assert not torch.equal(layer.bias, drawn)
+        layer.bias.grad = drawn
+        torch.empty(6).copy_(drawn)  # nobody's
+        with pytest.warns(UserWarning, match=r"^'bias' gets values of torch.rand.*manual_seed") as said:
+            put(layer.bias, drawn)
+        assert said[0].filename == __file__
+        put(layer.bias, drawn)
+        layer.weight.data.copy_(torch.zeros(6, 8))

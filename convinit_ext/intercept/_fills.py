@@ -1,0 +1,235 @@
+"""The fills inside a block of intercept: the key of each. What is not filled here, PyTorch fills."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import (
+    DisableTorchFunction,
+    _are_functorch_transforms_active,
+    _get_dispatch_mode,
+    _get_tracing_state,
+    _TorchDispatchModeKey,
+)
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils.weak import WeakIdKeyDictionary
+
+from convinit_ext import init
+from convinit_ext._engine import (
+    PLAIN,
+    SMALL,
+    STRIDED,
+    SUPPORTED_DTYPES,
+    UnsupportedTensorError,
+    is_plain,
+    ops,
+)
+from convinit_ext.distributions import Distribution
+from convinit_ext.init import fill_
+from convinit_ext.intercept import _patch
+from convinit_ext.intercept._signatures import (
+    DIAGONAL_FUNCTIONS,
+    DRAWS,
+    INIT_FUNCTIONS,
+    MATRIX_FUNCTIONS,
+    WRITES,
+    WRONG_ARGUMENTS,
+    Request,
+)
+from convinit_ext.intercept._tracker import Tracker
+from convinit_ext.intercept._views import ParameterView
+from convinit_ext.keys import INT64_MIN, Key, KeyRow
+from convinit_ext.sharding import is_dtensor, local_of
+
+_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
+
+
+class Fills(_patch.Handler):
+    """The fills inside a block, from an entry to its exit."""
+
+    def __init__(self, model: nn.Module | None, seed: int | None) -> None:
+        super().__init__()
+        self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
+        if seed is None and model is not None:
+            seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
+        self._seed = seed or 0
+        self._tracker = None if model is None else Tracker(model, self._seed)
+        self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
+        self._warned: set[str] = set()
+        self.drawn = WeakIdKeyDictionary()  # tensors made of what PyTorch drew
+
+    def fill_method(
+        self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """Do what a method does; return None if PyTorch is to do it."""
+        try:
+            tensor, distribution, generator = read(*args, **kwargs)
+        except WRONG_ARGUMENTS:  # PyTorch says better what is wrong with them
+            return None
+        if _is_left_to_torch(tensor):
+            return None
+        if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
+            return None
+        return self._fill(tensor, distribution, generator)
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """Do what a function of torch.nn.init does; return None if PyTorch is to do it."""
+        with DisableTorchFunction():
+            tensor = args[0]
+            if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
+                return None
+            if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
+                self._warn_of_mark(name, tensor)
+                return tensor
+            if name in DIAGONAL_FUNCTIONS:  # PyTorch's are right but for DTensors
+                function: Callable[..., Tensor] = getattr(init, name)
+                return function(*args) if is_dtensor(tensor) else None
+            if name in MATRIX_FUNCTIONS:
+                return self._fill_matrix(getattr(init, name), *args)
+            try:
+                distribution = INIT_FUNCTIONS[name](*args[:-1])
+            except WRONG_ARGUMENTS:  # as above
+                return None
+            return self._fill(tensor, distribution, args[-1])
+
+    def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
+        """Say once for each parameter that it gets values of torch.rand or randn, which are not the key's."""
+        is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
+        if not is_drawn or self._tracker is None:
+            return
+        if func in DRAWS or not (result is args[0] or func in WRITES):
+            if isinstance(result, Tensor):
+                self.drawn[result] = None
+            return
+        with suppress(RuntimeError):  # a view that is no slice
+            view = self._tracker.view(args[0])
+            if view is not None and view.parameter.name not in self._warned:
+                self._warned.add(view.parameter.name)
+                warnings.warn(
+                    f"{view.parameter.name!r} gets values of torch.rand or torch.randn, which intercept "
+                    "leaves to PyTorch: they follow its generator, not seed=. Draw by Tensor.uniform_ or "
+                    "Tensor.normal_ on the parameter, or call torch.manual_seed",
+                    stacklevel=3,
+                )
+
+    def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
+        """Say once for each name, where PyTorch's function was called, that it did nothing."""
+        view = None if self._tracker is None else self._tracker.view(tensor)
+        named = f"a tensor of shape {tuple(tensor.shape)}" if view is None else repr(view.parameter.name)
+        if named not in self._warned:
+            self._warned.add(named)
+            warnings.warn(
+                f"torch.nn.init.{function} left {named} as it is: transformers marked it as loaded "
+                "(_is_hf_initialized). To fill it inside intercept, set that attribute to False first",
+                stacklevel=5,
+            )
+
+    def _fill(
+        self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
+    ) -> Tensor | None:
+        """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
+        view = self._view(tensor, generator)
+        try:
+            if view is None:
+                self._fill_from_generator(tensor, distribution, generator)
+                return tensor
+            number, parameter = view.number(), view.parameter
+            name = view.key_name(number)
+            if view.box is None and parameter.is_dtensor:
+                with torch.no_grad():
+                    fill_(parameter.tensor, distribution, None, Key(self._seed, name))
+            else:
+                row = None if name is parameter.name else self._take_row()
+                words = parameter.words if row is None else row.of(name)
+                _fill_box(tensor, distribution, words, view.box)
+                if row is not None:
+                    self._rows.append(row)
+            view.count(number)
+        except UnsupportedTensorError:
+            return None
+        return tensor
+
+    def _view(self, tensor: Tensor, generator: torch.Generator | None) -> ParameterView | None:
+        """Return which part of the model the tensor is; None if its key comes from a generator."""
+        return None if self._tracker is None or generator is not None else self._tracker.view(tensor)
+
+    def _take_row(self) -> KeyRow:
+        if self._rows:
+            return self._rows.pop()
+        with _disable_current_modes(), torch.inference_mode(False):
+            return KeyRow(self._seed)
+
+    def _fill_from_generator(
+        self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
+    ) -> None:
+        if generator is None and self._generator is not None and is_plain(tensor) and tensor.is_contiguous():
+            row = self._take_row()
+            words = row.words.random_(INT64_MIN, None, generator=self._generator)
+            _fill_box(tensor, distribution, words, None)
+            self._rows.append(row)
+        else:
+            with torch.no_grad():
+                fill_(tensor, distribution, generator or self._generator, None)
+
+    def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
+        """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
+        *given, generator = args
+        view = self._view(tensor, generator)
+        if view is not None and view.box is not None and is_dtensor(tensor):
+            view = None  # no name says which matrix it is: a process knows its own part of it alone
+        target, key = tensor, None
+        if view is not None:
+            number = view.number()
+            key = Key(self._seed, view.key_name(number, tensor.shape))
+            if view.box is None and view.parameter.is_dtensor:
+                target = view.parameter.tensor
+        elif generator is None:
+            generator = self._generator
+        try:
+            with torch.no_grad():
+                function(target, *given, generator, key=key)
+        except UnsupportedTensorError:
+            return None
+        if view is not None:
+            view.count(number)
+        return tensor
+
+
+def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box | None) -> None:
+    """Fill a whole parameter, or a box of one; past the dispatcher if it is small and nobody watches."""
+    kind, params = distribution.kind, distribution.params
+    is_quick = (  # nothing about it would be refused but elements that overlap
+        tensor.numel() <= SMALL
+        and type(tensor) in PLAIN
+        and tensor.is_cpu
+        and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
+    )
+    if is_quick and (box is not None or tensor.is_contiguous()):
+        ops.fill_small_(tensor, words.data_ptr(), kind, params, box)
+    else:
+        memory = local_of(tensor)
+        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
+            ops.fill_one_(memory, words, kind, params, box)
+        if memory is not tensor:
+            ops.increment_version(tensor)
+
+
+def _is_left_to_torch(tensor: Tensor) -> bool:
+    return (
+        _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
+        or tensor.dtype not in SUPPORTED_DTYPES
+        or tensor.layout is not STRIDED
+        or tensor.is_meta
+        or tensor.numel() == 0
+        or tensor.is_neg()
+        or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
+        or _are_functorch_transforms_active()
+        or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
+    )
