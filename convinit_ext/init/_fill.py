@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
+    PLAIN,
     SMALL,
     bounds_fit,
     check_tensor,
@@ -184,7 +186,7 @@ def _words_for(
     """
     if key is not None:
         _check_key(generator, key)
-        return key.tensor()
+        return as_words(key, tensor)
     if generator is not None:
         check_generator(generator, tensor.device.type)
     if tensor.is_meta or 0 in shape:
@@ -192,6 +194,13 @@ def _words_for(
     if not is_compiling():
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
     return draw(generator, tensor)
+
+
+def as_words(key: Key, tensor: Tensor) -> Tensor:
+    """Return the key's words, as a fake tensor for a fake one."""
+    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor):
+        return tensor.new_empty(1, 2, dtype=torch.int64, device="cpu")
+    return key.tensor()
 
 
 def _check_key(generator: torch.Generator | None, key: Key) -> None:

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from meshes import every_rank
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 
 from convinit_ext import Key, init
-from tests.support.meshes import every_rank
 
 KEY = Key(0, "weight")
 LOST = "nothing else would see the values"
@@ -50,6 +50,7 @@ VIEWS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 @pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
 @pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
 def test_weights_behind_a_parametrization(wrap, fill):
