@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 import warnings
 
@@ -498,3 +499,10 @@ def test_lazily_cloned_memory_is_read_where_it_is():
     assert verify(model, 0)
     fingerprint(model)
     assert torch._C._is_cow_tensor(model.weight)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_the_sign_of_a_zero_bound_is_that_of_this_call(zero):
+    init.uniform_(torch.empty(4), -zero, 1e-46, key=Key(0, "weight"))
+    filled = init.uniform_(torch.empty(4), zero, 1e-46, key=Key(0, "weight"))
+    assert torch.signbit(filled).tolist() == [math.copysign(1.0, zero) < 0] * 4
