@@ -57,7 +57,11 @@ def fill_(
         and tensor.is_contiguous()
         and (kind != _UNIFORM or bounds_fit(params[0], params[1], tensor.dtype))
     ):
-        if tensor.grad_fn is not None:
+        try:
+            recorded = tensor.grad_fn is not None
+        except RuntimeError:  # of one of chunk's views, when another has changed
+            recorded = True
+        if recorded:
             check_not_a_copy(tensor)
         if generator is None and key is None:
             if not tensor.is_cpu:

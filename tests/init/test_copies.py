@@ -81,6 +81,15 @@ def test_views_of_a_parameter_are_filled(view, no_grad):
     assert table.grad_fn is None
 
 
+def test_all_parts_that_chunk_gives_are_filled():
+    """Of which autograd says no more once one of them has changed."""
+    table = nn.Parameter(torch.zeros(4, 4))
+    for part in table.chunk(2):
+        for fill in (FILLS["normal_"], init.ones_, init.orthogonal_, FILLS["sparse_"], init.eye_):
+            fill(part)
+    assert table.any(dim=1).all()
+
+
 def test_functions_of_torch_func_fill_their_copies():
     gradient = torch.func.grad(lambda weight: init.normal_(weight.clone(), key=KEY).sum())
     assert gradient(torch.zeros(3)).shape == (3,)
