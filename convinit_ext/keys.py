@@ -62,10 +62,13 @@ def canonical_name(name: str) -> str:
 
 
 class _Words:
-    """The slot for a key's words, which are no field: a graph that makes the key passes its fields alone."""
+    """The slot for a key's words, which are no field: a graph that makes the key passes its fields alone.
 
-    __slots__ = ("words",)
-    words: tuple[int, int]
+    They are signed, as a compiler has its numbers when they change from call to call.
+    """
+
+    __slots__ = ("_signed",)
+    _signed: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +100,19 @@ class Key(_Words):
         name = canonical_name(self.name)
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "words", _words_of(seed, name))
+        object.__setattr__(self, "_signed", _signed_words_of(seed, name))
+
+    @property
+    def words(self) -> tuple[int, int]:
+        key, stream = self._signed
+        return key % _UINT64_END, stream % _UINT64_END
 
     def __reduce__(self) -> tuple[type[Key], tuple[int, str]]:
         return Key, (self.seed, self.name)
 
     def tensor(self) -> torch.Tensor:
         """The words as the fill engine takes them: int64 [1, 2] on the CPU, in two's complement."""
-        return _as_tensor(self.words)
+        return torch.tensor([self._signed], dtype=torch.int64, device=_CPU)
 
 
 def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
@@ -230,7 +238,7 @@ def _draw_from_cuda(generator: torch.Generator) -> torch.Tensor:
     seed, offset = generator.initial_seed(), generator.get_offset()
     words = _halves(_uint64_bytes(seed) + _uint64_bytes(offset), _PERSON_OF_GENERATOR)
     generator.set_offset(offset + _OFFSET_STEP)
-    return _as_tensor(words)
+    return torch.tensor([words], dtype=torch.int64, device=_CPU)
 
 
 def checked_seed(seed: int) -> int:
@@ -247,25 +255,22 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def _words_of(seed: int, name: str) -> tuple[int, int]:
+def _signed_words_of(seed: int, name: str) -> tuple[int, int]:
     return _halves(_uint64_bytes(seed) + name.encode(), _PERSON)
 
 
 # No compiler traces a hash: a key made in a graph is a constant of it. (torch.compiler.assume_constant_result
 # would mark it so, but imports the compiler.)
-_words_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_signed_words_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _halves(message: bytes, person: bytes) -> tuple[int, int]:
+    """Return a hash as two words in two's complement."""
     digest = hashlib.blake2b(message, digest_size=16, person=person).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+    return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(
+        digest[8:], "little", signed=True
+    )
 
 
 def _uint64_bytes(number: int) -> bytes:
     return (number % _UINT64_END).to_bytes(8, "little")
-
-
-def _as_tensor(words: tuple[int, int]) -> torch.Tensor:
-    """Return unsigned words in two's complement: int64 [1, 2] on the CPU."""
-    signed = [word - _UINT64_END if word >> 63 else word for word in words]
-    return torch.tensor([signed], dtype=torch.int64, device=_CPU)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch._C import (
     _has_storage,
     _len_torch_dispatch_stack,
 )
+from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.compiler import is_compiling
 from torch.nn import Parameter
@@ -38,6 +40,8 @@ NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 STRIDED = torch.strided
 _READS = ("verify", "digest")
+# data_ptr() copies what is lazily cloned. Not every torch has the other.
+_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", Tensor.data_ptr)
 
 
 class UnsupportedTensorError(NotImplementedError, TypeError):
@@ -64,7 +68,7 @@ def is_plain(tensor: Tensor) -> bool:
         and not _are_functorch_transforms_active()
         and _get_tracing_state() is None
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and tensor.data_ptr() != 0
+        and _address(tensor) != 0
     )
 
 
@@ -90,6 +94,7 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
     if is_compiling():
         return
     _check_shows_values(tensor)
+    _check_not_batched(tensor, do)
     if do not in _READS:
         check_inference(tensor)
     check_kind(tensor, do)
@@ -115,6 +120,18 @@ def _check_shows_values(tensor: Tensor) -> None:
             "elsewhere; fill it by init_model_(model), or inside "
             "deepspeed.zero.GatheredParameters(model.parameters(), modifier_rank=0)"
         )
+
+
+def _check_not_batched(tensor: Tensor, do: str) -> None:
+    """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    while is_functorch_wrapped_tensor(tensor):
+        if is_batchedtensor(tensor):
+            raise RuntimeError(
+                f"cannot {do} a tensor that torch.vmap has batched: a key has the values of a whole tensor. "
+                "Call init outside of vmap, once for each member with a key of its own or once for all "
+                "stacked, and pass the result in; for equal values in all members fill a new tensor inside"
+            )
+        tensor = get_unwrapped(tensor)
 
 
 def check_kind(tensor: Tensor, do: str = "fill") -> None:
@@ -174,23 +191,23 @@ def _overlaps_itself(tensor: Tensor) -> bool:
     known = torch._debug_has_internal_overlap(tensor)  # 1: surely, 0: surely not, 2: nobody knows
     if known < 2:
         return bool(known)
-    extent = 1
+    extent, nested = 1, True
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1 and stride < extent:
-            return _places_overlap(tensor)
+        nested = nested and (size == 1 or stride >= extent)
         extent += (size - 1) * stride
-    return False
+    return not nested and _places_overlap(tensor, extent)
 
 
-def _places_overlap(tensor: Tensor) -> bool:
-    """Return whether two elements have one place, by counting the places of all of them."""
-    places = torch.zeros(tensor.shape, dtype=torch.int64, device="cpu")
-    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride(), strict=True)):
-        along = [1] * tensor.dim()
-        along[dim] = size
-        places += (torch.arange(size, device="cpu") * stride).view(along)
-    ordered = places.flatten().sort().values
-    return bool((ordered[1:] == ordered[:-1]).any())
+def _places_overlap(tensor: Tensor, extent: int) -> bool:
+    """Return whether two elements have one of the places that there are, by marking those of all elements.
+
+    A tensor lies inside its storage, so there are no more places than that has memory for.
+    """
+    if tensor.numel() > extent:
+        return True
+    taken = torch.zeros(extent, dtype=torch.bool, device="cpu")
+    taken.as_strided(tensor.shape, tensor.stride()).fill_(True)
+    return int(taken.count_nonzero()) < tensor.numel()
 
 
 def in_fake_mode() -> bool:

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import ParamSpec, TypeVar
+from functools import lru_cache, wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.init as _torch_init
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.nn.init import constant, constant_, ones_, zeros_
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext.distributions import (
@@ -37,7 +36,7 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
-from convinit_ext.init._fill import check_extras, override
+from convinit_ext.init._fill import check_extras, check_not_a_copy, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
@@ -130,6 +129,9 @@ def uniform_(
 
     Raises:
         ValueError, RuntimeError: a > b; bounds that the tensor's dtype cannot hold.
+        RuntimeError: a tensor that autograd knows as computed from others (layer.weight behind a
+            parametrization, table[indices], a cast), or a DTensor's slice with memory of its own: the fill
+            would be lost. Under torch.no_grad() such a tensor looks like a new one, and is filled.
 
     Source: torch.nn.init.uniform_.
 
@@ -437,6 +439,23 @@ def lecun_uniform_(
     return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard)
 
 
+# PyTorch's constants, which fill no copies either.
+
+
+def _refuse_copies(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
+    @wraps(function)
+    def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
+        check_not_a_copy(tensor)
+        return function(tensor, *args, **kwargs)
+
+    return call
+
+
+constant_ = _refuse_copies(_torch_init.constant_)
+ones_ = _refuse_copies(_torch_init.ones_)
+zeros_ = _refuse_copies(_torch_init.zeros_)
+
+
 # What other libraries import from torch.nn.init although it is not public.
 
 _no_grad_fill_ = _torch_init._no_grad_fill_
@@ -497,6 +516,7 @@ def _make_deprecate(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 uniform = _make_deprecate(uniform_)
 normal = _make_deprecate(normal_)
+constant = _make_deprecate(constant_)
 xavier_uniform = _make_deprecate(xavier_uniform_)
 xavier_normal = _make_deprecate(xavier_normal_)
 kaiming_uniform = _make_deprecate(kaiming_uniform_)

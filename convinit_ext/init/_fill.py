@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
-from torch.overrides import handle_torch_function
+from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
+    PLAIN,
     SMALL,
     bounds_fit,
     check_tensor,
@@ -54,6 +57,12 @@ def fill_(
         and tensor.is_contiguous()
         and (kind != _UNIFORM or bounds_fit(params[0], params[1], tensor.dtype))
     ):
+        try:
+            recorded = tensor.grad_fn is not None
+        except RuntimeError:  # of one of chunk's views, when another has changed
+            recorded = True
+        if recorded:
+            check_not_a_copy(tensor)
         if generator is None and key is None:
             if not tensor.is_cpu:
                 check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
@@ -67,7 +76,9 @@ def fill_(
             fill_one_(tensor, words, kind, params)
         if free is not None:
             free.append(words)
-    elif not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
+        return tensor
+    check_not_a_copy(tensor)
+    if not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
         with torch.no_grad():
             memory = torch._neg_view(tensor)
             fill_(memory, distribution, generator, key, shard)
@@ -81,6 +92,37 @@ def fill_(
         words = _words_for(tensor, tensor.shape, generator, key)
         fill_one_(tensor, words, kind, params)
     return tensor
+
+
+def check_not_a_copy(tensor: Tensor) -> None:
+    """Raise RuntimeError for a tensor that was computed from others, which would not see a fill of it.
+
+    Known are those that autograd has recorded, and views of DTensors. What is computed under torch.no_grad(),
+    or from parameters that need no gradient, looks like any new tensor.
+    """
+    if is_compiling() or has_torch_function_unary(tensor) or _are_functorch_transforms_active():
+        return
+    base = tensor if tensor._base is None else tensor._base
+    if base.grad_fn is not None:
+        how = f"computed from others ({base.grad_fn.name()})"
+    elif not _share_memory(tensor, base):
+        how = "a copy of a part of another"
+    else:
+        return
+    raise RuntimeError(
+        f"cannot fill a tensor that is {how}: nothing else would see the values. Fill the parameter: behind "
+        "a parametrization or a hook the original (layer.parametrizations.weight.original, weight_v or "
+        "weight_orig; init_model_(model) does), for an index, a cast or a DTensor's slice the whole, or a "
+        "view that shares its memory. Where the copy is what is wanted, pass tensor.detach()"
+    )
+
+
+def _share_memory(tensor: Tensor, base: Tensor) -> bool:
+    """Return False where a DTensor's view has local memory of its own."""
+    if base is tensor or not is_dtensor(base):
+        return True
+    memory, whole = local_of(tensor).untyped_storage(), local_of(base).untyped_storage()
+    return bool(memory._cdata == whole._cdata)
 
 
 def _fill_parts_(
@@ -156,7 +198,7 @@ def _words_for(
     """
     if key is not None:
         _check_key(generator, key)
-        return key.tensor()
+        return as_words(key, tensor)
     if generator is not None:
         check_generator(generator, tensor.device.type)
     if tensor.is_meta or 0 in shape:
@@ -164,6 +206,13 @@ def _words_for(
     if not is_compiling():
         check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
     return draw(generator, tensor)
+
+
+def as_words(key: Key, tensor: Tensor) -> Tensor:
+    """Return the key's words, as a fake tensor for a fake one."""
+    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor):
+        return tensor.new_empty(1, 2, dtype=torch.int64, device="cpu")
+    return key.tensor()
 
 
 def _check_key(generator: torch.Generator | None, key: Key) -> None:

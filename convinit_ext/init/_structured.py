@@ -13,7 +13,7 @@ from torch.overrides import has_torch_function_unary
 from convinit_ext._engine import Box, UnsupportedTensorError, check_tensor, increment_version
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.init._fill import check_extras, fill_, override
+from convinit_ext.init._fill import as_words, check_extras, check_not_a_copy, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.sharding import Part, Shard, is_dtensor, local_of, logical_shape, parts
 
@@ -38,6 +38,7 @@ def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
     tensor([[1., 0., 0.],
             [0., 1., 0.]])
     """
+    check_not_a_copy(tensor)
     if shard is None and not is_dtensor(tensor):
         return _torch_init.eye_(tensor)
     if len(logical_shape(tensor, shard)) != 2:
@@ -62,6 +63,7 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
     >>> init.dirac_(torch.empty(2, 2, 1)).flatten()
     tensor([1., 0., 0., 1.])
     """
+    check_not_a_copy(tensor)
     if shard is None and not is_dtensor(tensor):
         return _torch_init.dirac_(tensor, groups)
     if len(logical_shape(tensor, shard)) not in (3, 4, 5):
@@ -187,7 +189,8 @@ def sparse_(
     fill_(tensor, Normal(0.0, std), generator, key, shard)
     if 0 in shape:
         return tensor
-    words = draw(generator, local_of(tensor)) if key is None else Key(key.seed, key.name + "#zeros").tensor()
+    local = local_of(tensor)
+    words = draw(generator, local) if key is None else as_words(Key(key.seed, key.name + "#zeros"), local)
     with torch.no_grad():
         for part in found:
             _zero_lowest(part, shape, num_zeros, words)

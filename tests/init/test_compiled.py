@@ -10,8 +10,9 @@ import torch
 from filling import assert_same_bits
 from reference import layer_key, reference
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
-from convinit_ext import fingerprint, fingerprints, init_model_, plan_model, save_model, verify
+from convinit_ext import Key, fingerprint, fingerprints, init, init_model_, plan_model, save_model, verify
 
 SEED = 7
 
@@ -119,3 +120,12 @@ def test_in_one_graph_the_error_says_so(name):
     with pytest.raises(RuntimeError, match=rf"convinit_ext\.(ModelPlan\.)?{name} runs between graphs"):
         torch.compile(step, fullgraph=True, backend="eager")(torch.ones(2))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_keys_of_changing_seeds_are_arguments_of_one_graph():
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(lambda x, key: init.normal_(x.clone(), key=key), backend=counter, fullgraph=True)
+    for seed in range(12):
+        key = Key(seed, "weight" if seed % 2 else "bias")
+        assert torch.equal(compiled(torch.zeros(8), key), init.normal_(torch.zeros(8), key=key))
+    assert counter.frame_count <= 2

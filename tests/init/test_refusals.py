@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import time
 import warnings
 
 import pytest
@@ -14,7 +16,19 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from convinit_ext import Constant, Key, Normal, Shard, Uniform, init, init_model_, intercept, plan_model
+from convinit_ext import (
+    Constant,
+    Key,
+    Normal,
+    Shard,
+    Uniform,
+    fingerprint,
+    init,
+    init_model_,
+    intercept,
+    plan_model,
+    verify,
+)
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
@@ -437,3 +451,58 @@ def test_spectral_norm_of_several_parts():
     model = nn.Sequential(nn.Linear(4, 4), spectral_norm(weight_norm(nn.Linear(4, 4))))
     assert_refused(model, ValueError, r"buffer '1\.parametrizations.*its weight is made of several parts")
     init_model_(model, 1, skip=["*_u", "*_v"])
+
+
+def test_members_of_a_batch():
+    for fill in (init.normal_, init.kaiming_normal_, init.orthogonal_):
+        keyed = functools.partial(fill, key=Key(0, "weight"))
+        with pytest.raises(RuntimeError, match=r"torch\.vmap has batched.*Call init outside of vmap"):
+            torch.func.vmap(keyed)(torch.zeros(2, 3, 3))
+    same = torch.func.vmap(lambda member: member + init.normal_(torch.empty(3), key=Key(0, "weight")))
+    assert torch.equal(same(torch.zeros(2, 3))[1], init.normal_(torch.empty(3), key=Key(0, "weight")))
+
+
+@pytest.mark.parametrize("given", [{}, {"key": Key(0, "weight")}, {"generator": torch.Generator()}], ids=str)
+@pytest.mark.parametrize(
+    "fill",
+    [init.normal_, init.kaiming_uniform_, init.orthogonal_, functools.partial(init.sparse_, sparsity=0.5)],
+)
+def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
+    fake_weight = FakeTensorMode().from_tensor(torch.zeros(4, 3))
+    assert fill(fake_weight, **given) is fake_weight
+    if fill is init.normal_:
+        fill(fake_weight, **given, shard=Shard((8, 3), (4, 0)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "overlap"),
+    [((5000, 5000), (1, 1), True), ((4, 3), (2, 3), True), ((3, 4), (2, 3), False), ((2, 2), (3, 2), False)],
+)
+def test_views_whose_strides_do_not_nest(shape, strides, overlap):
+    memory = torch.zeros(10_000)
+    view = memory.as_strided(shape, strides)
+    if overlap:
+        started = time.perf_counter()
+        with pytest.raises(RuntimeError, match="single memory location"):
+            init.normal_(view, key=Key(0, "weight"))
+        assert not memory.any()
+        assert time.perf_counter() - started < 0.5
+    else:
+        init.normal_(view, key=Key(0, "weight"))
+        assert torch.equal(view, init.normal_(torch.empty(shape), key=Key(0, "weight")))
+
+
+def test_lazily_cloned_memory_is_read_where_it_is():
+    model = nn.Linear(8, 8)
+    init_model_(model, 0)
+    model.weight.data = torch._lazy_clone(model.weight.data)
+    assert verify(model, 0)
+    fingerprint(model)
+    assert torch._C._is_cow_tensor(model.weight)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_the_sign_of_a_zero_bound_is_that_of_this_call(zero):
+    init.uniform_(torch.empty(4), -zero, 1e-46, key=Key(0, "weight"))
+    filled = init.uniform_(torch.empty(4), zero, 1e-46, key=Key(0, "weight"))
+    assert torch.signbit(filled).tolist() == [math.copysign(1.0, zero) < 0] * 4

@@ -1,0 +1,113 @@
+"""Tensors that were computed from a parameter, whose fill the parameter would not see."""
+
+import pytest
+import torch
+from meshes import every_rank
+from torch import nn
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.nn import utils
+from torch.nn.utils import parametrizations, prune
+
+from convinit_ext import Key, init
+
+KEY = Key(0, "weight")
+LOST = "nothing else would see the values"
+LAYERS = {
+    "weight_norm": parametrizations.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "prune": lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+    "the older weight_norm": utils.weight_norm,
+}
+FILLS = {
+    "normal_": lambda weight: init.normal_(weight, key=KEY),
+    "drawn": init.uniform_,
+    "kaiming_normal_": init.kaiming_normal_,
+    "orthogonal_": init.orthogonal_,
+    "sparse_": lambda weight: init.sparse_(weight, 0.5),
+    "eye_": init.eye_,
+    "identity_": init.identity_,
+    "zeros_": init.zeros_,
+    "ones_": init.ones_,
+    "constant_": lambda weight: init.constant_(weight, 2.0),
+}
+COPIES = {
+    "indexed": lambda table: table[torch.tensor([1, 2])],
+    "masked": lambda table: table[table == 0],
+    "cast": lambda table: table.half(),
+    "reshaped": lambda table: table.t().reshape(-1),
+    "view of a copy": lambda table: table.clone().view(-1),
+}
+VIEWS = {
+    "itself": lambda table: table,
+    "view": lambda table: table.view(-1),
+    "transposed": lambda table: table.t(),
+    "chunk": lambda table: table.chunk(2)[1],
+    "rows": lambda table: table[1:3],
+    "row of a view": lambda table: table.view(2, 2, 4)[1],
+    "data": lambda table: table.data,
+    "detached": lambda table: table.detach(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
+def test_weights_behind_a_parametrization(wrap, fill):
+    weight = wrap(nn.Linear(4, 4)).weight
+    before, drawn = weight.clone(), torch.get_rng_state()
+    with pytest.raises(RuntimeError, match=LOST):
+        fill(weight)
+    assert torch.equal(weight, before)
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
+def test_copies_of_a_parameter(copy):
+    table = nn.Parameter(torch.zeros(4, 4))
+    with pytest.raises(RuntimeError, match=LOST):
+        init.normal_(copy(table))
+    wanted = copy(table).detach()
+    assert init.normal_(wanted, key=KEY).any()
+
+
+@pytest.mark.parametrize("no_grad", [False, True])
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+def test_views_of_a_parameter_are_filled(view, no_grad):
+    table = nn.Parameter(torch.zeros(4, 4))
+    with torch.set_grad_enabled(not no_grad):
+        filled = init.normal_(view(table), key=KEY)
+    assert table.count_nonzero() == filled.numel()
+    assert table.grad_fn is None
+
+
+def test_all_parts_that_chunk_gives_are_filled():
+    """Of which autograd says no more once one of them has changed."""
+    table = nn.Parameter(torch.zeros(4, 4))
+    for part in table.chunk(2):
+        for fill in (FILLS["normal_"], init.ones_, init.orthogonal_, FILLS["sparse_"], init.eye_):
+            fill(part)
+    assert table.any(dim=1).all()
+
+
+def test_functions_of_torch_func_fill_their_copies():
+    gradient = torch.func.grad(lambda weight: init.normal_(weight.clone(), key=KEY).sum())
+    assert gradient(torch.zeros(3)).shape == (3,)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize(
+    ("placement", "kept"), [(Shard(0), False), (Shard(1), True), (Replicate(), True)], ids=str
+)
+def test_slices_of_a_dtensor(placement, kept, requires_grad):
+    for mesh in every_rank((2,)):
+        table = distribute_tensor(torch.zeros(4, 4), mesh, [placement]).requires_grad_(requires_grad)
+        for part in (table[1:3], table[1]):
+            if kept:
+                init.normal_(part, key=KEY)
+                assert table.detach().to_local().any()
+            else:
+                with pytest.raises(RuntimeError, match=LOST):
+                    init.normal_(part, key=KEY)
+        init.normal_(table.view(16), key=KEY)
+        assert table.detach().to_local().all()
