@@ -165,7 +165,7 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
         (["--model", "no_such_module_here:build"], "'no_such_module_here:build': No module named"),
         (["--model", f"{MODELS}:no_such_name"], "no_such_name"),
         (["--model", f"{MODELS}:raising"], "raised RuntimeError: no blueprint"),
-        (["--save", "/no/such/folder/out.safetensors"], "no folder '/no/such/folder'"),
+        (["--save", "/dev/null/folder/out.safetensors"], "Not a directory: '/dev/null/folder'"),
         (["--model", "builtins:dict"], "returned a dict"),
         (["--model", f"{MODELS}:uncovered"], "scale [3] of Module"),
         (["--device", "toaster"], "'toaster'"),
