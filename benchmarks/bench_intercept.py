@@ -151,7 +151,11 @@ class FillClock(TorchFunctionMode, _patch.Handler):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.METHODS:
-            return self.timed(func, *args, **(kwargs or {}))
+            _patch.pop(self)  # a method is for the innermost block
+            try:
+                return self.timed(func, *args, **(kwargs or {}))
+            finally:
+                _patch.push(self)
         return func(*args, **(kwargs or {}))
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor:

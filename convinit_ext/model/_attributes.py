@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, join
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_RECOMPUTED = (
+    "_g",
+    "_orig",
+)  # beside a weight that a hook computes: of weight_norm, spectral_norm and pruning
 
 
 def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
     """Every tensor in a plain attribute of a module, or in a list, tuple or dict there, once.
 
-    Those that are parameters or buffers too are left out.
+    Those that are parameters or buffers too are left out, and weights that a hook computes before each call.
     """
     nodes = list(nodes)
     seen = {
@@ -25,13 +29,21 @@ def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
         for _, tensor in named.items()
     }
     for node in nodes:
-        for name in vars(node.module).keys() - _OF_EVERY_MODULE:
-            for leaf, tensor in _tensors_in(name, vars(node.module)[name]):
-                if id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    found = NamedTensor(tensor, join(node.path, leaf), join(node.canonical, leaf), node)
-                    found.places.append((node.module, leaf))
-                    yield found
+        attributes = vars(node.module)
+        for name in node.module._parameters:
+            for suffix in _RECOMPUTED:
+                seen.add(id(attributes.get(name.removesuffix(suffix))))
+        held = (
+            pair
+            for name in attributes.keys() - _OF_EVERY_MODULE
+            for pair in _tensors_in(name, attributes[name])
+        )
+        for leaf, tensor in sorted(held, key=lambda pair: pair[0]):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                found = NamedTensor(tensor, join(node.path, leaf), join(node.canonical, leaf), node)
+                found.places.append((node.module, leaf))
+                yield found
 
 
 def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

@@ -141,8 +141,8 @@ def _text(start: _Start) -> str:
 
 def _is_new(parameters: Sequence[Row]) -> bool:
     """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = [row.tensor for row in parameters if row.tensor.numel()]
-    return bool(tensors) and not any(tensor.is_meta or local_of(tensor)._version for tensor in tensors)
+    tensors = [local_of(row.tensor) for row in parameters if row.tensor.numel()]
+    return bool(tensors) and not any(each.is_meta or each.is_inference() or each._version for each in tensors)
 
 
 def _is_readable(tensor: Tensor) -> bool:

@@ -113,7 +113,10 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
     if target.plain is not None:
         return _padding_in(target.plain.module, target.plain.parameter, target.tensor)
     for held in group:
-        for module, leaf in held.places:
+        places = held.places
+        if held.node.module is not places[0][0]:  # it is that of like=
+            places = [(held.node.module, held.name.rpartition(".")[2]), *places]
+        for module, leaf in places:
             if "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
@@ -123,11 +126,12 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
 
 def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
     row = module.__dict__.get("padding_idx")
-    if leaf != "weight" or tensor.ndim != 2 or type(row) is not int:
+    shape = logical_shape(tensor)
+    if leaf != "weight" or len(shape) != 2 or type(row) is not int:
         return None
     if "Embed" not in _names(module.__class__):
         return None
-    rows = tensor.shape[0]
+    rows = shape[0]
     return row % rows if -rows <= row < rows else None
 
 

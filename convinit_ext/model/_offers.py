@@ -158,7 +158,7 @@ def _version(buffer: Tensor | None) -> int:
 
 def shown_copy(module: nn.Module) -> nn.Module:
     """A copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
-    shown = type(module).__new__(type(module))
+    shown = object.__new__(type(module))
     shown.__dict__.update(module.__dict__)
     shown._parameters = {
         leaf: None if each is None else nn.Parameter(_meta(each), each.requires_grad)

@@ -212,6 +212,7 @@ def norm(name: str, gamma=(8,), base: type[nn.Module] = nn.Module, **others) -> 
     """A module of a type of that name, with a gain called gamma and what else is given."""
     module = type(name, (base,), {})(*(() if base is nn.Module else (8,)))
     module.gamma = nn.Parameter(torch.empty(gamma))
+    nn.init.ones_(module.gamma)  # memory that nothing was written to has buffers warned of
     for key, value in others.items():
         setattr(module, key, value)
     return module

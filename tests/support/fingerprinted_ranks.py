@@ -66,10 +66,22 @@ def main() -> None:
         say(f"{mesh.ndim}: a local tensor of another shape")
         check(mesh, "a", {1: torch.ones(0, 3)}, RuntimeError, r"'a': a DTensor's local shape is \[0, 3\]")
         say(f"{mesh.ndim}: an empty local tensor")
-        check(mesh, "a", {3: torch.ones(2, 3, device="meta")}, ValueError, "'a' is on the meta device")
+        check(
+            mesh,
+            "a",
+            {3: torch.ones(8 // mesh.shape[0], 3, device="meta")},
+            ValueError,
+            "'a': cannot digest a tensor on the meta device",
+        )
         say(f"{mesh.ndim}: a local tensor without values")
-        check(mesh, "plain", {1: torch.ones(3, device="meta")}, ValueError, "'plain' is on the meta device")
-        check(mesh, "plain", {2: torch.ones(3).to_sparse()}, UnsupportedTensorError, "'plain': cannot read")
+        check(
+            mesh,
+            "plain",
+            {1: torch.ones(3, device="meta")},
+            ValueError,
+            "'plain': cannot digest a tensor on the meta device",
+        )
+        check(mesh, "plain", {2: torch.ones(3).to_sparse()}, UnsupportedTensorError, "'plain': cannot digest")
         say(f"{mesh.ndim}: a plain tensor that cannot be read")
     dist.barrier()
     dist.destroy_process_group()
