@@ -22,7 +22,7 @@ from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
 from convinit_ext._engine._load import _C
-from convinit_ext._engine._messages import excerpt, listed, progress_bar, reason
+from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
     SMALL,
@@ -62,6 +62,7 @@ __all__ = [
     "in_fake_mode",
     "increment_version",
     "is_plain",
+    "lines",
     "listed",
     "ops",
     "progress_bar",

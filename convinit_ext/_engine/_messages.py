@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _LONG = 200  # characters that are shown of a value
 _LONG_ERROR = 500  # of another error, which may list what is accepted
-_MANY = 8  # names that are listed
+_MANY = 20  # names that are listed
 
 
 def excerpt(value: object) -> str:
@@ -29,14 +29,24 @@ def _cut(text: str, length: int) -> str:
 
 
 def listed(names: Iterable[object]) -> str:
-    """Return names with commas between them; of many the first few.
+    """Return names with commas between them; of many the first twenty.
 
-    >>> listed(["a", "b"]), listed(range(12))
-    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
+    >>> listed(["a", "b"]), listed(range(22))[-17:]
+    ('a, b', '18, 19 and 2 more')
     """
     texts = [str(name) for name in names]
     more = f" and {len(texts) - _MANY} more" if len(texts) > _MANY else ""
     return ", ".join(texts[:_MANY]) + more
+
+
+def lines(texts: Sequence[str]) -> str:
+    r"""Return texts on indented lines of their own, after a line break; of many the first twenty.
+
+    >>> lines(["a", "b"]), lines(["c"] * 22)[-13:]
+    ('\n  a\n  b', '\n  and 2 more')
+    """
+    more = [f"and {len(texts) - _MANY} more"] if len(texts) > _MANY else []
+    return "".join(f"\n  {text}" for text in [*texts[:_MANY], *more])
 
 
 @contextmanager

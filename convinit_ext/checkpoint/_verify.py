@@ -15,6 +15,7 @@ from convinit_ext._engine import (
     check_tensor,
     excerpt,
     is_plain,
+    lines,
     row_major,
     uncompiled,
 )
@@ -36,8 +37,6 @@ from convinit_ext.model import (
 )
 from convinit_ext.recipes import Fan
 from convinit_ext.sharding import is_sharded, local_of, logical_shape, parts, ranks
-
-_SHOWN = 20  # names of an error
 
 
 @uncompiled
@@ -217,12 +216,10 @@ def _checked(
         if subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor)
     ]
     if lost:
-        more = len(lost) - _SHOWN
-        shown = lost[:_SHOWN] + [f"and {more} more"] * (more > 0)
         raise ValueError(
             f"{len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device, or fake, have no values "
-            "to verify:\n  "
-            + "\n  ".join(shown)
+            "to verify:"
+            + lines(lost)
             + "\nA model on the meta device goes with a file or a state dict: verify(path, model=model)"
         )
     sound = []

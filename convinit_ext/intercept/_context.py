@@ -25,6 +25,7 @@ from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from convinit_ext._engine import listed
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._fills import Fills
 from convinit_ext.intercept._signatures import (
@@ -144,9 +145,8 @@ def _check_ranks_agree(model: nn.Module) -> None:
     )
     names = [repr(name) for name, parameter in model.named_parameters() if is_sharded(parameter)]
     if names:
-        shown = ", ".join(names[:20]) + f" and {len(names) - 20} more" * (len(names) > 20)
         raise ValueError(
-            f"{why}, so that the ranks may fill their parts of {shown} with values of different "
+            f"{why}, so that the ranks may fill their parts of {listed(names)} with values of different "
             "seeds: pass the same seed= on all ranks"
         )
     warnings.warn(

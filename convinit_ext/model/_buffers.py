@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
 from convinit_ext import init
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, listed
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
@@ -116,8 +116,8 @@ def buffer_rows(
         ]
     if lost:
         raise ValueError(
-            f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:\n  "
-            + "\n  ".join(lost)
+            f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:"
+            + lines(lost)
             + "\nSay them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign them "
             "before, or build the model on the CPU"
         )

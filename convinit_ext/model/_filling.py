@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import LARGEST, bounds_fit, listed
+from convinit_ext._engine import LARGEST, bounds_fit, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
@@ -203,8 +203,8 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
     if len(found) < len(rules):
         lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
         raise ValueError(
-            f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:\n  "
-            + "\n  ".join(map(_described, lost))
+            f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:"
+            + lines([_described(each) for each in lost])
             + f"\n{_advice(lost, held, recipe)}"
             + "; modules of torch.jit have no types that rules could be for: initialise before scripting"
             * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)

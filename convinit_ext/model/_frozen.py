@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from convinit_ext._engine import lines
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
 from convinit_ext.recipes import Recipe, Rule, is_ready_made
 
-_SHOWN = 20
 Group = list[NamedTensor]
 
 
@@ -43,7 +43,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     lost = [group for group in open_ if group[0].tensor.is_meta]
     if lost and not options.reading:
         raise ValueError(
-            f"frozen='keep' cannot keep {_counted(lost)} on the meta device, which have no values:\n  "
+            f"frozen='keep' cannot keep {_counted(lost)} on the meta device, which have no values:"
             f"{_listed(lost)}\nBuild the model where they have some, or say them by rules: "
             f"recipe=[Rule(Preset(values), name={lost[0][0].name!r}), ...]"
         )
@@ -65,7 +65,7 @@ def _kept(group: Group, options: Options) -> Row:
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:
     return (
         f"{_counted(groups)} {'are' if len(groups) > 1 else 'is'} frozen (requires_grad=False), and recipe "
-        f"{recipe.name!r} cannot know whether of constants:\n  {_listed(groups)}\n"
+        f"{recipe.name!r} cannot know whether of constants:{_listed(groups)}\n"
         "Pass frozen='keep' to leave them as they are, or frozen='draw' to initialise them like others; or "
         f"give one a rule of its own: Rule(..., name={groups[0][0].name!r})"
     )
@@ -76,9 +76,6 @@ def _counted(groups: Sequence[Group]) -> str:
 
 
 def _listed(groups: Sequence[Group]) -> str:
-    lines = [
-        f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}"
-        for held, *_ in groups[:_SHOWN]
-    ]
-    more = [f"and {len(groups) - _SHOWN} more"] if len(groups) > _SHOWN else []
-    return "\n  ".join([*lines, *more])
+    return lines(
+        [f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}" for held, *_ in groups]
+    )

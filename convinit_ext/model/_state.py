@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_not_in_fake_mode, digests
+from convinit_ext._engine import check_not_in_fake_mode, digests, lines
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, Values, generated
@@ -107,8 +107,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
-            f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:\n  "
-            + "\n  ".join(lost)
+            f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:"
+            + lines(lost)
             + "\nChoose them too, or build the model where they have values"
         )
     check_not_in_fake_mode("generate values")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 
-from convinit_ext._engine import listed
+from convinit_ext._engine import lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._parametrize import target_of
@@ -47,9 +47,8 @@ def check_rules_used(
     ]
     if lost:
         raise ValueError(
-            f"recipe {recipe.name!r} has {len(lost)} rule{'s' * (len(lost) > 1)} without effect:\n  "
-            + "\n  ".join(lost[:20])
-            + f"\n  and {len(lost) - 20} more" * (len(lost) > 20)
+            f"recipe {recipe.name!r} has {len(lost)} rule{'s' * (len(lost) > 1)} without effect:"
+            + lines(lost)
             + "\nCorrect them, or allow it: Rule(..., allow_unused=True), or Recipe(rules, allow_unused=True)"
         )
 
