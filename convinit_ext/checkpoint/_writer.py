@@ -196,10 +196,11 @@ def _write(descriptor: int, block: memoryview) -> int:
     return done
 
 
-def open_alone(path: Path) -> io.FileIO:
+def open_alone(path: Path, appends: bool = False) -> io.FileIO:
     """Open a file that no other process has opened so; it is made if it is missing, and not emptied.
 
-    It is locked until it is closed; a process that ends, however, leaves no lock.
+    It is locked until it is closed; a process that ends, however, leaves no lock. One that appends is opened
+    by C code alone, so that no interrupt comes between its descriptor and the object that closes it.
 
     Raises:
         BlockingIOError: another process has it.
@@ -208,7 +209,10 @@ def open_alone(path: Path) -> io.FileIO:
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise FileExistsError(errno.EEXIST, f"remove {path.name!r} beside it first, which is no plain file")
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-    file = io.FileIO(path, "w", opener=lambda name, _: os.open(name, flags, 0o666))
+    if appends:
+        file = io.FileIO(path, "a")
+    else:
+        file = io.FileIO(path, "w", opener=lambda name, _: os.open(name, flags, 0o666))
     if not _is_alone(file.fileno(), path):
         file.close()
         raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing this file")
@@ -227,30 +231,49 @@ def _is_alone(descriptor: int, path: Path) -> bool:
 
 
 class Lock:
-    """A file that one run has to itself, to be entered by `with`: it is removed at the end."""
+    """A file that one run has to itself, to be entered by `with`: it is removed at the end.
+
+    Interrupts may come at any moment: what one kept from being done is done by the next of `__exit__`'s two
+    tries, or when the lock is no longer used.
+    """
 
     def __init__(self) -> None:
-        self._taken: tuple[Path, io.FileIO] | None = None
+        self._path: Path | None = None
+        self._file: io.FileIO | None = None
 
     def take(self, path: Path) -> None:
         """Raises OSError as open_alone."""
-        self._taken = path, open_alone(path)
+        self._path = path
+        try:
+            self._file = open_alone(path, appends=True)
+        except OSError:
+            self._path = None
+            raise
 
     def __enter__(self) -> Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            self.release()
+        except BaseException:
+            self.release()
+            raise
+
+    def __del__(self) -> None:
         self.release()
 
     def release(self) -> None:
         """Let other runs take the file, if this one has."""
-        if self._taken is not None:
-            path, file = self._taken
-            try:
-                path.unlink(missing_ok=True)  # before another run can have it
-            finally:
-                self._taken = None
-                file.close()
+        if self._path is None:
+            return
+        if self._file is None:  # an interrupt came before it was kept
+            with contextlib.suppress(OSError):
+                self._file = open_alone(self._path, appends=True)
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)  # before another run can have it
+            self._file.close()
+        self._path = self._file = None
 
 
 @contextlib.contextmanager
