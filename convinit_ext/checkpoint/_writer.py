@@ -226,8 +226,8 @@ def _is_alone(descriptor: int, path: Path) -> bool:
         return False
     except OSError:
         return True  # a file system without locks
-    # the other process may have renamed or removed it, before the lock was free
-    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+    # the other process may have renamed or removed it, before the lock was free; a link is not the file
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.lstat())
 
 
 class Lock:

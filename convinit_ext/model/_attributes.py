@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, join
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
-_RECOMPUTED = (
-    "_g",
-    "_orig",
-)  # beside a weight that a hook computes: of weight_norm, spectral_norm and pruning
+# Ends of names beside a weight that a hook computes: of weight_norm, spectral_norm and pruning.
+_RECOMPUTED = ("_g", "_orig")
 
 
 def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
