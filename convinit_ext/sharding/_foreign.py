@@ -21,6 +21,7 @@ from convinit_ext.sharding._shard import Shard
 
 _ZERO3 = "ds_shape"
 _MEGATRON = "tensor_model_parallel"
+_AUTO_TP = "ds_is_replaced_module"  # beside Megatron's mark, but without where it is cut
 _CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
 _FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
 _MARKS = frozenset((_ZERO3, _MEGATRON, _CARRIED, _FLAT))
@@ -175,6 +176,9 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
 def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
     if not facts[_MEGATRON]:
         return None
+    if _AUTO_TP in facts:
+        problem = "it is a part of a larger one, as DeepSpeed's AutoTP cuts it; initialise the model before "
+        return Foreign(tensor, tuple(tensor.shape), None, f"{problem}deepspeed.initialize")
     dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
     about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
     instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
