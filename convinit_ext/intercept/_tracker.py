@@ -12,7 +12,7 @@ from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.model import walk
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import local_of
 
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
@@ -81,7 +81,6 @@ class Tracker:
             new = TrackedParameter(name, self._model, row, tensor, path)
             parameter = self._by_name.setdefault(name, new)
             parameter.tensor, parameter.path, parameter.runs = tensor, path, []
-            parameter.is_dtensor = is_dtensor(tensor)
             self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
             self._by_object[id(tensor)] = ParameterView(parameter, None, None)
         self._modules = [node.module for node in nodes]
