@@ -19,6 +19,7 @@ from convinit_ext import (  # noqa: E402
     fingerprints,
     init,
     init_model_,
+    intercept,
     plan_model,
     save_model,
     verify,
@@ -127,19 +128,52 @@ def a_second_copy() -> None:
         init_model_(model, 3)
     with gathered(model):
         assert_same_values(model, whole_of(3))
-    assert all(torch.equal(each.ds_tensor, each.ds_secondary_tensor) for each in model.parameters())
 
 
-def functions_refuse_placeholders() -> None:
-    model = partitioned()
-    before = [parameter.ds_tensor.clone() for parameter in model.parameters()]
-    for fill in (init.normal_, init.kaiming_uniform_, init.zeros_, init.orthogonal_, init.sparse_):
-        more = {"sparsity": 0.5} if fill is init.sparse_ else {}
-        assert_refused(
-            r"placeholder of DeepSpeed's ZeRO-3, of shape \[9, 5\].*init_model_\(model\)",
-            lambda fill=fill, more=more: fill(model.up.weight, **more),
-        )
-    assert all(map(torch.equal, before, (parameter.ds_tensor for parameter in model.parameters())))
+def functions_fill_placeholders() -> None:
+    model, whole = partitioned(), Net()
+    for name, arguments in (
+        ("normal_", {}),
+        ("kaiming_uniform_", {"nonlinearity": "relu"}),
+        ("xavier_normal_", {}),
+        ("trunc_normal_", {"std": 0.5}),
+        ("constant_", {"val": 3.0}),
+        ("eye_", {}),
+        ("orthogonal_", {}),
+        ("sparse_", {"sparsity": 0.5}),
+    ):
+        for own in (model, whole):
+            torch.manual_seed(3)
+            getattr(init, name)(own.up.weight, **arguments)
+        with gathered(model):
+            assert torch.equal(model.up.weight, whole.up.weight), name
+
+
+def init_weights(model: nn.Module) -> nn.Module:
+    """As the code of models does it."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.LayerNorm | nn.BatchNorm1d):
+            nn.init.ones_(module.weight)
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
+            nn.init.constant_(module.bias, 0.5)
+    return model
+
+
+def blocks_of_intercept() -> None:
+    """While a model is built, and around the code that fills its placeholders."""
+    with intercept(seed=3):
+        whole = Net()
+    with deepspeed.zero.Init(config_dict_or_path=config(3)), intercept(seed=3):
+        model = Net()
+    with gathered(model):
+        assert_same_values(model, whole)
+    for own in (model, whole):
+        with intercept(own, seed=4):
+            init_weights(own)
+    with gathered(model):
+        assert_same_values(model, whole)
 
 
 def optimizers_would_bring_old_values_back() -> None:
@@ -149,6 +183,7 @@ def optimizers_would_bring_old_values_back() -> None:
         engine, *_ = deepspeed.initialize(model=model, config=trained(stage))
         assert fingerprint(engine) == fingerprint(model) == fingerprint(whole_of(3))
         assert verify(engine, 3)
+        assert_refused("DeepSpeed's optimizer holds a copy", lambda m=model: init.normal_(m.up.weight))
         said = r"'(module\.)?embed\.weight': DeepSpeed's optimizer holds a copy.*before deepspeed\.initialize"
         assert_refused(said, lambda m=engine: init_model_(m, 4), lambda m=model: plan_model(m, 4))
         assert verify(engine, 3)
@@ -172,7 +207,7 @@ def parts_of_automatic_tensor_parallelism() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "vocab_size": 12}
     model = LlamaForCausalLM(LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2))
     parallel = {"train_micro_batch_size_per_gpu": 1, "tensor_parallel": {"autotp_size": 2}}
-    engine, *_ = deepspeed.initialize(model=model, config=config(0) | parallel | {"train_batch_size": 1})
+    engine, *_ = deepspeed.initialize(model=model, config=parallel | {"zero_optimization": {"stage": 0}})
     said = r"q_proj\.weight': it is a part .* as DeepSpeed's AutoTP cuts it; .* before deepspeed\.initialize"
     assert_refused(said, lambda: init_model_(engine, 3, "llama"), lambda: fingerprint(model))
 
@@ -182,7 +217,8 @@ CASES = (
     ranges_of_a_group,
     a_checkpoint_is_of_the_whole,
     gathered_parameters,
-    functions_refuse_placeholders,
+    functions_fill_placeholders,
+    blocks_of_intercept,
     optimizers_would_bring_old_values_back,
     engines_without_an_optimizer,
     a_second_copy,
