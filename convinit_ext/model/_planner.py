@@ -34,7 +34,16 @@ from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.sharding import (
+    FlatPiece,
+    boxes,
+    flat_pieces,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+    note_layers,
+)
 
 
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
@@ -43,6 +52,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
+    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
