@@ -27,14 +27,17 @@ class Language(nn.Module):
 
 
 def made(how: str, ties: bool = True) -> nn.Module:
-    with torch.device("cpu" if how == "memory" else "meta"):
+    with torch.device("cpu" if how in ("memory", "same memory") else "meta"):
         model = Language(ties)
-    model.head.weight = nn.Parameter(model.head.weight.detach().clone())  # as accelerate registers it anew
+    own = model.head.weight.detach()
+    model.head.weight = nn.Parameter(
+        own if how.startswith("same") else own.clone()
+    )  # as accelerate registers it
     return model.to_empty(device="cpu") if how == "to_empty" else model
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64])
-@pytest.mark.parametrize("how", ["memory", "meta", "to_empty"])
+@pytest.mark.parametrize("how", ["memory", "meta", "to_empty", "same memory", "same meta"])
 def test_declared_ties_are_there_again(how, dtype, tmp_path):
     expected = Language()
     init_model_(expected, 3, dtype=dtype)
