@@ -30,6 +30,7 @@ from convinit_ext.recipes import (
     VarianceScaling,
     Xavier,
     call,
+    fans_of,
     is_distribution,
     is_values,
     layout_key,
@@ -92,6 +93,8 @@ class Fillings:
         if not isinstance(values, RowZeroed) and not is_distribution(values):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
+            text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
@@ -99,7 +102,7 @@ class Fillings:
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None
         if tensor.ndim >= 2 and not isinstance(distribution, Constant):
-            fans = target.fans(getattr(rule.init, "fan", None))
+            fans = fans_of(rule.init, target)
         return Filling(values, text, fans)
 
 
