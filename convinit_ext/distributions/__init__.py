@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import lru_cache
 from typing import ClassVar, Protocol
 
 from convinit_ext.distributions._fans import FAN_MODES as FAN_MODES
@@ -216,12 +215,11 @@ def variance_scaling_std(scale: float, fan: float) -> float:
     return math.sqrt(scale / fan)
 
 
-@lru_cache(maxsize=64)
 def truncated_std(cut: float) -> float:
     """The standard deviation of N(0, 1) conditioned on [-cut, cut].
 
-    With T = cut^2 / 3 + cut^4 / (3 * 5) + ..., all that rounding can do to sums of positive numbers, it is
-    sqrt(T / (1 + T)): no exponential and no erf, whose last bits are the C library's.
+    It is sqrt(T / (1 + T)), T = cut^2 / 3 + cut^4 / (3 * 5) + ...: sums of positive numbers, and neither exp
+    nor erf, whose last bits are the C library's.
 
     >>> truncated_std(2.0) == 0.87962566103423978  # the digits of jax.nn.initializers and TensorFlow
     True

@@ -59,12 +59,13 @@ def fans(
         in_axis: the axis of the inputs, or a tuple of them. None is the first that is left, after out_axis.
         out_axis: the axis of the outputs, or a tuple of them. None is the first that is left.
         batch_axis: the axis of weights that do not meet, as of experts, or a tuple of them.
-        blocks: how many matrices are on top of each other in dim 0, each with fans of its own.
+        blocks: how many matrices are on top of each other in dim 0 (if transposed next to each other in
+            dim 1), each with fans of its own.
 
     Raises:
-        ValueError: fewer than 2 dimensions; groups or blocks that do not divide the first; an axis that is
-            not there, is twice, or is missing; groups or transposed with one of those after them; blocks of
-            a dim 0 that is not in out_axis.
+        ValueError: fewer than 2 dimensions, unless both axes are given; groups or blocks that do not divide
+            the first; an axis that is not there, is twice, or is missing; groups or transposed with axes;
+            groups with blocks; blocks of a dim 0 that is not in out_axis.
         TypeError: an axis or blocks that is no integer.
 
     Source: torch.nn.init._calculate_fan_in_and_fan_out; jax.nn.initializers.variance_scaling for the axes.
@@ -74,16 +75,17 @@ def fans(
     >>> fans((8, 64, 16), batch_axis=0, in_axis=1), fans((3 * 64, 64), blocks=3)
     ((64, 16), (64, 64))
     """
-    if len(shape) < 2:
+    if len(shape) < 2 and (in_axis is None or out_axis is None):
         raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
     if not (in_axis is None and out_axis is None and batch_axis == () and blocks == 1):
-        if groups != 1 or transposed:
-            what = f"groups={groups}" if groups != 1 else "the weight of a transposed convolution"
+        axes = Axes(in_axis, out_axis, batch_axis, blocks)
+        if groups != 1 or (transposed and axes[:3] != PYTORCH[:3]):
+            what = f"groups={groups}" if groups != 1 else "a transposed convolution"
             raise ValueError(
-                f"{what} says which axes are what, as in_axis=, out_axis=, batch_axis= and blocks= do: "
-                "accepted is the one or the others"
+                f"{what} says what the axes of a weight are, as in_axis=, out_axis=, batch_axis= and blocks= "
+                "do; accepted is the one or the others"
             )
-        return _fans_of_axes(shape, Axes(in_axis, out_axis, batch_axis, blocks))
+        return _fans_of_axes((shape[1], shape[0], *shape[2:]) if transposed else shape, axes)
     first, second, *kernel = shape
     if groups != 1:
         if groups < 1 or first % groups:
@@ -134,7 +136,7 @@ def _size_of_block(size: int, blocks: int, role: str | None) -> int:
             f"in out_axis, and it is {'in ' + role if role else 'of the kernel'}"
         )
     if size % blocks:
-        raise ValueError(f"dim 0 must be divisible by blocks, but found {size} and blocks={blocks}")
+        raise ValueError(f"the outputs must be divisible by blocks, but found {size} and blocks={blocks}")
     return size // blocks
 
 

@@ -182,8 +182,8 @@ def trunc_normal_(
         b: largest value.
         generator, key, shard: as for uniform_.
         cut: instead of a and b: bounds mean - cut * std and mean + cut * std.
-        corrected: with cut, whether std is that of the values, after truncation: the one before, in which
-            cut counts, is wider by so much. JAX, Keras and variance_scaling_ do so.
+        corrected: with cut, whether std is that of the values, after truncation, as the variance scaling of
+            JAX and Keras has it. The one before, in which cut counts, is wider by so much.
 
     Raises:
         ValueError, RuntimeError: std < 0; a > b; mean or std not finite; cut <= 0 or with a or b; corrected

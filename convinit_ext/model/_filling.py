@@ -100,9 +100,7 @@ class Fillings:
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
-        fans = None
-        if tensor.ndim >= 2 and not isinstance(distribution, Constant):
-            fans = fans_of(rule.init, target)
+        fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)
 
 

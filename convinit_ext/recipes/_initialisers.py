@@ -91,9 +91,11 @@ class _FromFans(_OfAxes):
         return initialiser_text(self)
 
 
-def fans_of(init: object, target: Target) -> tuple[int, int]:
-    """Return the fans of a parameter that an initialiser takes; those of its layer where it takes none."""
-    return init.fans(target) if isinstance(init, _FromFans) else target.fans()
+def fans_of(init: object, target: Target) -> tuple[int, int] | None:
+    """Return the fans of a parameter that an initialiser takes; where it takes none, its layer's, if any."""
+    if isinstance(init, _FromFans):
+        return init.fans(target)
+    return target.fans() if target.tensor.ndim >= 2 else None
 
 
 @dataclass(frozen=True, slots=True)

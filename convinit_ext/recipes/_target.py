@@ -123,9 +123,10 @@ def _layout(target: Target) -> _Layout:
     if isinstance(module, _ConvNd):
         return _Layout(module.groups, module.transposed) if target.tensor.ndim > 2 else _Layout()
     if is_conv1d(module.__class__):
-        return _Layout(in_axis=0)
-    is_packed = target.parameter == "in_proj_weight" and isinstance(module, nn.MultiheadAttention)
-    return _Layout(blocks=3) if is_packed else _Layout()
+        return _Layout(transposed=True)
+    if target.parameter == "in_proj_weight" and isinstance(module, nn.MultiheadAttention):
+        return _Layout(blocks=3) if target.tensor.shape[0] == 3 * module.embed_dim else _Layout()
+    return _Layout()
 
 
 def layout_key(target: Target) -> object:

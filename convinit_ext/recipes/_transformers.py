@@ -52,8 +52,8 @@ _LAYER_SCALES = re.compile(r"^(gamma_?\d?|lambda_?\d|ls_?\d?|layer_?scale(_param
 def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = False) -> Recipe:
     """Return the recipe of ViT, Swin and ConvNeXt in timm and transformers: trunc_normal_(std=0.02).
 
-    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are, unless
-    cut= says how many standard deviations.
+    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are,
+    unless cut= says how many standard deviations.
 
     Args:
         std: of every matrix, convolution, embedding, position table and learned token.
