@@ -112,10 +112,13 @@ def check_not_lost(tensor: Tensor, shard: Shard | None = None) -> None:
         ValueError: a parameter whose values DeepSpeed or FullyShardedDataParallel holds elsewhere, or a part
             of one, and it cannot be told which.
     """
-    if is_compiling() or has_torch_function_unary(tensor):
+    if is_compiling():
         return
-    check_not_a_copy(tensor)
-    if is_marked(tensor) or (tensor._base is not None and is_marked(tensor._base)):
+    base = None
+    if not has_torch_function_unary(tensor):
+        check_not_a_copy(tensor)
+        base = tensor._base
+    if is_marked(tensor) or (base is not None and is_marked(base)):
         check_alone(tensor, shard is not None)
 
 
