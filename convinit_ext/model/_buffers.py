@@ -100,7 +100,7 @@ def buffer_rows(
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         elif start is None and _is_readable(tensor):
             start = _rebuilt(held, offers)
-            if start is None and is_new and not _is_offered(held, offers):
+            if start is None and is_new and not (_is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
@@ -108,7 +108,7 @@ def buffer_rows(
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    if any(row.is_fresh and row.tensor.is_meta for row in (*parameters, *rows)):
+    if any(row.tensor.is_meta for row in (*parameters, *rows)):
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
             for each in plain_tensors(nodes)
@@ -141,8 +141,14 @@ def _text(start: _Start) -> str:
 
 def _is_new(parameters: Sequence[Row]) -> bool:
     """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = [local_of(row.tensor) for row in parameters if row.tensor.numel()]
-    return bool(tensors) and not any(each.is_meta or each.is_inference() or each._version for each in tensors)
+    tensors = (local_of(row.tensor) for row in parameters if row.tensor.numel())
+    first = next(tensors, None)
+    return first is not None and not (_is_written(first) or any(map(_is_written, tensors)))
+
+
+def _is_written(tensor: Tensor) -> bool:
+    """Whether a tensor has no memory, or something was written there: a buffer that was copied deeply, too."""
+    return tensor.is_meta or tensor.is_inference() or tensor._version > 0
 
 
 def _is_readable(tensor: Tensor) -> bool:

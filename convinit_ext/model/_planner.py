@@ -66,8 +66,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     device = options.device or next(fresh, torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        is_kept = buffer.persistent or not options.persistent
-        return selection.chosen(buffer) and is_kept
+        return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
     selection.check_used()
@@ -92,7 +91,7 @@ def _with_pieces(
 
 def _groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[list[NamedTensor]]:
+) -> list[tuple[NamedTensor, ...]]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = {id(each) for each in held if selection.chosen(each)}
     if len(chosen) == len(held):
@@ -130,7 +129,7 @@ class _Planner:
         self,
         model: nn.Module,
         held: list[NamedTensor],
-        groups: list[list[NamedTensor]],
+        groups: list[tuple[NamedTensor, ...]],
         kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
@@ -145,7 +144,7 @@ class _Planner:
         self.used: set[int] = set()  # ids of rules
         self._by_name: dict[str, NamedTensor] | None = None
         self._chosen: set[int] | None = None
-        self._group_of: dict[int, list[NamedTensor]] | None = None
+        self._group_of: dict[int, tuple[NamedTensor, ...]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
@@ -163,7 +162,7 @@ class _Planner:
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = options.dtype or tensor.dtype
-            rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
+            rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
         order = {id(each): at for at, each in enumerate(self._held)}
@@ -184,7 +183,8 @@ class _Planner:
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """
-        said, shape = filling.values, logical_shape(held.tensor)
+        said, tensor = filling.values, held.tensor
+        shape = tensor.shape if held.is_plain else logical_shape(tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), shape, said), filling.fans
         if isinstance(said, RowZeroed):
@@ -197,7 +197,7 @@ class _Planner:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(logical(held.tensor))
+                said.check(logical(tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:
@@ -207,7 +207,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if not is_marked(held.tensor):
+        if held.is_plain or not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
@@ -218,7 +218,7 @@ class _Planner:
         (rule,) = rules_for([held], [target], self._options.recipe)
         if self._group_of is None:
             self._group_of = {id(each): group for group in self._groups for each in group}
-        padding = padding_of(self._group_of.get(id(held), [held]), target)
+        padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
     def _copied(
