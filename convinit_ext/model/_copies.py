@@ -24,11 +24,12 @@ def warn_of_copies(rows: Iterable[Row]) -> None:
 
     Layers that a list repeats are no copies: nn.TransformerEncoder clones them, and they are to differ.
     """
+    starts = [(start, row) for row in rows if (start := _start_of(row)) is not None]
+    if len({start for start, _ in starts}) == len(starts):  # as in most models
+        return
     alike: dict[bytes, list[Row]] = {}
-    for row in rows:
-        start = _start_of(row)
-        if start is not None:
-            alike.setdefault(start, []).append(row)
+    for start, row in starts:
+        alike.setdefault(start, []).append(row)
     pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
     if pairs:
         (source, target), *_ = pairs

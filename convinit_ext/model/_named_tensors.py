@@ -68,7 +68,7 @@ class NamedTensor:
     """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it.
 
     It `is_apart` where it should be tied to another one, and is not. It `is_plain` where check_parameters has
-    found it whole, contiguous and in memory that the engine may go straight to: most parameters of most models.
+    found it whole, contiguous and in memory that the engine may go straight to, as in most models.
     """
 
     tensor: Tensor

@@ -28,7 +28,7 @@ from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
@@ -37,6 +37,7 @@ from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZer
 from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
+@uncollected()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
     if not isinstance(model, nn.Module):
@@ -62,13 +63,13 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     if not options.reading:
         warn_of_copies(rows)
-    fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
-    device = options.device or next(fresh, torch.device("cpu"))
+    on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
+    device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
         return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
 
-    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name)
 
@@ -93,8 +94,8 @@ def _groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
 ) -> list[tuple[NamedTensor, ...]]:
     """Return the parameters to fill, each with those tied to it; checked."""
-    chosen = {id(each) for each in held if selection.chosen(each)}
-    if len(chosen) == len(held):
+    chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
+    if selection.chooses_all or len(chosen) == len(held):
         check_parameters(held, options)
         return rejoined(walk.tied(held), nodes, options.reading)
     check_parameters([each for each in held if id(each) in chosen], options)

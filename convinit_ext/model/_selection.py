@@ -33,8 +33,8 @@ class Selection:
 
     def __init__(self, model: nn.Module, only: Selectors, skip: Selectors) -> None:
         self._only = self._skip = None
-        self._chooses_all = only is None and skip is None
-        if self._chooses_all:
+        self.chooses_all = only is None and skip is None
+        if self.chooses_all:
             return
         inside = {id(module) for module in model.modules()}
         self._only = None if only is None else _Set("only", only, inside)
@@ -43,7 +43,7 @@ class Selection:
 
     def chosen(self, held: NamedTensor) -> bool:
         """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
-        if self._chooses_all:
+        if self.chooses_all:
             return True
         is_chosen = self._only is None or self._only.fits(held, self._names_of(held))
         return not self.skipped(held) and is_chosen
