@@ -27,12 +27,15 @@ from convinit_ext.sharding import (
 def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
+    Notes of each whether it `is_plain`.
+
     Raises:
         UnsupportedTensorError, RuntimeError, TypeError, ValueError: one that is not; it is named.
     """
     for each in held:
         tensor = each.tensor
         if is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor):
+            each.is_plain = True
             continue
         try:
             _check(tensor, options)

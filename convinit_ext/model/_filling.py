@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +63,7 @@ class Fillings:
     """What rules say of parameters. The layers of a large model repeat: equal questions are asked once."""
 
     def __init__(self) -> None:
-        self._known: dict[object, Filling] = {}
+        self._known: dict[object, tuple[Filling, object]] = {}
         self._texts: dict[int, str] = {}
 
     def of(
@@ -77,21 +78,28 @@ class Fillings:
             padding: the row that is zero unless the rule itself says which is.
         """
         tensor = target.tensor
-        if type(rule.init) not in _BY_SHAPE:
-            return self._new(rule, target, dtype, padding)
-        question = id(rule), tensor.shape, tensor.dtype, layout_key(target), padding
-        if question not in self._known:
-            self._known[question] = self._new(rule, target, dtype, padding)
-        return self._known[question]
+        shape = tensor.shape
+        is_by_shape = type(rule.init) in _BY_SHAPE or not tensor.numel()
+        found = None if is_by_shape else said(rule, target, "parameter")
+        layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
+        question = id(rule), id(found), shape, tensor.dtype, layout, padding
+        known = self._known.get(question)
+        if known is None:  # with what was said, whose id stays its own
+            known = self._known[question] = self._new(rule, target, found, dtype, padding), found
+        return known[0]
 
-    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None) -> Filling:
+    def _new(
+        self, rule: Rule, target: Target, found: object, dtype: torch.dtype | None, padding: int | None
+    ) -> Filling:
         if id(rule) not in self._texts:
             self._texts[id(rule)] = rule.text
         text, tensor = self._texts[id(rule)], target.tensor
-        values = ZEROS if tensor.numel() == 0 else _values(rule, target)  # a fan of zero has no std
-        if not isinstance(values, RowZeroed) and not is_distribution(values):
-            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+        if not tensor.numel():
+            found = ZEROS  # a fan of zero has no std
+        values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if not (isinstance(distribution, DISTRIBUTIONS) or is_distribution(distribution)):
+            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         if distribution is values and padding is not None and distribution != ZEROS:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
@@ -144,20 +152,19 @@ def _is_copy(values: Values) -> bool:
     return not isinstance(values, Preset | NormOf | MinusIdentity)
 
 
-def _values(rule: Rule, target: Target) -> Values:
-    found = said(rule, target, "parameter")
-    values = Preset(found) if isinstance(found, Tensor) else found
-    inner = values.distribution if isinstance(values, RowZeroed) else values
+def _checked(rule: Rule, target: Target, found: object) -> Values:
+    """Return what a rule says of a parameter, if that is something that a parameter can be."""
+    inner = found.distribution if isinstance(found, RowZeroed) else found
     if not is_values(inner) or isinstance(inner, RowZeroed):
         about = f"parameter {target.name!r}, {rule.text}"
         raise TypeError(f"{about}: must return a distribution, not {inner!r}")
-    return values  # type: ignore[return-value]  # RowZeroed or what it has inside
+    return found  # type: ignore[return-value]  # RowZeroed or what it has inside
 
 
 def said(rule: Rule, target: Target, kind: str) -> object:
     """Return what a rule's initialiser says, with the name of the parameter or buffer on its errors."""
     try:
-        if is_values(rule.init):
+        if not isinstance(rule.init, FunctionType) and is_values(rule.init):
             return rule.init
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found

@@ -11,7 +11,7 @@ from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
 from convinit_ext.recipes import Recipe, Rule, is_ready_made
 
-Group = list[NamedTensor]
+Group = tuple[NamedTensor, ...]
 
 
 def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Options) -> list[Row]:
@@ -59,7 +59,7 @@ def _names(rule: Rule, recipe: Recipe) -> bool:
 def _kept(group: Group, options: Options) -> Row:
     tensor = group[0].tensor
     dtype = options.dtype or tensor.dtype
-    return Row(group[0].name, tuple(group), None, "kept (frozen)", None, dtype, tensor.device)
+    return Row(group[0].name, group, None, "kept (frozen)", None, dtype, tensor.device)
 
 
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:

@@ -94,7 +94,7 @@ def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Same:
     """One value everywhere, in a tensor of any dtype."""
 
