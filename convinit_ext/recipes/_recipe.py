@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
-from convinit_ext.recipes._initialisers import Target, is_own
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_own
 
 _T = TypeVar("_T")
 
