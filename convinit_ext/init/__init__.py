@@ -36,6 +36,7 @@ from convinit_ext.distributions import (
     variance_scaling,
     xavier,
 )
+from convinit_ext.init._compiled import scaled
 from convinit_ext.init._fill import check_extras, check_not_a_copy, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
@@ -95,14 +96,19 @@ def kaiming_distribution(
     shape: Sequence[int], a: float, mode: str, nonlinearity: str, form: str, groups: int = 1
 ) -> Distribution:
     """Return `kaiming` of the same arguments, remembered."""
-    if type(a) in _NUMBERS and type(nonlinearity) is str and not is_compiling():
+    if is_compiling():
+        fan = kaiming_fan(shape, mode, groups)
+        return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
+    if type(a) in _NUMBERS and type(nonlinearity) is str:
         return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
     return kaiming(shape, a, mode, nonlinearity, form, groups)
 
 
 def xavier_distribution(shape: Sequence[int], gain: float, form: str, groups: int = 1) -> Distribution:
     """Return `xavier` of the same arguments, remembered but for a gain of zero, whose sign counts."""
-    if type(gain) in _NUMBERS and gain and not is_compiling():
+    if is_compiling():
+        return scaled("xavier_std", form, gain, *fans(shape, groups=groups))
+    if type(gain) in _NUMBERS and gain:
         return _remembered_xavier(shape, gain, form, groups)
     return xavier(shape, gain, form, groups)
 
@@ -393,7 +399,11 @@ def variance_scaling_(
     if 0 in shape:
         return _nothing_to_fill(tensor, generator, key, shard)
     fan_in, fan_out = fans(shape, groups=groups)
-    return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
+    if is_compiling():
+        found: Distribution = scaled(mode, distribution, scale, fan_in, fan_out)
+    else:
+        found = variance_scaling(scale, mode, distribution, fan_in, fan_out)
+    return fill_(tensor, found, generator, key, shard)
 
 
 def lecun_normal_(
