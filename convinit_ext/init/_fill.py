@@ -17,15 +17,18 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext._engine import (
     PLAIN,
     SMALL,
+    Box,
     bounds_fit,
     check_tensor,
     fill_one_,
     fill_small_,
+    in_fake_mode,
     increment_version,
     is_plain,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
+from convinit_ext.init._compiled import fill_in_graph_
 from convinit_ext.keys import (
     DRAW_UNDER_CAPTURE,
     INT64_MIN,
@@ -71,14 +74,14 @@ def fill_(
 
     What is wrong is raised before a key is drawn.
     """
-    kind, params = distribution.kind, distribution.params
     if (
         shard is None
         and is_plain(tensor)
         and (not tensor.__dict__ or not is_marked(tensor))
         and tensor.is_contiguous()
-        and (kind != _UNIFORM or bounds_fit(params[0], params[1], tensor.dtype))
+        and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
+        params = distribution.params
         try:
             recorded = tensor.grad_fn is not None
         except RuntimeError:  # of one of chunk's views, when another has changed
@@ -112,7 +115,7 @@ def fill_(
             check_tensor(tensor)
         _check_bounds(tensor, distribution)
         words = _words_for(tensor, tensor.shape, generator, key)
-        fill_one_(tensor, words, kind, params)
+        _fill_one_(tensor, words, distribution)
     return tensor
 
 
@@ -182,7 +185,7 @@ def _fill_parts_(
     boxes = [part.box(shape) for part in held]
     words = _words_for(local, shape, generator, key)
     if len(held) == 1:
-        fill_one_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
+        _fill_one_(held[0].tensor, words, distribution, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],
@@ -194,11 +197,18 @@ def _fill_parts_(
         increment_version(tensor)
 
 
+def _fill_one_(tensor: Tensor, words: Tensor, distribution: Distribution, box: Box | None = None) -> None:
+    if is_compiling():
+        fill_in_graph_(tensor, words, distribution, box)
+    else:
+        fill_one_(tensor, words, distribution.kind, distribution.params, box)
+
+
 def _check_bounds(tensor: Tensor, distribution: Distribution) -> None:
     """Raise what the engine raises of bounds, before a key is drawn. Meta tensors may have any."""
-    low, high, *_ = distribution.params
     if distribution.kind != _UNIFORM or is_compiling() or tensor.is_meta:
         return
+    low, high, *_ = distribution.params
     if not bounds_fit(low, high, tensor.dtype):
         raise ParameterError(
             "uniform_ expects bounds that the tensor's dtype can hold, and their difference too, but for "
@@ -249,8 +259,8 @@ def _words_for(
 
 
 def as_words(key: Key, tensor: Tensor) -> Tensor:
-    """Return the key's words, as a fake tensor for a fake one."""
-    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor):
+    """Return the key's words, as a fake tensor for a fake one outside its mode, which would make them one."""
+    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor) and not in_fake_mode():
         return tensor.new_empty(1, 2, dtype=torch.int64, device="cpu")
     return key.tensor()
 
