@@ -86,14 +86,12 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
 
     Raises:
         UnsupportedTensorError: a wrapper of other tensors, a layout, dtype or device that is not accepted.
-        ValueError: a placeholder, whose values are elsewhere.
         RuntimeError: no memory; where it is written, an inference tensor outside inference mode, or elements
             that overlap.
         ValueError: where it is read, a meta or fake tensor, which has no values.
     """
     if is_compiling():
         return
-    _check_shows_values(tensor)
     _check_not_batched(tensor, do)
     if do not in _READS:
         check_inference(tensor)
@@ -108,17 +106,6 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
             "location. Please clone() the tensor before performing the operation."
-        )
-
-
-def _check_shows_values(tensor: Tensor) -> None:
-    """Raise ValueError for the placeholder that DeepSpeed's ZeRO-3 leaves of a parameter."""
-    shape = tensor.__dict__.get("ds_shape")
-    if shape is not None and tensor.shape != shape:
-        raise ValueError(
-            f"it is a placeholder of DeepSpeed's ZeRO-3, of shape {list(shape)} (ds_shape), whose values are "
-            "elsewhere; fill it by init_model_(model), or inside "
-            "deepspeed.zero.GatheredParameters(model.parameters(), modifier_rank=0)"
         )
 
 

@@ -37,12 +37,12 @@ from convinit_ext.distributions import (
     xavier,
 )
 from convinit_ext.init._compiled import scaled
-from convinit_ext.init._fill import check_extras, check_not_a_copy, override
+from convinit_ext.init._fill import check_extras, check_not_lost, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
 from convinit_ext.keys import Key
-from convinit_ext.sharding import Shard, logical_shape
+from convinit_ext.sharding import Shard, is_marked, local_of, logical_shape
 
 __all__ = [
     "calculate_gain",
@@ -450,21 +450,24 @@ def lecun_uniform_(
     return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard)
 
 
-# PyTorch's constants, which fill no copies either.
+# PyTorch's constants, which fill no copies either, and of other frameworks' parameters what is held here.
 
 
-def _refuse_copies(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
+def _constant(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        check_not_a_copy(tensor)
-        return function(tensor, *args, **kwargs)
+        check_not_lost(tensor)
+        if not is_marked(tensor):
+            return function(tensor, *args, **kwargs)
+        function(local_of(tensor).detach(), *args, **kwargs)  # which has no marks
+        return tensor
 
     return call
 
 
-constant_ = _refuse_copies(_torch_init.constant_)
-ones_ = _refuse_copies(_torch_init.ones_)
-zeros_ = _refuse_copies(_torch_init.zeros_)
+constant_ = _constant(_torch_init.constant_)
+ones_ = _constant(_torch_init.ones_)
+zeros_ = _constant(_torch_init.zeros_)
 
 
 # What other libraries import from torch.nn.init although it is not public.

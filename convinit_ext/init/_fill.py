@@ -38,7 +38,16 @@ from convinit_ext.keys import (
     check_not_capturing,
     draw,
 )
-from convinit_ext.sharding import Shard, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.sharding import (
+    Shard,
+    check_alone,
+    is_dtensor,
+    is_marked,
+    is_sharded,
+    local_of,
+    logical_shape,
+    parts,
+)
 
 _UNIFORM = 1  # Uniform.kind
 
@@ -57,6 +66,7 @@ def fill_(
     if (
         shard is None
         and is_plain(tensor)
+        and (not tensor.__dict__ or not is_marked(tensor))
         and tensor.is_contiguous()
         and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
@@ -66,7 +76,7 @@ def fill_(
         except RuntimeError:  # of one of chunk's views, when another has changed
             recorded = True
         if recorded:
-            check_not_a_copy(tensor)
+            check_not_lost(tensor)
         if generator is None and key is None:
             if not tensor.is_cpu:
                 check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
@@ -81,13 +91,13 @@ def fill_(
         if free is not None:
             free.append(words)
         return tensor
-    check_not_a_copy(tensor)
+    check_not_lost(tensor, shard)
     if not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
         with torch.no_grad():
             memory = torch._neg_view(tensor)
             fill_(memory, distribution, generator, key, shard)
             memory.neg_()
-    elif shard is not None or is_dtensor(tensor):
+    elif shard is not None or is_sharded(tensor):
         _fill_parts_(tensor, distribution, generator, key, shard)
     else:
         if not is_traceable_wrapper_subclass(tensor):  # whose own code may know what a fill is
@@ -98,13 +108,31 @@ def fill_(
     return tensor
 
 
+def check_not_lost(tensor: Tensor, shard: Shard | None = None) -> None:
+    """Raise for a fill that the model would not see, or of a part that nobody knows.
+
+    Raises:
+        RuntimeError: as `check_not_a_copy`.
+        ValueError: a parameter whose values DeepSpeed or FullyShardedDataParallel holds elsewhere, or a part
+            of one, and it cannot be told which.
+    """
+    if is_compiling():
+        return
+    base = None
+    if not has_torch_function_unary(tensor):
+        check_not_a_copy(tensor)
+        base = tensor._base
+    if is_marked(tensor) or (base is not None and is_marked(base)):
+        check_alone(tensor, shard is not None)
+
+
 def check_not_a_copy(tensor: Tensor) -> None:
     """Raise RuntimeError for a tensor that was computed from others, which would not see a fill of it.
 
     Known are those that autograd has recorded, and views of DTensors. What is computed under torch.no_grad(),
     or from parameters that need no gradient, looks like any new tensor.
     """
-    if is_compiling() or has_torch_function_unary(tensor) or _are_functorch_transforms_active():
+    if _are_functorch_transforms_active():
         return
     base = tensor if tensor._base is None else tensor._base
     recorded = base.grad_fn
@@ -125,7 +153,7 @@ def check_not_a_copy(tensor: Tensor) -> None:
 
 
 def _leaf_of(node: Any) -> Tensor | None:
-    """Return a tensor that autograd's record begins with: the only one, where the memory is a tensor's own."""
+    """Return a tensor that autograd's record begins with: where memory is shared, the only one."""
     while node is not None and not hasattr(node, "variable"):
         node = next((before for before, _ in node.next_functions if before is not None), None)
     leaf: Tensor | None = None if node is None else node.variable

@@ -11,7 +11,7 @@ from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import check_tensor
 from convinit_ext.distributions import Normal
-from convinit_ext.init._fill import check_extras, check_not_a_copy, fill_, override
+from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
 
@@ -128,7 +128,7 @@ def _fill_with_matrix(
 
 def _check(tensor: Tensor, gain: float, shard: Shard | None) -> None:
     """Raise what is wrong before a key is drawn."""
-    check_not_a_copy(tensor)
+    check_not_lost(tensor, shard)
     if tensor.dtype not in (torch.float32, torch.float64):
         raise NotImplementedError(
             f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"

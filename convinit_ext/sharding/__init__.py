@@ -15,7 +15,7 @@ from convinit_ext.sharding._dtensor import (
     parts,
     sharding_of,
 )
-from convinit_ext.sharding._flat import FlatPiece, flat_pieces
+from convinit_ext.sharding._flat import FlatPiece, check_alone, flat_pieces
 from convinit_ext.sharding._foreign import (
     carrying,
     check_foreign,
@@ -38,6 +38,7 @@ __all__ = [
     "added_up",
     "boxes",
     "carrying",
+    "check_alone",
     "check_foreign",
     "check_same",
     "copy_whole_",

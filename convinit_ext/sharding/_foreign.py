@@ -62,14 +62,26 @@ def is_flat_piece(tensor: Tensor) -> bool:
     return _FLAT in tensor.__dict__ and foreign(tensor) is not None
 
 
+def is_of_flat(tensor: Tensor) -> bool:
+    """Return whether FullyShardedDataParallel made a tensor, or took it, for its flat parameter."""
+    return _FLAT in tensor.__dict__
+
+
+def is_unknown_piece(tensor: Tensor) -> bool:
+    """Return whether a tensor is of a flat parameter, and its place in that was never noted."""
+    return not is_compiling() and is_of_flat(tensor) and tensor not in _known
+
+
 def is_marked(tensor: Tensor) -> bool:
     """Return whether a tensor has attributes that say more of it than its shape and memory do."""
+    if is_compiling():  # no compiler traces a tensor's attributes
+        return False
     return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
 
 
 def foreign(tensor: Tensor) -> Foreign | None:
     """Return what this process holds of a parameter; None if it is whole, or cut by nobody known here."""
-    if is_compiling():  # no compiler traces a tensor's attributes
+    if is_compiling():
         return None
     facts = tensor.__dict__
     if not facts or _MARKS.isdisjoint(facts):
@@ -101,14 +113,19 @@ def keeps_dtype(tensor: Tensor) -> bool:
     return found is not None and found.shard is not None and found.shard.indices is not None
 
 
-def check_foreign(tensor: Tensor, writing: bool) -> None:
+def check_foreign(tensor: Tensor, writing: bool, is_placed: bool = False) -> None:
     """Check that what this process holds can be told, and that nothing would undo a write to it.
+
+    Args:
+        tensor: any.
+        writing: whether it is to be filled.
+        is_placed: whether the caller says by a Shard what this process holds.
 
     Raises:
         ValueError: it is said what to call instead.
     """
     found = foreign(tensor)
-    if found is not None and found.shard is None:
+    if found is not None and found.shard is None and not is_placed:
         raise ValueError(found.problem)
     _, is_at_rest = _known.get(tensor, (None, None)) if _FLAT in tensor.__dict__ else (None, None)
     if is_at_rest is not None and not is_at_rest():
