@@ -113,8 +113,9 @@ def uniform_(
     Raises:
         ValueError, RuntimeError: a > b; bounds that the tensor's dtype cannot hold.
         RuntimeError: a tensor that autograd knows as computed from others (layer.weight behind a
-            parametrization, table[indices], a cast), or a DTensor's slice with memory of its own: the fill
-            would be lost. Under torch.no_grad() such a tensor looks like a new one, and is filled.
+            parametrization, table[indices], a cast, a DTensor's full_tensor()), or a DTensor's slice with
+            memory of its own: the fill would be lost. Under torch.no_grad(), or of a parameter that needs no
+            gradient, such a tensor looks like a new one, and is filled.
 
     Source: torch.nn.init.uniform_.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _has_storage
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -146,26 +147,39 @@ def check_not_a_copy(tensor: Tensor) -> None:
     if _are_functorch_transforms_active():
         return
     base = tensor if tensor._base is None else tensor._base
-    if base.grad_fn is not None:
-        how = f"computed from others ({base.grad_fn.name()})"
-    elif not _share_memory(tensor, base):
-        how = "a copy of a part of another"
-    else:
+    recorded = base.grad_fn
+    if recorded is None:
+        with suppress(RuntimeError):  # of one of chunk's views, when another has changed
+            recorded = tensor.grad_fn
+    leaf = base if recorded is None else _leaf_of(recorded)
+    if leaf is not None and _share_memory(tensor, leaf):
         return
+    how = "a copy of a part of another" if recorded is None else f"computed from others ({recorded.name()})"
     raise RuntimeError(
         f"cannot fill a tensor that is {how}: nothing else would see the values. Fill the parameter: behind "
         "a parametrization or a hook the original (layer.parametrizations.weight.original, weight_v or "
-        "weight_orig; init_model_(model) does), for an index, a cast or a DTensor's slice the whole, or a "
-        "view that shares its memory. Where the copy is what is wanted, pass tensor.detach()"
+        "weight_orig; init_model_(model) does), for an index, a cast, a DTensor's slice, full_tensor() or "
+        "redistribute() the whole, or a view that shares its memory. Where the copy is what is wanted, pass "
+        "tensor.detach()"
     )
 
 
-def _share_memory(tensor: Tensor, base: Tensor) -> bool:
-    """Return False where a DTensor's view has local memory of its own."""
-    if base is tensor or not is_dtensor(base):
+def _leaf_of(node: Any) -> Tensor | None:
+    """Return a tensor that autograd's record begins with: where memory is shared, the only one."""
+    while node is not None and not hasattr(node, "variable"):
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    leaf: Tensor | None = None if node is None else node.variable
+    return leaf
+
+
+def _share_memory(tensor: Tensor, leaf: Tensor) -> bool:
+    """Return whether what is written to a tensor is written to a leaf: DTensors' views may be copies."""
+    if tensor is leaf or (tensor._base is leaf and not is_dtensor(leaf)):
         return True
-    memory, whole = local_of(tensor).untyped_storage(), local_of(base).untyped_storage()
-    return bool(memory._cdata == whole._cdata)
+    local, whole = local_of(tensor), local_of(leaf)
+    if not (_has_storage(local) and _has_storage(whole)):
+        return False
+    return bool(local.untyped_storage()._cdata == whole.untyped_storage()._cdata)
 
 
 def _fill_parts_(
