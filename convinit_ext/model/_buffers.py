@@ -87,7 +87,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = options.dtype if options.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        dtype = options.dtype_of(tensor)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:

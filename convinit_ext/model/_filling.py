@@ -15,10 +15,12 @@ from torch import Tensor
 
 from convinit_ext._engine import LARGEST, bounds_fit, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
     RECIPES,
     ZEROS,
+    CopyFrom,
     Kaiming,
     MinusIdentity,
     NormOf,
@@ -205,8 +207,14 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
 
     Raises:
         ValueError: parameters without a rule; all of them are listed, and how to give them one is said.
+        UnsupportedTensorError: complex ones without given values, likewise.
     """
     rules = recipe.rules_for(targets)
+    check_real(
+        each
+        for each, target, rule in zip(held, targets, rules, strict=True)
+        if not (each.is_plain or _gives_values(rule, target))
+    )
     found = [rule for rule in rules if rule is not None]
     if len(found) < len(rules):
         lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
@@ -218,6 +226,13 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
             * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)
         )
     return found
+
+
+def _gives_values(rule: Rule | None, target: Target) -> bool:
+    """Whether a rule says the values of a complex parameter, and no distribution, which are all real."""
+    if not target.tensor.is_complex():
+        return True
+    return rule is not None and isinstance(said(rule, target, "parameter"), Preset | CopyFrom)
 
 
 def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:

@@ -58,7 +58,7 @@ def _names(rule: Rule, recipe: Recipe) -> bool:
 
 def _kept(group: Group, options: Options) -> Row:
     tensor = group[0].tensor
-    dtype = options.dtype or tensor.dtype
+    dtype = options.dtype_of(tensor)
     return Row(group[0].name, group, None, "kept (frozen)", None, dtype, tensor.device)
 
 

@@ -162,7 +162,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = options.dtype or tensor.dtype
+            dtype = options.dtype_of(tensor)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
@@ -242,6 +242,11 @@ class _Planner:
             raise ValueError(
                 f"parameter {held.name!r} of shape {list(own_shape)} cannot copy from "
                 f"{origin.name!r} of shape {list(shape)}"
+            )
+        if held.tensor.is_complex() != origin.tensor.is_complex():
+            raise TypeError(
+                f"parameter {held.name!r} of {held.tensor.dtype} cannot copy from {origin.name!r} of "
+                f"{origin.tensor.dtype}: only one of them is complex"
             )
         values, fans = self._values(origin, own)
         if not isinstance(values, Drawn):
