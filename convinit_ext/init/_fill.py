@@ -240,7 +240,7 @@ def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tens
         function: the initialiser.
         arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
     """
-    defaults = {"key": None, "shard": None, "groups": 1}
+    defaults = {"key": None, "shard": None, "groups": 1, "blocks": 1}
     given = {
         name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]
     }
