@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import time
 import warnings
 
@@ -91,12 +92,11 @@ def test_tensors_that_cannot_be_written_draw_nothing(function, size):
 
 
 @pytest.mark.usefixtures("untouched_generator")
-@pytest.mark.parametrize("gain", ["a", None, 2j])
+@pytest.mark.parametrize("gain", ["a", "0.5", None, 2j, [1.0]])
 @pytest.mark.parametrize("function", [init.orthogonal_, init.delta_orthogonal_])
 def test_a_gain_that_is_no_number_draws_nothing(function, gain):
     tensor = torch.zeros(4, 4, 1)
-    said = "result type ComplexFloat" if gain == 2j else f"gain must be a number, not {gain!r}"
-    with pytest.raises((TypeError, RuntimeError), match=said):
+    with pytest.raises(TypeError, match=re.escape(f"gain must be a number, not {gain!r}")):
         function(tensor, gain)
     assert not tensor.any()
 
