@@ -21,7 +21,7 @@ from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import Offers, Redrawn
+from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import (
     check_one_dtype,
@@ -32,12 +32,13 @@ from convinit_ext.model._parametrize import (
     vectors_of,
 )
 from convinit_ext.model._plan import Row
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, whole
+from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn, whole
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
     Orthogonal,
     Preset,
+    Redrawn,
     Rule,
     Target,
     check_converts,
@@ -191,8 +192,7 @@ def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
     if isinstance(start, Constant):
         return Same(start.value)
     if isinstance(start, Redrawn):
-        said = f"drawn by the model itself {key!r} {start.kind}"
-        return Computed(lambda: said, lambda seed, dtype: start.values(Key(seed, key)))
+        return redrawn(start, key)
     if isinstance(start, Orthogonal):
 
         def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:

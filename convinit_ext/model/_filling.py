@@ -23,6 +23,7 @@ from convinit_ext.recipes import (
     NormOf,
     Preset,
     Recipe,
+    Redrawn,
     RowZeroed,
     Rule,
     Target,
@@ -141,7 +142,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | NormOf | MinusIdentity)
+    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
 
 
 def _values(rule: Rule, target: Target) -> Values:

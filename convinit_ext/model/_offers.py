@@ -7,38 +7,18 @@ parameters are on the meta device, so that only buffers are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convinit_ext.keys import Key
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.recipes import Redrawn, drawing, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
 _METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Redrawn:
-    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
-
-    Args:
-        kind: of the module.
-        make: returns the values, once the generator is seeded.
-    """
-
-    kind: str
-    make: Callable[[], Tensor]
-
-    def values(self, key: Key) -> Tensor:
-        with _drawing():
-            torch.default_generator.manual_seed(key.words[0])
-            return self.make()
 
 
 class Offers:
@@ -60,12 +40,6 @@ class Offers:
         return values if values is not None and values.shape == held.tensor.shape else None
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
-    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        yield
-
-
 def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:
     """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
     found: dict[str, Tensor | Redrawn] = {}
@@ -81,7 +55,7 @@ def _fixed_or_drawn(
     node: NamedModule, ask: Callable[[NamedModule], dict[str, Tensor]]
 ) -> dict[str, Tensor | Redrawn]:
     """What one way of asking gives; values that depend on PyTorch's generator are drawn when they are due."""
-    with _drawing():
+    with drawing():
         before = torch.get_rng_state()
         first = ask(node)
         after = torch.get_rng_state()
@@ -154,28 +128,6 @@ def _is_new(buffer: Tensor, before: Tensor | None, version: int) -> bool:
 
 def _version(buffer: Tensor | None) -> int:
     return -1 if buffer is None else buffer._version
-
-
-def shown_copy(module: nn.Module) -> nn.Module:
-    """A copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
-    shown = object.__new__(type(module))
-    shown.__dict__.update(module.__dict__)
-    shown._parameters = {
-        leaf: None if each is None else nn.Parameter(_meta(each), each.requires_grad)
-        for leaf, each in module._parameters.items()
-    }
-    shown._buffers = {
-        leaf: None if each is None else torch.empty(each.shape, dtype=each.dtype, device="cpu")
-        for leaf, each in module._buffers.items()
-    }
-    shown._modules = {
-        leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()
-    }
-    return shown
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _by_name(leaf: str, tensor: Tensor) -> Tensor | None:

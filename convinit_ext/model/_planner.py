@@ -32,8 +32,8 @@ from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
+from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values, redrawn
+from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, RowZeroed, Target
 from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
@@ -191,6 +191,8 @@ class _Planner:
             return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
+        if isinstance(said, Redrawn):
+            return redrawn(said, self._key_of(held.name)), None
         if not isinstance(said, Preset | NormOf | MinusIdentity):
             return Drawn(self._key_of(held.name), shape, said), filling.fans
         try:
@@ -233,8 +235,12 @@ class _Planner:
                 cycle = " -> ".join(repr(each.name) for each in (*chain[chain.index(origin) :], origin))
                 raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
             chain.append(origin)
-            is_kept = id(origin) in self._kept
-            own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
+            row = self._kept.get(id(origin))
+            if row is None:
+                own = self._filling(origin)
+            else:
+                given = row.values.tensor if isinstance(row.values, Given) else origin.tensor.detach()
+                own = Filling(Preset(given), "", None)
             said = own.values
         shape, own_shape = logical_shape(origin.tensor), logical_shape(held.tensor)
         if shape != own_shape:

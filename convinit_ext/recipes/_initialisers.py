@@ -15,7 +15,7 @@ from typing_extensions import TypeIs
 
 from convinit_ext import distributions
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
@@ -116,7 +116,7 @@ class RowZeroed:
 
 
 # What a rule may have for an initialiser, and what a function of the Target may return.
-Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity
+Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
 Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
@@ -318,7 +318,9 @@ def is_distribution(value: object) -> TypeIs[Distribution]:
 
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
-    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
+    return is_distribution(init) or isinstance(
+        init, RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
+    )
 
 
 def layout_key(target: Target) -> object:

@@ -84,6 +84,9 @@ def _is_computed(target: Target) -> bool:
 
 UNKNOWN_BIAS = Rule(unknown, parameter="bias", where=_of_time_step)
 
+# A bias that a module registers by itself, as BERT's head does; experts' have two dimensions.
+OWN_BIAS = Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim <= 1, allow_unused=True)
+
 # Before everything else in every ready-made recipe.
 KNOWN: tuple[Rule, ...] = (
     Rule(ZEROS, where=_starts_adapter),

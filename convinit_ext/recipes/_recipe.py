@@ -13,6 +13,7 @@ from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._initialisers import Target
 from convinit_ext.recipes._known import unknown
+from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
 
@@ -20,6 +21,7 @@ _T = TypeVar("_T")
 
 # The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
+_LAST = set(map(id, LAST))
 _OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
 _KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
@@ -120,7 +122,9 @@ class Recipe:
 
     def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
         """Return the rule of each parameter; None where no rule matches."""
-        rules = self.rules + DEFAULTS if self.defaults else self.rules
+        rules = tuple(rule for rule in self.rules if id(rule) not in _LAST)
+        asks = len(rules) < len(self.rules)  # it holds a ready-made one, whose last come after all others
+        rules += (LAST if asks else ()) + (DEFAULTS if self.defaults else ())
         suitable: dict[tuple[type, str], tuple[Rule, ...]] = {}  # by what the parameters of a type share
         found: list[Rule | None] = []
         for target in targets:
@@ -131,7 +135,15 @@ class Recipe:
             if shared not in suitable:
                 suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
             found.append(next((rule for rule in suitable[shared] if rule.matches_rest(target)), None))
-        return [None if rule is not None and rule.init is unknown else rule for rule in found]
+        return [
+            _instead(target, asks) if rule is not None and rule.init is unknown else rule
+            for target, rule in zip(targets, found, strict=True)
+        ]
+
+
+def _instead(target: Target, asks: bool) -> Rule | None:
+    """Return the rule of a parameter that another marks as unknown."""
+    return MODEL_CODE if asks and MODEL_CODE.matches(target) else None
 
 
 def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | None:

@@ -15,6 +15,7 @@ from convinit_ext.distributions import Constant, Distribution, Normal, Truncated
 from convinit_ext.recipes._initialisers import ZEROS, Target, is_expert_stack
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
+from convinit_ext.recipes._model_code import LAST
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
@@ -161,6 +162,7 @@ def _language(std: float) -> tuple[Rule, ...]:
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
         Rule(normal, parameter=_CLASS_TOKENS),
         Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
+        *LAST,
     )
 
 
