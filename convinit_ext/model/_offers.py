@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.recipes import Redrawn, drawing, shown_copy
+from convinit_ext.recipes import Redrawn, constructed, drawing, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
@@ -37,6 +37,10 @@ class Offers:
             return values
         if values is None:
             values = _by_name(leaf, held.tensor)
+        if values is None and held.tensor.is_meta:
+            made = constructed(node.module, node.parents)
+            buffer = None if made is None else made._buffers.get(leaf)
+            values = None if buffer is None or buffer.is_meta else buffer.detach()
         return values if values is not None and values.shape == held.tensor.shape else None
 
 

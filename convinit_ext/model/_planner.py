@@ -33,12 +33,26 @@ from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values, redrawn
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, RowZeroed, Target
+from convinit_ext.recipes import (
+    CopyFrom,
+    MinusIdentity,
+    NormOf,
+    Preset,
+    Redrawn,
+    RowZeroed,
+    Target,
+    made_once,
+)
 from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
+    with made_once():
+        return _make_plan(model, seed, options)
+
+
+def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)

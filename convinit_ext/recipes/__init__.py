@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._constructor import constructed as constructed
+from convinit_ext.recipes._constructor import made_once as made_once
 from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf

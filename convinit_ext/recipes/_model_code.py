@@ -1,7 +1,8 @@
 """What a model's own init code makes of one parameter, asked on a copy so that the model stays as it is.
 
 transformers' models have `_init_weights(module)`, timm's modules and many others `reset_parameters()` or
-`init_weights()`, torchtitan's a dict `_param_init`. No other package is imported.
+`init_weights()`, torchtitan's a dict `_param_init`. Then comes what a constructor makes. No other package is
+imported.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
+from convinit_ext.recipes._constructor import constructed
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing
 from convinit_ext.recipes._initialisers import Target
 from convinit_ext.recipes._known import OWN_BIAS
@@ -53,7 +55,7 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
 
     That is a distribution where the code ends with an in-place function of torch's, the values where it
     computes the same ones twice, and otherwise how to draw them again. What fails says nothing: it is foreign
-    code.
+    code. Where it says nothing, the model's constructor is asked.
     """
     if target.plain is not None or _dispatch_modes():
         return None
@@ -64,7 +66,13 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
             continue
         if found is not None:
             return found
-    return None
+    made = constructed(target.module, target.parents)
+    held = None if made is None else made._parameters.get(target.parameter)
+    if held is None or held.is_meta or held.shape != target.tensor.shape:
+        return None
+    values = held.detach()
+    is_constant = values.numel() and values.eq(values.flatten()[0]).all()
+    return Constant(float(values.flatten()[0])) if is_constant else Preset(values)
 
 
 def computed_table(target: Target) -> Preset | None:

@@ -106,7 +106,7 @@ def _faults(library: Library, model: nn.Module, counts: Counter[str]) -> Iterato
             continue
         if not value.isfinite().all():
             yield name, "not finite"
-        word = _compared(library, name, leaf, value)
+        word = _compared(library, name, leaf, value, module)
         counts[word] += 1
         if word.startswith("!"):
             a = library.first[0][name].float()
@@ -130,12 +130,14 @@ def _shown(x: Tensor) -> str:
     return f"mean {x.mean().item():.3g} std {x.std().item():.3g}"
 
 
-def _compared(library: Library, name: str, leaf: str, value: Tensor) -> str:
+def _compared(library: Library, name: str, leaf: str, value: Tensor, module: nn.Module) -> str:
     """Return a word for what became of a parameter; with ! before it where it is wrong."""
     kind, own = library.kind(name), library.first[0][name]
     if same(value, own) and kind != "drawn":
         return "same"
-    is_bias = leaf == "bias" or leaf.endswith("_bias")
+    is_bias = leaf == "bias" or leaf.endswith("_bias") or leaf.startswith("bias_")
+    if "norm" in type(module).__name__.lower() and leaf == "weight" and value.eq(1).all():
+        return "gain one"  # also where the library starts a branch from zero, or draws gains
     if is_constant(value):
         zero = not value.any()
         if leaf == "bias" and zero:
@@ -146,9 +148,9 @@ def _compared(library: Library, name: str, leaf: str, value: Tensor) -> str:
     if kind == "constant":
         if value.ndim >= 2 and not own.any():
             return "zero at birth"
-        if is_bias and value.ndim == 1:
-            return "bias drawn"
-        return "!constant, here drawn"
+        return "bias drawn" if is_bias and value.ndim == 1 else "!constant, here drawn"
+    if is_bias and value.ndim == 1:
+        return "bias drawn"
     if kind == "fixed":
         return "!fixed"
     return "drawn"
