@@ -18,6 +18,7 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -92,7 +93,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = options.dtype if options.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        dtype = dtype_of(held, options.dtype if tensor.is_floating_point() else None)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convinit_ext._engine import lines
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -72,7 +73,7 @@ def _row(group: Group, options: Options, values: Given | None, text: str) -> Row
     device = tensor.device
     if values is not None and tensor.is_meta:
         device = options.device or boxes.home_of(tensor)
-    return Row(group[0].name, tuple(group), values, text, None, options.dtype or tensor.dtype, device)
+    return Row(group[0].name, tuple(group), values, text, None, dtype_of(group[0], options.dtype), device)
 
 
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:

@@ -17,8 +17,14 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.recipes import Redrawn, constructed, drawing, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
-# Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
-_METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
+# Methods without arguments that make buffers: of timm, of torchvision's Swin and MaxViT, and of torchtitan.
+_METHODS = (
+    "init_non_persistent_buffers",
+    "_init_buffers",
+    "reset_buffers",
+    "define_relative_position_index",
+    "_init_self_buffers",
+)
 
 
 class Offers:
@@ -38,10 +44,20 @@ class Offers:
         if values is None:
             values = _by_name(leaf, held.tensor)
         if values is None and held.tensor.is_meta:
+            values = _of_frozen_norm(node.module, leaf)
+        if values is None and held.tensor.is_meta:
             made = constructed(node.module, node.parents)
             buffer = None if made is None else made._buffers.get(leaf)
             values = None if buffer is None or buffer.is_meta else buffer.detach()
         return values if values is not None and values.shape == held.tensor.shape else None
+
+
+def _of_frozen_norm(module: nn.Module, leaf: str) -> Tensor | None:
+    """What DETR's frozen BatchNorm, which has buffers alone, starts from."""
+    start = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.get(leaf)
+    if start is None or "FrozenBatchNorm" not in type(module).__name__:
+        return None
+    return torch.full_like(module._buffers[leaf], start, device="cpu")  # type: ignore[arg-type]
 
 
 def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:

@@ -14,6 +14,7 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._copies import warn_of_copies
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -176,7 +177,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = options.dtype or tensor.dtype
+            dtype = dtype_of(first, options.dtype)
             rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
@@ -272,7 +273,7 @@ class _Planner:
                 f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
-        dtype, drawn = (self._options.dtype or each.tensor.dtype for each in (held, origin))
+        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
         has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
         if has_other_words and not isinstance(values.distribution, Constant):
@@ -292,7 +293,7 @@ class _Planner:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
             values, _ = self._values(source, self._filling(source), within)
-            dtype = options.dtype or dtype
+            dtype = dtype_of(source, options.dtype)
         elif source.tensor.is_meta:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
@@ -301,7 +302,7 @@ class _Planner:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, shape, dtype, said.dim, options.dtype or held.tensor.dtype)
+        return Norm(values, shape, dtype, said.dim, dtype_of(held, options.dtype))
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""
