@@ -26,6 +26,7 @@ from convinit_ext.recipes import (
     NormOf,
     Preset,
     Recipe,
+    Redrawn,
     RowZeroed,
     Rule,
     Target,
@@ -152,7 +153,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | NormOf | MinusIdentity)
+    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:
