@@ -44,7 +44,16 @@ from convinit_ext.recipes import (
     Target,
     made_once,
 )
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.sharding import (
+    FlatPiece,
+    boxes,
+    flat_pieces,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+    note_layers,
+)
 
 
 @uncollected()
@@ -59,6 +68,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
+    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
