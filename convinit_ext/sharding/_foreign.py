@@ -7,7 +7,6 @@ Megatron's layers hold parts along one dimension (_megatron.py).
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 

@@ -96,8 +96,8 @@ def check_name(tensor: Tensor) -> None:
     if facts.get(IS_ADDED_UP, True) or not _ranks_differ(facts.get("group_name")):
         return
     raise ValueError(
-        "it is of an expert that this rank alone has, under a name that others have for theirs, and all would "
-        "get the same values; say by names= which experts of the whole these are, as in "
+        "it is of an expert that this rank alone has, under a name that others have for theirs, and all "
+        "would get the same values; say by names= which experts of the whole these are, as in "
         "names={'experts.0': 'experts.4'}"
     )
 
