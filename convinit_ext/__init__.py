@@ -8,6 +8,7 @@ from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
 from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.inspection import Inspection, inspect_model
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_ensemble, init_model_, plan_model
@@ -19,6 +20,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "FINGERPRINT_VERSION",
     "Constant",
+    "Inspection",
     "Key",
     "Normal",
     "Shard",
@@ -32,6 +34,7 @@ __all__ = [
     "init",
     "init_ensemble",
     "init_model_",
+    "inspect_model",
     "intercept",
     "plan_model",
     "save_model",

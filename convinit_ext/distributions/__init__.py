@@ -55,7 +55,8 @@ def _make_floats(distribution: Distribution, *names: str) -> None:
 class Distribution(Protocol):
     """What the fill engine needs to know: its code for the kind, and four numbers."""
 
-    kind: ClassVar[int]
+    @property
+    def kind(self) -> int: ...
 
     @property
     def params(self) -> tuple[float, float, float, float]: ...

@@ -42,12 +42,12 @@ from convinit_ext.init._fans import (
     xavier_uniform_,
 )
 from convinit_ext.init._fans import xavier_distribution as xavier_distribution
-from convinit_ext.init._fill import check_extras, check_not_a_copy, override
+from convinit_ext.init._fill import check_extras, check_not_lost, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
 from convinit_ext.keys import Key
-from convinit_ext.sharding import Shard
+from convinit_ext.sharding import Shard, is_marked, local_of
 
 __all__ = [
     "calculate_gain",
@@ -113,8 +113,9 @@ def uniform_(
     Raises:
         ValueError, RuntimeError: a > b; bounds that the tensor's dtype cannot hold.
         RuntimeError: a tensor that autograd knows as computed from others (layer.weight behind a
-            parametrization, table[indices], a cast), or a DTensor's slice with memory of its own: the fill
-            would be lost. Under torch.no_grad() such a tensor looks like a new one, and is filled.
+            parametrization, table[indices], a cast, a DTensor's full_tensor()), or a DTensor's slice with
+            memory of its own: the fill would be lost. Under torch.no_grad(), or of a parameter that needs no
+            gradient, such a tensor looks like a new one, and is filled.
 
     Source: torch.nn.init.uniform_.
 
@@ -219,21 +220,24 @@ def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: in
         )
 
 
-# PyTorch's constants, which fill no copies either.
+# PyTorch's constants, which fill no copies either, and of other frameworks' parameters what is held here.
 
 
-def _refuse_copies(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
+def _constant(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        check_not_a_copy(tensor)
-        return function(tensor, *args, **kwargs)
+        check_not_lost(tensor)
+        if not is_marked(tensor):
+            return function(tensor, *args, **kwargs)
+        function(local_of(tensor).detach(), *args, **kwargs)  # which has no marks
+        return tensor
 
     return call
 
 
-constant_ = _refuse_copies(_torch_init.constant_)
-ones_ = _refuse_copies(_torch_init.ones_)
-zeros_ = _refuse_copies(_torch_init.zeros_)
+constant_ = _constant(_torch_init.constant_)
+ones_ = _constant(_torch_init.ones_)
+zeros_ = _constant(_torch_init.zeros_)
 
 
 # What other libraries import from torch.nn.init although it is not public.

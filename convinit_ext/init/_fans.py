@@ -20,11 +20,14 @@ from convinit_ext.distributions import (
     Axes,
     Axis,
     Distribution,
+    calculate_gain,
     fans,
     kaiming,
+    kaiming_fan,
     variance_scaling,
     xavier,
 )
+from convinit_ext.init._compiled import scaled
 from convinit_ext.init._fill import check_extras, fill_, override
 from convinit_ext.keys import Key
 from convinit_ext.sharding import Shard, logical_shape
@@ -50,7 +53,10 @@ def kaiming_distribution(
     axes: _Axes = PYTORCH,
 ) -> Distribution:
     """Return `kaiming` of the same arguments, remembered where the axes are PyTorch's."""
-    if axes == PYTORCH and type(a) in _NUMBERS and type(nonlinearity) is str and not is_compiling():
+    if is_compiling():
+        fan = kaiming_fan(shape, mode, groups, Axes(*axes))
+        return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
+    if axes == PYTORCH and type(a) in _NUMBERS and type(nonlinearity) is str:
         return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
     return kaiming(shape, a, mode, nonlinearity, form, groups, Axes(*axes))
 
@@ -62,7 +68,9 @@ def xavier_distribution(
 
     That of a gain of zero is not, as its sign counts.
     """
-    if axes == PYTORCH and type(gain) in _NUMBERS and gain and not is_compiling():
+    if is_compiling():
+        return scaled("xavier_std", form, gain, *fans(shape, groups=groups, **Axes(*axes)._asdict()))
+    if axes == PYTORCH and type(gain) in _NUMBERS and gain:
         return _remembered_xavier(shape, gain, form, groups)
     return xavier(shape, gain, form, groups, Axes(*axes))
 
@@ -256,7 +264,11 @@ def variance_scaling_(
     fan_in, fan_out = fans(
         shape, groups=groups, in_axis=in_axis, out_axis=out_axis, batch_axis=batch_axis, blocks=blocks
     )
-    return fill_(tensor, variance_scaling(scale, mode, distribution, fan_in, fan_out), generator, key, shard)
+    if is_compiling():
+        found: Distribution = scaled(mode, distribution, scale, fan_in, fan_out)
+    else:
+        found = variance_scaling(scale, mode, distribution, fan_in, fan_out)
+    return fill_(tensor, found, generator, key, shard)
 
 
 def lecun_normal_(

@@ -17,7 +17,7 @@ from torch import Tensor
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS
+from convinit_ext.recipes import ZEROS, Redrawn
 from convinit_ext.sharding import Part, is_sharded, parts, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -99,7 +99,7 @@ def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Same:
     """One value everywhere, in a tensor of any dtype."""
 
@@ -231,6 +231,12 @@ class Computed:
 
     def text(self) -> str:
         return self.said()
+
+
+def redrawn(said: Redrawn, name: str) -> Computed:
+    """Return the values that a model's own code draws, with the key of a name."""
+    text = f"drawn by the model itself {name!r} {said.kind}"
+    return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
 
 
 def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._constructor import constructed as constructed
+from convinit_ext.recipes._constructor import made_once as made_once
 from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf
 from convinit_ext.recipes._derived import Orthogonal as Orthogonal
+from convinit_ext.recipes._derived import Redrawn as Redrawn
 from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
+from convinit_ext.recipes._derived import drawing as drawing
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
 from convinit_ext.recipes._initialisers import ONES as ONES
 from convinit_ext.recipes._initialisers import ZEROS as ZEROS
@@ -25,6 +29,9 @@ from convinit_ext.recipes._initialisers import initialiser_text as initialiser_t
 from convinit_ext.recipes._initialisers import is_distribution as is_distribution
 from convinit_ext.recipes._initialisers import is_values as is_values
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
+from convinit_ext.recipes._model_code import MODEL_CODE as MODEL_CODE
+from convinit_ext.recipes._model_code import computed_table as computed_table
+from convinit_ext.recipes._model_code import shown_copy as shown_copy
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
 from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
 from convinit_ext.recipes._rules import Rule

@@ -22,7 +22,7 @@ from convinit_ext.distributions import (
     TruncatedNormal,
     Uniform,
 )
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn
 from convinit_ext.recipes._target import FANS, Fan, Target
 
 ZEROS = Constant(0.0)
@@ -38,7 +38,7 @@ class RowZeroed:
 
 
 # What a rule may have for an initialiser, and what a function of the Target may return.
-Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity
+Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
 Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
@@ -283,4 +283,6 @@ def is_distribution(value: object) -> TypeIs[Distribution]:
 
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
-    return is_distribution(init) or isinstance(init, RowZeroed | CopyFrom | Preset | NormOf | MinusIdentity)
+    return is_distribution(init) or isinstance(
+        init, RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
+    )

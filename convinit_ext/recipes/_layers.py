@@ -22,6 +22,7 @@ from convinit_ext.recipes._known import (
     WEIGHT_OR_BIAS,
     expert_rules,
 )
+from convinit_ext.recipes._model_code import LAST
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
@@ -139,6 +140,7 @@ TORCH = ready_made(
             Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
             Rule(ZEROS, parameter="bias", where=of_conv1d),
             *NORM_LIKE,
+            *LAST,
         ),
         name="torch",
         defaults=False,

@@ -17,9 +17,10 @@ from convinit_ext.recipes._derived import MinusIdentity, NormOf
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
+_OWN = __name__.partition(".")[0] + "."  # begins the names of this package's modules
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Target:
     """One parameter as a rule sees it: its names, its tensor's shape, and the modules around it.
 
@@ -75,7 +76,7 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
     Raises:
         ValueError: it says a tensor on the meta device.
     """
-    if (getattr(function, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]:
+    if is_own(function):
         return function(target)
     leaf, shown = target.parameter, _shown(target.tensor)
     holders = (target.module._parameters, target.module._buffers)
@@ -94,6 +95,11 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
             "values; accepted are distributions, and tensors made elsewhere: torch.zeros(target.tensor.shape)"
         )
     return found
+
+
+def is_own(function: Callable[..., Any]) -> bool:
+    """Return whether a function is this package's, which writes to no tensor."""
+    return str(getattr(function, "__module__", "")).startswith(_OWN)
 
 
 def _shown(tensor: Tensor) -> Tensor:
