@@ -181,7 +181,7 @@ class ModelPlan:
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started
-        return Report(self.report.rows, seconds, seed, self._plan.recipe)
+        return dataclasses.replace(self.report, seconds=seconds, seed=seed, dry=False)
 
     @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:

@@ -18,6 +18,7 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
+from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -79,7 +80,7 @@ def buffer_rows(
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
-    is_new = not options.reading and _is_new(parameters)
+    is_new = not options.reading and is_unwritten(parameters)
     rows: list[Row] = []
     buffers = walk.buffers(nodes)
     take_modules(buffers, options.like, buffers=True)
@@ -96,7 +97,7 @@ def buffer_rows(
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         elif start is None and _is_readable(tensor):
             start = _rebuilt(held, offers)
-            if start is None and is_new and not (_is_written(tensor) or _is_offered(held, offers)):
+            if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
@@ -133,18 +134,6 @@ def _text(start: _Start) -> str:
     if start is ZEROS or start is ONES:  # most of them
         return "zeros_" if start is ZEROS else "ones_"
     return "preset" if isinstance(start, Tensor) else initialiser_text(start)
-
-
-def _is_new(parameters: Sequence[Row]) -> bool:
-    """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = (local_of(row.tensor) for row in parameters if row.tensor.numel())
-    first = next(tensors, None)
-    return first is not None and not (_is_written(first) or any(map(_is_written, tensors)))
-
-
-def _is_written(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory, or something was written there: into deep-copied buffers, too."""
-    return tensor.is_meta or tensor.is_inference() or tensor._version > 0
 
 
 def _is_readable(tensor: Tensor) -> bool:

@@ -37,7 +37,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
         return []
     rules = options.recipe.rules_for([target_of(group[0], options.fan) for group in frozen])
     pairs = zip(frozen, rules, strict=True)
-    open_ = [group for group, rule in pairs if rule is None or not _names(rule, options.recipe)]
+    open_ = [group for group, rule in pairs if rule is None or not names_it(rule, options.recipe)]
     if open_ and options.frozen is None:
         raise ValueError(_question(open_, options.recipe))
     lost = [group for group in open_ if group[0].tensor.is_meta]
@@ -50,7 +50,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     return [_kept(group, options) for group in open_]
 
 
-def _names(rule: Rule, recipe: Recipe) -> bool:
+def names_it(rule: Rule, recipe: Recipe) -> bool:
     """Whether a rule is the caller's and names its parameters."""
     is_own = not is_ready_made(rule) and any(rule is each for each in recipe.rules)
     return is_own and (rule.name is not None or rule.parameter is not None)
