@@ -20,6 +20,7 @@ from convinit_ext.model._values import Drawn
 from convinit_ext.sharding import local_of
 
 LOOKED_AT = 16  # bytes of each parameter
+_Memory = ctypes.c_char * LOOKED_AT  # half the time of ctypes.string_at
 
 Beginnings: TypeAlias = Sequence[tuple[Row, bytes]]
 
@@ -36,7 +37,10 @@ def beginnings(rows: Iterable[Row]) -> Beginnings:
             continue
         local = first.tensor if first.is_plain else local_of(first.tensor)
         if local.is_cpu and (first.is_plain or (local.is_contiguous() and is_plain(local))):
-            found.append((row, ctypes.string_at(local.data_ptr(), min(LOOKED_AT, local.nbytes))))
+            size, address = local.nbytes, local.data_ptr()
+            is_long = size >= LOOKED_AT
+            start = _Memory.from_address(address).raw if is_long else ctypes.string_at(address, size)
+            found.append((row, start))
     return found
 
 

@@ -172,15 +172,16 @@ def _row(
     key_of: Callable[[str], str],
 ) -> Row:
     name = walk.canonical(held.name)
-    values = None if start is None else _values(start, key_of(name), held.tensor.shape)
+    values = None if start is None else _values(start, lambda: key_of(name), held.tensor)
     return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
-def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
+def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
+    if isinstance(start, Constant):  # most of them
+        return Same(start.value)
     if isinstance(start, Tensor):
         return Given(start)
-    if isinstance(start, Constant):
-        return Same(start.value)
+    key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
         said = f"drawn by the model itself {key!r} {start.kind}"
         return Computed(lambda: said, lambda seed, dtype: start.values(Key(seed, key)))
@@ -188,7 +189,7 @@ def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
 
         def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:
             exact = torch.float64 if dtype == torch.float64 else torch.float32
-            return init.orthogonal_(torch.empty(tuple(shape), dtype=exact, device="cpu"), key=Key(seed, key))
+            return init.orthogonal_(torch.empty(shape, dtype=exact, device="cpu"), key=Key(seed, key))
 
         return Computed(lambda: f"orthogonal {key!r}", orthogonal)
     return Drawn(key, shape, start)
@@ -239,7 +240,7 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
             check_converts(start.dtype, dtype)
         elif not isinstance(start, Orthogonal | Redrawn):
             elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
-            _values(start, "", elements.shape).write_(0, Part(elements, (range(2),)))
+            _values(start, str, elements).write_(0, Part(elements, (range(2),)))
     except RuntimeError as error:  # NotImplementedError too
         text = f"values of {start.dtype}" if isinstance(start, Tensor) else str(start)
         raise ValueError(f"{dtype} cannot hold {text}, which its rule says: {error}") from error

@@ -59,7 +59,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
-    seconds = {id(each) for group in groups for each in group[1:]}
+    seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     starts = [] if options.reading else beginnings(rows)
@@ -68,7 +68,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
+        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
