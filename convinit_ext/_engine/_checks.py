@@ -92,7 +92,7 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
     """
     if is_compiling():
         return
-    _check_not_batched(tensor, do)
+    check_not_batched(tensor, do)
     if do not in _READS:
         check_inference(tensor)
     check_kind(tensor, do)
@@ -109,8 +109,10 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         )
 
 
-def _check_not_batched(tensor: Tensor, do: str) -> None:
+def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
     """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    if is_compiling():
+        return
     while is_functorch_wrapped_tensor(tensor):
         if is_batchedtensor(tensor):
             raise RuntimeError(

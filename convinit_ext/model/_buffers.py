@@ -19,20 +19,22 @@ from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import Offers, Redrawn
+from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values
+from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
     Orthogonal,
     Preset,
+    Redrawn,
     Rule,
     Target,
     check_converts,
@@ -88,7 +90,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = options.dtype_of(tensor)
+        dtype = dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -183,8 +185,7 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
         return Given(start)
     key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
-        said = f"drawn by the model itself {key!r} {start.kind}"
-        return Computed(lambda: said, lambda seed, dtype: start.values(Key(seed, key)))
+        return redrawn(start, key)
     if isinstance(start, Orthogonal):
 
         def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:

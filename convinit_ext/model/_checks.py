@@ -23,6 +23,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.sharding import (
     FsdpState,
     check_foreign,
+    check_name,
     fsdp_state,
     is_marked,
     is_sharded,
@@ -95,6 +96,8 @@ def _check(tensor: Tensor, options: Options) -> None:
     reading, is_filled = options.reading, not (options.reading or options.persistent)
     if is_marked(tensor):
         check_foreign(tensor, is_filled)
+        if is_filled and options.names is None:
+            check_name(tensor)
         if is_filled and options.dtype not in (None, tensor.dtype) and keeps_dtype(tensor):
             raise ValueError("its memory is a range of a larger one, which keeps its dtype; leave dtype= out")
     if is_sharded(tensor):

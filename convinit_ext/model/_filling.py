@@ -26,6 +26,7 @@ from convinit_ext.recipes import (
     NormOf,
     Preset,
     Recipe,
+    Redrawn,
     RowZeroed,
     Rule,
     Target,
@@ -33,6 +34,7 @@ from convinit_ext.recipes import (
     VarianceScaling,
     Xavier,
     call,
+    fans_of,
     is_distribution,
     is_values,
     layout_key,
@@ -102,14 +104,14 @@ class Fillings:
         distribution = values.distribution if isinstance(values, RowZeroed) else values
         if not (isinstance(distribution, DISTRIBUTIONS) or is_distribution(distribution)):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+        if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
+            text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
-        fans = None
-        if tensor.ndim >= 2 and not isinstance(distribution, Constant):
-            fans = target.fans(getattr(rule.init, "fan", None))
+        fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)
 
 
@@ -151,7 +153,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | NormOf | MinusIdentity)
+    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:

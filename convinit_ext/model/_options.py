@@ -69,10 +69,6 @@ class Options:
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         _check_dtype(self.dtype)
 
-    def dtype_of(self, tensor: Tensor) -> torch.dtype:
-        """Return the dtype of a parameter or buffer afterwards: its own, if it is no floating-point one."""
-        return self.dtype if self.dtype is not None and tensor.is_floating_point() else tensor.dtype
-
     @property
     def facts(self) -> dict[str, str]:
         """Return what decides a model's values beside its seed, as short texts that processes can compare."""

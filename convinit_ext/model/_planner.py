@@ -15,6 +15,7 @@ from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._copies import warn_of_copies
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -33,18 +34,42 @@ from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values, redrawn
+from convinit_ext.recipes import (
+    CopyFrom,
+    MinusIdentity,
+    NormOf,
+    Preset,
+    Redrawn,
+    RowZeroed,
+    Target,
+    made_once,
+)
+from convinit_ext.sharding import (
+    FlatPiece,
+    boxes,
+    flat_pieces,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+    note_layers,
+)
 
 
 @uncollected()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
+    with made_once():
+        return _make_plan(model, seed, options)
+
+
+def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
+    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
@@ -163,7 +188,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = options.dtype_of(tensor)
+            dtype = dtype_of(first, options.dtype)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
@@ -193,6 +218,8 @@ class _Planner:
             return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
+        if isinstance(said, Redrawn):
+            return redrawn(said, self._key_of(held.name)), None
         if not isinstance(said, Preset | NormOf | MinusIdentity):
             return Drawn(self._key_of(held.name), shape, said), filling.fans
         try:
@@ -235,8 +262,12 @@ class _Planner:
                 cycle = " -> ".join(repr(each.name) for each in (*chain[chain.index(origin) :], origin))
                 raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
             chain.append(origin)
-            is_kept = id(origin) in self._kept
-            own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
+            row = self._kept.get(id(origin))
+            if row is None:
+                own = self._filling(origin)
+            else:
+                given = row.values.tensor if isinstance(row.values, Given) else origin.tensor.detach()
+                own = Filling(Preset(given), "", None)
             said = own.values
         shape, own_shape = logical_shape(origin.tensor), logical_shape(held.tensor)
         if shape != own_shape:
@@ -259,7 +290,7 @@ class _Planner:
                 f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
-        dtype, drawn = (self._options.dtype or each.tensor.dtype for each in (held, origin))
+        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
         has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
         if has_other_words and not isinstance(values.distribution, Constant):
@@ -279,7 +310,7 @@ class _Planner:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
             values, _ = self._values(source, self._filling(source), within)
-            dtype = options.dtype or dtype
+            dtype = dtype_of(source, options.dtype)
         elif source.tensor.is_meta:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
@@ -288,7 +319,7 @@ class _Planner:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, shape, dtype, said.dim, options.dtype or held.tensor.dtype)
+        return Norm(values, shape, dtype, said.dim, dtype_of(held, options.dtype))
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""

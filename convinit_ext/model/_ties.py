@@ -9,7 +9,7 @@ import torch
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import shown_copy
+from convinit_ext.recipes import shown_copy
 from convinit_ext.sharding import is_dtensor
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS
+from convinit_ext.recipes import ZEROS, Redrawn
 from convinit_ext.sharding import Part, is_sharded, parts, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -83,12 +83,17 @@ class Drawn:
 
 
 def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
-    """Fill them by one call into the engine, which shares all the bytes out over the threads."""
+    """Fill them by one call into the engine."""
     pieces = list(pieces)
+    fill_keyed(keys.of_names(seed, [piece.key for piece in pieces]), pieces)
+
+
+def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
+    """Fill them by these words, one row each: one call, which shares all the bytes out over the threads."""
     boxes = [piece.box for piece in pieces]
     ops.fill_(
         [piece.memory for piece in pieces],
-        keys.of_names(seed, [piece.key for piece in pieces]),
+        words,
         [piece.distribution for piece in pieces],
         boxes if any(boxes) else None,
     )
@@ -226,6 +231,12 @@ class Computed:
 
     def text(self) -> str:
         return self.said()
+
+
+def redrawn(said: Redrawn, name: str) -> Computed:
+    """Return the values that a model's own code draws, with the key of a name."""
+    text = f"drawn by the model itself {name!r} {said.kind}"
+    return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
 
 
 def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

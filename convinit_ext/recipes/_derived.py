@@ -5,6 +5,8 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import NO_MEMORY
+from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
 
 
@@ -83,6 +86,31 @@ class Preset:
 
     def __str__(self) -> str:
         return "preset"
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let foreign code make and draw tensors on the CPU, and keep PyTorch's generator as it is."""
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        yield
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Redrawn:
+    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
+
+    Args:
+        kind: of the module.
+        make: returns the values, once the generator is seeded.
+    """
+
+    kind: str
+    make: Callable[[], Tensor]
+
+    def values(self, key: Key) -> Tensor:
+        with drawing():
+            torch.default_generator.manual_seed(key.words[0])
+            return self.make()
 
 
 @dataclass(frozen=True, slots=True)

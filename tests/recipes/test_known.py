@@ -62,8 +62,14 @@ def test_layer_scales_are_known_by_whole_names():
         "layer_scale_1",
         "layer_scale_parameter",
     ]
-    model = holding("Block", **{name: vector() for name in names})
-    assert fillings(model, "trunc_normal") == dict.fromkeys(names, Constant(1e-6))
+    parameters = {name: vector() for name in names}
+    assert fillings(holding("ConvNeXtBlock", **parameters), "trunc_normal") == dict.fromkeys(
+        names, Constant(1e-6)
+    )
+    block = holding("Block", **parameters)
+    assert unlisted(block, "trunc_normal") == []  # CaiT's start from 1e-5, and nothing says so
+    block.init_values = 1e-5
+    assert fillings(block, "trunc_normal") == dict.fromkeys(names, Constant(1e-5))
 
 
 def test_biases_are_zero_by_default_where_they_are_called_so_or_are_torchs_own():
