@@ -83,7 +83,7 @@ class Fillings:
         """
         tensor = target.tensor
         shape = tensor.shape
-        is_by_shape = type(rule.init) in _BY_SHAPE or not tensor.numel()
+        is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
         layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
@@ -129,7 +129,7 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         if held.node.module is not places[0][0]:  # it is that of like=
             places = [(held.node.module, held.name.rpartition(".")[2]), *places]
         for module, leaf in places:
-            if "padding_idx" in module.__dict__:
+            if leaf == "weight" and "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
                     return row
