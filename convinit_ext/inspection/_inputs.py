@@ -16,9 +16,9 @@ from convinit_ext.model import dtype_name, walk
 ACCEPTED = "a tensor, a tuple of arguments or a dict of keyword arguments"
 _BATCH = 16  # and the length of sequences
 _MAX_LAYERS = 4  # that guesses are made by
-_MAX_ELEMENTS = 1 << 23  # of a guess
+_MANY = 1 << 18  # elements, above which a batch is smaller
 # Pixels or samples a side, of one, two and three dimensions: some models take one size only.
-_SIZES = ((64, 128, 256, 1024, 3000, 16000), (32, 28, 64, 96, 128, 224, 256, 384), (16, 32, 64))
+_SIZES = ((64, 128, 256, 1024, 3000, 16000), (32, 28, 8, 16, 64, 96, 128, 224, 256, 384), (16, 32, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
     known: set[object] = set()
     for node in walk.modules(model):
         module: Any = node.module
-        shapes = [shape for shape in _shapes(module) if math.prod(shape) <= _MAX_ELEMENTS]
+        shapes = [_with_batch(shape) for shape in _shapes(module)]
         if not shapes or (type(module), shapes[0]) in known or len(known) == _MAX_LAYERS:
             continue
         known.add((type(module), shapes[0]))
@@ -86,17 +86,20 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
         yield Inputs((), tensors, "its dummy_inputs")
 
 
+def _with_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (max(2, min(_BATCH, _MANY // math.prod(shape))), *shape)
+
+
 def _shapes(module: Any) -> Iterator[tuple[int, ...]]:
-    """Yield the shapes of inputs that a layer takes, the likeliest first."""
+    """Yield the shapes of inputs that a layer takes, without the batch, the likeliest first."""
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        yield from ((_BATCH, _BATCH), (_BATCH,))
+        yield from ((_BATCH,), ())
     elif isinstance(module, nn.Linear):
-        yield from ((_BATCH, module.in_features), (_BATCH, _BATCH, module.in_features))
+        yield from ((module.in_features,), (_BATCH, module.in_features))
     elif isinstance(module, _ConvNd):
         num_dims = len(module.kernel_size)
-        for size in _SIZES[num_dims - 1]:
-            yield (_BATCH, module.in_channels, *[size] * num_dims)
+        yield from ((module.in_channels, *[size] * num_dims) for size in _SIZES[num_dims - 1])
     elif isinstance(module, nn.RNNBase):
-        yield (_BATCH, _BATCH, module.input_size)
-    elif isinstance(module, nn.RNNCellBase):
         yield (_BATCH, module.input_size)
+    elif isinstance(module, nn.RNNCellBase):
+        yield (module.input_size,)

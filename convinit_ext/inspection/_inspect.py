@@ -116,12 +116,14 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     is_parallel = isinstance(model, DistributedDataParallel | DataParallel)
-    inner = model._modules.get("module") if is_parallel else dict(model.named_children()).get("_orig_mod")
+    inner = model._modules.get("module") if is_parallel else model._modules.get("_orig_mod")
     return model if inner is None else _unwrapped(inner)
 
 
 def _check(model: nn.Module, has_values: bool) -> None:
     nodes = list(walk.modules(model))
+    if any(isinstance(node.module, torch.jit.ScriptModule) for node in nodes):
+        raise ValueError("model must be one that is not scripted: torch.jit's modules let nobody watch them")
     is_fsdp = any(fsdp_state(node.module) is not None for node in nodes)
     for held in [*walk.parameters(nodes), *walk.buffers(nodes)]:
         if is_fsdp or is_sharded(held.tensor):

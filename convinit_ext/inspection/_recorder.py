@@ -37,7 +37,7 @@ class Recorder:
     """Watches the layers of a model: modules without children, or with parameters of their own.
 
     Args:
-        model: which stays watched, so a copy. Modules of torch.jit cannot be.
+        model: which stays watched, so a copy.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,10 +47,8 @@ class Recorder:
         for node in walk.modules(model):
             module, name = node.module, walk.canonical(node.canonical) if node.canonical else "(model)"
             is_inside = "parametrizations" in node.path.split(".")
-            is_leaf = not {child for child, _ in module.named_children()} - {"parametrizations"}
-            if is_inside or isinstance(module, torch.jit.ScriptModule):
-                continue
-            if is_leaf or _has_parameters(module):
+            is_leaf = not module._modules.keys() - {"parametrizations"}
+            if not is_inside and (is_leaf or _has_parameters(module)):
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(
                     lambda *call, name=name: self._after(name, call[0], call[-1])
@@ -72,13 +70,20 @@ class Recorder:
         numbers = None if tensor is None or not tensor.is_floating_point() else _numbers(tensor)
         self._pending.append((numbers, tensor is not None and _carries(tensor)))
 
-    def _after(self, name: str, module: nn.Module, output: Any) -> None:
+    def _after(self, name: str, module: nn.Module, output: Any) -> Any:
+        """Look at a layer's output, and at the gradient that comes back to it.
+
+        Returns:
+            In place of a view a copy: what overwrites a view would take it out of the graph, and us with it.
+        """
         numbers, carried = self._pending.pop()
         seen = self._seen.setdefault(name, _Seen(module))
         seen.calls += 1
         if numbers is not None:
             seen.inputs.append(numbers)
         for tensor in floats_in(output)[:1]:
+            if tensor is output and tensor._is_view():
+                tensor = output = tensor.clone()
             seen.shape = tuple(tensor.shape)
             seen.outputs.append(_numbers(tensor))
             if carried:
@@ -86,6 +91,7 @@ class Recorder:
             if tensor.requires_grad:
                 hook: Any = tensor.register_hook
                 hook(lambda gradient: seen.gradients.append(_numbers(gradient)))
+        return output
 
     def rows(self, recipe: str) -> list[LayerRow]:
         """Return a row for each layer that was called, in the order of the first calls."""
@@ -130,8 +136,8 @@ def _together(several: list[Numbers]) -> tuple[float, float, float, float]:
 
 
 def _has_parameters(module: nn.Module) -> bool:
-    own = (name for name, _ in module.named_parameters(recurse=False))
-    return next(own, None) is not None or "parametrizations" in dict(module.named_children())
+    own = (parameter is not None for parameter in module._parameters.values())
+    return any(own) or "parametrizations" in module._modules
 
 
 def _carries(tensor: Tensor) -> bool:
