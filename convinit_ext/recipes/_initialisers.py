@@ -280,7 +280,7 @@ def initialiser_text(init: object, exact: bool = False) -> str:
 
 
 def _arguments(function: Function, values: list[Any], exact: bool) -> Iterator[str]:
-    """Yield all arguments; of those by name alone, and where there is a fan or gain, what is not the default."""
+    """Yield all arguments; of those by name alone, and beside a fan or gain, what is not the default."""
     is_short = not {"fan", "gain"}.isdisjoint(function.arguments)
     for value, argument in zip(values, function.signature.parameters.values(), strict=True):
         text = f"{value:.6g}" if isinstance(value, int | float) and not exact else repr(value)
