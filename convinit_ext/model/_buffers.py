@@ -12,10 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext import init
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
-from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
@@ -28,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn
+from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -187,12 +185,7 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
     if isinstance(start, Redrawn):
         return redrawn(start, key)
     if isinstance(start, Orthogonal):
-
-        def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:
-            exact = torch.float64 if dtype == torch.float64 else torch.float32
-            return init.orthogonal_(torch.empty(shape, dtype=exact, device="cpu"), key=Key(seed, key))
-
-        return Computed(lambda: f"orthogonal {key!r}", orthogonal)
+        return orthogonal(start, key, shape)
     return Drawn(key, shape, start)
 
 

@@ -21,9 +21,11 @@ from convinit_ext.recipes import (
     RECIPES,
     ZEROS,
     CopyFrom,
+    DeltaOrthogonal,
     Kaiming,
     MinusIdentity,
     NormOf,
+    Orthogonal,
     Preset,
     Recipe,
     Redrawn,
@@ -44,6 +46,7 @@ from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
+MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
@@ -102,7 +105,7 @@ class Fillings:
             found = ZEROS  # a fan of zero has no std
         values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
-        if not (isinstance(distribution, DISTRIBUTIONS) or is_distribution(distribution)):
+        if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
@@ -110,6 +113,8 @@ class Fillings:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
+        if isinstance(distribution, MATRICES):
+            return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)

@@ -17,7 +17,7 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Rounded, Values
+from convinit_ext.model._values import Drawn, Rounded, Values, forget
 from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
 
 
@@ -99,6 +99,7 @@ class Row:
         assert self.values is not None
         for part in parts(memory):
             self.values.write_(seed, part)
+        forget()
         if is_dtensor(memory):
             increment_version(memory)
 

@@ -18,6 +18,7 @@ from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
+    MATRICES,
     Filling,
     Fillings,
     check_range,
@@ -34,7 +35,17 @@ from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values, redrawn
+from convinit_ext.model._values import (
+    Computed,
+    Drawn,
+    Given,
+    MinusOnes,
+    Norm,
+    Rounded,
+    Values,
+    orthogonal,
+    redrawn,
+)
 from convinit_ext.recipes import (
     CopyFrom,
     MinusIdentity,
@@ -214,15 +225,17 @@ class _Planner:
         shape = tensor.shape if held.is_plain else logical_shape(tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), shape, said), filling.fans
-        if isinstance(said, RowZeroed):
-            return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
+        said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
         if isinstance(said, Redrawn):
             return redrawn(said, self._key_of(held.name)), None
-        if not isinstance(said, Preset | NormOf | MinusIdentity):
-            return Drawn(self._key_of(held.name), shape, said), filling.fans
+        if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
+            return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
+            if isinstance(said, MATRICES):
+                said.check(shape)
+                return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
@@ -281,6 +294,10 @@ class _Planner:
                 f"{origin.tensor.dtype}: only one of them is complex"
             )
         values, fans = self._values(origin, own)
+        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
+        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
+        if isinstance(values, Computed) and has_other_words:
+            return Rounded(values, drawn), fans
         if not isinstance(values, Drawn):
             return values, fans
         if padding is not None and values.zero_row is None:
@@ -290,9 +307,7 @@ class _Planner:
                 f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
-        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
         if has_other_words and not isinstance(values.distribution, Constant):
             return Rounded(values, drawn), fans
         return values, fans
