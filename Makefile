@@ -43,7 +43,7 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install bench lint format sanitize check-arm check-cuda test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients bench lint format sanitize check-arm check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -61,8 +61,15 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
 
+# With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
+test-clients:
+	$(MAKE) VENV=.venv-clients with-clients
+
+with-clients: $(VENV)/built $(VENV)/clients
+	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
+
 # Threads that wait do not take the core of those that work, since there are more of them than cores.
-test test-slow test-install: export OMP_WAIT_POLICY := passive
+test test-slow test-install with-clients: export OMP_WAIT_POLICY := passive
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
@@ -123,7 +130,7 @@ test-cuda-build:
 	scripts/build_with_cuda.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py
+	rm -rf $(VENV) .venv-clients build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py
 
 # What follows are stamps: empty files that say when a step of the set-up was done.
 
@@ -149,6 +156,12 @@ $(VENV)/built: $(VENV)/torch-$(TORCH) setup.py pyproject.toml $(CXX_SOURCES)
 
 $(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test
+	@touch $@
+
+# DeepSpeed builds what it needs when it needs it.
+$(VENV)/clients: $(VENV)/torch-$(TORCH) pyproject.toml
+	@echo "Installing the frameworks that the tests of clients run"
+	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation 'torch==$(TORCH)' --group clients
 	@touch $@
 
 $(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml

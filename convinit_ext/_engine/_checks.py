@@ -51,17 +51,17 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
     """
 
 
-def is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
     After a yes `check_tensor` raises nothing, whatever it is to do, if the tensor is also contiguous
     (otherwise its elements may overlap); there are elements; and no mode, transform, trace or compiler is
-    active that would have to see what PyTorch's dispatcher sees.
+    active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for "write" alone.
     """
     return (
         not is_compiling()
         and type(tensor) in PLAIN
-        and tensor.dtype in SUPPORTED_DTYPES
+        and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
         and tensor.layout is STRIDED
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
@@ -86,15 +86,13 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
 
     Raises:
         UnsupportedTensorError: a wrapper of other tensors, a layout, dtype or device that is not accepted.
-        ValueError: a placeholder, whose values are elsewhere.
         RuntimeError: no memory; where it is written, an inference tensor outside inference mode, or elements
             that overlap.
         ValueError: where it is read, a meta or fake tensor, which has no values.
     """
     if is_compiling():
         return
-    _check_shows_values(tensor)
-    _check_not_batched(tensor, do)
+    check_not_batched(tensor, do)
     if do not in _READS:
         check_inference(tensor)
     check_kind(tensor, do)
@@ -111,19 +109,10 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         )
 
 
-def _check_shows_values(tensor: Tensor) -> None:
-    """Raise ValueError for the placeholder that DeepSpeed's ZeRO-3 leaves of a parameter."""
-    shape = tensor.__dict__.get("ds_shape")
-    if shape is not None and tensor.shape != shape:
-        raise ValueError(
-            f"it is a placeholder of DeepSpeed's ZeRO-3, of shape {list(shape)} (ds_shape), whose values are "
-            "elsewhere; fill it by init_model_(model), or inside "
-            "deepspeed.zero.GatheredParameters(model.parameters(), modifier_rank=0)"
-        )
-
-
-def _check_not_batched(tensor: Tensor, do: str) -> None:
+def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
     """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    if is_compiling():
+        return
     while is_functorch_wrapped_tensor(tensor):
         if is_batchedtensor(tensor):
             raise RuntimeError(

@@ -10,12 +10,18 @@ from torch import Tensor
 from torch.nn import init as _torch_init
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import Box, UnsupportedTensorError, check_tensor, increment_version
+from convinit_ext._engine import (
+    Box,
+    UnsupportedTensorError,
+    check_not_batched,
+    check_tensor,
+    increment_version,
+)
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform
-from convinit_ext.init._fill import as_words, check_extras, check_not_a_copy, fill_, override
+from convinit_ext.init._fill import as_words, check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, draw
-from convinit_ext.sharding import Part, Shard, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.sharding import Part, Shard, is_sharded, local_of, logical_shape, parts
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # for which PyTorch has few operations
 _SCORES_AT_ONCE = 1 << 22  # of sparse_ on a shard: whole columns are scored, so many elements at a time
@@ -38,8 +44,9 @@ def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
     tensor([[1., 0., 0.],
             [0., 1., 0.]])
     """
-    check_not_a_copy(tensor)
-    if shard is None and not is_dtensor(tensor):
+    check_not_lost(tensor, shard)
+    if shard is None and not is_sharded(tensor):
+        check_not_batched(tensor)
         return _torch_init.eye_(tensor)
     if len(logical_shape(tensor, shard)) != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
@@ -63,8 +70,8 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
     >>> init.dirac_(torch.empty(2, 2, 1)).flatten()
     tensor([1., 0., 0., 1.])
     """
-    check_not_a_copy(tensor)
-    if shard is None and not is_dtensor(tensor):
+    check_not_lost(tensor, shard)
+    if shard is None and not is_sharded(tensor):
         return _torch_init.dirac_(tensor, groups)
     if len(logical_shape(tensor, shard)) not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
@@ -102,8 +109,12 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
         eye_(tensor, shard=shard)
     else:
         dirac_(tensor, groups, shard=shard)
+    local = local_of(tensor)
     with torch.no_grad():
-        return tensor.mul_(gain)
+        local.mul_(gain)
+    if local is not tensor:
+        increment_version(tensor)
+    return tensor
 
 
 def _check_wide(tensor: Tensor, name: str) -> None:

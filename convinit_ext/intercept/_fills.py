@@ -35,8 +35,8 @@ from convinit_ext.distributions import Distribution
 from convinit_ext.init import fill_
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._signatures import (
-    DIAGONAL_FUNCTIONS,
     DRAWS,
+    FIXED_FUNCTIONS,
     INIT_FUNCTIONS,
     MATRIX_FUNCTIONS,
     WRITES,
@@ -46,7 +46,7 @@ from convinit_ext.intercept._signatures import (
 from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import is_dtensor, is_marked, is_sharded, local_of
 
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 
@@ -77,7 +77,7 @@ class Fills(_patch.Handler):
             return None
         if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
             return None
-        return self._fill(tensor, distribution, generator)
+        return self._fill(tensor, self._view(tensor, generator), distribution, generator)
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """Do what a function of torch.nn.init does; return None if PyTorch is to do it."""
@@ -88,16 +88,17 @@ class Fills(_patch.Handler):
             if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
                 self._warn_of_mark(name, tensor)
                 return tensor
-            if name in DIAGONAL_FUNCTIONS:  # PyTorch's are right but for DTensors
+            if name in FIXED_FUNCTIONS:
                 function: Callable[..., Tensor] = getattr(init, name)
-                return function(*args) if is_dtensor(tensor) else None
+                return function(*args) if is_sharded(tensor) else None
             if name in MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), *args)
+            view = self._view(tensor, args[-1])
             try:
-                distribution = INIT_FUNCTIONS[name](*args[:-1])
+                distribution = INIT_FUNCTIONS[name](_with_marks(tensor, view), *args[1:-1])
             except WRONG_ARGUMENTS:  # as above
                 return None
-            return self._fill(tensor, distribution, args[-1])
+            return self._fill(tensor, view, distribution, args[-1])
 
     def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
         """Say once for each parameter that it gets values of torch.rand or randn, which are not the key's."""
@@ -132,17 +133,21 @@ class Fills(_patch.Handler):
             )
 
     def _fill(
-        self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
+        self,
+        tensor: Tensor,
+        view: ParameterView | None,
+        distribution: Distribution,
+        generator: torch.Generator | None,
     ) -> Tensor | None:
         """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
-        view = self._view(tensor, generator)
         try:
             if view is None:
-                self._fill_from_generator(tensor, distribution, generator)
+                if not self._fill_temporary(generator, fill_, tensor, distribution):
+                    self._fill_from_generator(tensor, distribution, generator)
                 return tensor
             number, parameter = view.number(), view.parameter
             name = view.key_name(number)
-            if view.box is None and parameter.is_dtensor:
+            if view.box is None and parameter.is_sharded():
                 with torch.no_grad():
                     fill_(parameter.tensor, distribution, None, Key(self._seed, name))
             else:
@@ -166,10 +171,33 @@ class Fills(_patch.Handler):
         with _disable_current_modes(), torch.inference_mode(False):
             return KeyRow(self._seed)
 
+    def _fill_temporary(
+        self, generator: torch.Generator | None, fill: Callable[..., Tensor], *args: Any
+    ) -> bool:
+        """Fill a tensor that is no part of the model by the name of what the running code was called for.
+
+        Args:
+            generator: of the call.
+            fill: with the arguments before a generator and a key.
+            args: these.
+
+        Returns:
+            Whether there is such a name; otherwise nothing is done.
+        """
+        scope = None if self._tracker is None or generator is not None else self._tracker.scope()
+        if self._tracker is None or not scope:
+            return False
+        number = self._tracker.num_temporaries[scope]
+        with torch.no_grad():
+            fill(*args, None, key=Key(self._seed, f"{scope}#temporary{number}"))
+        self._tracker.num_temporaries[scope] += 1
+        return True
+
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        if generator is None and self._generator is not None and is_plain(tensor) and tensor.is_contiguous():
+        is_quick = is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor)
+        if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
             _fill_box(tensor, distribution, words, None)
@@ -188,11 +216,13 @@ class Fills(_patch.Handler):
         if view is not None:
             number = view.number()
             key = Key(self._seed, view.key_name(number, tensor.shape))
-            if view.box is None and view.parameter.is_dtensor:
+            if view.box is None and view.parameter.is_sharded():
                 target = view.parameter.tensor
-        elif generator is None:
-            generator = self._generator
         try:
+            if view is None and self._fill_temporary(generator, function, tensor, *given):
+                return tensor
+            if view is None and generator is None:
+                generator = self._generator
             with torch.no_grad():
                 function(target, *given, generator, key=key)
         except UnsupportedTensorError:
@@ -221,13 +251,20 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
             ops.increment_version(tensor)
 
 
+def _with_marks(tensor: Tensor, view: ParameterView | None) -> Tensor:
+    """Return a tensor whose attributes say which part of a larger one it is: `.data` has none of them."""
+    if view is not None and view.box is None and is_marked(view.parameter.tensor):
+        return view.parameter.tensor if tensor.shape == view.parameter.tensor.shape else tensor
+    return tensor
+
+
 def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
         _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
         or tensor.dtype not in SUPPORTED_DTYPES
         or tensor.layout is not STRIDED
         or tensor.is_meta
-        or tensor.numel() == 0
+        or (tensor.numel() == 0 and not is_marked(tensor))
         or tensor.is_neg()
         or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()

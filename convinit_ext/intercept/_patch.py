@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from convinit_ext.intercept._signatures import DIAGONAL_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
+from convinit_ext.intercept._signatures import FIXED_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
 
 class Handler:
@@ -55,7 +55,7 @@ def _patched_code(function: FunctionType) -> CodeType:
 
 
 _functions: dict[str, FunctionType] = {
-    name: getattr(torch.nn.init, name) for name in (*INIT_FUNCTIONS, *MATRIX_FUNCTIONS, *DIAGONAL_FUNCTIONS)
+    name: getattr(torch.nn.init, name) for name in (*INIT_FUNCTIONS, *MATRIX_FUNCTIONS, *FIXED_FUNCTIONS)
 }
 _patched_codes = {name: _patched_code(function) for name, function in _functions.items()}
 originals = {

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from convinit_ext import init
 from convinit_ext.distributions import Distribution, TruncatedNormal
+from convinit_ext.sharding import logical_shape
 
 Request: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
 # What reading a call may raise. Not Exception: a signal handler may raise that of its own in between.
@@ -53,14 +54,15 @@ INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     "normal_": lambda tensor, mean, std: init.normal_distribution(float(mean), float(std)),
     "uniform_": lambda tensor, a, b: init.uniform_distribution(float(a), float(b)),
     "trunc_normal_": _trunc_normal,
-    "xavier_normal_": lambda tensor, gain: init.xavier_distribution(tensor.shape, gain, "normal"),
-    "xavier_uniform_": lambda tensor, gain: init.xavier_distribution(tensor.shape, gain, "uniform"),
+    "xavier_normal_": lambda tensor, gain: init.xavier_distribution(logical_shape(tensor), gain, "normal"),
+    "xavier_uniform_": lambda tensor, gain: init.xavier_distribution(logical_shape(tensor), gain, "uniform"),
     "kaiming_normal_": lambda tensor, a, mode, nonlinearity: init.kaiming_distribution(
-        tensor.shape, a, mode, nonlinearity, "normal"
+        logical_shape(tensor), a, mode, nonlinearity, "normal"
     ),
     "kaiming_uniform_": lambda tensor, a, mode, nonlinearity: init.kaiming_distribution(
-        tensor.shape, a, mode, nonlinearity, "uniform"
+        logical_shape(tensor), a, mode, nonlinearity, "uniform"
     ),
 }
 MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")  # which draw more than the tensor's values
-DIAGONAL_FUNCTIONS = ("eye_", "dirac_")  # which draw nothing
+# Which draw nothing: PyTorch's are right but for parameters of which a process holds a part.
+FIXED_FUNCTIONS = ("constant_", "dirac_", "eye_", "ones_", "zeros_")

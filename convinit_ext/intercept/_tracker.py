@@ -1,8 +1,14 @@
-"""Finds the parameter or buffer that a tensor is a part of: by storage, so that of `.data` and slices too."""
+"""Finds the parameter or buffer that a tensor is a part of: by storage, so that of `.data` and slices too.
+
+For other tensors it finds what the running code was called for.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +18,7 @@ from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.model import walk
-from convinit_ext.sharding import is_dtensor, local_of
+from convinit_ext.sharding import local_of, note_layers
 
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
@@ -33,6 +39,7 @@ class Tracker:
         self._model = model
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
+        self.num_temporaries: Counter[str] = Counter()  # filled in each scope
         alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
         self._num_users_of_one = _num_users(_storage(alone)) if _num_users else 0
         self._read()
@@ -52,6 +59,25 @@ class Tracker:
             view = self._find(tensor)
         return view
 
+    def scope(self) -> str | None:
+        """Return the name of what the running code was called for, None where that is the model or unknown.
+
+        It is the parameter, buffer or module that the innermost running function has as an argument; of
+        several the one furthest inside.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            num_arguments = code.co_argcount + code.co_kwonlyargcount
+            if num_arguments:
+                values = frame.f_locals
+                found = (self._names.get(id(values.get(each))) for each in code.co_varnames[:num_arguments])
+                name = max(filter(None, found), key=lambda each: each.count("."), default=None)
+                if name is not None:
+                    return name
+            frame = frame.f_back
+        return None
+
     def _find(self, tensor: Tensor) -> ParameterView | None:
         memory = local_of(tensor)
         storage = _storage(memory)
@@ -66,6 +92,7 @@ class Tracker:
     def _read(self) -> None:
         """Name the tensors by the model's present state. The counts of names that it had before go on."""
         nodes = list(walk.modules(self._model))
+        note_layers(node.module for node in nodes)
         found = walk.parameters(nodes, lazy=True)
         for each in walk.buffers(nodes):
             if not is_lazy(each.tensor) and each.tensor.is_floating_point():
@@ -81,10 +108,12 @@ class Tracker:
             new = TrackedParameter(name, self._model, row, tensor, path)
             parameter = self._by_name.setdefault(name, new)
             parameter.tensor, parameter.path, parameter.runs = tensor, path, []
-            parameter.is_dtensor = is_dtensor(tensor)
             self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
             self._by_object[id(tensor)] = ParameterView(parameter, None, None)
         self._modules = [node.module for node in nodes]
+        names_of_modules = (keys.canonical_name(f"{node.canonical}.w".lstrip("."))[:-2] for node in nodes)
+        self._names = dict(zip(map(id, self._modules), names_of_modules, strict=True))
+        self._names |= {key: view.parameter.name for key, view in self._by_object.items()}
         self._members = _C.members(self._modules)
         self._member_ids = set(map(id, self._members))
         self._storages = self._present_storages()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convinit_ext._engine import Box, row_major
 from convinit_ext.model import walk
-from convinit_ext.sharding import parts
+from convinit_ext.sharding import is_marked, is_sharded, logical_shape, parts
 
 
 class Layout(NamedTuple):
@@ -43,7 +43,6 @@ class TrackedParameter:
         words: of the key of its first fill, int64 [1, 2].
         tensor: the parameter itself.
         path: the attributes that lead to it from the model.
-        is_dtensor: whether it is a DTensor.
         runs: of a DTensor, once they are asked for: what this process holds of it, and where in the whole.
         num_fills: fills up to the last one of the whole.
         num_part_fills: fills of each part since then.
@@ -54,7 +53,6 @@ class TrackedParameter:
     words: Tensor
     tensor: Tensor
     path: list[str]
-    is_dtensor: bool = False
     runs: list[tuple[Layout, Box | None]] = field(default_factory=list)
     num_fills: int = 0
     num_part_fills: dict[Elements, int] = field(default_factory=dict)
@@ -73,6 +71,10 @@ class TrackedParameter:
             leaf in buffers and buffers[leaf] is self.tensor
         )
 
+    def is_sharded(self) -> bool:
+        """Return whether this process may hold a part of it. Other frameworks gather parameters at times."""
+        return is_sharded(self.tensor)
+
     def part(self, view: Tensor, whole: Tensor) -> ParameterView | None:
         """Return a view as a part of this parameter, None where it is not inside it.
 
@@ -83,13 +85,14 @@ class TrackedParameter:
         Raises:
             RuntimeError: no box describes the part.
         """
-        if whole.is_complex() and not self.is_dtensor:  # w.real and w.imag are slices of it
+        is_cut = self.is_sharded()
+        if whole.is_complex() and not is_cut:  # w.real and w.imag are slices of it
             whole = torch.view_as_real(whole)
         shape, strides, size, last = view.shape, view.stride(), view.numel(), whole.numel()
         offset = int(view.storage_offset() - whole.storage_offset())
         is_same_type = view.dtype is whole.dtype
         box: Box | None = None
-        if is_same_type and not self.is_dtensor and whole.is_contiguous():  # most are in the index's order
+        if is_same_type and not is_cut and whole.is_contiguous():  # most are in the index's order
             is_run = view.is_contiguous()
             if offset < 0 or offset + (size if is_run else walk.extent(shape, strides)) > last:
                 return None
@@ -105,8 +108,8 @@ class TrackedParameter:
 
     def _box(self, view: Tensor, whole: Tensor) -> Box | None:
         """Return where the view is in the parameter, None where it is not inside it."""
-        if self.is_dtensor and not self.runs:
-            shape = self.tensor.shape
+        if is_marked(self.tensor) or (self.is_sharded() and not self.runs):
+            shape = logical_shape(self.tensor)
             self.runs = [(Layout.of(part.tensor), part.box(shape)) for part in parts(self.tensor)]
         seen, begins_inside = Layout.of(view), view.dtype is not whole.dtype
         for layout, place in self.runs or [(Layout.of(whole), None)] if not begins_inside else ():
@@ -121,8 +124,8 @@ class TrackedParameter:
         raise RuntimeError(
             f"cannot fill this view of {self.name!r} inside intercept: {_described(view)}. Its elements are "
             "not at regular steps in the row-major order of the parameter, which is "
-            f"{'on this rank ' if self.is_dtensor else ''}{_described(whole)}. Fill the parameter itself, or "
-            "slices that keep its dtype and its dimensions"
+            f"{'on this rank ' if self.is_sharded() else ''}{_described(whole)}. Fill the parameter itself, "
+            "or slices that keep its dtype and its dimensions"
         )
 
 

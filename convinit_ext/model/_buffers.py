@@ -24,16 +24,10 @@ from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import (
-    check_one_dtype,
-    check_spectral,
-    settled,
-    spectral_weight,
-    start_of,
-    vectors_of,
-)
+from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn, whole
+from convinit_ext.model._spectral import settle
+from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -66,6 +60,7 @@ def buffer_rows(
     device: torch.device,
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
+    from_meta: bool,
 ) -> tuple[Row, ...]:
     """Return the buffers that initialising a model changes; for a look at it, every buffer.
 
@@ -78,6 +73,7 @@ def buffer_rows(
         device: where meta buffers go.
         chooses: whether a buffer is to change at all.
         key_of: the name that makes a buffer's key, of its canonical one.
+        from_meta: whether any of the parameters is on the meta device.
 
     Raises:
         ValueError: meta buffers that nobody knows how to rebuild; all of them are named. A rule for buffers
@@ -93,7 +89,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = dtype_of(held, options.dtype if tensor.is_floating_point() else None)
+        dtype = dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -102,7 +98,7 @@ def buffer_rows(
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         elif start is None and _is_readable(tensor):
             start = _rebuilt(held, offers)
-            if start is None and is_new and not _is_offered(held, offers):
+            if start is None and is_new and not (_is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
@@ -110,7 +106,7 @@ def buffer_rows(
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    if any(row.is_fresh and row.tensor.is_meta for row in (*parameters, *rows)):
+    if from_meta or any(row.tensor.is_meta for row in rows):
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
             for each in plain_tensors(nodes)
@@ -131,7 +127,7 @@ def buffer_rows(
             stacklevel=2,
         )
     if not options.reading:
-        _settle(rows, parameters)
+        settle(rows, parameters)
     return tuple(rows)
 
 
@@ -143,8 +139,14 @@ def _text(start: _Start) -> str:
 
 def _is_new(parameters: Sequence[Row]) -> bool:
     """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = [local_of(row.tensor) for row in parameters if row.tensor.numel()]
-    return bool(tensors) and not any(each.is_meta or each.is_inference() or each._version for each in tensors)
+    tensors = (local_of(row.tensor) for row in parameters if row.tensor.numel())
+    first = next(tensors, None)
+    return first is not None and not (_is_written(first) or any(map(_is_written, tensors)))
+
+
+def _is_written(tensor: Tensor) -> bool:
+    """Whether a tensor has no memory, or something was written there: into deep-copied buffers, too."""
+    return tensor.is_meta or tensor.is_inference() or tensor._version > 0
 
 
 def _is_readable(tensor: Tensor) -> bool:
@@ -204,67 +206,14 @@ def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
     return Drawn(key, shape, start)
 
 
-def _settle(rows: Sequence[Row], parameters: Sequence[Row]) -> None:
-    """Make the drawn vectors of spectral_norm what PyTorch starts from, where the second of them is drawn."""
-    vectors = {(id(row.held[0].places[0][0]), row.held[0].places[0][1]): row for row in rows}
-    if not any(vectors_of(row.held[0]) for row in rows):
-        return
-    by_tensor = {id(held.tensor): row for row in (*parameters, *rows) for held in row.held}
-    for row in rows:
-        held = row.held[0]
-        module, leaf = held.places[0]
-        names = vectors_of(held)
-        if names is None or leaf != names[1]:
-            continue
-        check_one_dtype(held, {tensor: each.dtype for tensor, each in by_tensor.items()})
-        both = {name: each for name in names if (each := vectors.get((id(module), name))) is not None}
-        weight = spectral_weight(held)
-        settling = _Settling(held, {name: (each, each.values) for name, each in both.items()}, weight)
-        settling.source = by_tensor.get(id(weight))
-        for name, each in both.items():
-            each.values = settling.values_of(name)
-
-
-class _Settling:
-    """The vectors of one spectral_norm, which settle together."""
-
-    def __init__(
-        self, held: NamedTensor, drawn: dict[str, tuple[Row, Values | None]], weight: Tensor | None
-    ) -> None:
-        self._held = held
-        self._drawn = drawn
-        self._weight = weight
-        self.source: Row | None = None  # of the weight, if it starts anew too
-
-    def values_of(self, name: str) -> Computed:
-        def said() -> str:
-            starts = [values.text() for _, values in self._drawn.values() if values is not None]
-            source = self.source.values if self.source is not None else None
-            return f"settled {name} {starts} {'' if source is None else source.text()}"
-
-        return Computed(said, lambda seed, dtype: self._settled(seed)[name])
-
-    def _settled(self, seed: int) -> dict[str, Tensor]:
-        drawn = {
-            name: whole(values, seed, row.tensor.shape, row.dtype)
-            for name, (row, values) in self._drawn.items()
-            if values is not None
-        }
-        return settled(self._held, drawn, self._made_weight(seed))
-
-    def _made_weight(self, seed: int) -> Tensor | None:
-        if self.source is not None and self.source.values is not None:
-            return whole(self.source.values, seed, self.source.tensor.shape, self.source.dtype)
-        weight = self._weight
-        return None if weight is None or weight.is_meta else weight.detach().cpu().contiguous()
-
-
 def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool) -> None:
     """Check that a buffer can be given what it starts from, before anything is written."""
-    tensor, about = held.tensor, f"buffer {held.path!r}"
-    if isinstance(start, Constant) and not has_rules and is_plain(tensor) and tensor.is_contiguous():
+    tensor, is_usual = held.tensor, isinstance(start, Constant) and not has_rules
+    if is_usual and is_plain(tensor, any_dtype=True) and tensor.is_contiguous():
         return  # most of them
-    check_spectral(held, dtype)
+    if not is_usual:
+        check_spectral(held, dtype)
+    about = f"buffer {held.path!r}"
     try:
         if is_dtensor(tensor):
             parts(tensor)  # raises what is wrong with its placements

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from convinit_ext._engine import is_plain, listed
 from convinit_ext.distributions import Constant
@@ -23,11 +24,12 @@ def warn_of_copies(rows: Iterable[Row]) -> None:
 
     Layers that a list repeats are no copies: nn.TransformerEncoder clones them, and they are to differ.
     """
-    alike: dict[object, list[Row]] = {}
-    for row in rows:
-        start = _start_of(row)
-        if start is not None:
-            alike.setdefault((row.tensor.shape, row.tensor.dtype, start), []).append(row)
+    starts = [(start, row) for row in rows if (start := _start_of(row)) is not None]
+    if len({start for start, _ in starts}) == len(starts):  # as in most models
+        return
+    alike: dict[bytes, list[Row]] = {}
+    for start, row in starts:
+        alike.setdefault(start, []).append(row)
     pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
     if pairs:
         (source, target), *_ = pairs
@@ -41,13 +43,16 @@ def warn_of_copies(rows: Iterable[Row]) -> None:
 
 def _start_of(row: Row) -> bytes | None:
     """Return the first bytes of a random parameter on the CPU; None of others."""
-    tensor, values = row.tensor, row.values
-    if tensor.is_meta or not (values is None or isinstance(values, Drawn)):
+    first, values = row.held[0], row.values
+    if isinstance(values, Drawn):
+        if isinstance(values.distribution, Constant):
+            return None
+    elif values is not None:
         return None
-    if isinstance(values, Drawn) and isinstance(values.distribution, Constant):
+    local = first.tensor if first.is_plain else local_of(first.tensor)
+    if not (local.is_cpu and local.nbytes >= _LOOKED_AT):
         return None
-    local = local_of(tensor)
-    if not (local.is_cpu and local.nbytes >= _LOOKED_AT and local.is_contiguous() and is_plain(local)):
+    if not (first.is_plain or (local.is_contiguous() and is_plain(local))):
         return None
     start = ctypes.string_at(local.data_ptr(), _LOOKED_AT)
     return None if start[:8] == start[8:] else start  # a constant
@@ -58,9 +63,14 @@ def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     for one, other in itertools.combinations(group, 2):
         if not _is_copy(one.name, other.name, _is_frozen(one) != _is_frozen(other)):
             continue
-        if _has_values_of(one, other) or not torch.equal(local_of(one.tensor), local_of(other.tensor)):
+        if _has_values_of(one, other) or not _are_equal(one.tensor, other.tensor):
             continue
         yield (other, one) if _is_frozen(one) and not _is_frozen(other) else (one, other)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and torch.equal(local_of(one), local_of(other))
 
 
 def _is_frozen(row: Row) -> bool:

@@ -14,7 +14,7 @@ from convinit_ext.model._values import Given
 from convinit_ext.recipes import MODEL_CODE, Recipe, Rule, computed_table, is_ready_made
 from convinit_ext.sharding import boxes
 
-Group = list[NamedTensor]
+Group = tuple[NamedTensor, ...]
 
 
 def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Options) -> list[Row]:
@@ -73,7 +73,7 @@ def _row(group: Group, options: Options, values: Given | None, text: str) -> Row
     device = tensor.device
     if values is not None and tensor.is_meta:
         device = options.device or boxes.home_of(tensor)
-    return Row(group[0].name, tuple(group), values, text, None, dtype_of(group[0], options.dtype), device)
+    return Row(group[0].name, group, values, text, None, dtype_of(group[0], options.dtype), device)
 
 
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:

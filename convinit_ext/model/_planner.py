@@ -29,7 +29,7 @@ from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
@@ -44,9 +44,19 @@ from convinit_ext.recipes import (
     Target,
     made_once,
 )
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.sharding import (
+    FlatPiece,
+    boxes,
+    flat_pieces,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+    note_layers,
+)
 
 
+@uncollected()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
     with made_once():
@@ -58,6 +68,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
+    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
@@ -77,14 +88,13 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     if not options.reading:
         warn_of_copies(rows)
-    fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
-    device = options.device or next(fresh, torch.device("cpu"))
+    on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
+    device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        is_kept = buffer.persistent or not options.persistent
-        return selection.chosen(buffer) and is_kept
+        return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
 
-    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name)
 
@@ -107,10 +117,10 @@ def _with_pieces(
 
 def _groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[list[NamedTensor]]:
+) -> list[tuple[NamedTensor, ...]]:
     """Return the parameters to fill, each with those tied to it; checked."""
-    chosen = {id(each) for each in held if selection.chosen(each)}
-    if len(chosen) == len(held):
+    chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
+    if selection.chooses_all or len(chosen) == len(held):
         check_parameters(held, options)
         return rejoined(walk.tied(held), nodes, options.reading)
     check_parameters([each for each in held if id(each) in chosen], options)
@@ -145,7 +155,7 @@ class _Planner:
         self,
         model: nn.Module,
         held: list[NamedTensor],
-        groups: list[list[NamedTensor]],
+        groups: list[tuple[NamedTensor, ...]],
         kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
@@ -160,7 +170,7 @@ class _Planner:
         self.used: set[int] = set()  # ids of rules
         self._by_name: dict[str, NamedTensor] | None = None
         self._chosen: set[int] | None = None
-        self._group_of: dict[int, list[NamedTensor]] | None = None
+        self._group_of: dict[int, tuple[NamedTensor, ...]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
@@ -178,7 +188,7 @@ class _Planner:
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = dtype_of(first, options.dtype)
-            rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
+            rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
         order = {id(each): at for at, each in enumerate(self._held)}
@@ -199,7 +209,8 @@ class _Planner:
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """
-        said, shape = filling.values, logical_shape(held.tensor)
+        said, tensor = filling.values, held.tensor
+        shape = tensor.shape if held.is_plain else logical_shape(tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), shape, said), filling.fans
         if isinstance(said, RowZeroed):
@@ -214,7 +225,7 @@ class _Planner:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(logical(held.tensor))
+                said.check(logical(tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:
@@ -224,7 +235,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if not is_marked(held.tensor):
+        if held.is_plain or not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
@@ -235,7 +246,7 @@ class _Planner:
         (rule,) = rules_for([held], [target], self._options.recipe)
         if self._group_of is None:
             self._group_of = {id(each): group for group in self._groups for each in group}
-        padding = padding_of(self._group_of.get(id(held), [held]), target)
+        padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
     def _copied(
@@ -262,6 +273,11 @@ class _Planner:
             raise ValueError(
                 f"parameter {held.name!r} of shape {list(own_shape)} cannot copy from "
                 f"{origin.name!r} of shape {list(shape)}"
+            )
+        if held.tensor.is_complex() != origin.tensor.is_complex():
+            raise TypeError(
+                f"parameter {held.name!r} of {held.tensor.dtype} cannot copy from {origin.name!r} of "
+                f"{origin.tensor.dtype}: only one of them is complex"
             )
         values, fans = self._values(origin, own)
         if not isinstance(values, Drawn):

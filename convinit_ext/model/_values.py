@@ -83,18 +83,23 @@ class Drawn:
 
 
 def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
-    """Fill them by one call into the engine, which shares all the bytes out over the threads."""
+    """Fill them by one call into the engine."""
     pieces = list(pieces)
+    fill_keyed(keys.of_names(seed, [piece.key for piece in pieces]), pieces)
+
+
+def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
+    """Fill them by these words, one row each: one call, which shares all the bytes out over the threads."""
     boxes = [piece.box for piece in pieces]
     ops.fill_(
         [piece.memory for piece in pieces],
-        keys.of_names(seed, [piece.key for piece in pieces]),
+        words,
         [piece.distribution for piece in pieces],
         boxes if any(boxes) else None,
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Same:
     """One value everywhere, in a tensor of any dtype."""
 

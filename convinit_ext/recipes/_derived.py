@@ -53,7 +53,7 @@ class Preset:
         tensor: of the parameter's shape. It is read when everything that is drawn has been, and not changed.
 
     Raises:
-        TypeError: not a tensor, or one that is sparse, complex or a DTensor.
+        TypeError: not a tensor, or one that is sparse or a DTensor.
         ValueError: a tensor on the meta device, which has no values.
 
     >>> str(Preset(torch.eye(2)))
@@ -67,14 +67,16 @@ class Preset:
             raise TypeError(f"Preset needs a tensor, not {type(self.tensor).__name__}")
         if self.tensor.is_meta:
             raise ValueError("Preset needs a tensor that has values, not one on the meta device")
-        if self.tensor.layout is not torch.strided or self.tensor.is_complex():
-            raise TypeError("Preset needs a dense tensor of real numbers")
+        if self.tensor.layout is not torch.strided:
+            raise TypeError("Preset needs a dense tensor")
         if is_dtensor(self.tensor):
             raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
     def check(self, tensor: Tensor) -> None:
         """Raise what is wrong with it as the values of a parameter."""
         check_given(self.tensor, tensor)
+        if self.tensor.is_complex() and not tensor.is_complex():
+            raise TypeError("the preset's values are complex, and accepted are real ones")
         try:
             check_converts(self.tensor.dtype, tensor.dtype)
         except RuntimeError as error:

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Distribution, Normal, Uniform
-from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Target, is_expert_stack
+from convinit_ext.recipes._initialisers import ZEROS, Initialiser
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_expert_stack
 
 # The parameters that torch.nn's own types have: what a derived type adds is not meant by a rule for these.
 IN_PROJ = re.compile(r"^(in|[qkv])_proj_weight$")

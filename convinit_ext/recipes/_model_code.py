@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
 from convinit_ext.recipes._constructor import constructed
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing
-from convinit_ext.recipes._initialisers import Target
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target
 
 _MOST = 1 << 24  # elements that are made to look at their values
 _SMALL = 1 << 16  # elements of another parameter of the module

@@ -9,9 +9,10 @@ from functools import lru_cache
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from convinit_ext.recipes._initialisers import ONES, ZEROS, Target
+from convinit_ext.recipes._initialisers import ONES, ZEROS
 from convinit_ext.recipes._known import OWN_BIAS, RECURRENT_BIAS, RECURRENT_TYPES, UNKNOWN_BIAS, unknown
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target
 
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

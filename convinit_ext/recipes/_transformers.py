@@ -12,13 +12,14 @@ import re
 from torch import nn
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
-from convinit_ext.recipes._initialisers import ZEROS, Target, is_expert_stack
+from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._model_code import LAST
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
 _LAYER_SCALE = 1e-6  # ConvNeXt's
@@ -49,13 +50,15 @@ _TOKENS = re.compile(r"^(\w*_?tokens?_?\d*|class_embedding|relative_position_bia
 _LAYER_SCALES = re.compile(r"^(gamma_?\d?|lambda_?\d|ls_?\d?|layer_?scale(_parameter)?_?\d?)$")
 
 
-def trunc_normal(std: float = _STD) -> Recipe:
+def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = False) -> Recipe:
     """Return the recipe of ViT, Swin and ConvNeXt in timm and transformers: trunc_normal_(std=0.02).
 
-    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are.
+    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are,
+    unless cut= says how many standard deviations.
 
     Args:
         std: of every matrix, convolution, embedding, position table and learned token.
+        cut, corrected: as for init.trunc_normal_.
 
     Source: timm.layers.trunc_normal_; Dinov2PreTrainedModel, ViTPreTrainedModel of transformers; ConvNeXt
     (Liu et al. 2022, table 5). Layer scales are the module's init_values or the config's, in ConvNeXt 1e-6;
@@ -64,7 +67,7 @@ def trunc_normal(std: float = _STD) -> Recipe:
     >>> 'trunc_normal_(0, 0.02, -2, 2)' in [rule.text for rule in trunc_normal()]
     True
     """
-    normal = TruncatedNormal(0.0, std, -2.0, 2.0)
+    normal = TruncatedNormal(0.0, std, cut=cut, corrected=corrected)
     return own(
         Recipe(
             (

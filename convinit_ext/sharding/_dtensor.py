@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from convinit_ext._engine import UnsupportedTensorError, increment_version
+from convinit_ext.sharding._flat import note_alone
 from convinit_ext.sharding._foreign import Foreign, GroupMesh, foreign, is_marked
 from convinit_ext.sharding._part import Part, cut_flat, cut_into_views, placed
 from convinit_ext.sharding._shard import Runs, Shard, check_shard, joined
@@ -52,6 +53,7 @@ def local_of(tensor: Tensor) -> Tensor:
 def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
+        note_alone(tensor)
         found = foreign(tensor)
         return tensor.shape if found is None else found.shape
     check_shard(shard)

@@ -4,15 +4,18 @@ parameter is read off its own records, where the flat parameter is sharded; else
 
 from __future__ import annotations
 
+import gc
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext._engine import row_major
-from convinit_ext.sharding._foreign import know
+from convinit_ext.sharding._foreign import check_foreign, foreign, is_of_flat, is_unknown_piece, know
 from convinit_ext.sharding._shard import Shard
 
 _ACCEPTED = (
@@ -21,6 +24,9 @@ _ACCEPTED = (
     "FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the strategy "
     "NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
 )
+_handles: MutableMapping[Tensor, Callable[[], Any]] = (
+    WeakIdKeyDictionary()
+)  # by what FSDP shows of flat parameters
 
 
 class FlatPiece(NamedTuple):
@@ -71,6 +77,53 @@ def flat_pieces(
         known.update(map(id, (*(handle.flat_param._params or ()), *(handle.flat_param._shared_params or ()))))
     _check_no_strays(modules, known)
     return found
+
+
+def note_alone(tensor: Tensor) -> None:
+    """Note which part of the whole a piece of a flat parameter is, of which no model says it."""
+    handle = _handle_of(tensor) if is_unknown_piece(tensor) else None
+    if handle is not None and not _shows_whole(handle) and _is_at_rest(handle):
+        _noted(handle)
+
+
+def check_alone(tensor: Tensor, is_placed: bool) -> None:
+    """Check that a parameter can be filled without its model, and note which part of the whole it is.
+
+    Args:
+        tensor: with the attributes of another framework, or a view of such a one.
+        is_placed: whether the caller says by a Shard which part it is.
+
+    Raises:
+        ValueError: it is said what to call instead.
+    """
+    base = tensor._base  # a view's; that of a slice, or of what FSDP shows after a forward pass
+    if base is not None and not is_placed and (is_of_flat(base) or foreign(base) is not None):
+        raise ValueError(
+            "it is a view of a parameter that is in parts on several processes, and it cannot be told which "
+            "part; fill the whole parameter, or say it by key= and shard="
+        )
+    note_alone(tensor)
+    handle = _handle_of(tensor) if is_of_flat(tensor) else None
+    if handle is None:
+        check_foreign(tensor, writing=True, is_placed=is_placed)
+    elif not _shows_whole(handle) and (tensor is handle.flat_param or not _is_at_rest(handle)):
+        raise ValueError(f"it is a part of a FullyShardedDataParallel's flat parameter; {_ACCEPTED}")
+
+
+def _handle_of(tensor: Tensor) -> Any:
+    """Return what FSDP handles a flat parameter by, None where it is gone.
+
+    No attribute of a flat parameter leads there, so all objects are looked through, once for a new tensor.
+    """
+    if tensor not in _handles:
+        module: Any = sys.modules.get("torch.distributed.fsdp._flat_param")
+        _handles[tensor] = lambda: None
+        for handle in gc.get_objects() if module is not None else ():
+            if type(handle) is module.FlatParamHandle:
+                flat = handle.flat_param
+                for each in (flat, *(flat._params or ()), *(flat._shared_params or ())):
+                    _handles[each] = ref(handle)
+    return _handles[tensor]()
 
 
 def _is_at_rest(handle: Any) -> bool:

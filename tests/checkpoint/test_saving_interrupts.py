@@ -23,7 +23,9 @@ class Interrupt(BaseException):
 
 @contextlib.contextmanager
 def interrupts(first: float, every: float, count: int):
-    """Raise Interrupt in this thread after so many seconds, and again: as Ctrl-C is pressed twice."""
+    """Raise Interrupt in this thread after so many seconds, and again: as Ctrl-C is pressed twice. After none
+    it is another's to set the timer.
+    """
     left = [count]
 
     def handler(*_: object) -> None:
@@ -41,8 +43,13 @@ def interrupts(first: float, every: float, count: int):
         signal.signal(signal.SIGALRM, before)
 
 
-def slow(function, seconds):
+def slow(function, seconds, first, every):
+    """Return a function that takes longer, and sets the timer in its first call."""
+    calls = iter([True])
+
     def slowed(*arguments):
+        if next(calls, False):
+            signal.setitimer(signal.ITIMER_REAL, first, every)
         time.sleep(seconds)
         return function(*arguments)
 
@@ -61,8 +68,8 @@ def model() -> nn.Module:
 def test_an_interrupt_while_the_disk_is_slow(tmp_path, monkeypatch, module, name, count):
     """The descriptor is not closed under the thread, whose number then would be that of another file."""
     with monkeypatch.context() as patched:
-        patched.setattr(module, name, slow(getattr(module, name), 0.3))
-        with pytest.raises(Interrupt), interrupts(0.1, 0.03, count):
+        patched.setattr(module, name, slow(getattr(module, name), 0.3, 0.05, 0.03))
+        with pytest.raises(Interrupt), interrupts(0.0, 0.03, count):
             save_model(model(), tmp_path / "out.safetensors")
         with (tmp_path / "users.log").open("wb") as mine:
             mine.write(b"hello\n")

@@ -70,7 +70,8 @@ def test_all_random_functions_of_torch_are_answered():
         if name.endswith("_") and "generator" in getattr(torch.nn.init, name).__code__.co_varnames
     }
     assert drawing == set(MODULE_FUNCTIONS)
-    assert drawing | {"eye_", "dirac_"} == set(_patch.originals)
+    fixed = {"constant_", "dirac_", "eye_", "ones_", "zeros_"}
+    assert drawing | fixed == set(_patch.originals)
 
 
 def test_the_deprecated_names_too():

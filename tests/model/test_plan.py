@@ -147,10 +147,9 @@ def test_lazy_parameters_and_buffers_are_named_together():
     ("tensor", "said"),
     [
         (torch.ones(3, dtype=torch.int32), "torch.int32"),
-        (torch.ones(3, dtype=torch.complex64), "torch.complex64"),
         (torch.eye(3).to_sparse(), "torch.sparse_coo"),
     ],
-    ids=["integer", "complex", "sparse"],
+    ids=["integer", "sparse"],
 )
 def test_tensors_that_cannot_be_filled_are_named(tensor, said):
     model = holding(fine=torch.ones(2), odd=nn.Parameter(tensor, requires_grad=False))

@@ -15,6 +15,7 @@ from convinit_ext import (
     fingerprints,
     init,
     init_model_,
+    intercept,
     plan_model,
     save_model,
     verify,
@@ -80,15 +81,44 @@ def test_refused_at_every_door(case, tmp_path):
             save_model(model, tmp_path / "new", skip="1")
 
 
-@pytest.mark.parametrize(
-    "fill", [init.normal_, init.uniform_, init.kaiming_normal_, init.xavier_uniform_, init.trunc_normal_]
-)
-def test_functions_refuse_placeholders(fill):
-    for make in (placeholder, zero3):
-        weight = model_with(make)[1].weight
-        for more in ({}, {"key": Key(3, "1.weight")}):
-            with pytest.raises(ValueError, match=rf"{PLACEHOLDER}.*init_model_\(model\)"):
-                fill(weight, **more)
+FUNCTIONS = {
+    "normal_": {},
+    "uniform_": {},
+    "kaiming_normal_": {},
+    "xavier_uniform_": {},
+    "trunc_normal_": {},
+    "orthogonal_": {},
+    "sparse_": {"sparsity": 0.3},
+    "eye_": {},
+    "zeros_": {},
+    "ones_": {},
+    "constant_": {"val": 2.0},
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("case", REFUSED)
+def test_functions_refuse_what_nobody_can_place(case, function):
+    make, said = REFUSED[case]
+    model = model_with(make)
+    before = values(model)
+    for module in (init, torch.nn.init):
+        with pytest.raises(ValueError, match=said), intercept(model, 3):
+            getattr(module, function)(model[1].weight, **FUNCTIONS[function])
+    assert all(map(torch.equal, before, values(model)))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_functions_refuse_what_a_step_would_undo(function):
+    model = model_with(masters)
+    before = values(model)
+    for module in (init, torch.nn.init):
+        with pytest.raises(ValueError, match=r"before deepspeed\.initialize"), intercept(model, 3):
+            getattr(module, function)(model[1].weight, **FUNCTIONS[function])
+    model[1].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"before deepspeed\.initialize"), intercept():
+        model[1].weight.normal_()
+    assert all(map(torch.equal, before, values(model)))
 
 
 def test_parts_of_megatron_by_hand():
@@ -137,3 +167,14 @@ def test_offloaded_parameters(many):
                 assert torch.equal(before[0], model[0].weight)
                 init_model_(model, skip="1")
             del holder._hf_hook
+
+
+def test_a_view_of_a_part_is_refused():
+    weight = model_with(megatron)[1].weight
+    before = weight.detach().clone()
+    for fill in (init.normal_, init.ones_, init.orthogonal_):
+        with pytest.raises(ValueError, match=r"view of a parameter .* key= and shard="):
+            fill(weight[:2])
+    assert torch.equal(weight, before)
+    init.normal_(weight[:2], key=Key(3, "w"), shard=Shard.split((8, 4), 0, 1, 4))
+    assert torch.equal(weight[:2], init.normal_(torch.empty(8, 4), key=Key(3, "w"))[2:4])

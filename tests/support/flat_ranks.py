@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 from torch.distributed.fsdp import ShardingStrategy
 
-from convinit_ext import fingerprint, init_model_, plan_model, save_model, verify
+from convinit_ext import fingerprint, init, init_model_, intercept, plan_model, save_model, verify
 
 
 def build() -> nn.Module:
@@ -63,6 +63,48 @@ def assert_filled_in_place(model: Wrapper, whole: nn.Module) -> None:
         plan.run(5)
 
 
+def assert_functions_know_pieces() -> None:
+    """Without a planned model: the functions of init, and a model's own init code inside intercept."""
+    whole, model = build(), wrapped(use_orig_params=True)
+    for at, parameter in enumerate(whole.parameters()):
+        functions = (init.normal_, init.ones_) + ((init.xavier_uniform_,) if parameter.dim() > 1 else ())
+        for function in functions:
+            for each in (whole, model):
+                torch.manual_seed(3)
+                function(list(each.parameters())[at])
+            assert_same_as(whole, model, at)
+    for name in ("normal_", "uniform_", "zeros_", "trunc_normal_"):
+        for each in (whole, model):
+            with intercept(each, 4):
+                for parameter in each.parameters():
+                    getattr(nn.init, name)(parameter)
+        assert_same_as(whole, model)
+    with Wrapper.summon_full_params(model):
+        for each in (whole, model):
+            with intercept(each, 5):
+                for module in each.modules():
+                    if hasattr(type(module), "reset_parameters"):
+                        module.reset_parameters()
+    assert_same_as(whole, model)
+    with pytest.raises(ValueError, match=r"FullyShardedDataParallel's flat parameter.*summon_full_params"):
+        init.normal_(wrapped(use_orig_params=False)._handle.flat_param)
+    gathered = wrapped(use_orig_params=True, sharding_strategy=ShardingStrategy.SHARD_GRAD_OP)
+    gathered(torch.zeros(2, dtype=torch.int64))
+    for parameter in gathered.parameters():
+        for function in (init.normal_, init.zeros_):
+            with pytest.raises(ValueError, match="view of a parameter that is in parts"):
+                function(parameter)
+    copy = nn.Parameter(torch.empty(4))
+    copy._fsdp_flattened = True  # as a copy of one whose wrapper is gone
+    init.normal_(copy)
+
+
+def assert_same_as(whole: nn.Module, model: Wrapper, at: int | None = None) -> None:
+    with Wrapper.summon_full_params(model):
+        same = list(map(torch.equal, values(model), values(whole)))
+        assert all(same) if at is None else same[at], same
+
+
 def say(text: str) -> None:
     if dist.get_rank() == 0:
         print(f"held: {text}", flush=True)
@@ -71,6 +113,7 @@ def say(text: str) -> None:
 def main() -> None:
     dist.init_process_group("gloo")
     whole = build()
+    assert_functions_know_pieces()
     init_model_(whole, 3)
     for original in (True, False):
         for strategy in (ShardingStrategy.FULL_SHARD, ShardingStrategy.NO_SHARD):

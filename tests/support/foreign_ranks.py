@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import sys
 import tempfile
 import types
@@ -14,11 +15,13 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import (
+    Key,
     Shard,
     fingerprint,
     fingerprints,
     init,
     init_model_,
+    intercept,
     plan_model,
     save_model,
     verify,
@@ -112,9 +115,6 @@ def zero3() -> None:
     before = [each.ds_tensor.clone() for each in model.parameters()]
     with pytest.raises(ValueError, match=r"parameter '0\.weight': .*keeps its dtype; leave dtype= out"):
         init_model_(model, 3, dtype=torch.bfloat16)
-    for fill in (init.normal_, init.kaiming_uniform_, init.trunc_normal_):
-        with pytest.raises(ValueError, match=r"ZeRO-3, of shape \[7, 5\].*init_model_\(model\)"):
-            fill(model[0].weight)
     model[2].weight._z3_optimizer = None
     with pytest.raises(ValueError, match=r"parameter '2\.weight'.*before deepspeed.initialize"):
         init_model_(model, 3)
@@ -138,6 +138,61 @@ def zero3() -> None:
         parameter.data, parameter.ds_status = torch.empty(0), Status.NOT_AVAILABLE
     assert_pieces_of(model, whole)
     say("ZeRO-3: gathered parameters")
+
+
+FUNCTIONS = {
+    "normal_": {},
+    "uniform_": {},
+    "kaiming_normal_": {},
+    "kaiming_uniform_": {"mode": "fan_out"},
+    "xavier_uniform_": {},
+    "trunc_normal_": {"std": 0.02},
+    "orthogonal_": {},
+    "sparse_": {"sparsity": 0.3},
+    "eye_": {},
+    "constant_": {"val": 2.0},
+    "ones_": {},
+    "zeros_": {},
+}
+
+
+def each_function(whole: nn.Module, model: nn.Module, weight_of, assert_same) -> None:
+    """Those of init, with a key and drawn, and those of torch inside intercept."""
+    for name, arguments in FUNCTIONS.items():
+        ours, torchs = getattr(init, name), getattr(nn.init, name)
+        keys = ({"key": Key(3, name)}, {}) if "generator" in inspect.signature(torchs).parameters else ({},)
+        for key in keys:
+            for each in (whole, model):
+                torch.manual_seed(5)
+                assert ours(weight_of(each), **arguments, **key) is weight_of(each)
+            assert_same(name)
+        for blocks in (lambda each: (each, 3), lambda each: (None, 3), lambda each: (None, None)):
+            for each in (whole, model):
+                torch.manual_seed(6)
+                with intercept(*blocks(each)):
+                    torchs(weight_of(each), **arguments)
+            assert_same(f"intercept, {name}")
+
+
+def zero3_by_functions() -> None:
+    def assert_same(what: str) -> None:
+        start, stop = ranges_of(60)[1:]
+        piece = model.weight.ds_tensor[: stop - start]
+        assert torch.equal(piece, whole.weight.detach().flatten()[start:stop]), what
+        assert model.weight.numel() == 0
+
+    whole = nn.Linear(6, 10, bias=False)
+    model = partition(nn.Linear(6, 10, bias=False))
+    each_function(whole, model, lambda each: each.weight, assert_same)
+    for each in (whole, model):
+        with intercept(each, 3):
+            each.weight.requires_grad_(False).uniform_()
+            each.weight.normal_(2.0)
+    assert_same("methods")
+    with pytest.raises(ValueError, match="expects std >= 0"):
+        init.normal_(model.weight, std=-1.0)
+    assert_same("a wrong argument")
+    say("ZeRO-3: functions of init, and intercept")
 
 
 class Parallel(nn.Module):
@@ -185,6 +240,23 @@ def megatron() -> None:
             assert torch.equal(own, mine), name
         assert verify(model, 3, recipe)
         assert fingerprint(model) == fingerprint(whole)
+
+    for name, dim, stride in (("fc1", 0, 2), ("fc2", 1, 1)):
+
+        def assert_same(what: str, name: str = name, dim: int = dim, stride: int = stride) -> None:
+            own, full = getattr(model, name).weight, getattr(whole, name).weight
+            mine = torch.cat(full.chunk(num_ranks * stride, dim)[dist.get_rank() :: num_ranks], dim)
+            assert torch.equal(own, mine), (name, what)
+
+        each_function(whole, model, lambda each, name=name: getattr(each, name).weight, assert_same)
+        for each in (whole, model):
+            with intercept(each, 4):
+                nn.init.kaiming_uniform_(getattr(each, name).weight.data)
+        assert_same("data")
+    for each in (whole, model):
+        with intercept(each, 4), torch.no_grad():
+            each.fc2.weight[:2].normal_()
+    assert_same("a slice along the other dimension")  # of fc2
     own = model.fc1.weight
     shard = Shard.split((24, 6), 0, dist.get_rank(), num_ranks, 2)
     init.normal_(own, shard=shard)
@@ -198,6 +270,7 @@ def megatron() -> None:
 def main() -> None:
     dist.init_process_group("gloo")
     zero3()
+    zero3_by_functions()
     megatron()
     dist.barrier()
     dist.destroy_process_group()
