@@ -282,3 +282,23 @@ def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
     assert model[0].weight.is_meta
     init_model_(model, skip="0.positions*")
     assert not model[0].weight.is_meta
+
+
+class DetrFrozenBatchNorm2d(nn.Module):
+    """As in transformers and torchvision: four buffers, no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.full((3,), 7.0))
+
+
+def test_a_frozen_batch_norm_on_the_meta_device_starts_as_batch_norm_does():
+    with torch.device("meta"):
+        model = nn.Sequential(DetrFrozenBatchNorm2d())
+    init_model_(model)
+    for name, value in model[0].named_buffers():
+        assert torch.equal(value, torch.full((3,), float(name in ("weight", "running_var")))), name
+    here = DetrFrozenBatchNorm2d()
+    init_model_(here)
+    assert all(value.eq(7).all() for value in here.buffers())  # it may have been loaded
