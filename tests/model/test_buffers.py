@@ -162,7 +162,8 @@ class Lookup(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "method", ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index"]
+    "method",
+    ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index", "_init_self_buffers"],
 )
 def test_methods_that_make_buffers_are_asked(method):
     kind = type("Named", (Lookup,), {})

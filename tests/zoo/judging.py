@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -161,6 +162,7 @@ def _of_buffers(library: Library, model: nn.Module) -> Iterator[tuple[str, str]]
 def _of_torch(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Hold recipe "torch" against reset_parameters of torch.nn's own types, each once by its shapes."""
     seen = set()
+    places = Counter(id(each) for _, each in model.named_parameters(remove_duplicate=False))
     for path, module in model.named_modules():
         shapes = type(module), *(tuple(each.shape) for each in module.parameters(recurse=False))
         is_torchs = type(module).__module__.startswith("torch.nn.modules") and len(shapes) > 1
@@ -174,7 +176,8 @@ def _of_torch(model: nn.Module) -> Iterator[tuple[str, str]]:
         for (leaf, value), own in zip(
             module.named_parameters(recurse=False), fresh.parameters(), strict=False
         ):
-            if value.requires_grad and not alike(value, own):
+            is_tied = places[id(value)] > 1
+            if value.requires_grad and not is_tied and not alike(value, own):
                 yield f"{path}.{leaf}", f"recipe torch: {_shown(value)}, reset_parameters: {_shown(own)}"
 
 
