@@ -58,7 +58,8 @@ def init_model_(
             "gpt", "llama", the path of a .toml or .json file, a Recipe, or a list of rules.
         device: where meta parameters and buffers go, such as "cuda"; None is the CPU, and for DTensors their
             mesh's kind of device.
-        dtype: of all floating-point parameters and buffers afterwards; None leaves each its own.
+        dtype: of all floating-point parameters and buffers afterwards, but for rotary frequencies and what
+            transformers keeps in float32 in half precision; None leaves each its own.
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).

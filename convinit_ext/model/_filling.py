@@ -18,6 +18,7 @@ from convinit_ext.distributions import Constant, Distribution, Normal, Truncated
 from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
+    MODEL_CODE,
     RECIPES,
     ZEROS,
     CopyFrom,
@@ -248,7 +249,7 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
         held: the parameters.
         rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
     """
-    of_torch = set(map(id, RECIPES["torch"]))
+    of_torch = set(map(id, RECIPES["torch"])) - {id(MODEL_CODE)}
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__
