@@ -52,11 +52,14 @@ def intercept(model: nn.Module | None = None, seed: int | None = None) -> Abstra
       filled in any order. Its number is that of the fills of the whole so far, plus those of the same slice
       since then;
     - orthogonal_ and sparse_ of a slice, a matrix by itself, have a key of their own: the slice's place in
-      brackets follows the name.
+      brackets follows the name;
+    - other tensors, such as temporaries, are known by what the running code was called for: the innermost
+      function with a parameter or module of the model, not the model itself, as an argument. The n-th fill
+      for it has Key(seed, f"{name}#temporary{n}"), from 0.
 
-    Tied parameters count as one, under the first name. Other tensors, and all if there is no model, take
-    their keys from a generator: one of the block's own if there is a seed, else PyTorch's default CPU
-    generator. A generator= in a call is what that call's key is drawn from, whatever its tensor.
+    Tied parameters count as one, under the first name. Tensors without such a name, and all if there is no
+    model, take their keys from a generator: one of the block's own if there is a seed, else PyTorch's default
+    CPU generator. A generator= in a call is what that call's key is drawn from, whatever its tensor.
 
     Args:
         model: whose parameters have names; one that moves or gets memory inside the block is found again.

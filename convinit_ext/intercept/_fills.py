@@ -142,7 +142,8 @@ class Fills(_patch.Handler):
         """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
         try:
             if view is None:
-                self._fill_from_generator(tensor, distribution, generator)
+                if not self._fill_temporary(generator, fill_, tensor, distribution):
+                    self._fill_from_generator(tensor, distribution, generator)
                 return tensor
             number, parameter = view.number(), view.parameter
             name = view.key_name(number)
@@ -170,6 +171,28 @@ class Fills(_patch.Handler):
         with _disable_current_modes(), torch.inference_mode(False):
             return KeyRow(self._seed)
 
+    def _fill_temporary(
+        self, generator: torch.Generator | None, fill: Callable[..., Tensor], *args: Any
+    ) -> bool:
+        """Fill a tensor that is no part of the model by the name of what the running code was called for.
+
+        Args:
+            generator: of the call.
+            fill: with the arguments before a generator and a key.
+            args: these.
+
+        Returns:
+            Whether there is such a name; otherwise nothing is done.
+        """
+        scope = None if self._tracker is None or generator is not None else self._tracker.scope()
+        if self._tracker is None or not scope:
+            return False
+        number = self._tracker.num_temporaries[scope]
+        with torch.no_grad():
+            fill(*args, None, key=Key(self._seed, f"{scope}#temporary{number}"))
+        self._tracker.num_temporaries[scope] += 1
+        return True
+
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
@@ -195,9 +218,11 @@ class Fills(_patch.Handler):
             key = Key(self._seed, view.key_name(number, tensor.shape))
             if view.box is None and view.parameter.is_sharded():
                 target = view.parameter.tensor
-        elif generator is None:
-            generator = self._generator
         try:
+            if view is None and self._fill_temporary(generator, function, tensor, *given):
+                return tensor
+            if view is None and generator is None:
+                generator = self._generator
             with torch.no_grad():
                 function(target, *given, generator, key=key)
         except UnsupportedTensorError:

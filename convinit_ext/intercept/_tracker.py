@@ -1,8 +1,14 @@
-"""Finds the parameter or buffer that a tensor is a part of: by storage, so that of `.data` and slices too."""
+"""Finds the parameter or buffer that a tensor is a part of: by storage, so that of `.data` and slices too.
+
+For other tensors it finds what the running code was called for.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +39,7 @@ class Tracker:
         self._model = model
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
+        self.num_temporaries: Counter[str] = Counter()  # filled in each scope
         alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
         self._num_users_of_one = _num_users(_storage(alone)) if _num_users else 0
         self._read()
@@ -51,6 +58,25 @@ class Tracker:
             self._read()
             view = self._find(tensor)
         return view
+
+    def scope(self) -> str | None:
+        """Return the name of what the running code was called for, None where that is the model or unknown.
+
+        It is the parameter, buffer or module that the innermost running function has as an argument; of
+        several the one furthest inside.
+        """
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            num_arguments = code.co_argcount + code.co_kwonlyargcount
+            if num_arguments:
+                values = frame.f_locals
+                found = (self._names.get(id(values.get(each))) for each in code.co_varnames[:num_arguments])
+                name = max(filter(None, found), key=lambda each: each.count("."), default=None)
+                if name is not None:
+                    return name
+            frame = frame.f_back
+        return None
 
     def _find(self, tensor: Tensor) -> ParameterView | None:
         memory = local_of(tensor)
@@ -85,6 +111,9 @@ class Tracker:
             self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
             self._by_object[id(tensor)] = ParameterView(parameter, None, None)
         self._modules = [node.module for node in nodes]
+        names_of_modules = (keys.canonical_name(f"{node.canonical}.w".lstrip("."))[:-2] for node in nodes)
+        self._names = dict(zip(map(id, self._modules), names_of_modules, strict=True))
+        self._names |= {key: view.parameter.name for key, view in self._by_object.items()}
         self._members = _C.members(self._modules)
         self._member_ids = set(map(id, self._members))
         self._storages = self._present_storages()

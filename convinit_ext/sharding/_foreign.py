@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext.sharding._megatron import IS_ADDED_UP, MARKS, cut_of, place_in
@@ -69,19 +69,19 @@ def is_of_flat(tensor: Tensor) -> bool:
 
 def is_unknown_piece(tensor: Tensor) -> bool:
     """Return whether a tensor is of a flat parameter, and its place in that was never noted."""
-    return not is_compiling() and is_of_flat(tensor) and tensor not in _known
+    return not is_dynamo_compiling() and is_of_flat(tensor) and tensor not in _known
 
 
 def is_marked(tensor: Tensor) -> bool:
     """Return whether a tensor has attributes that say more of it than its shape and memory do."""
-    if is_compiling():  # no compiler traces a tensor's attributes
+    if is_dynamo_compiling():  # which traces no tensor's attributes
         return False
     return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
 
 
 def foreign(tensor: Tensor) -> Foreign | None:
     """Return what this process holds of a parameter; None if it is whole, or cut by nobody known here."""
-    if is_compiling():
+    if is_dynamo_compiling():  # which traces no tensor's attributes
         return None
     facts = tensor.__dict__
     if not facts or _MARKS.isdisjoint(facts):
