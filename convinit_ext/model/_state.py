@@ -82,8 +82,6 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             "is wrapped"
         )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
-    nodes = list(walk.modules(model))
-    named = {id(each.tensor): each for each in (*walk.parameters(nodes), *walk.buffers(nodes))}
     found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
@@ -99,8 +97,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if tensor.is_meta and tensor.numel() and row is None:
             lost.append(f"{key} {list(tensor.shape)}")
             continue
-        held = named.get(id(tensor))
-        name = walk.canonical(held.name if held is not None and held.path == key else key)
+        name = walk.canonical(key)  # what a type of wrapper adds stays: peft's keys are those that it loads
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
