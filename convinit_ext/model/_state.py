@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_not_in_fake_mode, digests, lines
+from convinit_ext._engine import check_not_in_fake_mode, digests, lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, Values, generated
@@ -72,7 +72,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
 
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
-            name once wrappers are removed; fake tensors.
+            name once wrappers are removed; fake tensors; tensors that a hook makes of filled parameters.
         RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
@@ -85,7 +85,9 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
     found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
-    for key, value in model.state_dict(keep_vars=True).items():
+    state = model.state_dict(keep_vars=True)
+    _check_shows_rows(state, model, plan)
+    for key, value in state.items():
         if walk.is_extra_state(key):
             continue
         row = rows.get(id(value))
@@ -111,6 +113,23 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         )
     check_not_in_fake_mode("generate values")
     return list(found.values())
+
+
+def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) -> None:
+    """Check that no hook has put tensors of its own in place of filled parameters, with their present values.
+
+    Raises:
+        ValueError: it has.
+    """
+    shown = set(map(id, state.values()))
+    gone = [row.name for row in plan.rows if shown.isdisjoint(id(held.tensor) for held in row.held)]
+    own = set(map(id, (*model.parameters(), *model.buffers()))) if gone else set()
+    made = [key for key, value in state.items() if isinstance(value, Tensor) and id(value) not in own]
+    if gone and made:
+        raise ValueError(
+            f"the model's state dict has {listed(made)}, which a hook makes, in place of {listed(gone)}; "
+            "fill the model by init_model_, and save its state_dict() by safetensors.torch.save_file"
+        )
 
 
 def _identity(tensor: Tensor, row: Row | None) -> object:
