@@ -17,8 +17,8 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Rounded, Values, forget
-from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.model._values import Drawn, Rounded, Same, Values, forget
+from convinit_ext.sharding import Part, carrying, is_dtensor, local_of, logical_shape, parts
 
 
 @contextlib.contextmanager
@@ -97,7 +97,8 @@ class Row:
     def write_(self, seed: int, memory: Tensor) -> None:
         """Write the values of what this process holds; not recorded by autograd."""
         assert self.values is not None
-        for part in parts(memory):
+        is_same = isinstance(self.values, Same)  # also of a sum that other ranks have terms of
+        for part in [Part(local_of(memory), ())] if is_same else parts(memory):
             self.values.write_(seed, part)
         forget()
         if is_dtensor(memory):
