@@ -22,7 +22,15 @@ from convinit_ext._engine import (
 )
 from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
-from convinit_ext.sharding import Ranks, is_sharded, local_of, logical_shape, note_layers, parts
+from convinit_ext.sharding import (
+    Ranks,
+    is_sharded,
+    local_of,
+    logical_shape,
+    note_layers,
+    parts,
+    tied_places,
+)
 
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
@@ -117,12 +125,14 @@ class _Readable:
                 self._add(key, tensor)
             except (RuntimeError, TypeError, ValueError) as error:
                 self._error = self._error or error
+                if isinstance(tensor, Tensor) and is_sharded(tensor):  # others wait for its sums
+                    self.tensors.setdefault(str(key), tensor)
         self.heads = _headers(self.tensors)
 
     def _given(self, target: object) -> Mapping[str, Tensor]:
         if isinstance(target, nn.Module):
             note_layers(target.modules())
-            return target.state_dict(keep_vars=True)
+            return _once(target, target.state_dict(keep_vars=True))
         if isinstance(target, Mapping):
             return target
         if not isinstance(target, str | PathLike):
@@ -157,6 +167,17 @@ class _Readable:
         if self._weights is not None:
             self._weights.check_sizes()
         return _sums(self.heads, self.tensors)
+
+
+def _once(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out second names of what FullyShardedDataParallel has tied, and gathers once for each."""
+    ties = tied_places(model.modules())
+    paths = {id(node.module): node.path for node in walk.modules(model)} if ties else {}
+    for places in ties:
+        names = {walk.canonical(walk.join(paths[id(module)], leaf)) for module, leaf in places}
+        keys = [key for key in state if walk.canonical(key) in names]
+        state = {key: tensor for key, tensor in state.items() if key not in keys[1:]}
+    return state
 
 
 def _checked(name: str, tensor: object) -> Tensor:

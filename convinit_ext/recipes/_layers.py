@@ -51,10 +51,12 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
     held: Any = module
     if not parametrize.is_parametrized(module, "weight"):
         return tuple(logical_shape(held.weight))
-    parts = held.parametrizations.weight.named_parameters()
-    return max(
-        (tuple(logical_shape(part)) for name, part in parts if name.startswith("original")), key=math.prod
-    )
+    parts: Any = held.parametrizations.weight
+    leaves = ["original"] if parts.is_tensor else [f"original{number}" for number in range(parts.ntensors)]
+    shapes = [
+        tuple(logical_shape(getattr(parts, leaf))) for leaf in leaves
+    ]  # attributes, not always parameters
+    return max(shapes, key=math.prod)
 
 
 def _bias_by_weight(target: Target) -> Distribution:

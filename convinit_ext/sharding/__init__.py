@@ -16,7 +16,7 @@ from convinit_ext.sharding._dtensor import (
     parts,
     sharding_of,
 )
-from convinit_ext.sharding._flat import FlatPiece, check_alone, flat_pieces
+from convinit_ext.sharding._flat import FlatPiece, check_alone, flat_pieces, tied_places
 from convinit_ext.sharding._foreign import (
     carrying,
     check_foreign,
@@ -66,6 +66,7 @@ __all__ = [
     "settle",
     "sharding_of",
     "text_of",
+    "tied_places",
     "together",
     "without",
 ]

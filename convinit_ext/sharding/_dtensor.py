@@ -148,7 +148,7 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
     """Return how ranks share a sharded tensor; None for any other tensor."""
     if not is_dtensor(tensor):
         found = foreign(tensor)
-        return None if found is None or found.shard is None else _sharing(found)
+        return None if found is None or not (found.is_cut or found.shard is not None) else _sharing(found)
     spec: Any = tensor._spec  # type: ignore[attr-defined]
     coordinate = spec.mesh.get_coordinate()
     copied = [placement.is_replicate() for placement in spec.placements]

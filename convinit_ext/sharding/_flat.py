@@ -81,6 +81,19 @@ def flat_pieces(
     return found
 
 
+def tied_places(modules: Iterable[nn.Module]) -> list[list[tuple[nn.Module, str]]]:
+    """Return where each tied parameter of flat ones is held; a state dict gathers it once for each place."""
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    found: dict[tuple[int, str], list[tuple[nn.Module, str]]] = {}
+    for module in modules if fsdp is not None else ():
+        handle: Any = module._handle if isinstance(module, fsdp.FullyShardedDataParallel) else None
+        for info in () if handle is None else handle.flat_param._shared_param_infos:
+            first = info.prim_module, info.prim_param_name
+            places = found.setdefault((id(info.prim_module), info.prim_param_name), [first])
+            places.append((info.module, info.param_name))
+    return list(found.values())
+
+
 def note_alone(tensor: Tensor) -> None:
     """Note which part of the whole a piece of a flat parameter is, of which no model says it."""
     handle = _handle_of(tensor) if is_unknown_piece(tensor) else None

@@ -42,6 +42,7 @@ class Foreign(NamedTuple):
         shard: where the memory sits; None where that cannot be told.
         problem: why it cannot be told.
         group: the process group that shares the parameter; None is the default one.
+        is_cut: whether that is known although it is not known which part this process has.
     """
 
     local: Tensor
@@ -49,6 +50,7 @@ class Foreign(NamedTuple):
     shard: Shard | None
     problem: str = ""
     group: Any = None
+    is_cut: bool = False
 
 
 def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
@@ -166,15 +168,17 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
         "before it is partitioned"
     )
 
+    group = facts.get("ds_process_group")
+    place = place_in(group)
+
     def unknown(why: str) -> Foreign:
-        return Foreign(tensor if piece is None else piece, shape, None, f"{about}, {why}; {instead}")
+        problem, local = f"{about}, {why}; {instead}", tensor if piece is None else piece
+        return Foreign(local, shape, None, problem, group, is_cut=place is not None)
 
     if piece is None:
         return unknown("without a ds_tensor that holds its values")
     if facts.get("ds_secondary_tensor") is not None:
         return unknown("with a second copy, ds_secondary_tensor")
-    group = facts.get("ds_process_group")
-    place = place_in(group)
     if place is None:
         return unknown("and torch.distributed, which knows this process's range of it, is not initialised")
     rank, num_ranks = place

@@ -51,6 +51,19 @@ def check(mesh: DeviceMesh, name: str, wrong: dict[int, Tensor], error: type[Exc
     assert fingerprint(state(mesh)) == fingerprint({key: full(each) for key, each in state(mesh).items()})
 
 
+def check_the_only_one(mesh: DeviceMesh) -> None:
+    """A rank that can read none of what is shared does not leave the others waiting."""
+    whole = torch.ones(8, 3)
+    tensor = distribute_tensor(whole, mesh, [Shard(0)] * mesh.ndim, src_data_rank=None)
+    is_wrong = dist.get_rank() == 1
+    if is_wrong:
+        tensor._local_tensor = tensor._local_tensor.to_sparse()
+    for take in (fingerprint, fingerprints):
+        said = "cannot digest|sparse" if is_wrong else "rank 1 could not read what it holds of the tensors"
+        with pytest.raises((RuntimeError, NotImplementedError), match=f"(?i){said}"):
+            take({"a": tensor})
+
+
 def full(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -82,6 +95,7 @@ def main() -> None:
             "'plain': cannot digest a tensor on the meta device",
         )
         check(mesh, "plain", {2: torch.ones(3).to_sparse()}, UnsupportedTensorError, "'plain': cannot digest")
+        check_the_only_one(mesh)
         say(f"{mesh.ndim}: a plain tensor that cannot be read")
     dist.barrier()
     dist.destroy_process_group()

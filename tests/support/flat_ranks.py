@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 from torch.distributed.fsdp import ShardingStrategy
+from torch.nn.utils import parametrizations
 
-from convinit_ext import fingerprint, init, init_model_, intercept, plan_model, save_model, verify
+from convinit_ext import (
+    fingerprint,
+    fingerprints,
+    init,
+    init_model_,
+    intercept,
+    plan_model,
+    save_model,
+    verify,
+)
 
 
 def build() -> nn.Module:
@@ -105,6 +117,30 @@ def assert_same_as(whole: nn.Module, model: Wrapper, at: int | None = None) -> N
         assert all(same) if at is None else same[at], same
 
 
+class Language(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.middle = nn.Embedding(9, 4), nn.Sequential(nn.Linear(4, 4))
+        self.head = nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def assert_values_and_fingerprint(make: Callable[[], nn.Module]) -> None:
+    whole = make()
+    init_model_(whole, 3)
+    for original in (True, False):
+        for strategy in (ShardingStrategy.FULL_SHARD, ShardingStrategy.SHARD_GRAD_OP):
+            options = {"use_orig_params": original, "sharding_strategy": strategy}
+            for inner in (make(), nn.ModuleDict({"inner": make()})):
+                model = Wrapper(inner, device_id=torch.device("cpu"), **options)
+                expected = nn.ModuleDict({"inner": whole}) if isinstance(inner, nn.ModuleDict) else whole
+                init_model_(model, 3)
+                init_model_(expected, 3)
+                assert_same_as(expected, model)
+                assert fingerprint(model) == fingerprint(expected)
+                assert fingerprints(model) == fingerprints(expected)
+
+
 def say(text: str) -> None:
     if dist.get_rank() == 0:
         print(f"held: {text}", flush=True)
@@ -146,6 +182,9 @@ def main() -> None:
             model(torch.zeros(2, dtype=torch.int64))
             if not shows_whole:
                 assert_refused(model, "is a FullyShardedDataParallel")
+    assert_values_and_fingerprint(Language)
+    for norm in (parametrizations.weight_norm, nn.utils.weight_norm):
+        assert_values_and_fingerprint(lambda norm=norm: nn.Sequential(norm(nn.Linear(5, 7))))
     say("pieces are filled or refused on every rank, and whole parameters are filled")
     dist.barrier()
     dist.destroy_process_group()

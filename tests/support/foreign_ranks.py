@@ -126,6 +126,14 @@ def zero3() -> None:
             refuses(model, 3)
     with pytest.raises(ValueError, match=r"'weight'.*ds_tensor has shape"):
         fingerprint(model[0])
+    model = partition(build())
+    if dist.get_rank() == 1:
+        for parameter in model.parameters():
+            parameter.ds_tensor = None
+    said = "without a ds_tensor" if dist.get_rank() == 1 else "rank 1 could not read what it holds"
+    for reads in (fingerprint, fingerprints):
+        with pytest.raises((ValueError, RuntimeError), match=said):
+            reads(model)
     say("ZeRO-3: refusals")
     model = partition(build())
     for parameter in model.parameters():  # as inside of GatheredParameters
