@@ -1,4 +1,4 @@
-"""What an Inspection is written and drawn as: tables that fit, JSON, pictures; matplotlib only where asked for."""
+"""What an Inspection is as a text, JSON and a picture; matplotlib is imported only where it is asked for."""
 
 from __future__ import annotations
 
@@ -115,5 +115,5 @@ def test_what_is_wrong_with_a_path_is_said(tmp_path):
     found = inspect_model(net())
     with pytest.raises(ValueError, match=r"must end in one of .*png.*, not as '.*out'"):
         found.plot(tmp_path / "out")
-    with pytest.raises(FileNotFoundError, match="there is no folder '.*missing' for the picture"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*missing' for the picture"):
         found.plot(tmp_path / "missing" / "out.png")
