@@ -18,12 +18,15 @@ from convinit_ext.distributions import Constant, Distribution, Normal, Truncated
 from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
+    MODEL_CODE,
     RECIPES,
     ZEROS,
     CopyFrom,
+    DeltaOrthogonal,
     Kaiming,
     MinusIdentity,
     NormOf,
+    Orthogonal,
     Preset,
     Recipe,
     Redrawn,
@@ -44,6 +47,7 @@ from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
+MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
@@ -83,7 +87,7 @@ class Fillings:
         """
         tensor = target.tensor
         shape = tensor.shape
-        is_by_shape = type(rule.init) in _BY_SHAPE or not tensor.numel()
+        is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
         layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
@@ -102,7 +106,7 @@ class Fillings:
             found = ZEROS  # a fan of zero has no std
         values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
-        if not (isinstance(distribution, DISTRIBUTIONS) or is_distribution(distribution)):
+        if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
@@ -110,6 +114,8 @@ class Fillings:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
+        if isinstance(distribution, MATRICES):
+            return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)
@@ -129,7 +135,7 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         if held.node.module is not places[0][0]:  # it is that of like=
             places = [(held.node.module, held.name.rpartition(".")[2]), *places]
         for module, leaf in places:
-            if "padding_idx" in module.__dict__:
+            if leaf == "weight" and "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
                     return row
@@ -243,7 +249,7 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
         held: the parameters.
         rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
     """
-    of_torch = set(map(id, RECIPES["torch"]))
+    of_torch = set(map(id, RECIPES["torch"])) - {id(MODEL_CODE)}
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__
