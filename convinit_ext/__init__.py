@@ -12,7 +12,7 @@ from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, sav
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
-from convinit_ext.model import init_model_, plan_model
+from convinit_ext.model import init_ensemble, init_model_, plan_model
 from convinit_ext.sharding import Shard
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ __all__ = [
     "fingerprint",
     "fingerprints",
     "init",
+    "init_ensemble",
     "init_model_",
     "inspect_model",
     "intercept",

@@ -13,6 +13,8 @@ from convinit_ext._engine._checks import (
     UnsupportedTensorError,
     bounds_fit,
     check_dtype,
+    check_kind,
+    check_not_batched,
     check_not_in_fake_mode,
     check_tensor,
     in_fake_mode,
@@ -31,6 +33,7 @@ from convinit_ext._engine._ops import (
     fill_one_,
     fill_small_,
     increment_version,
+    make_orthogonal_,
     row_major,
 )
 
@@ -50,6 +53,8 @@ __all__ = [
     "UnsupportedTensorError",
     "bounds_fit",
     "check_dtype",
+    "check_kind",
+    "check_not_batched",
     "check_not_in_fake_mode",
     "check_tensor",
     "differences",
@@ -64,6 +69,7 @@ __all__ = [
     "is_plain",
     "lines",
     "listed",
+    "make_orthogonal_",
     "ops",
     "progress_bar",
     "reason",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _has_storage
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.overrides import handle_torch_function, has_torch_function_unary
@@ -17,15 +18,18 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext._engine import (
     PLAIN,
     SMALL,
+    Box,
     bounds_fit,
     check_tensor,
     fill_one_,
     fill_small_,
+    in_fake_mode,
     increment_version,
     is_plain,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
+from convinit_ext.init._compiled import fill_in_graph_
 from convinit_ext.keys import (
     DRAW_UNDER_CAPTURE,
     INT64_MIN,
@@ -46,6 +50,18 @@ from convinit_ext.sharding import (
 )
 
 _UNIFORM = 1  # Uniform.kind
+# The arguments that torch.nn.init does not have, with their defaults.
+_OURS: dict[str, object] = {
+    "key": None,
+    "shard": None,
+    "groups": 1,
+    "in_axis": None,
+    "out_axis": None,
+    "batch_axis": (),
+    "blocks": 1,
+    "cut": None,
+    "corrected": False,
+}
 
 
 def fill_(
@@ -59,14 +75,14 @@ def fill_(
 
     What is wrong is raised before a key is drawn.
     """
-    kind, params = distribution.kind, distribution.params
     if (
         shard is None
         and is_plain(tensor)
         and (not tensor.__dict__ or not is_marked(tensor))
         and tensor.is_contiguous()
-        and (kind != _UNIFORM or bounds_fit(params[0], params[1], tensor.dtype))
+        and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
+        params = distribution.params
         try:
             recorded = tensor.grad_fn is not None
         except RuntimeError:  # of one of chunk's views, when another has changed
@@ -100,7 +116,7 @@ def fill_(
             check_tensor(tensor)
         _check_bounds(tensor, distribution)
         words = _words_for(tensor, tensor.shape, generator, key)
-        fill_one_(tensor, words, kind, params)
+        _fill_one_(tensor, words, distribution)
     return tensor
 
 
@@ -131,26 +147,39 @@ def check_not_a_copy(tensor: Tensor) -> None:
     if _are_functorch_transforms_active():
         return
     base = tensor if tensor._base is None else tensor._base
-    if base.grad_fn is not None:
-        how = f"computed from others ({base.grad_fn.name()})"
-    elif not _share_memory(tensor, base):
-        how = "a copy of a part of another"
-    else:
+    recorded = base.grad_fn
+    if recorded is None:
+        with suppress(RuntimeError):  # of one of chunk's views, when another has changed
+            recorded = tensor.grad_fn
+    leaf = base if recorded is None else _leaf_of(recorded)
+    if leaf is not None and _share_memory(tensor, leaf):
         return
+    how = "a copy of a part of another" if recorded is None else f"computed from others ({recorded.name()})"
     raise RuntimeError(
         f"cannot fill a tensor that is {how}: nothing else would see the values. Fill the parameter: behind "
         "a parametrization or a hook the original (layer.parametrizations.weight.original, weight_v or "
-        "weight_orig; init_model_(model) does), for an index, a cast or a DTensor's slice the whole, or a "
-        "view that shares its memory. Where the copy is what is wanted, pass tensor.detach()"
+        "weight_orig; init_model_(model) does), for an index, a cast, a DTensor's slice, full_tensor() or "
+        "redistribute() the whole, or a view that shares its memory. Where the copy is what is wanted, pass "
+        "tensor.detach()"
     )
 
 
-def _share_memory(tensor: Tensor, base: Tensor) -> bool:
-    """Return False where a DTensor's view has local memory of its own."""
-    if base is tensor or not is_dtensor(base):
+def _leaf_of(node: Any) -> Tensor | None:
+    """Return a tensor that autograd's record begins with: where memory is shared, the only one."""
+    while node is not None and not hasattr(node, "variable"):
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    leaf: Tensor | None = None if node is None else node.variable
+    return leaf
+
+
+def _share_memory(tensor: Tensor, leaf: Tensor) -> bool:
+    """Return whether what is written to a tensor is written to a leaf: DTensors' views may be copies."""
+    if tensor is leaf or (tensor._base is leaf and not is_dtensor(leaf)):
         return True
-    memory, whole = local_of(tensor).untyped_storage(), local_of(base).untyped_storage()
-    return bool(memory._cdata == whole._cdata)
+    local, whole = local_of(tensor), local_of(leaf)
+    if not (_has_storage(local) and _has_storage(whole)):
+        return False
+    return bool(local.untyped_storage()._cdata == whole.untyped_storage()._cdata)
 
 
 def _fill_parts_(
@@ -170,7 +199,7 @@ def _fill_parts_(
     boxes = [part.box(shape) for part in held]
     words = _words_for(local, shape, generator, key)
     if len(held) == 1:
-        fill_one_(held[0].tensor, words, distribution.kind, distribution.params, boxes[0])
+        _fill_one_(held[0].tensor, words, distribution, boxes[0])
     else:
         fill_list_(
             [part.tensor for part in held],
@@ -182,11 +211,18 @@ def _fill_parts_(
         increment_version(tensor)
 
 
+def _fill_one_(tensor: Tensor, words: Tensor, distribution: Distribution, box: Box | None = None) -> None:
+    if is_compiling():
+        fill_in_graph_(tensor, words, distribution, box)
+    else:
+        fill_one_(tensor, words, distribution.kind, distribution.params, box)
+
+
 def _check_bounds(tensor: Tensor, distribution: Distribution) -> None:
     """Raise what the engine raises of bounds, before a key is drawn. Meta tensors may have any."""
-    low, high, *_ = distribution.params
     if distribution.kind != _UNIFORM or is_compiling() or tensor.is_meta:
         return
+    low, high, *_ = distribution.params
     if not bounds_fit(low, high, tensor.dtype):
         raise ParameterError(
             "uniform_ expects bounds that the tensor's dtype can hold, and their difference too, but for "
@@ -237,8 +273,8 @@ def _words_for(
 
 
 def as_words(key: Key, tensor: Tensor) -> Tensor:
-    """Return the key's words, as a fake tensor for a fake one."""
-    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor):
+    """Return the key's words, as a fake tensor for a fake one outside its mode, which would make them one."""
+    if type(tensor) not in PLAIN and isinstance(tensor, FakeTensor) and not in_fake_mode():
         return tensor.new_empty(1, 2, dtype=torch.int64, device="cpu")
     return key.tensor()
 
@@ -268,9 +304,6 @@ def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tens
         function: the initialiser.
         arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
     """
-    defaults = {"key": None, "shard": None, "groups": 1}
-    given = {
-        name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]
-    }
+    given = {name: value for name, value in arguments.items() if name not in _OURS or value != _OURS[name]}
     result: Tensor = handle_torch_function(function, (given["tensor"],), **given)
     return result

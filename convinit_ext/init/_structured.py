@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import init as _torch_init
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import Box, UnsupportedTensorError, check_tensor, increment_version
+from convinit_ext._engine import (
+    Box,
+    UnsupportedTensorError,
+    check_not_batched,
+    check_tensor,
+    increment_version,
+)
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform
 from convinit_ext.init._fill import as_words, check_extras, check_not_lost, fill_, override
@@ -40,6 +46,7 @@ def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
     """
     check_not_lost(tensor, shard)
     if shard is None and not is_sharded(tensor):
+        check_not_batched(tensor)
         return _torch_init.eye_(tensor)
     if len(logical_shape(tensor, shard)) != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")

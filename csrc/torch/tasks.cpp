@@ -44,18 +44,6 @@ using Wide = __int128;
 
 constexpr Wide kIndexEnd = (Wide{1} << 63) - (Wide{1} << 34);  // to the end of a run of 2^32 blocks
 
-// That all elements of a tensor lie in its storage, which may have been resized.
-void check_memory(const char* op, const Tensor& tensor, const void* data) {
-  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
-  int64_t num_bytes = 0, offset = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &num_bytes));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
-  Wide end = Wide{offset} + 1;
-  for (int64_t d = 0; d < tensor.dim(); ++d) end += Wide{tensor.size(d) - 1} * tensor.stride(d);
-  check(end * static_cast<Wide>(tensor.element_size()) <= num_bytes, op, ": the tensor's storage of ",
-        num_bytes, " bytes ends before the tensor does (it was resized)");
-}
-
 // That the indices of a tensor's elements in the logical one can be counted, in units of so many bytes.
 void check_indices(const char* op, const Tensor& tensor, int64_t start, const Ints& index_strides,
                    int64_t unit) {
@@ -182,6 +170,17 @@ FillTasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, siz
 }
 
 }  // namespace
+
+void check_memory(const char* op, const Tensor& tensor, const void* data) {
+  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
+  int64_t num_bytes = 0, offset = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &num_bytes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
+  Wide end = Wide{offset} + 1;
+  for (int64_t d = 0; d < tensor.dim(); ++d) end += Wide{tensor.size(d) - 1} * tensor.stride(d);
+  check(end * static_cast<Wide>(tensor.element_size()) <= num_bytes, op, ": the tensor's storage of ",
+        num_bytes, " bytes ends before the tensor does (it was resized)");
+}
 
 std::vector<DeviceTasks> fill_tasks(const FillList& given) {
   check_lengths("fill_", given);

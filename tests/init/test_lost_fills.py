@@ -4,7 +4,7 @@ import pytest
 import torch
 from meshes import every_rank
 from torch import nn
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 
@@ -111,3 +111,46 @@ def test_slices_of_a_dtensor(placement, kept, requires_grad):
                     init.normal_(part, key=KEY)
         init.normal_(table.view(16), key=KEY)
         assert table.detach().to_local().all()
+
+
+def from_local(table):
+    return DTensor.from_local(table.to_local(), table.device_mesh, table.placements, run_check=False)
+
+
+CONVERTED = {
+    "full_tensor": lambda table: table.full_tensor(),
+    "a view of full_tensor": lambda table: table.full_tensor()[1:],
+    "redistribute to replicas": lambda table: table.redistribute(placements=[Replicate()]),
+    "redistribute to rows": lambda table: table.redistribute(placements=[Shard(0)]),
+    "redistribute as it is": lambda table: table.redistribute(placements=table.placements),
+    "to_local": lambda table: table.to_local(),
+    "a view of to_local": lambda table: table.to_local().view(-1),
+    "from_local": from_local,
+    "a copy of to_local": lambda table: table.to_local().clone(),
+}
+COPIED = {
+    ("full_tensor", Shard(0)),
+    ("a view of full_tensor", Shard(0)),
+    ("redistribute to replicas", Shard(0)),
+    ("redistribute to rows", Replicate()),
+    ("a copy of to_local", Shard(0)),
+    ("a copy of to_local", Replicate()),
+}
+
+
+@pytest.mark.parametrize("fill", [FILLS["normal_"], FILLS["drawn"], init.ones_])
+@pytest.mark.parametrize("placement", [Shard(0), Replicate()], ids=str)
+@pytest.mark.parametrize("name", CONVERTED)
+def test_what_dtensors_are_converted_to(name, placement, fill):
+    for mesh in every_rank((2,)):
+        table = distribute_tensor(torch.zeros(4, 4), mesh, [placement]).zero_().requires_grad_()
+        if (name, placement) in COPIED:
+            with pytest.raises(RuntimeError, match=LOST):
+                fill(CONVERTED[name](table))
+            assert not table.detach().to_local().any()
+        else:
+            fill(CONVERTED[name](table))
+            assert table.detach().to_local().any()
+            assert table.grad_fn is None
+        with torch.no_grad():  # what it was computed from is known to nobody
+            assert fill(CONVERTED[name](table)).any()
