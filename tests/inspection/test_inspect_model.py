@@ -153,7 +153,7 @@ def test_dead_layers_are_named(inplace):
     dead, unreached = inspect_model(model, recipe=None).problems
     assert dead == "dead: the output of 3 (ReLU) is the same for every input"
     names = "0.weight, 0.bias, 2.weight, 2.bias, 4.weight"
-    assert unreached == f"cannot learn at first: no gradient reaches {names}"
+    assert unreached == f"cannot learn at first: the gradient is zero of {names}"
     found = inspect_model(model)
     assert [row.name for row in found.rows if row.dead] == ["3"]
     assert found.rows[3].zeros == 1 and found.rows[2].zeros == 0
@@ -164,7 +164,7 @@ def test_zero_weights_are_dead_and_the_layers_before_learn_nothing():
     nn.init.zeros_(model[4].weight)
     dead, unreached = inspect_model(model).problems
     assert dead == "dead: the output of 4 (Linear) is the same for every input"
-    assert unreached.endswith("no gradient reaches 0.weight, 0.bias, 2.weight, 2.bias")
+    assert unreached.endswith("the gradient is zero of 0.weight, 0.bias, 2.weight, 2.bias")
     nn.init.zeros_(model[4].bias)  # also where the batch is of one
     assert inspect_model(model, torch.randn(1, 32)).problems[0] == dead
 
@@ -203,6 +203,39 @@ def test_one_steep_layer_is_named():
     outputs = inspect_model(model).problems[0]
     assert outputs.startswith("exploding outputs: 3 of 5 layers, from 4 (Linear)")
     assert "; the steepest is 4 (Linear), 1" in outputs
+
+
+def test_a_branch_with_small_gradients_does_not_vanish():
+    model = nn.Sequential(nn.Embedding(20, 32), nn.TransformerEncoderLayer(32, 2, 64), nn.Linear(32, 4))
+    init_model_(model, recipe="he")
+    model[1].linear1.weight.data *= 1e-8
+    assert inspect_model(model).rows[5].gradient_std > 0.1  # of what is after it
+    model[1].linear2.weight.data *= 1e-8
+    found = inspect_model(model)
+    (small,) = (row.gradient_std for row in found.rows if row.name == "1.linear1")
+    assert small < 1e-7 and not [said for said in found.problems if "gradients" in said]
+
+
+class Positions(nn.Module):
+    """Makes a table that is the same for every input, as rotary embeddings do."""
+
+    def forward(self, x):
+        return torch.arange(12.0).expand(len(x), 2, 12)
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.positions = nn.Linear(4, 12), Positions()
+        self.other, self.more = nn.Linear(4, 4), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return self.first(x) + self.positions(x).sum(1)
+
+
+def test_what_the_outputs_do_not_depend_on_is_unused():
+    said = ("unused: the outputs on these inputs do not depend on more, other.weight, other.bias",)
+    assert inspect_model(Unused()).problems == said
 
 
 def test_what_is_not_finite_is_named():
