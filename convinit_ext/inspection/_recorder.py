@@ -30,8 +30,8 @@ class _Seen:
     inputs: list[Numbers] = field(default_factory=list)
     outputs: list[Numbers] = field(default_factory=list)
     gradients: list[Numbers] = field(default_factory=list)
-    # Whether outputs carry something, where inputs did. Without parameters only layers that keep the shape are
-    # asked: others may make tables of positions, which are the same for every input.
+    # Whether outputs carry something, where inputs did. Without parameters only layers that keep the shape
+    # are asked: others may make tables of positions, which are the same for every input.
     answers: set[bool] = field(default_factory=set)
 
 
