@@ -126,6 +126,9 @@ def test_verify_looks_at_these_rows_alone(tmp_path):
     )
     assert not verify(model, 7, RULES, only="experts")
     assert not verify(model, 8, RULES, only=only)
+    made = {"given": [2, 5], "normed": slice(1, 3)}  # rows of given values, and of norms
+    init_model_(model, 7, RULES, only=made)
+    assert verify(model, 7, RULES, only=made) and not verify(model, 7, RULES, only={"given": [1]})
     save_model(model, tmp_path / "model.safetensors", 7, RULES, only=only)
     with torch.device("meta"):
         assert verify(tmp_path / "model.safetensors", 7, RULES, only=only, model=Net())
