@@ -180,7 +180,8 @@ class _Planner:
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        targets = [self._target(first) for first in firsts]
+        fan = options.fan
+        targets = [target_of(each, fan) if each.is_plain else self._target(each) for each in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -240,7 +241,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if held.is_plain or not is_marked(held.tensor):
+        if not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
