@@ -53,6 +53,8 @@ def local_of(tensor: Tensor) -> Tensor:
 def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
+        if not is_marked(tensor):  # most are not: this is asked for every fill
+            return tensor.shape
         note_alone(tensor)
         found = foreign(tensor)
         return tensor.shape if found is None else found.shape
