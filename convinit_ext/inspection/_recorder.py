@@ -47,8 +47,7 @@ class Recorder:
         for node in walk.modules(model):
             module, name = node.module, walk.canonical(node.canonical) if node.canonical else "(model)"
             is_inside = "parametrizations" in node.path.split(".")
-            is_leaf = not module._modules.keys() - {"parametrizations"}
-            if not is_inside and (is_leaf or _has_parameters(module)):
+            if not is_inside and (not module._modules or _has_parameters(module)):
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(
                     lambda *call, name=name: self._after(name, call[0], call[-1])

@@ -13,7 +13,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
-from convinit_ext.model._plan import Plan
+from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors

@@ -126,6 +126,16 @@ def test_histograms_and_stds_against_the_density(drawn, std, cdf):
     assert (bias.intended, bias.std, bias.elsewhere, bias.edges) == (0, 0, 0, ())
 
 
+def test_what_lies_beyond_a_histogram_is_in_its_outermost_bins():
+    model = nn.Linear(50, 50)
+    nn.init.constant_(model.weight, 3.0)
+    rules = [Rule(Normal(0.0, 0.2), parameter="weight"), Rule(Uniform(-1.0, 1.0))]
+    weight, bias = inspect_model(model, expected=rules).weights
+    assert (weight.edges[0], weight.edges[-1]) == pytest.approx((-0.9, 0.9))
+    assert weight.counts[-1] == sum(weight.counts) == 2500 and sum(bias.counts) == 50
+    assert weight.elsewhere == pytest.approx(1, abs=1e-4)
+
+
 def test_a_padding_row_does_not_count():
     weight = inspect_model(nn.Embedding(4, 500, padding_idx=1), recipe="torch").weights[0]
     assert weight.std == pytest.approx(1, abs=0.06) and weight.intended == 1
@@ -268,9 +278,17 @@ def test_everything_is_as_it_was(recipe, training, raises):
     else:
         first = inspect_model(model, x, recipe, frozen="keep")
         assert inspect_model(model, x, recipe, frozen="keep").to_json() == first.to_json()
-        assert inspect_model(model, x, recipe, seed=1, frozen="keep").to_json() != first.to_json()
     assert state(model, x) == before
     assert model.calls == 0
+
+
+def test_a_seed_says_all_that_is_random():
+    model = Noisy(False)
+    first = inspect_model(model, recipe="he", seed=2).to_json()
+    for draw in (torch.rand, random.randrange, np.random.rand):
+        draw(1)
+        assert inspect_model(model, recipe="he", seed=2).to_json() == first
+    assert inspect_model(model, recipe="he", seed=-2).to_json() != first
 
 
 def test_the_mode_is_the_models_own():
@@ -306,6 +324,10 @@ GUESSED = [
     (lambda: nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 2)), "float32 [16, 5], guessed from 1 (Linear)"),
     (lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), "float32 [16, 2, 64], guessed from 0 (Conv1d)"),
     (lambda: nn.ConvTranspose2d(3, 4, 3), "float32 [16, 3, 32, 32], guessed from the ConvTranspose2d"),
+    (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 32, 32), nn.Flatten(), nn.Linear(196, 3)),
+        "float32 [2, 3, 224, 224], guessed from 0 (Conv2d)",  # a batch of as many as are not too much
+    ),
     (lenet, "float32 [16, 1, 28, 28], guessed from 0 (Conv2d)"),
     (lambda: nn.Conv3d(1, 2, 3), "float32 [16, 1, 16, 16, 16], guessed from the Conv3d"),
     (lambda: nn.GRU(6, 4, batch_first=True), "float32 [16, 16, 6], guessed from the GRU"),
@@ -327,6 +349,7 @@ def test_inputs_are_guessed_by_the_first_layers(build, inputs):
     torch.manual_seed(0)
     found = inspect_model(build())
     assert found.inputs == inputs
+    assert {row.calls for row in found.rows} == {1}  # nothing is left of guesses that failed
     assert found.rows and (found.problems == () or "Cell" in inputs)  # whose state is zero
 
 
@@ -440,6 +463,9 @@ def test_sharded_models_are_refused():
             ValueError, match=r"'0.weight' is shared out over processes.*accepted is the model before"
         ):
             inspect_model(model, recipe="he")
+        model.unshard()  # as after a forward pass
+        with pytest.raises(ValueError, match=r"'0.weight' is shared out over processes"):
+            inspect_model(model)
     for mesh in every_rank((2,)):
         model = nn.Linear(4, 4)
         model.bias = nn.Parameter(distribute_tensor(model.bias.data, mesh, [Replicate()], src_data_rank=None))
@@ -454,8 +480,10 @@ class Uncopied(nn.Linear):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_models_are_refused():
-    with pytest.raises(ValueError, match="model must be one that is not scripted"):
-        inspect_model(nn.Sequential(torch.jit.script(nn.Linear(4, 4))))
+    scripted = torch.jit.script(nn.Linear(4, 4))
+    for model in (scripted, nn.Sequential(scripted)):
+        with pytest.raises(ValueError, match="model must be one that is not scripted"):
+            inspect_model(model)
 
 
 @pytest.mark.parametrize(
