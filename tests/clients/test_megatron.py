@@ -239,7 +239,7 @@ def experts_of_several_ranks_need_their_names() -> None:
     init_model_(model, 3, "gpt", names=names)
     for name, own in model.named_parameters():
         module, _, leaf = name.partition(".linear")
-        assert torch.equal(own, expected[f"{names.get(module, module)}{name[len(module) :]}"]), (name, leaf)
+        assert torch.equal(own, expected[f"{names.get(module, module)}{name[len(module):]}"]), (name, leaf)
 
 
 CASES = (
