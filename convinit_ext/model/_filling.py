@@ -18,6 +18,7 @@ from convinit_ext.distributions import Constant, Distribution, Normal, Truncated
 from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
+    MODEL_CODE,
     RECIPES,
     ZEROS,
     CopyFrom,
@@ -86,7 +87,7 @@ class Fillings:
         """
         tensor = target.tensor
         shape = tensor.shape
-        is_by_shape = type(rule.init) in _BY_SHAPE or not tensor.numel()
+        is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
         layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
@@ -134,7 +135,7 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         if held.node.module is not places[0][0]:  # it is that of like=
             places = [(held.node.module, held.name.rpartition(".")[2]), *places]
         for module, leaf in places:
-            if "padding_idx" in module.__dict__:
+            if leaf == "weight" and "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
                     return row
@@ -248,7 +249,7 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
         held: the parameters.
         rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
     """
-    of_torch = set(map(id, RECIPES["torch"]))
+    of_torch = set(map(id, RECIPES["torch"])) - {id(MODEL_CODE)}
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__

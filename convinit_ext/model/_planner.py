@@ -11,6 +11,7 @@ from torch import nn
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._copies import warn_of_copies
@@ -94,20 +95,20 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
-    seconds = {id(each) for group in groups for each in group[1:]}
+    seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
-    if not options.reading:
-        warn_of_copies(rows)
+    starts = [] if options.reading else beginnings(rows)
+    warn_of_copies(starts)
     on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
+        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name)
+    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options))
 
 
 def _with_pieces(

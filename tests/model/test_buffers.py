@@ -162,7 +162,8 @@ class Lookup(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "method", ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index"]
+    "method",
+    ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index", "_init_self_buffers"],
 )
 def test_methods_that_make_buffers_are_asked(method):
     kind = type("Named", (Lookup,), {})
@@ -282,3 +283,23 @@ def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
     assert model[0].weight.is_meta
     init_model_(model, skip="0.positions*")
     assert not model[0].weight.is_meta
+
+
+class DetrFrozenBatchNorm2d(nn.Module):
+    """As in transformers and torchvision: four buffers, no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.full((3,), 7.0))
+
+
+def test_a_frozen_batch_norm_on_the_meta_device_starts_as_batch_norm_does():
+    with torch.device("meta"):
+        model = nn.Sequential(DetrFrozenBatchNorm2d())
+    init_model_(model)
+    for name, value in model[0].named_buffers():
+        assert torch.equal(value, torch.full((3,), float(name in ("weight", "running_var")))), name
+    here = DetrFrozenBatchNorm2d()
+    init_model_(here)
+    assert all(value.eq(7).all() for value in here.buffers())  # it may have been loaded
