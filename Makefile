@@ -43,7 +43,7 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install bench lint format sanitize check-arm check-cuda test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench lint format sanitize check-arm check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -61,8 +61,24 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
 
+# With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
+test-clients:
+	$(MAKE) VENV=.venv-clients with-clients
+
+with-clients: export DS_ACCELERATOR := cpu
+with-clients: $(VENV)/built $(VENV)/clients
+	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
+
+# The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
+# (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.
+test-zoo:
+	$(MAKE) VENV=.venv-zoo with-zoo
+
+with-zoo: $(VENV)/built $(VENV)/zoo
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) tests/zoo $(ARGS)
+
 # Threads that wait do not take the core of those that work, since there are more of them than cores.
-test test-slow test-install: export OMP_WAIT_POLICY := passive
+test test-slow test-install with-clients with-zoo: export OMP_WAIT_POLICY := passive
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
@@ -123,7 +139,7 @@ test-cuda-build:
 	scripts/build_with_cuda.sh
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py
+	rm -rf $(VENV) .venv-clients .venv-zoo build dist *.egg-info convinit_ext/*.so convinit_ext/_build.py
 
 # What follows are stamps: empty files that say when a step of the set-up was done.
 
@@ -149,6 +165,17 @@ $(VENV)/built: $(VENV)/torch-$(TORCH) setup.py pyproject.toml $(CXX_SOURCES)
 
 $(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test
+	@touch $@
+
+# DeepSpeed builds what it needs when it needs it.
+$(VENV)/clients: $(VENV)/torch-$(TORCH) pyproject.toml
+	@echo "Installing the frameworks that the tests of clients run"
+	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation 'torch==$(TORCH)' --group clients
+	@touch $@
+
+$(VENV)/zoo: $(VENV)/torch-$(TORCH) pyproject.toml
+	@echo "Installing the libraries whose models are swept"
+	@$(PIP) 'torch==$(TORCH)' --group zoo
 	@touch $@
 
 $(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml

@@ -8,9 +8,10 @@ from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
 from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
+from convinit_ext.inspection import Inspection, inspect_model
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
-from convinit_ext.model import init_model_, plan_model
+from convinit_ext.model import init_ensemble, init_model_, plan_model
 from convinit_ext.sharding import Shard
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "FINGERPRINT_VERSION",
     "Constant",
+    "Inspection",
     "Key",
     "Normal",
     "Shard",
@@ -30,7 +32,9 @@ __all__ = [
     "fingerprint",
     "fingerprints",
     "init",
+    "init_ensemble",
     "init_model_",
+    "inspect_model",
     "intercept",
     "plan_model",
     "save_model",

@@ -33,6 +33,7 @@ from convinit_ext._engine._ops import (
     fill_one_,
     fill_small_,
     increment_version,
+    make_orthogonal_,
     row_major,
 )
 
@@ -68,6 +69,7 @@ __all__ = [
     "is_plain",
     "lines",
     "listed",
+    "make_orthogonal_",
     "ops",
     "progress_bar",
     "reason",

@@ -48,17 +48,17 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
     """
 
 
-def is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
     After a yes `check_tensor` raises nothing, whatever it is to do, if the tensor is also contiguous
     (otherwise its elements may overlap); there are elements; and no mode, transform, trace or compiler is
-    active that would have to see what PyTorch's dispatcher sees.
+    active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for "write" alone.
     """
     return (
         not is_compiling()
         and type(tensor) in PLAIN
-        and tensor.dtype in SUPPORTED_DTYPES
+        and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
         and tensor.layout is STRIDED
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()

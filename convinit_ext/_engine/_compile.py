@@ -68,8 +68,13 @@ def _fake_compare(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor
     return (tensors[0] if tensors else keys).new_empty((len(tensors), 2), dtype=torch.int64)
 
 
+def _fake_make_orthogonal(matrices: Tensor, gain: float) -> None:
+    pass
+
+
 torch.library.register_fake("convinit_ext::fill_", _fake_fill)
 torch.library.register_fake("convinit_ext::fill_one_", _fake_fill_one)
 torch.library.register_fake("convinit_ext::fill_part_", _fake_fill_one)
 torch.library.register_fake("convinit_ext::digest", _fake_digest)
 torch.library.register_fake("convinit_ext::compare", _fake_compare)
+torch.library.register_fake("convinit_ext::make_orthogonal_", _fake_make_orthogonal)

@@ -41,6 +41,7 @@ __all__ = [
     "fill_one_",
     "fill_small_",
     "increment_version",
+    "make_orthogonal_",
     "row_major",
 ]
 
@@ -54,6 +55,7 @@ _fill_one_op = torch.ops.convinit_ext.fill_one_.default
 _fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
+_make_orthogonal_op = torch.ops.convinit_ext.make_orthogonal_.default
 _fill_small, _fill_small_part = _C.fill_small, _C.fill_small_part  # past PyTorch's dispatcher
 
 
@@ -253,6 +255,16 @@ def differences(
     CUDA tensors are read where they are, as by `digest`.
     """
     return _looked_at("verify", _compare_op, tensors, keys, distributions, boxes)
+
+
+def make_orthogonal_(matrices: Tensor, gain: float) -> None:
+    """Make matrices orthogonal in place, as docs/value-contract.md, section 8, has it.
+
+    Args:
+        matrices: [matrices, rows, columns], contiguous, float32 or float64, on the CPU
+        gain: factor of the values
+    """
+    _make_orthogonal_op(matrices, gain)
 
 
 def _looked_at(

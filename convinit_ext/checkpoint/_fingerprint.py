@@ -22,7 +22,7 @@ from convinit_ext._engine import (
 )
 from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
-from convinit_ext.sharding import Ranks, is_sharded, local_of, logical_shape, parts
+from convinit_ext.sharding import Ranks, is_sharded, local_of, logical_shape, note_layers, parts
 
 _TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
 
@@ -121,6 +121,7 @@ class _Readable:
 
     def _given(self, target: object) -> Mapping[str, Tensor]:
         if isinstance(target, nn.Module):
+            note_layers(target.modules())
             return target.state_dict(keep_vars=True)
         if isinstance(target, Mapping):
             return target

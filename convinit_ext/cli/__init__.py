@@ -1,4 +1,4 @@
-"""The command line: `python -m convinit_ext run | verify | fingerprint | info`."""
+"""The command line: `python -m convinit_ext run | inspect | verify | fingerprint | info`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from convinit_ext.cli._arguments import FAILURE, parser
 from convinit_ext.cli._check import run_fingerprint, run_verify
 from convinit_ext.cli._common import environment, text_of
+from convinit_ext.cli._inspect import run_inspect
 from convinit_ext.cli._run import run
 
 __all__ = ["main"]
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "threads", None):
             torch.set_num_threads(options.threads)
         return _COMMANDS[options.name](options) or 0
-    except (ValueError, TypeError, RuntimeError, MemoryError, OSError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError, OSError, ImportError) as error:
         print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
         return int(options.failure)
     except (Exception, SystemExit):  # the user's code may raise anything, and that is no answer about weights
@@ -51,6 +52,7 @@ def _info(options: argparse.Namespace) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "run": run,
+    "inspect": run_inspect,
     "verify": run_verify,
     "fingerprint": run_fingerprint,
     "info": _info,

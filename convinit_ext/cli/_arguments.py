@@ -20,6 +20,10 @@ _PATH = "a .safetensors file, an index, or a folder that holds either"
 _MODEL = "makes the model, whose names and module types count and no value"
 _RECIPE = f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours"
 _ALLOW_CODE = "import the functions and module types that the recipe's file names (default: refuse it)"
+_INPUTS = (
+    "a tensor, a tuple of arguments or a dict of keyword arguments, or a function that returns one "
+    "(default: a guess by the first layers)"
+)
 _SAVE = (
     "write the initialised weights to disk, block by block: no memory is filled, and there is no comparison. "
     "The same command finishes a run that was interrupted"
@@ -39,8 +43,11 @@ def parser() -> argparse.ArgumentParser:
     """
     whole = _Parser("python -m convinit_ext", description="Fill a model's weights, fast and reproducibly.")
     whole.set_defaults(failure=FAILURE)
-    commands = whole.add_subparsers(dest="name", required=True, metavar="{run,verify,fingerprint,info}")
+    commands = whole.add_subparsers(
+        dest="name", required=True, metavar="{run,inspect,verify,fingerprint,info}"
+    )
     _add_run(commands)
+    _add_inspect(commands)
     _add_verify(commands)
     _add_fingerprint(commands)
     info = commands.add_parser("info", help="build, instruction set in use, threads, CUDA, contract version")
@@ -65,6 +72,26 @@ def _add_run(commands: Any) -> None:
     add("--overwrite", action="store_true", help="replace other weights that DIR or FILE holds")
     add("--no-compare", action="store_true", help="leave torch.nn.init out")
     add("--repeats", type=_positive, default=3, help="of the comparison, which shows medians (default: 3)")
+
+
+def _add_inspect(commands: Any) -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="how signal and gradients spread over a model's layers, and how its weights lie",
+        description="Run a model once, forwards and backwards, and say what is wrong: dead and exploding "
+        "layers, weights that are not as intended. With --recipe it is filled first, once for each.",
+    )
+    add = inspect.add_argument
+    add("--model", type=_spec, required=True, metavar="MODULE:CALLABLE", help="makes the model")
+    add("--inputs", type=_spec, metavar="MODULE:NAME", help=_INPUTS)
+    values = "(default: the constructor's values); may be repeated"
+    add("--recipe", type=_recipe, action="append", help=f"{_RECIPE} {values}")
+    add("--expected", type=_recipe, help="without --recipe: what the weights are held against")
+    _add_allow_code(inspect)
+    _add_frozen(inspect)
+    add("--seed", type=seed_of, default=0, help="of everything that is random (default: 0)")
+    add("--plot", type=Path, metavar="FILE.png", help="draw it too; needs matplotlib")
+    _add_threads_and_json(inspect)
 
 
 def _add_verify(commands: Any) -> None:
@@ -107,15 +134,27 @@ def _add_model(parser: argparse.ArgumentParser, model: str, places: str, require
     add = parser.add_argument
     add("--model", type=_spec, required=required, metavar="MODULE:CALLABLE", help=model)
     add("--construct", choices=("meta", "cpu"), help=f"where MODULE:CALLABLE runs: {places}")
-    add("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
-    add("--json", action="store_true", help="print JSON")
+    _add_threads_and_json(parser)
+
+
+def _add_threads_and_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=_positive, help="as torch.set_num_threads (default: PyTorch's)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_values(parser: argparse.ArgumentParser, seed: str, recipe: str, dtype: str) -> None:
     parser.add_argument("--seed", type=seed_of, help=seed)
     parser.add_argument("--recipe", type=_recipe, help=recipe)
-    parser.add_argument("--allow-code", action="store_true", default=None, help=_ALLOW_CODE)
+    _add_allow_code(parser)
     parser.add_argument("--dtype", choices=_DTYPES, help=dtype)
+    _add_frozen(parser)
+
+
+def _add_allow_code(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--allow-code", action="store_true", default=None, help=_ALLOW_CODE)
+
+
+def _add_frozen(parser: argparse.ArgumentParser) -> None:
     frozen = "frozen parameters beside others that are not: keep them as they are, or draw them"
     parser.add_argument("--frozen", choices=("keep", "draw"), help=frozen)
 

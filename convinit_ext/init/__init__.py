@@ -14,35 +14,40 @@ torch.manual_seed reproduces a run.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
+from collections.abc import Callable
+from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.init as _torch_init
 from torch import Tensor
-from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext.distributions import (
-    Distribution,
     Normal,
     TruncatedNormal,
     Uniform,
     calculate_gain,
     fans,
-    kaiming,
     kaiming_fan,
-    variance_scaling,
-    xavier,
 )
-from convinit_ext.init._compiled import scaled
+from convinit_ext.init._fans import kaiming_distribution as kaiming_distribution
+from convinit_ext.init._fans import (
+    kaiming_normal_,
+    kaiming_uniform_,
+    lecun_normal_,
+    lecun_uniform_,
+    variance_scaling_,
+    xavier_normal_,
+    xavier_uniform_,
+)
+from convinit_ext.init._fans import xavier_distribution as xavier_distribution
 from convinit_ext.init._fill import check_extras, check_not_lost, override
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
 from convinit_ext.keys import Key
-from convinit_ext.sharding import Shard, is_marked, local_of, logical_shape
+from convinit_ext.sharding import Shard, is_marked, local_of
 
 __all__ = [
     "calculate_gain",
@@ -83,34 +88,6 @@ _R = TypeVar("_R")
 
 uniform_distribution = Uniform
 normal_distribution = Normal
-_remembered_kaiming = lru_cache(maxsize=4096)(kaiming)
-_remembered_xavier = lru_cache(maxsize=4096)(xavier)
-_NUMBERS = (int, float)
-
-
-# A model has few shapes, so results are remembered: those of plain numbers, as a tensor's value may change,
-# and outside of compiled code, as a compiler would trace into the cache.
-
-
-def kaiming_distribution(
-    shape: Sequence[int], a: float, mode: str, nonlinearity: str, form: str, groups: int = 1
-) -> Distribution:
-    """Return `kaiming` of the same arguments, remembered."""
-    if is_compiling():
-        fan = kaiming_fan(shape, mode, groups)
-        return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
-    if type(a) in _NUMBERS and type(nonlinearity) is str:
-        return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
-    return kaiming(shape, a, mode, nonlinearity, form, groups)
-
-
-def xavier_distribution(shape: Sequence[int], gain: float, form: str, groups: int = 1) -> Distribution:
-    """Return `xavier` of the same arguments, remembered but for a gain of zero, whose sign counts."""
-    if is_compiling():
-        return scaled("xavier_std", form, gain, *fans(shape, groups=groups))
-    if type(gain) in _NUMBERS and gain:
-        return _remembered_xavier(shape, gain, form, groups)
-    return xavier(shape, gain, form, groups)
 
 
 def uniform_(
@@ -190,10 +167,13 @@ def trunc_normal_(
     *,
     key: Key | None = None,
     shard: Shard | None = None,
+    cut: float | None = None,
+    corrected: bool = False,
 ) -> Tensor:
-    """Fill with the normal distribution conditioned on [a, b]: absolute bounds, not multiples of std.
+    """Fill with the normal distribution conditioned on [a, b], or with cut= on so many stds around the mean.
 
-    One word an element through the inverse distribution function, exact in both tails and for any std.
+    One word an element through the inverse distribution function, exact in both tails and for any std. The
+    default bounds are -2 and 2 themselves: beside a std of 0.02 they cut nothing.
 
     Args:
         tensor: of any shape.
@@ -202,22 +182,31 @@ def trunc_normal_(
         a: smallest value.
         b: largest value.
         generator, key, shard: as for uniform_.
+        cut: instead of a and b: bounds mean - cut * std and mean + cut * std.
+        corrected: with cut, whether std is that of the values, after truncation, as the variance scaling of
+            JAX and Keras has it. The one before, in which cut counts, is wider by so much.
 
     Raises:
-        ValueError, RuntimeError: std < 0; a > b; mean or std not finite.
+        ValueError, RuntimeError: std < 0; a > b; mean or std not finite; cut <= 0 or with a or b; corrected
+            without cut.
 
-    Source: torch.nn.init.trunc_normal_.
+    Source: torch.nn.init.trunc_normal_; jax.nn.initializers.truncated_normal for cut.
 
     >>> from convinit_ext import init
-    >>> w = init.trunc_normal_(torch.empty(3, 5), std=0.02)
+    >>> w = init.trunc_normal_(torch.empty(3, 5), std=0.02, cut=2.0)
+    >>> w.abs().max().item() <= 0.04
+    True
     """
     if has_torch_function_unary(tensor):
         return override(trunc_normal_, locals())
     if tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
-    distribution = TruncatedNormal(mean, std, a, b)
-    warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, stacklevel=3)
+    if cut is None and corrected is False:
+        distribution = TruncatedNormal(mean, std, a, b)
+    else:
+        distribution = TruncatedNormal(mean, std, a, b, cut=cut, corrected=corrected)
+    warn_of_one_tail(distribution.mean, distribution.std, distribution.a, distribution.b, 3)
     return fill_(tensor, distribution, generator, key, shard)
 
 
@@ -229,225 +218,6 @@ def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: in
             "The values are right, but all of them come from one tail of the normal distribution.",
             stacklevel=stacklevel,
         )
-
-
-def xavier_uniform_(
-    tensor: Tensor,
-    gain: float = 1.0,
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-    groups: int = 1,
-) -> Tensor:
-    """Fill with U(-bound, bound), bound = gain * sqrt(6 / (fan_in + fan_out)).
-
-    Args:
-        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
-        gain: factor of the values.
-        generator, key, shard: as for uniform_.
-        groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
-
-    Raises:
-        ValueError: fewer than 2 dimensions; groups that do not divide the first.
-
-    Source: Glorot & Bengio 2010; torch.nn.init.xavier_uniform_.
-
-    >>> from convinit_ext import init
-    >>> w = init.xavier_uniform_(torch.empty(3, 5), gain=init.calculate_gain("relu"))
-    """
-    if has_torch_function_unary(tensor):
-        return override(xavier_uniform_, locals())
-    return fill_(
-        tensor,
-        xavier_distribution(logical_shape(tensor, shard), gain, "uniform", groups),
-        generator,
-        key,
-        shard,
-    )
-
-
-def xavier_normal_(
-    tensor: Tensor,
-    gain: float = 1.0,
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-    groups: int = 1,
-) -> Tensor:
-    """Fill with N(0, std^2), std = gain * sqrt(2 / (fan_in + fan_out)).
-
-    Args, raises: as for xavier_uniform_.
-
-    Source: Glorot & Bengio 2010; torch.nn.init.xavier_normal_.
-
-    >>> from convinit_ext import init
-    >>> w = init.xavier_normal_(torch.empty(8, 1, 3, 3), groups=8)
-    """
-    if has_torch_function_unary(tensor):
-        return override(xavier_normal_, locals())
-    return fill_(
-        tensor,
-        xavier_distribution(logical_shape(tensor, shard), gain, "normal", groups),
-        generator,
-        key,
-        shard,
-    )
-
-
-def kaiming_uniform_(
-    tensor: Tensor,
-    a: float = 0,
-    mode: str = "fan_in",
-    nonlinearity: str = "leaky_relu",
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-    groups: int = 1,
-) -> Tensor:
-    """Fill with U(-bound, bound), bound = gain * sqrt(3 / fan).
-
-    Args:
-        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
-        a: negative slope of the leaky_relu that follows.
-        mode: "fan_in" keeps the variance in the forward pass, "fan_out" in the backward pass.
-        nonlinearity: what follows the layer; a name that calculate_gain knows.
-        generator, key, shard: as for uniform_.
-        groups: of the convolution: fan_out is that of one group. PyTorch's is that of all (groups=1).
-
-    Raises:
-        ValueError: fewer than 2 dimensions; another mode or nonlinearity; groups that do not divide dim 0.
-
-    Source: He et al. 2015; torch.nn.init.kaiming_uniform_.
-
-    >>> from convinit_ext import init
-    >>> w = init.kaiming_uniform_(torch.empty(3, 5), nonlinearity="relu")
-    """
-    if has_torch_function_unary(tensor):
-        return override(kaiming_uniform_, locals())
-    shape = logical_shape(tensor, shard)
-    if 0 in shape:
-        return _nothing_to_fill(tensor, generator, key, shard)
-    return fill_(
-        tensor, kaiming_distribution(shape, a, mode, nonlinearity, "uniform", groups), generator, key, shard
-    )
-
-
-def kaiming_normal_(
-    tensor: Tensor,
-    a: float = 0,
-    mode: str = "fan_in",
-    nonlinearity: str = "leaky_relu",
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-    groups: int = 1,
-) -> Tensor:
-    """Fill with N(0, std^2), std = gain / sqrt(fan).
-
-    Args, raises: as for kaiming_uniform_.
-
-    Source: He et al. 2015; torch.nn.init.kaiming_normal_.
-
-    >>> from convinit_ext import init
-    >>> w = init.kaiming_normal_(torch.empty(64, 3, 7, 7), mode="fan_out", nonlinearity="relu")
-    """
-    if has_torch_function_unary(tensor):
-        return override(kaiming_normal_, locals())
-    shape = logical_shape(tensor, shard)
-    if 0 in shape:
-        return _nothing_to_fill(tensor, generator, key, shard)
-    return fill_(
-        tensor, kaiming_distribution(shape, a, mode, nonlinearity, "normal", groups), generator, key, shard
-    )
-
-
-def variance_scaling_(
-    tensor: Tensor,
-    scale: float = 1.0,
-    mode: str = "fan_in",
-    distribution: str = "normal",
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-    groups: int = 1,
-) -> Tensor:
-    """Fill with mean zero and variance scale / fan: what Kaiming, Xavier and LeCun are cases of.
-
-    Args:
-        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
-        scale: factor of the variance.
-        mode: "fan_in", "fan_out", or their mean: "fan_avg" (arithmetic), "fan_geo_avg" (geometric).
-        distribution: "normal", "uniform", or "truncated_normal" (the std is that after the cut at two stds).
-        generator, key, shard: as for uniform_.
-        groups: of the convolution: fan_out is that of one group.
-
-    Raises:
-        ValueError: fewer than 2 dimensions; scale < 0; another mode or distribution.
-
-    Source: jax.nn.initializers.variance_scaling.
-
-    >>> from convinit_ext import init
-    >>> w = init.variance_scaling_(torch.empty(3, 5), 2.0, "fan_avg", "truncated_normal")
-    """
-    if has_torch_function_unary(tensor):
-        return override(variance_scaling_, locals())
-    shape = logical_shape(tensor, shard)
-    if 0 in shape:
-        return _nothing_to_fill(tensor, generator, key, shard)
-    fan_in, fan_out = fans(shape, groups=groups)
-    if is_compiling():
-        found: Distribution = scaled(mode, distribution, scale, fan_in, fan_out)
-    else:
-        found = variance_scaling(scale, mode, distribution, fan_in, fan_out)
-    return fill_(tensor, found, generator, key, shard)
-
-
-def lecun_normal_(
-    tensor: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-) -> Tensor:
-    """Fill with a normal distribution of variance 1 / fan_in, cut at two standard deviations.
-
-    Args:
-        tensor: weight of a linear or convolutional layer, [out, in / groups, *kernel].
-        generator, key, shard: as for uniform_.
-
-    Raises:
-        ValueError: fewer than 2 dimensions.
-
-    Source: LeCun et al. 1998, section 4.6; jax.nn.initializers.lecun_normal.
-
-    >>> from convinit_ext import init
-    >>> w = init.lecun_normal_(torch.empty(3, 5))
-    """
-    return variance_scaling_(tensor, 1.0, "fan_in", "truncated_normal", generator, key=key, shard=shard)
-
-
-def lecun_uniform_(
-    tensor: Tensor,
-    generator: torch.Generator | None = None,
-    *,
-    key: Key | None = None,
-    shard: Shard | None = None,
-) -> Tensor:
-    """Fill with U(-bound, bound), bound = sqrt(3 / fan_in).
-
-    Args, raises: as for lecun_normal_.
-
-    Source: LeCun et al. 1998, section 4.6; jax.nn.initializers.lecun_uniform.
-
-    >>> from convinit_ext import init
-    >>> w = init.lecun_uniform_(torch.empty(3, 5))
-    """
-    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard)
 
 
 # PyTorch's constants, which fill no copies either, and of other frameworks' parameters what is held here.
@@ -498,14 +268,6 @@ def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
 
 def _calculate_correct_fan(tensor: Tensor, mode: str) -> int:
     return kaiming_fan(tensor.shape, mode)
-
-
-def _nothing_to_fill(
-    tensor: Tensor, generator: torch.Generator | None, key: Key | None, shard: Shard | None
-) -> Tensor:
-    check_extras(tensor, generator, key, shard)
-    warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
-    return tensor
 
 
 # PyTorch's deprecated names.

@@ -50,6 +50,18 @@ from convinit_ext.sharding import (
 )
 
 _UNIFORM = 1  # Uniform.kind
+# The arguments that torch.nn.init does not have, with their defaults.
+_OURS: dict[str, object] = {
+    "key": None,
+    "shard": None,
+    "groups": 1,
+    "in_axis": None,
+    "out_axis": None,
+    "batch_axis": (),
+    "blocks": 1,
+    "cut": None,
+    "corrected": False,
+}
 
 
 def fill_(
@@ -292,9 +304,6 @@ def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tens
         function: the initialiser.
         arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
     """
-    defaults = {"key": None, "shard": None, "groups": 1}
-    given = {
-        name: value for name, value in arguments.items() if name not in defaults or value != defaults[name]
-    }
+    given = {name: value for name, value in arguments.items() if name not in _OURS or value != _OURS[name]}
     result: Tensor = handle_torch_function(function, (given["tensor"],), **given)
     return result

@@ -1,4 +1,4 @@
-"""Orthogonal initialisers: normal values of ours, a QR factorisation of PyTorch's."""
+"""Orthogonal initialisers: normal values, and their QR factorisation (docs/value-contract.md, section 8)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import check_tensor
-from convinit_ext.distributions import Normal
+from convinit_ext._engine import check_tensor, make_orthogonal_
+from convinit_ext.distributions import Normal, as_blocks
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
@@ -23,23 +23,24 @@ def orthogonal_(
     *,
     key: Key | None = None,
     shard: Shard | None = None,
+    blocks: int = 1,
 ) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, uniform over all of them.
 
-    The normal values are this library's to the bit; the QR factorisation is LAPACK's, whose last bits are the
-    processor's and the release's. It runs on the CPU, on one thread, whatever the device and the number of
-    threads, so that all of them get the same values; the host waits for it. For a shard, every process
-    factorises the whole matrix and keeps its part.
+    The QR factorisation is this library's: its bits are the same on every processor and device. It runs on
+    the CPU, on PyTorch's threads, and the host waits for it. For a shard, every process factorises the whole
+    matrix and keeps its part.
 
     Args:
-        tensor: [rows, *columns], float32 or float64; the trailing dimensions are one.
+        tensor: [rows, *columns]; the trailing dimensions are one.
         gain: factor of the values.
         generator, key, shard: as for uniform_.
+        blocks: how many matrices on top of each other the rows are, each orthogonal by itself: the gates of
+            an LSTM, packed q, k and v.
 
     Raises:
-        ValueError: fewer than 2 dimensions.
+        ValueError: fewer than 2 dimensions; rows that are no multiple of the blocks.
         TypeError: a gain that is no number.
-        NotImplementedError: a dtype that PyTorch has no QR factorisation for.
         RuntimeError: while a CUDA graph is captured.
 
     Source: Saxe et al. 2013; Mezzadri 2007 (uniformity); torch.nn.init.orthogonal_.
@@ -54,7 +55,11 @@ def orthogonal_(
     if len(logical_shape(tensor, shard)) < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     rows, *columns = logical_shape(tensor, shard)
-    return _fill_with_matrix(tensor, rows, math.prod(columns), gain, generator, key, shard)
+    if rows % as_blocks(blocks):
+        raise ValueError(f"blocks must divide dim 0, but found {rows} and blocks={blocks}")
+    return _fill_with_matrices(
+        tensor, (blocks, rows // blocks, math.prod(columns)), gain, generator, key, shard
+    )
 
 
 def delta_orthogonal_(
@@ -76,7 +81,6 @@ def delta_orthogonal_(
     Raises:
         ValueError: another number of dimensions; more inputs than outputs.
         TypeError: a gain that is no number.
-        NotImplementedError: a dtype that PyTorch has no QR factorisation for.
 
     Source: Xiao et al. 2018, algorithm 1; jax.nn.initializers.delta_orthogonal.
 
@@ -94,90 +98,51 @@ def delta_orthogonal_(
         raise ValueError(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
-    return _fill_with_matrix(tensor, num_out, num_in, gain, generator, key, shard)
+    return _fill_with_matrices(tensor, (1, num_out, num_in), gain, generator, key, shard)
 
 
-def _fill_with_matrix(
+def _fill_with_matrices(
     tensor: Tensor,
-    rows: int,
-    cols: int,
+    matrices: tuple[int, int, int],
     gain: float,
     generator: torch.Generator | None,
     key: Key | None,
     shard: Shard | None,
 ) -> Tensor:
-    """Fill with an orthogonal matrix of this shape times the gain: with all of it, or if the tensor has more
-    elements with it at the centre of the kernel dimensions, and zeros elsewhere."""
+    """Fill with orthogonal matrices times the gain, `matrices` being their number, rows and columns: with all
+    of them, or if the tensor has more elements with one at the centre of the kernel dimensions, and zeros."""
     shape = logical_shape(tensor, shard)
     if 0 in shape or tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
-    _check(tensor, gain, shard)
+    gain = _check(tensor, gain, shard)
+    number, rows, cols = matrices
     with torch.no_grad():
-        matrix = _haar_matrix(fill_(local_of(tensor).new_empty((rows, cols)), Normal(), generator, key).cpu())
-        matrix.mul_(gain)
-        if rows * cols == math.prod(shape):
-            whole = matrix.reshape(shape)
+        exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
+        normals = local_of(tensor).new_empty((number * rows, cols), dtype=exact)
+        made = fill_(normals, Normal(), generator, key).cpu()
+        make_orthogonal_(made.view(matrices), gain)
+        if made.numel() == math.prod(shape):
+            whole = made.view(shape)
         else:
-            whole = matrix.new_zeros(shape)
+            whole = made.new_zeros(shape)
             centre: list[slice | int] = [slice(None), slice(None), *((size - 1) // 2 for size in shape[2:])]
-            whole[tuple(centre)] = matrix
+            whole[tuple(centre)] = made
         copy_whole_(tensor, whole, shard)
     return tensor
 
 
-def _check(tensor: Tensor, gain: float, shard: Shard | None) -> None:
-    """Raise what is wrong before a key is drawn."""
+def _check(tensor: Tensor, gain: float, shard: Shard | None) -> float:
+    """Return the gain; raise what is wrong before a key is drawn."""
     check_not_lost(tensor, shard)
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise NotImplementedError(
-            f"orthogonal needs a QR factorisation: float32 or float64, not {tensor.dtype}"
-        )
-    if not isinstance(gain, float | int | Tensor):
-        try:
-            torch.empty(0, dtype=tensor.dtype, device="cpu").mul_(gain)
-        except TypeError as error:
-            raise TypeError(f"gain must be a number, not {gain!r}") from error
+    try:
+        gain = float(1.0 * gain)  # a string would be one too
+    except TypeError as error:
+        raise TypeError(f"gain must be a number, not {gain!r}") from error
     with torch.no_grad():
         parts(tensor, shard)
     local = local_of(tensor)
     check_tensor(local)
     if not is_compiling():
         check_not_capturing(local.device, "orthogonal_ cannot be captured: its QR runs on the CPU")
-
-
-def _haar_matrix(normals: Tensor) -> Tensor:
-    """Return a matrix whose rows or columns, whichever are fewer, are orthonormal, uniform over all such."""
-    rows, cols = normals.shape
-    tall = normals.t() if rows < cols else normals
-    q: Tensor = _orthonormal_in_graph(tall) if is_compiling() else _orthonormal(tall)
-    return q.t() if rows < cols else q
-
-
-def _orthonormal(matrix: Tensor) -> Tensor:
-    """Orthonormal columns from a matrix with no more columns than rows, by QR.
-
-    LAPACK's values depend on the number of threads, and the processes of one job may have different ones: it
-    gets one.
-    """
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    q: Tensor
-    try:
-        q, r = torch.linalg.qr(matrix)
-    finally:
-        torch.set_num_threads(num_threads)
-    # QR alone is not uniform over the orthogonal group: Mezzadri 2007, https://arxiv.org/abs/math-ph/0609050
-    q *= r.diagonal().sign()
-    return q
-
-
-# No compiler traces a number of threads.
-@torch.library.custom_op("convinit_ext::orthonormal", mutates_args=())
-def _orthonormal_in_graph(matrix: Tensor) -> Tensor:
-    return _orthonormal(matrix).contiguous()
-
-
-@_orthonormal_in_graph.register_fake
-def _(matrix: Tensor) -> Tensor:
-    return matrix.new_empty(matrix.shape)
+    return gain

@@ -18,7 +18,7 @@ from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.model import walk
-from convinit_ext.sharding import local_of
+from convinit_ext.sharding import local_of, note_layers
 
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 
@@ -92,6 +92,7 @@ class Tracker:
     def _read(self) -> None:
         """Name the tensors by the model's present state. The counts of names that it had before go on."""
         nodes = list(walk.modules(self._model))
+        note_layers(node.module for node in nodes)
         found = walk.parameters(nodes, lazy=True)
         for each in walk.buffers(nodes):
             if not is_lazy(each.tensor) and each.tensor.is_floating_point():

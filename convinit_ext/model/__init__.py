@@ -2,6 +2,7 @@
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._api import init_model_, plan_model
+from convinit_ext.model._ensemble import init_ensemble
 from convinit_ext.model._filling import check_range
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks
@@ -11,7 +12,7 @@ from convinit_ext.model._report import Report, finite, grouped, shape_text, shor
 from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
-from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, slabs
+from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, forget, slabs
 
 __all__ = [
     "DTYPES",
@@ -36,8 +37,10 @@ __all__ = [
     "dtype_name",
     "fill_pieces",
     "finite",
+    "forget",
     "grouped",
     "in_steps",
+    "init_ensemble",
     "init_model_",
     "make_plan",
     "plan_model",

@@ -15,7 +15,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
 from convinit_ext.model._run import run
@@ -58,7 +58,8 @@ def init_model_(
             "gpt", "llama", the path of a .toml or .json file, a Recipe, or a list of rules.
         device: where meta parameters and buffers go, such as "cuda"; None is the CPU, and for DTensors their
             mesh's kind of device.
-        dtype: of all floating-point parameters and buffers afterwards; None leaves each its own.
+        dtype: of all floating-point parameters and buffers afterwards, but for rotary frequencies and what
+            transformers keeps in float32 in half precision; None leaves each its own.
         progress: show a tqdm bar that counts bytes.
         fan: "true", or "torch" for PyTorch's own fans of transposed and grouped convolutions (which recipe
             "torch" always has).
@@ -148,6 +149,7 @@ class ModelPlan:
         report: what each parameter gets.
     """
 
+    @uncollected()
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self._model = model
         self._plan = plan
@@ -180,7 +182,7 @@ class ModelPlan:
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started
-        return Report(self.report.rows, seconds, seed, self._plan.recipe)
+        return dataclasses.replace(self.report, seconds=seconds, seed=seed, dry=False)
 
     @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:
@@ -240,10 +242,14 @@ class _OneCall:
     @staticmethod
     def of(plan: Plan) -> _OneCall | None:
         def is_one_piece(row: Row) -> bool:
-            values = row.values
-            is_all_drawn = isinstance(values, Drawn) and values.zero_row is None
-            is_tied = not any(held.is_apart for held in row.held)
-            return is_all_drawn and is_tied and not (row.is_fresh or is_sharded(row.tensor))
+            values, first = row.values, row.held[0]
+            if not isinstance(values, Drawn) or values.zero_row is not None:
+                return False
+            if len(row.held) > 1 and any(held.is_apart for held in row.held):
+                return False
+            if first.is_plain:
+                return first.tensor.dtype == row.dtype
+            return not (row.is_fresh or is_sharded(first.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 
@@ -259,12 +265,12 @@ class _Places:
     """
 
     def __init__(self, held: Sequence[NamedTensor]) -> None:
-        places = [(each, module, leaf) for each in held for module, leaf in each.places]
-        self._held = [each for each, _, _ in places]
+        self._held = [each for each in held for _ in each.places]
         self._tensors = [each.tensor for each in self._held]
         self._places = [
             (vars(module), "_parameters" if leaf in module._parameters else "_buffers", leaf)
-            for _, module, leaf in places
+            for each in held
+            for module, leaf in each.places
         ]
         self._facts = self._now()
 

@@ -12,32 +12,27 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext import init
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
-from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
+from convinit_ext.model._before import is_unwritten, is_written
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import Offers, Redrawn
+from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import (
-    check_one_dtype,
-    check_spectral,
-    settled,
-    spectral_weight,
-    start_of,
-    vectors_of,
-)
+from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, whole
+from convinit_ext.model._spectral import settle
+from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
     Orthogonal,
     Preset,
+    Redrawn,
     Rule,
     Target,
     check_converts,
@@ -64,6 +59,7 @@ def buffer_rows(
     device: torch.device,
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
+    from_meta: bool,
 ) -> tuple[Row, ...]:
     """Return the buffers that initialising a model changes; for a look at it, every buffer.
 
@@ -76,6 +72,7 @@ def buffer_rows(
         device: where meta buffers go.
         chooses: whether a buffer is to change at all.
         key_of: the name that makes a buffer's key, of its canonical one.
+        from_meta: whether any of the parameters is on the meta device.
 
     Raises:
         ValueError: meta buffers that nobody knows how to rebuild; all of them are named. A rule for buffers
@@ -83,7 +80,7 @@ def buffer_rows(
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
-    is_new = not options.reading and _is_new(parameters)
+    is_new = not options.reading and is_unwritten(parameters)
     rows: list[Row] = []
     buffers = walk.buffers(nodes)
     take_modules(buffers, options.like, buffers=True)
@@ -91,7 +88,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = options.dtype if options.dtype is not None and tensor.is_floating_point() else tensor.dtype
+        dtype = dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -100,7 +97,7 @@ def buffer_rows(
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         elif start is None and _is_readable(tensor):
             start = _rebuilt(held, offers)
-            if start is None and is_new and not _is_offered(held, offers):
+            if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
@@ -108,7 +105,7 @@ def buffer_rows(
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    if any(row.is_fresh and row.tensor.is_meta for row in (*parameters, *rows)):
+    if from_meta or any(row.tensor.is_meta for row in rows):
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
             for each in plain_tensors(nodes)
@@ -129,7 +126,7 @@ def buffer_rows(
             stacklevel=2,
         )
     if not options.reading:
-        _settle(rows, parameters)
+        settle(rows, parameters)
     return tuple(rows)
 
 
@@ -137,12 +134,6 @@ def _text(start: _Start) -> str:
     if start is ZEROS or start is ONES:  # most of them
         return "zeros_" if start is ZEROS else "ones_"
     return "preset" if isinstance(start, Tensor) else initialiser_text(start)
-
-
-def _is_new(parameters: Sequence[Row]) -> bool:
-    """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = [local_of(row.tensor) for row in parameters if row.tensor.numel()]
-    return bool(tensors) and not any(each.is_meta or each.is_inference() or each._version for each in tensors)
 
 
 def _is_readable(tensor: Tensor) -> bool:
@@ -181,89 +172,31 @@ def _row(
     key_of: Callable[[str], str],
 ) -> Row:
     name = walk.canonical(held.name)
-    values = None if start is None else _values(start, key_of(name), held.tensor.shape)
+    values = None if start is None else _values(start, lambda: key_of(name), held.tensor)
     return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
-def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
+def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
+    if isinstance(start, Constant):  # most of them
+        return Same(start.value)
     if isinstance(start, Tensor):
         return Given(start)
-    if isinstance(start, Constant):
-        return Same(start.value)
+    key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
-        said = f"drawn by the model itself {key!r} {start.kind}"
-        return Computed(lambda: said, lambda seed, dtype: start.values(Key(seed, key)))
+        return redrawn(start, key)
     if isinstance(start, Orthogonal):
-
-        def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:
-            exact = torch.float64 if dtype == torch.float64 else torch.float32
-            return init.orthogonal_(torch.empty(tuple(shape), dtype=exact, device="cpu"), key=Key(seed, key))
-
-        return Computed(lambda: f"orthogonal {key!r}", orthogonal)
+        return orthogonal(start, key, shape)
     return Drawn(key, shape, start)
-
-
-def _settle(rows: Sequence[Row], parameters: Sequence[Row]) -> None:
-    """Make the drawn vectors of spectral_norm what PyTorch starts from, where the second of them is drawn."""
-    vectors = {(id(row.held[0].places[0][0]), row.held[0].places[0][1]): row for row in rows}
-    if not any(vectors_of(row.held[0]) for row in rows):
-        return
-    by_tensor = {id(held.tensor): row for row in (*parameters, *rows) for held in row.held}
-    for row in rows:
-        held = row.held[0]
-        module, leaf = held.places[0]
-        names = vectors_of(held)
-        if names is None or leaf != names[1]:
-            continue
-        check_one_dtype(held, {tensor: each.dtype for tensor, each in by_tensor.items()})
-        both = {name: each for name in names if (each := vectors.get((id(module), name))) is not None}
-        weight = spectral_weight(held)
-        settling = _Settling(held, {name: (each, each.values) for name, each in both.items()}, weight)
-        settling.source = by_tensor.get(id(weight))
-        for name, each in both.items():
-            each.values = settling.values_of(name)
-
-
-class _Settling:
-    """The vectors of one spectral_norm, which settle together."""
-
-    def __init__(
-        self, held: NamedTensor, drawn: dict[str, tuple[Row, Values | None]], weight: Tensor | None
-    ) -> None:
-        self._held = held
-        self._drawn = drawn
-        self._weight = weight
-        self.source: Row | None = None  # of the weight, if it starts anew too
-
-    def values_of(self, name: str) -> Computed:
-        def said() -> str:
-            starts = [values.text() for _, values in self._drawn.values() if values is not None]
-            source = self.source.values if self.source is not None else None
-            return f"settled {name} {starts} {'' if source is None else source.text()}"
-
-        return Computed(said, lambda seed, dtype: self._settled(seed)[name])
-
-    def _settled(self, seed: int) -> dict[str, Tensor]:
-        drawn = {
-            name: whole(values, seed, row.tensor.shape, row.dtype)
-            for name, (row, values) in self._drawn.items()
-            if values is not None
-        }
-        return settled(self._held, drawn, self._made_weight(seed))
-
-    def _made_weight(self, seed: int) -> Tensor | None:
-        if self.source is not None and self.source.values is not None:
-            return whole(self.source.values, seed, self.source.tensor.shape, self.source.dtype)
-        weight = self._weight
-        return None if weight is None or weight.is_meta else weight.detach().cpu().contiguous()
 
 
 def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool) -> None:
     """Check that a buffer can be given what it starts from, before anything is written."""
-    tensor, about = held.tensor, f"buffer {held.path!r}"
-    if isinstance(start, Constant) and not has_rules and is_plain(tensor) and tensor.is_contiguous():
+    tensor, is_usual = held.tensor, isinstance(start, Constant) and not has_rules
+    if is_usual and is_plain(tensor, any_dtype=True) and tensor.is_contiguous():
         return  # most of them
-    check_spectral(held, dtype)
+    if not is_usual:
+        check_spectral(held, dtype)
+    about = f"buffer {held.path!r}"
     try:
         if is_dtensor(tensor):
             parts(tensor)  # raises what is wrong with its placements
@@ -301,7 +234,7 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
             check_converts(start.dtype, dtype)
         elif not isinstance(start, Orthogonal | Redrawn):
             elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
-            _values(start, "", elements.shape).write_(0, Part(elements, (range(2),)))
+            _values(start, str, elements).write_(0, Part(elements, (range(2),)))
     except RuntimeError as error:  # NotImplementedError too
         text = f"values of {start.dtype}" if isinstance(start, Tensor) else str(start)
         raise ValueError(f"{dtype} cannot hold {text}, which its rule says: {error}") from error

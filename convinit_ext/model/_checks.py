@@ -9,12 +9,21 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from convinit_ext._engine import UnsupportedTensorError, check_dtype, check_tensor, in_fake_mode, is_plain
+from convinit_ext._engine import (
+    UnsupportedTensorError,
+    check_dtype,
+    check_tensor,
+    in_fake_mode,
+    is_plain,
+    lines,
+    listed,
+)
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.sharding import (
     FsdpState,
     check_foreign,
+    check_name,
     fsdp_state,
     is_marked,
     is_sharded,
@@ -27,12 +36,17 @@ from convinit_ext.sharding import (
 def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
+    Notes of each whether it `is_plain`. A complex one may be filled with given values, as its rule knows.
+
     Raises:
         UnsupportedTensorError, RuntimeError, TypeError, ValueError: one that is not; it is named.
     """
+    if options.reading:
+        check_real(held, "verify")
     for each in held:
         tensor = each.tensor
         if is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor):
+            each.is_plain = True
             continue
         try:
             _check(tensor, options)
@@ -41,6 +55,24 @@ def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
         except (RuntimeError, TypeError, ValueError) as error:  # UnsupportedTensorError is the first two
             leave = f"skip={each.name!r} leaves it as it is"
             raise type(error)(f"parameter {each.path!r}: {error}; {leave}") from error
+
+
+def check_real(held: Iterable[NamedTensor], do: str = "draw") -> None:
+    """Check that no parameter is complex.
+
+    Raises:
+        UnsupportedTensorError: some are; all are named.
+    """
+    lost = [each for each in held if each.tensor.is_complex()]
+    if not lost:
+        return
+    described = [f"{each.path} {list(each.tensor.shape)} of {each.tensor.dtype}" for each in lost]
+    preset = f"give each its values by a rule, Rule(Preset(tensor), name={lost[0].name!r}), or "
+    raise UnsupportedTensorError(
+        f"cannot {do} {len(lost)} parameter{'s' * (len(lost) > 1)} of complex numbers:{lines(described)}\n"
+        f"Accepted are real ones; {preset * (do == 'draw')}leave them as they are: "
+        f"skip=[{listed(repr(each.name) for each in lost)}]"
+    )
 
 
 def _check_not_offloaded(modules: Iterable[nn.Module]) -> None:
@@ -64,6 +96,8 @@ def _check(tensor: Tensor, options: Options) -> None:
     reading, is_filled = options.reading, not (options.reading or options.persistent)
     if is_marked(tensor):
         check_foreign(tensor, is_filled)
+        if is_filled and options.names is None:
+            check_name(tensor)
         if is_filled and options.dtype not in (None, tensor.dtype) and keeps_dtype(tensor):
             raise ValueError("its memory is a range of a larger one, which keeps its dtype; leave dtype= out")
     if is_sharded(tensor):
@@ -76,7 +110,7 @@ def _check(tensor: Tensor, options: Options) -> None:
         else:
             check_tensor(tensor, "verify")
         return
-    check_tensor(tensor)
+    check_tensor(tensor, "write" if tensor.is_complex() else "fill")
     if tensor.is_neg():
         raise UnsupportedTensorError(
             "cannot fill a view that shows its memory negated (is_neg()); accepted is its resolve_neg()"
@@ -118,6 +152,8 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
     """
     for node in nodes:
         state = fsdp_state(node.module)
+        if state is None:
+            continue
         if state is FsdpState.GATHERED:
             raise ValueError(
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from convinit_ext._engine import is_plain, listed
+from convinit_ext._engine import listed
 from convinit_ext.distributions import Constant
+from convinit_ext.model._before import LOOKED_AT, Beginnings
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Drawn
 from convinit_ext.sharding import local_of
 
-_LOOKED_AT = 16  # bytes of each parameter, before any two are compared
 
-
-def warn_of_copies(rows: Iterable[Row]) -> None:
+def warn_of_copies(beginnings: Beginnings) -> None:
     """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
 
     Layers that a list repeats are no copies: nn.TransformerEncoder clones them, and they are to differ.
     """
-    alike: dict[object, list[Row]] = {}
-    for row in rows:
-        start = _start_of(row)
-        if start is not None:
-            alike.setdefault((row.tensor.shape, row.tensor.dtype, start), []).append(row)
+    if len({start for _, start in beginnings}) == len(beginnings):  # as in most models
+        return
+    alike: dict[bytes, list[Row]] = {}
+    for row, start in beginnings:
+        if _is_random(row, start):
+            alike.setdefault(start, []).append(row)
     pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
     if pairs:
         (source, target), *_ = pairs
@@ -39,18 +39,10 @@ def warn_of_copies(rows: Iterable[Row]) -> None:
         )
 
 
-def _start_of(row: Row) -> bytes | None:
-    """Return the first bytes of a random parameter on the CPU; None of others."""
-    tensor, values = row.tensor, row.values
-    if tensor.is_meta or not (values is None or isinstance(values, Drawn)):
-        return None
-    if isinstance(values, Drawn) and isinstance(values.distribution, Constant):
-        return None
-    local = local_of(tensor)
-    if not (local.is_cpu and local.nbytes >= _LOOKED_AT and local.is_contiguous() and is_plain(local)):
-        return None
-    start = ctypes.string_at(local.data_ptr(), _LOOKED_AT)
-    return None if start[:8] == start[8:] else start  # a constant
+def _is_random(row: Row, start: bytes) -> bool:
+    """Whether a parameter begins with values that are not all the same, and is not to have such values."""
+    is_constant = isinstance(row.values, Drawn) and isinstance(row.values.distribution, Constant)
+    return len(start) == LOOKED_AT and start[:8] != start[8:] and not is_constant
 
 
 def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -58,9 +50,14 @@ def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     for one, other in itertools.combinations(group, 2):
         if not _is_copy(one.name, other.name, _is_frozen(one) != _is_frozen(other)):
             continue
-        if _has_values_of(one, other) or not torch.equal(local_of(one.tensor), local_of(other.tensor)):
+        if _has_values_of(one, other) or not _are_equal(one.tensor, other.tensor):
             continue
         yield (other, one) if _is_frozen(one) and not _is_frozen(other) else (one, other)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and torch.equal(local_of(one), local_of(other))
 
 
 def _is_frozen(row: Row) -> bool:

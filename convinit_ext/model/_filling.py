@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,15 +15,21 @@ from torch import Tensor
 
 from convinit_ext._engine import LARGEST, bounds_fit, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.recipes import (
+    MODEL_CODE,
     RECIPES,
     ZEROS,
+    CopyFrom,
+    DeltaOrthogonal,
     Kaiming,
     MinusIdentity,
     NormOf,
+    Orthogonal,
     Preset,
     Recipe,
+    Redrawn,
     RowZeroed,
     Rule,
     Target,
@@ -30,6 +37,7 @@ from convinit_ext.recipes import (
     VarianceScaling,
     Xavier,
     call,
+    fans_of,
     is_distribution,
     is_values,
     layout_key,
@@ -39,6 +47,7 @@ from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
+MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
@@ -62,7 +71,7 @@ class Fillings:
     """What rules say of parameters. The layers of a large model repeat: equal questions are asked once."""
 
     def __init__(self) -> None:
-        self._known: dict[object, Filling] = {}
+        self._known: dict[object, tuple[Filling, object]] = {}
         self._texts: dict[int, str] = {}
 
     def of(
@@ -77,29 +86,38 @@ class Fillings:
             padding: the row that is zero unless the rule itself says which is.
         """
         tensor = target.tensor
-        if type(rule.init) not in _BY_SHAPE:
-            return self._new(rule, target, dtype, padding)
-        question = id(rule), tensor.shape, tensor.dtype, layout_key(target), padding
-        if question not in self._known:
-            self._known[question] = self._new(rule, target, dtype, padding)
-        return self._known[question]
+        shape = tensor.shape
+        is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
+        found = None if is_by_shape else said(rule, target, "parameter")
+        layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
+        question = id(rule), id(found), shape, tensor.dtype, layout, padding
+        known = self._known.get(question)
+        if known is None:  # with what was said, whose id stays its own
+            known = self._known[question] = self._new(rule, target, found, dtype, padding), found
+        return known[0]
 
-    def _new(self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None) -> Filling:
+    def _new(
+        self, rule: Rule, target: Target, found: object, dtype: torch.dtype | None, padding: int | None
+    ) -> Filling:
         if id(rule) not in self._texts:
             self._texts[id(rule)] = rule.text
         text, tensor = self._texts[id(rule)], target.tensor
-        values = ZEROS if tensor.numel() == 0 else _values(rule, target)  # a fan of zero has no std
-        if not isinstance(values, RowZeroed) and not is_distribution(values):
-            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+        if not tensor.numel():
+            found = ZEROS  # a fan of zero has no std
+        values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
+        if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
+            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+        if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
+            text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
+        if isinstance(distribution, MATRICES):
+            return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
-        fans = None
-        if tensor.ndim >= 2 and not isinstance(distribution, Constant):
-            fans = target.fans(getattr(rule.init, "fan", None))
+        fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)
 
 
@@ -117,7 +135,7 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         if held.node.module is not places[0][0]:  # it is that of like=
             places = [(held.node.module, held.name.rpartition(".")[2]), *places]
         for module, leaf in places:
-            if "padding_idx" in module.__dict__:
+            if leaf == "weight" and "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
                     return row
@@ -141,23 +159,22 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | NormOf | MinusIdentity)
+    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
 
 
-def _values(rule: Rule, target: Target) -> Values:
-    found = said(rule, target, "parameter")
-    values = Preset(found) if isinstance(found, Tensor) else found
-    inner = values.distribution if isinstance(values, RowZeroed) else values
+def _checked(rule: Rule, target: Target, found: object) -> Values:
+    """Return what a rule says of a parameter, if that is something that a parameter can be."""
+    inner = found.distribution if isinstance(found, RowZeroed) else found
     if not is_values(inner) or isinstance(inner, RowZeroed):
         about = f"parameter {target.name!r}, {rule.text}"
         raise TypeError(f"{about}: must return a distribution, not {inner!r}")
-    return values  # type: ignore[return-value]  # RowZeroed or what it has inside
+    return found  # type: ignore[return-value]  # RowZeroed or what it has inside
 
 
 def said(rule: Rule, target: Target, kind: str) -> object:
     """Return what a rule's initialiser says, with the name of the parameter or buffer on its errors."""
     try:
-        if is_values(rule.init):
+        if not isinstance(rule.init, FunctionType) and is_values(rule.init):
             return rule.init
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
@@ -197,8 +214,14 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
 
     Raises:
         ValueError: parameters without a rule; all of them are listed, and how to give them one is said.
+        UnsupportedTensorError: complex ones without given values, likewise.
     """
     rules = recipe.rules_for(targets)
+    check_real(
+        each
+        for each, target, rule in zip(held, targets, rules, strict=True)
+        if not (each.is_plain or _gives_values(rule, target))
+    )
     found = [rule for rule in rules if rule is not None]
     if len(found) < len(rules):
         lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
@@ -212,6 +235,13 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
     return found
 
 
+def _gives_values(rule: Rule | None, target: Target) -> bool:
+    """Whether a rule says the values of a complex parameter, and no distribution, which are all real."""
+    if not target.tensor.is_complex():
+        return True
+    return rule is not None and isinstance(said(rule, target, "parameter"), Preset | CopyFrom)
+
+
 def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
     """Warn once of modules whose own reset_parameters recipe "torch" does not follow, by types and paths.
 
@@ -219,7 +249,7 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
         held: the parameters.
         rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
     """
-    of_torch = set(map(id, RECIPES["torch"]))
+    of_torch = set(map(id, RECIPES["torch"])) - {id(MODEL_CODE)}
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__

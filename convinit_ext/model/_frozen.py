@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from convinit_ext._engine import lines
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
-from convinit_ext.recipes import Recipe, Rule, is_ready_made
+from convinit_ext.model._values import Given
+from convinit_ext.recipes import MODEL_CODE, Recipe, Rule, computed_table, is_ready_made
+from convinit_ext.sharding import boxes
 
-Group = list[NamedTensor]
+Group = tuple[NamedTensor, ...]
 
 
 def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Options) -> list[Row]:
-    """Return the rows of frozen parameters that stay as they are.
+    """Return the rows of frozen parameters that stay as they are, or that the model's own code computes.
 
     A rule of the caller's own that names a parameter decides for it; and where all of several parameters are
-    frozen, they are weights like others.
+    frozen, they are weights like others, but for computed tables.
 
     Args:
         groups: the parameters to fill, each with those tied to it.
@@ -30,14 +33,23 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     """
     frozen = [group for group in groups if not group[0].tensor.requires_grad]
     frozen = [group for group in frozen if not any(each.tensor.requires_grad for each in group)]
+    if not frozen:
+        return []
+    targets = [target_of(group[0], options.fan) for group in frozen]
+    rules = options.recipe.rules_for(targets)
+    open_, rows = [], []
+    for group, target, rule in zip(frozen, targets, rules, strict=True):
+        if rule is not None and names_it(rule, options.recipe):
+            continue
+        stays = options.frozen == "keep" and not group[0].tensor.is_meta
+        table = None if stays else computed_table(target)
+        if table is not None:
+            rows.append(_row(group, options, Given(table.tensor), MODEL_CODE.text))
+        else:
+            open_.append(group)
     says_draw = options.frozen == "draw" or (options.frozen is None and options.reading)
-    if not frozen or says_draw:
-        return []
-    if len(held) > 1 and not any(each.tensor.requires_grad for each in held):
-        return []
-    rules = options.recipe.rules_for([target_of(group[0], options.fan) for group in frozen])
-    pairs = zip(frozen, rules, strict=True)
-    open_ = [group for group, rule in pairs if rule is None or not _names(rule, options.recipe)]
+    if says_draw or (len(held) > 1 and not any(each.tensor.requires_grad for each in held)):
+        return rows
     if open_ and options.frozen is None:
         raise ValueError(_question(open_, options.recipe))
     lost = [group for group in open_ if group[0].tensor.is_meta]
@@ -47,19 +59,21 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
             f"{_listed(lost)}\nBuild the model where they have some, or say them by rules: "
             f"recipe=[Rule(Preset(values), name={lost[0][0].name!r}), ...]"
         )
-    return [_kept(group, options) for group in open_]
+    return rows + [_row(group, options, None, "kept (frozen)") for group in open_]
 
 
-def _names(rule: Rule, recipe: Recipe) -> bool:
+def names_it(rule: Rule, recipe: Recipe) -> bool:
     """Whether a rule is the caller's and names its parameters."""
     is_own = not is_ready_made(rule) and any(rule is each for each in recipe.rules)
     return is_own and (rule.name is not None or rule.parameter is not None)
 
 
-def _kept(group: Group, options: Options) -> Row:
+def _row(group: Group, options: Options, values: Given | None, text: str) -> Row:
     tensor = group[0].tensor
-    dtype = options.dtype or tensor.dtype
-    return Row(group[0].name, tuple(group), None, "kept (frozen)", None, dtype, tensor.device)
+    device = tensor.device
+    if values is not None and tensor.is_meta:
+        device = options.device or boxes.home_of(tensor)
+    return Row(group[0].name, group, values, text, None, dtype_of(group[0], options.dtype), device)
 
 
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:

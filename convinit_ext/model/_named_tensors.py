@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from convinit_ext._engine import PLAIN
 from convinit_ext.keys import canonical_name
 from convinit_ext.sharding import local_of
 
@@ -66,7 +67,8 @@ class NamedModule:
 class NamedTensor:
     """A parameter or buffer: the tensor, its first path and its name, and all the places that hold it.
 
-    It `is_apart` where it should be tied to another one, and is not.
+    It `is_apart` where it should be tied to another one, and is not. It `is_plain` where check_parameters has
+    found it whole, contiguous and in memory that the engine may go straight to, as in most models.
     """
 
     tensor: Tensor
@@ -75,6 +77,7 @@ class NamedTensor:
     node: NamedModule
     places: list[Place] = field(default_factory=list)
     is_apart: bool = False
+    is_plain: bool = False
 
     @property
     def persistent(self) -> bool:
@@ -125,46 +128,44 @@ def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTe
             a canonical name.
     """
     nodes = list(nodes)
-    held = _held((node, node.module._parameters) for node in nodes)
+    held = _held(nodes, "_parameters")
     if lazy:
         held = [each for each in held if not is_lazy(each.tensor)]
     else:
-        _check_shapes([*held, *_lazy_buffers(nodes)])
+        _check_shapes(nodes)
     _check_names(held)
     return held
 
 
 def buffers(nodes: Iterable[NamedModule]) -> list[NamedTensor]:
     """Every buffer object once, under its first path."""
-    return _held((node, node.module._buffers) for node in nodes)
+    return _held(nodes, "_buffers")
 
 
-def _lazy_buffers(nodes: Iterable[NamedModule]) -> list[NamedTensor]:
-    return _held((node, dict(filter(_is_absent, node.module._buffers.items()))) for node in nodes)
-
-
-def _is_absent(named: tuple[str, Tensor | None]) -> bool:
-    _, buffer = named
-    return buffer is not None and is_lazy(buffer)
-
-
-def _held(tensors: Iterable[tuple[NamedModule, Mapping[str, Tensor | None]]]) -> list[NamedTensor]:
+def _held(nodes: Iterable[NamedModule], kind: str) -> list[NamedTensor]:
     found: dict[int, NamedTensor] = {}
-    for node, named in tensors:
-        for leaf, tensor in named.items():
+    for node in nodes:
+        for leaf, tensor in getattr(node.module, kind).items():
             if tensor is None:
                 continue
             held = found.get(id(tensor))
             if held is None:
                 path = join(node.path, leaf)
                 name = path if node.path == node.canonical else join(node.canonical, leaf)
-                held = found[id(tensor)] = NamedTensor(tensor, path, name, node)
-            held.places.append((node.module, leaf))
+                found[id(tensor)] = NamedTensor(tensor, path, name, node, [(node.module, leaf)])
+            else:
+                held.places.append((node.module, leaf))
     return list(found.values())
 
 
-def _check_shapes(held: Iterable[NamedTensor]) -> None:
-    absent = [each.path for each in held if is_lazy(each.tensor)]
+def _check_shapes(nodes: Sequence[NamedModule]) -> None:
+    absent = [
+        join(node.path, leaf)
+        for kind in ("_parameters", "_buffers")
+        for node in nodes
+        for leaf, tensor in getattr(node.module, kind).items()
+        if type(tensor) not in PLAIN and tensor is not None and is_lazy(tensor)
+    ]
     if absent:
         raise ValueError(
             f"parameters or buffers without a shape yet: {', '.join(absent)}; "
@@ -223,33 +224,34 @@ def has_memory(tensor: Tensor) -> bool:
     return local.layout is torch.strided and not (local.is_nested or is_traceable_wrapper_subclass(local))
 
 
-def tied(held: list[NamedTensor]) -> list[list[NamedTensor]]:
+def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
     """Groups of parameters that are the same memory seen the same way; the first of each is the one to fill.
 
     Raises:
         ValueError: two parameters that share a part of their memory, or see it in different ways.
     """
+    storages = [_memory(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
+    if len(set(storages)) == len(held):  # as in most models
+        return [(each,) for each in held]
     by_storage: dict[int, list[NamedTensor]] = {}
-    for each in held:
-        by_storage.setdefault(_storage(each.tensor), []).append(each)
-    if len(by_storage) == len(held):  # as in most models
-        return [[each] for each in held]
     groups: dict[object, list[NamedTensor]] = {}
-    for each in held:
+    for storage, each in zip(storages, held, strict=True):
+        by_storage.setdefault(storage, []).append(each)
         groups.setdefault(view(each.tensor), []).append(each)
     for sharing in by_storage.values():
         if len(sharing) > 1:
             _check_apart({view(each.tensor): each for each in reversed(sharing)}.values())
-    return list(groups.values())
+    return list(map(tuple, groups.values()))
 
 
 def _storage(tensor: Tensor) -> int:
     """What tells one memory from another. A tensor without elements shares none: its own address."""
-    return _memory(tensor) if local_of(tensor).numel() else id(tensor)
+    local = local_of(tensor)
+    return _memory(local) if local.numel() else id(tensor)
 
 
-def _memory(tensor: Tensor) -> int:
-    memory: int = local_of(tensor).untyped_storage()._cdata
+def _memory(local: Tensor) -> int:
+    memory: int = local.untyped_storage()._cdata
     return memory
 
 
@@ -279,10 +281,11 @@ class Distinct:
 
     def __init__(self, detached: bool = False) -> None:
         self._by_storage: dict[int, list[Tensor]] = {}
-        self._storage = _memory if detached else _storage
+        self._is_detached = detached
 
     def is_new(self, tensor: Tensor) -> bool:
-        others = self._by_storage.setdefault(self._storage(tensor), [])
+        storage = _memory(local_of(tensor)) if self._is_detached else _storage(tensor)
+        others = self._by_storage.setdefault(storage, [])
         seen = _seen(tensor) if others else None  # few tensors share their memory
         if any(seen == _seen(other) for other in others):
             return False

@@ -7,38 +7,24 @@ parameters are on the meta device, so that only buffers are written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convinit_ext.keys import Key
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.recipes import Redrawn, constructed, drawing, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
-# Methods without arguments that make buffers: of timm, and of torchvision's Swin and MaxViT.
-_METHODS = ("init_non_persistent_buffers", "_init_buffers", "reset_buffers", "define_relative_position_index")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Redrawn:
-    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
-
-    Args:
-        kind: of the module.
-        make: returns the values, once the generator is seeded.
-    """
-
-    kind: str
-    make: Callable[[], Tensor]
-
-    def values(self, key: Key) -> Tensor:
-        with _drawing():
-            torch.default_generator.manual_seed(key.words[0])
-            return self.make()
+# Methods without arguments that make buffers: of timm, of torchvision's Swin and MaxViT, and of torchtitan.
+_METHODS = (
+    "init_non_persistent_buffers",
+    "_init_buffers",
+    "reset_buffers",
+    "define_relative_position_index",
+    "_init_self_buffers",
+)
 
 
 class Offers:
@@ -57,13 +43,21 @@ class Offers:
             return values
         if values is None:
             values = _by_name(leaf, held.tensor)
+        if values is None and held.tensor.is_meta:
+            values = _of_frozen_norm(node.module, leaf)
+        if values is None and held.tensor.is_meta:
+            made = constructed(node.module, node.parents)
+            buffer = None if made is None else made._buffers.get(leaf)
+            values = None if buffer is None or buffer.is_meta else buffer.detach()
         return values if values is not None and values.shape == held.tensor.shape else None
 
 
-@contextmanager
-def _drawing() -> Iterator[None]:
-    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        yield
+def _of_frozen_norm(module: nn.Module, leaf: str) -> Tensor | None:
+    """What DETR's frozen BatchNorm, which has buffers alone, starts from."""
+    start = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.get(leaf)
+    if start is None or "FrozenBatchNorm" not in type(module).__name__:
+        return None
+    return torch.full_like(module._buffers[leaf], start, device="cpu")  # type: ignore[arg-type]
 
 
 def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:
@@ -81,7 +75,7 @@ def _fixed_or_drawn(
     node: NamedModule, ask: Callable[[NamedModule], dict[str, Tensor]]
 ) -> dict[str, Tensor | Redrawn]:
     """What one way of asking gives; values that depend on PyTorch's generator are drawn when they are due."""
-    with _drawing():
+    with drawing():
         before = torch.get_rng_state()
         first = ask(node)
         after = torch.get_rng_state()
@@ -154,28 +148,6 @@ def _is_new(buffer: Tensor, before: Tensor | None, version: int) -> bool:
 
 def _version(buffer: Tensor | None) -> int:
     return -1 if buffer is None else buffer._version
-
-
-def shown_copy(module: nn.Module) -> nn.Module:
-    """A copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
-    shown = object.__new__(type(module))
-    shown.__dict__.update(module.__dict__)
-    shown._parameters = {
-        leaf: None if each is None else nn.Parameter(_meta(each), each.requires_grad)
-        for leaf, each in module._parameters.items()
-    }
-    shown._buffers = {
-        leaf: None if each is None else torch.empty(each.shape, dtype=each.dtype, device="cpu")
-        for leaf, each in module._buffers.items()
-    }
-    shown._modules = {
-        leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()
-    }
-    return shown
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def _by_name(leaf: str, tensor: Tensor) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import math
 from collections.abc import Iterator
@@ -15,8 +17,20 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Rounded, Values
+from convinit_ext.model._values import Drawn, Rounded, Values, forget
 from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep Python's garbage collector from walking the many objects of a plan while they are made."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +69,9 @@ class Row:
     @property
     def num_bytes(self) -> int:
         """Of what this process holds."""
-        return local_of(self.tensor).numel() * self.dtype.itemsize
+        first = self.held[0]
+        local = first.tensor if first.is_plain else local_of(first.tensor)
+        return local.numel() * self.dtype.itemsize
 
     @property
     def distribution(self) -> Distribution | None:
@@ -83,31 +99,34 @@ class Row:
         assert self.values is not None
         for part in parts(memory):
             self.values.write_(seed, part)
+        forget()
         if is_dtensor(memory):
             increment_version(memory)
 
     def reported(self) -> ReportRow:
         fan_in, fan_out = self.fans or (None, None)
+        values, dtype = self.values, self.dtype
+        if isinstance(values, Drawn):  # most of them
+            shape, std = values.shape, std_of(values.distribution)
+        else:
+            shape, std = logical_shape(self.tensor), self.std
         return ReportRow(
-            self.name,
-            tuple(logical_shape(self.tensor)),
-            dtype_name(self.dtype),
-            self.initialiser,
-            fan_in,
-            fan_out,
-            self.std,
-            self.num_bytes,
+            self.name, tuple(shape), dtype_name(dtype), self.initialiser, fan_in, fan_out, std, self.num_bytes
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What an initialisation does: the parameters in the order of named_parameters(), then the buffers."""
+    """What an initialisation does: the parameters in the order of named_parameters(), then the buffers.
+
+    `were_zero` has the names of those that hold zeros before, and then something else.
+    """
 
     rows: tuple[Row, ...]
     buffers: tuple[Row, ...]
     seed: int
     recipe: str
+    were_zero: tuple[str, ...] = ()
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -121,9 +140,11 @@ class Plan:
     def held(self) -> Iterator[NamedTensor]:
         return itertools.chain.from_iterable(row.held for row in self.all_rows)
 
+    @uncollected()
     def report(self, seconds: float, dry: bool = False) -> Report:
         """Return what it does to each parameter, or did in so many seconds."""
-        return Report(tuple(row.reported() for row in self.rows), seconds, self.seed, self.recipe, dry)
+        rows = tuple(row.reported() for row in self.rows)
+        return Report(rows, seconds, self.seed, self.recipe, dry, self.were_zero)
 
 
 @lru_cache(maxsize=64)

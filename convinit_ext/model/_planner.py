@@ -11,11 +11,14 @@ from torch import nn
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._copies import warn_of_copies
+from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
+    MATRICES,
     Filling,
     Fillings,
     check_range,
@@ -28,21 +31,56 @@ from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values
-from convinit_ext.recipes import CopyFrom, MinusIdentity, NormOf, Preset, RowZeroed, Target
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.model._values import (
+    Computed,
+    Drawn,
+    Given,
+    MinusOnes,
+    Norm,
+    Rounded,
+    Values,
+    orthogonal,
+    redrawn,
+)
+from convinit_ext.recipes import (
+    CopyFrom,
+    MinusIdentity,
+    NormOf,
+    Preset,
+    Redrawn,
+    RowZeroed,
+    Target,
+    made_once,
+)
+from convinit_ext.sharding import (
+    FlatPiece,
+    boxes,
+    flat_pieces,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+    note_layers,
+)
 
 
+@uncollected()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
+    with made_once():
+        return _make_plan(model, seed, options)
+
+
+def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
+    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
@@ -57,21 +95,20 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
-    seconds = {id(each) for group in groups for each in group[1:]}
+    seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
-    if not options.reading:
-        warn_of_copies(rows)
-    fresh = (row.device for row in rows if row.tensor.is_meta)  # meta buffers go with such parameters
-    device = options.device or next(fresh, torch.device("cpu"))
+    starts = [] if options.reading else beginnings(rows)
+    warn_of_copies(starts)
+    on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
+    device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        is_kept = buffer.persistent or not options.persistent
-        return selection.chosen(buffer) and is_kept
+        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
 
-    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name)
+    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options))
 
 
 def _with_pieces(
@@ -92,10 +129,10 @@ def _with_pieces(
 
 def _groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[list[NamedTensor]]:
+) -> list[tuple[NamedTensor, ...]]:
     """Return the parameters to fill, each with those tied to it; checked."""
-    chosen = {id(each) for each in held if selection.chosen(each)}
-    if len(chosen) == len(held):
+    chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
+    if selection.chooses_all or len(chosen) == len(held):
         check_parameters(held, options)
         return rejoined(walk.tied(held), nodes, options.reading)
     check_parameters([each for each in held if id(each) in chosen], options)
@@ -130,7 +167,7 @@ class _Planner:
         self,
         model: nn.Module,
         held: list[NamedTensor],
-        groups: list[list[NamedTensor]],
+        groups: list[tuple[NamedTensor, ...]],
         kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
@@ -145,7 +182,7 @@ class _Planner:
         self.used: set[int] = set()  # ids of rules
         self._by_name: dict[str, NamedTensor] | None = None
         self._chosen: set[int] | None = None
-        self._group_of: dict[int, list[NamedTensor]] | None = None
+        self._group_of: dict[int, tuple[NamedTensor, ...]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
@@ -162,8 +199,8 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = options.dtype or tensor.dtype
-            rows.append(Row(first.name, tuple(group), values, filling.initialiser, fans, dtype, device))
+            dtype = dtype_of(first, options.dtype)
+            rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
         order = {id(each): at for at, each in enumerate(self._held)}
@@ -184,20 +221,25 @@ class _Planner:
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """
-        said, shape = filling.values, logical_shape(held.tensor)
+        said, tensor = filling.values, held.tensor
+        shape = tensor.shape if held.is_plain else logical_shape(tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), shape, said), filling.fans
-        if isinstance(said, RowZeroed):
-            return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
+        said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
-        if not isinstance(said, Preset | NormOf | MinusIdentity):
-            return Drawn(self._key_of(held.name), shape, said), filling.fans
+        if isinstance(said, Redrawn):
+            return redrawn(said, self._key_of(held.name)), None
+        if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
+            return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
+            if isinstance(said, MATRICES):
+                said.check(shape)
+                return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(logical(held.tensor))
+                said.check(logical(tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
         except (ValueError, TypeError) as error:
@@ -207,7 +249,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if not is_marked(held.tensor):
+        if held.is_plain or not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
@@ -218,7 +260,7 @@ class _Planner:
         (rule,) = rules_for([held], [target], self._options.recipe)
         if self._group_of is None:
             self._group_of = {id(each): group for group in self._groups for each in group}
-        padding = padding_of(self._group_of.get(id(held), [held]), target)
+        padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
     def _copied(
@@ -233,8 +275,12 @@ class _Planner:
                 cycle = " -> ".join(repr(each.name) for each in (*chain[chain.index(origin) :], origin))
                 raise ValueError(f"parameters copy from each other in a cycle: {cycle}")
             chain.append(origin)
-            is_kept = id(origin) in self._kept
-            own = Filling(Preset(origin.tensor.detach()), "", None) if is_kept else self._filling(origin)
+            row = self._kept.get(id(origin))
+            if row is None:
+                own = self._filling(origin)
+            else:
+                given = row.values.tensor if isinstance(row.values, Given) else origin.tensor.detach()
+                own = Filling(Preset(given), "", None)
             said = own.values
         shape, own_shape = logical_shape(origin.tensor), logical_shape(held.tensor)
         if shape != own_shape:
@@ -242,7 +288,16 @@ class _Planner:
                 f"parameter {held.name!r} of shape {list(own_shape)} cannot copy from "
                 f"{origin.name!r} of shape {list(shape)}"
             )
+        if held.tensor.is_complex() != origin.tensor.is_complex():
+            raise TypeError(
+                f"parameter {held.name!r} of {held.tensor.dtype} cannot copy from {origin.name!r} of "
+                f"{origin.tensor.dtype}: only one of them is complex"
+            )
         values, fans = self._values(origin, own)
+        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
+        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
+        if isinstance(values, Computed) and has_other_words:
+            return Rounded(values, drawn), fans
         if not isinstance(values, Drawn):
             return values, fans
         if padding is not None and values.zero_row is None:
@@ -252,9 +307,7 @@ class _Planner:
                 f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
-        dtype, drawn = (self._options.dtype or each.tensor.dtype for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
         if has_other_words and not isinstance(values.distribution, Constant):
             return Rounded(values, drawn), fans
         return values, fans
@@ -272,7 +325,7 @@ class _Planner:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
             values, _ = self._values(source, self._filling(source), within)
-            dtype = options.dtype or dtype
+            dtype = dtype_of(source, options.dtype)
         elif source.tensor.is_meta:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
@@ -281,7 +334,7 @@ class _Planner:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, shape, dtype, said.dim, options.dtype or held.tensor.dtype)
+        return Norm(values, shape, dtype, said.dim, dtype_of(held, options.dtype))
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""

@@ -32,13 +32,19 @@ class Selection:
     """
 
     def __init__(self, model: nn.Module, only: Selectors, skip: Selectors) -> None:
+        self._only = self._skip = None
+        self.chooses_all = only is None and skip is None
+        if self.chooses_all:
+            return
         inside = {id(module) for module in model.modules()}
         self._only = None if only is None else _Set("only", only, inside)
         self._skip = None if skip is None else _Set("skip", skip, inside)
-        self._names = {} if only is None and skip is None else walk.every_name(model)
+        self._names = walk.every_name(model)
 
     def chosen(self, held: NamedTensor) -> bool:
         """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
+        if self.chooses_all:
+            return True
         is_chosen = self._only is None or self._only.fits(held, self._names_of(held))
         return not self.skipped(held) and is_chosen
 

@@ -104,6 +104,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
+        _check_storable(key, dtype)
         found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
@@ -149,6 +150,9 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
     if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
         kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
         raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")
-    if value.dtype not in DTYPES.values():
-        raise TypeError(f"{key!r} is of {value.dtype}; a file holds {', '.join(DTYPES)}")
     return value
+
+
+def _check_storable(key: str, dtype: torch.dtype) -> None:
+    if dtype not in DTYPES.values():
+        raise TypeError(f"{key!r} is of {dtype}; a file holds {', '.join(DTYPES)}")

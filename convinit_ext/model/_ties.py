@@ -9,13 +9,13 @@ import torch
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._offers import shown_copy
+from convinit_ext.recipes import shown_copy
 from convinit_ext.sharding import is_dtensor
 
 
 def rejoined(
-    groups: list[list[NamedTensor]], nodes: Sequence[NamedModule], reading: bool
-) -> list[list[NamedTensor]]:
+    groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
+) -> list[tuple[NamedTensor, ...]]:
     """Return groups of tied parameters, those together that the model's own code would tie.
 
     Args:
@@ -26,7 +26,7 @@ def rejoined(
     Raises:
         ValueError: DTensors among them, which nobody can tie once they are sharded.
     """
-    owners = [node for node in nodes if callable(getattr(node.module, "tie_weights", None))]
+    owners = [node for node in nodes if hasattr(type(node.module), "tie_weights")]
     if not owners:
         return groups
     group_of = {id(each.tensor): at for at, group in enumerate(groups) for each in group}
@@ -43,7 +43,7 @@ def rejoined(
     for at, first in joined.items():
         for each in groups[at]:
             each.is_apart = True
-        groups[first].extend(groups[at])
+        groups[first] += groups[at]
     return [group for at, group in enumerate(groups) if at not in joined]
 
 

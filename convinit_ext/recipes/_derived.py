@@ -5,6 +5,8 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import NO_MEMORY
+from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
 
 
@@ -50,7 +53,7 @@ class Preset:
         tensor: of the parameter's shape. It is read when everything that is drawn has been, and not changed.
 
     Raises:
-        TypeError: not a tensor, or one that is sparse, complex or a DTensor.
+        TypeError: not a tensor, or one that is sparse or a DTensor.
         ValueError: a tensor on the meta device, which has no values.
 
     >>> str(Preset(torch.eye(2)))
@@ -64,14 +67,16 @@ class Preset:
             raise TypeError(f"Preset needs a tensor, not {type(self.tensor).__name__}")
         if self.tensor.is_meta:
             raise ValueError("Preset needs a tensor that has values, not one on the meta device")
-        if self.tensor.layout is not torch.strided or self.tensor.is_complex():
-            raise TypeError("Preset needs a dense tensor of real numbers")
+        if self.tensor.layout is not torch.strided:
+            raise TypeError("Preset needs a dense tensor")
         if is_dtensor(self.tensor):
             raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
     def check(self, tensor: Tensor) -> None:
         """Raise what is wrong with it as the values of a parameter."""
         check_given(self.tensor, tensor)
+        if self.tensor.is_complex() and not tensor.is_complex():
+            raise TypeError("the preset's values are complex, and accepted are real ones")
         try:
             check_converts(self.tensor.dtype, tensor.dtype)
         except RuntimeError as error:
@@ -81,6 +86,31 @@ class Preset:
 
     def __str__(self) -> str:
         return "preset"
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let foreign code make and draw tensors on the CPU, and keep PyTorch's generator as it is."""
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        yield
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Redrawn:
+    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
+
+    Args:
+        kind: of the module.
+        make: returns the values, once the generator is seeded.
+    """
+
+    kind: str
+    make: Callable[[], Tensor]
+
+    def values(self, key: Key) -> Tensor:
+        with drawing():
+            torch.default_generator.manual_seed(key.words[0])
+            return self.make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +150,6 @@ class MinusIdentity:
 
     def __str__(self) -> str:
         return "minus_identity"
-
-
-@dataclass(frozen=True, slots=True)
-class Orthogonal:
-    """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
 
 
 def check_given(values: Tensor, target: Tensor) -> None:

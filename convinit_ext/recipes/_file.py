@@ -157,7 +157,7 @@ def _initialiser(text: str, arguments: Mapping[str, Any], allow_code: bool) -> A
     try:
         given = takes.bind(*positional, **_distinct([*named, *arguments.items()]))
         given.apply_defaults()
-        return kind(*fixed, *given.args)
+        return kind(*fixed, *given.args, **given.kwargs)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{about}: {reason(error)}; {name} takes {takes}") from error
 

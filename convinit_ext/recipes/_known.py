@@ -5,15 +5,17 @@ Each is known by the names and types of its modules; no other package is importe
 
 from __future__ import annotations
 
+import math
 import re
 from functools import lru_cache
 
 from torch import nn
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
-from convinit_ext.distributions import Distribution
-from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Target, is_expert_stack
+from convinit_ext.distributions import Distribution, Normal, Uniform
+from convinit_ext.recipes._initialisers import ZEROS, Initialiser
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_expert_stack
 
 # The parameters that torch.nn's own types have: what a derived type adds is not meant by a rule for these.
 IN_PROJ = re.compile(r"^(in|[qkv])_proj_weight$")
@@ -22,6 +24,7 @@ RECURRENT_BIAS = re.compile(r"^bias_(ih|hh)(_l\d+(_reverse)?)?$")
 WEIGHT_OR_BIAS = re.compile(r"^(weight|bias)$")
 RECURRENT_TYPES = (RNNBase, RNNCellBase)
 
+_ZERO_TABLES = re.compile("Krea2|LTX2VideoVaeDiffusion")
 _EXPERT_BIAS = re.compile(r"^(gate_up|gate|up|down)_proj_bias$")
 _SINUSOIDS = re.compile(r"sinus|sincos|sin_cos|fourier", re.IGNORECASE)
 _TABLE = re.compile(
@@ -52,6 +55,10 @@ def _starts_adapter(target: Target) -> bool:
     segments = target.name.split(".")
     if "lora_B" not in segments and "lora_embedding_A" not in segments:
         return False
+    return _is_adapter(target)
+
+
+def _is_adapter(target: Target) -> bool:
     around = (*target.parents, target.module)
     return any(
         isinstance(each, nn.ModuleDict | nn.ParameterDict)
@@ -63,6 +70,37 @@ def _starts_adapter(target: Target) -> bool:
 def _of_time_step(target: Target) -> bool:
     """Whether it is the bias of a state space's dt_proj, which starts from the steps and not from zero."""
     return target.name.endswith(".dt_proj.bias") or target.name == "dt_proj.bias"
+
+
+def _is_second_of_embedding(target: Target) -> bool:
+    """Whether it is the half of an embedding's LoRA adapter that is not zero."""
+    return "lora_embedding_B" in target.name.split(".") and _is_adapter(target)
+
+
+def _is_rescaled(target: Target) -> bool:
+    """Whether it is of a readout of mup, whose set_base_shapes has scaled what the layer drew."""
+    facts = target.module.__dict__
+    return "readout_zero_init" in facts and bool(facts.get("_has_rescaled_params"))
+
+
+def _rescaled(target: Target) -> Distribution:
+    """Return what nn.Linear draws, with mup's factor: sqrt(width / base width)."""
+    module = target.module
+    if module.readout_zero_init:
+        return ZEROS
+    bound = math.sqrt(module.width_mult() / module.in_features)
+    return Uniform(-bound, bound)
+
+
+def _modulates(target: Target) -> bool:
+    """Whether it is a table of shifts and scales in diffusers, drawn with a std of 1 / sqrt(dim)."""
+    kind = type(target.module)
+    is_zero = _ZERO_TABLES.match(kind.__name__)  # all but two models' are drawn
+    return kind.__module__.partition(".")[0] == "diffusers" and target.tensor.ndim >= 2 and not is_zero
+
+
+def _by_width(target: Target) -> Distribution:
+    return Normal(0.0, target.tensor.shape[-1] ** -0.5)
 
 
 @lru_cache(maxsize=1024)
@@ -84,9 +122,20 @@ def _is_computed(target: Target) -> bool:
 
 UNKNOWN_BIAS = Rule(unknown, parameter="bias", where=_of_time_step)
 
+# A bias that a module registers by itself, as BERT's head does; experts' have two dimensions.
+OWN_BIAS = Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim <= 1, allow_unused=True)
+
 # Before everything else in every ready-made recipe.
 KNOWN: tuple[Rule, ...] = (
     Rule(ZEROS, where=_starts_adapter),
+    Rule(Normal(), where=_is_second_of_embedding),
+    Rule(_rescaled, parameter=WEIGHT_OR_BIAS, where=_is_rescaled, label="uniform_(mup's readout)"),
+    Rule(
+        _by_width,
+        parameter=re.compile("^(audio_)?scale_shift_table$"),
+        where=_modulates,
+        label="normal_(0, 1 / sqrt(dim))",
+    ),
     UNKNOWN_BIAS,
     Rule(unknown, parameter="weight", where=_is_computed),
 )

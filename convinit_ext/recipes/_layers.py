@@ -13,15 +13,7 @@ from torch.nn.utils import parametrize
 
 from convinit_ext import distributions
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
-from convinit_ext.recipes._initialisers import (
-    ZEROS,
-    Initialiser,
-    Kaiming,
-    Target,
-    VarianceScaling,
-    Xavier,
-    is_conv1d,
-)
+from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Kaiming, VarianceScaling, Xavier
 from convinit_ext.recipes._known import (
     IN_PROJ,
     KNOWN,
@@ -30,9 +22,11 @@ from convinit_ext.recipes._known import (
     WEIGHT_OR_BIAS,
     expert_rules,
 )
+from convinit_ext.recipes._model_code import LAST
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_conv1d
 from convinit_ext.sharding import logical_shape
 
 LAYERS = (_ConvNd, nn.Linear)
@@ -146,6 +140,7 @@ TORCH = ready_made(
             Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
             Rule(ZEROS, parameter="bias", where=of_conv1d),
             *NORM_LIKE,
+            *LAST,
         ),
         name="torch",
         defaults=False,
@@ -159,7 +154,8 @@ def _scaled(
 ) -> Recipe:
     """Return a recipe for the weights of these layers and of Conv1D, with zero biases; the rest as `torch`.
 
-    Embeddings, attention (its out_proj too) and recurrent modules are left to `torch`.
+    Embeddings, attention (its out_proj too) and recurrent modules are left to `torch`, but for the fans of
+    attention's packed projections.
     """
     rules = (
         *KNOWN,
@@ -167,6 +163,7 @@ def _scaled(
         *first,
         Rule(init, module=layers, parameter="weight", where=lambda target: not _projects_attention(target)),
         Rule(init, parameter="weight", where=of_conv1d),
+        Rule(Xavier("uniform"), module=nn.MultiheadAttention, parameter=IN_PROJ),
         Rule(ZEROS, module=layers, parameter="bias"),
     )
     return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False, allow_unused=True))

@@ -9,9 +9,10 @@ from functools import lru_cache
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from convinit_ext.recipes._initialisers import ONES, ZEROS, Target
-from convinit_ext.recipes._known import RECURRENT_BIAS, RECURRENT_TYPES, UNKNOWN_BIAS, unknown
+from convinit_ext.recipes._initialisers import ONES, ZEROS
+from convinit_ext.recipes._known import OWN_BIAS, RECURRENT_BIAS, RECURRENT_TYPES, UNKNOWN_BIAS, unknown
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target
 
 NORMS: tuple[type[nn.Module], ...] = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -112,7 +113,7 @@ NORM_LIKE: tuple[Rule, ...] = (
 DEFAULTS: tuple[Rule, ...] = (
     *TORCH_NORMS,
     UNKNOWN_BIAS,
-    Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim <= 1),
+    OWN_BIAS,
     Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
     Rule(ZEROS, module=RECURRENT_TYPES, parameter=RECURRENT_BIAS),
 )

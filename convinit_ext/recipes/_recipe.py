@@ -11,15 +11,17 @@ from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
-from convinit_ext.recipes._initialisers import Target
 from convinit_ext.recipes._known import unknown
+from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_own
 
 _T = TypeVar("_T")
 
 # The ready-made recipes by name: ready_made() enters them.
 RECIPES: dict[str, Recipe] = {}
+_LAST = set(map(id, LAST))
 _OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
 _KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
@@ -120,8 +122,11 @@ class Recipe:
 
     def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
         """Return the rule of each parameter; None where no rule matches."""
-        rules = self.rules + DEFAULTS if self.defaults else self.rules
-        suitable: dict[tuple[type, str], tuple[Rule, ...]] = {}  # by what the parameters of a type share
+        rules = tuple(rule for rule in self.rules if id(rule) not in _LAST)
+        asks = len(rules) < len(self.rules)  # it holds a ready-made one, whose last come after all others
+        rules += (LAST if asks else ()) + (DEFAULTS if self.defaults else ())
+        # By what the parameters of a type share, rules each with what is left to ask.
+        suitable: dict[tuple[type, str], list[tuple[Rule, Callable[[Target], bool] | None]]] = {}
         found: list[Rule | None] = []
         for target in targets:
             if target.plain is not None:
@@ -129,9 +134,29 @@ class Recipe:
                 continue
             shared = type(target.module), target.parameter
             if shared not in suitable:
-                suitable[shared] = tuple(rule for rule in rules if rule.suits(*shared))
-            found.append(next((rule for rule in suitable[shared] if rule.matches_rest(target)), None))
-        return [None if rule is not None and rule.init is unknown else rule for rule in found]
+                suitable[shared] = [(rule, _rest_of(rule)) for rule in rules if rule.suits(*shared)]
+            for rule, fits in suitable[shared]:
+                if fits is None or fits(target):
+                    found.append(rule)
+                    break
+            else:
+                found.append(None)
+        return [
+            _instead(target, asks) if rule is not None and rule.init is unknown else rule
+            for target, rule in zip(targets, found, strict=True)
+        ]
+
+
+def _instead(target: Target, asks: bool) -> Rule | None:
+    """Return the rule of a parameter that another marks as unknown."""
+    return MODEL_CODE if asks and MODEL_CODE.matches(target) else None
+
+
+def _rest_of(rule: Rule) -> Callable[[Target], bool] | None:
+    """Return what is left to ask where a rule suits a type and a name inside it; None where nothing is."""
+    if rule.name is None and (rule.where is None or is_own(rule.where)):
+        return rule.where
+    return rule.matches_rest
 
 
 def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._initialisers import Initialiser, Target, call, initialiser_text, is_values
+from convinit_ext.recipes._initialisers import Initialiser, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
+from convinit_ext.recipes._target import Target, call
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,14 @@ import re
 from torch import nn
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
-from convinit_ext.recipes._initialisers import ZEROS, Target, is_expert_stack
+from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
+from convinit_ext.recipes._model_code import LAST
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
 _LAYER_SCALE = 1e-6  # ConvNeXt's
@@ -43,27 +45,29 @@ _EXPERTS = re.compile(r"Experts?$")
 
 # ViT, Swin, ConvNeXt in timm and in transformers: learned tokens and tables beside the layers.
 _POSITIONS = re.compile(r"^pos(ition)?_?emb\w*$")
-_CLASS_TOKENS = re.compile(r"^((cls|class|dist|distillation|sep|eos|bos)_tokens?|class_embedding)$")
-_TOKENS = re.compile(r"^(\w*_?tokens?|class_embedding|relative_position_bias_table|latent|probe)$")
+_CLASS_TOKENS = re.compile(r"^((cls|class|dist|distillation|sep|eos|bos)_tokens?_?\d*|class_embedding)$")
+_TOKENS = re.compile(r"^(\w*_?tokens?_?\d*|class_embedding|relative_position_bias_table|latent|probe)$")
 _LAYER_SCALES = re.compile(r"^(gamma_?\d?|lambda_?\d|ls_?\d?|layer_?scale(_parameter)?_?\d?)$")
 
 
-def trunc_normal(std: float = _STD) -> Recipe:
+def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = False) -> Recipe:
     """Return the recipe of ViT, Swin and ConvNeXt in timm and transformers: trunc_normal_(std=0.02).
 
-    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are.
+    Biases are zeros. The bounds are -2 and 2 themselves (a hundred standard deviations), as theirs are,
+    unless cut= says how many standard deviations.
 
     Args:
         std: of every matrix, convolution, embedding, position table and learned token.
+        cut, corrected: as for init.trunc_normal_.
 
     Source: timm.layers.trunc_normal_; Dinov2PreTrainedModel, ViTPreTrainedModel of transformers; ConvNeXt
-    (Liu et al. 2022, table 5). Layer scales are the module's init_values or the config's, otherwise 1e-6;
+    (Liu et al. 2022, table 5). Layer scales are the module's init_values or the config's, in ConvNeXt 1e-6;
     ConvNeXt V2's response normalisation starts from zero.
 
     >>> 'trunc_normal_(0, 0.02, -2, 2)' in [rule.text for rule in trunc_normal()]
     True
     """
-    normal = TruncatedNormal(0.0, std, -2.0, 2.0)
+    normal = TruncatedNormal(0.0, std, cut=cut, corrected=corrected)
     return own(
         Recipe(
             (
@@ -83,7 +87,7 @@ def trunc_normal(std: float = _STD) -> Recipe:
                 Rule(
                     _layer_scale,
                     parameter=_LAYER_SCALES,
-                    where=_is_of_no_norm,
+                    where=_is_known_layer_scale,
                     label="constant_(layer scale)",
                 ),
                 *TORCH,
@@ -161,6 +165,7 @@ def _language(std: float) -> tuple[Rule, ...]:
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
         Rule(normal, parameter=_CLASS_TOKENS),
         Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
+        *LAST,
     )
 
 
@@ -194,19 +199,28 @@ def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
 
 
-def _is_of_no_norm(target: Target) -> bool:
-    """Whether its module is no norm layer, whose gains are called gamma too."""
-    return not called_norm(target.module)
-
-
-def _layer_scale(target: Target) -> Distribution:
-    for owner in (target.module, *reversed(target.parents)):
+def _layer_scale_start(target: Target) -> float | None:
+    """Return what the modules around a layer scale say, otherwise ConvNeXt's where they are called so."""
+    around = (target.module, *reversed(target.parents))
+    for owner in around:
         for source in (owner, getattr(owner, "config", None)):
             for name in ("init_values", "layer_scale_init_value", "layerscale_value"):
                 value = getattr(source, name, None)
                 if isinstance(value, int | float):
-                    return Constant(float(value))
-    return Constant(_LAYER_SCALE)
+                    return float(value)
+    is_convnext = any("next" in type(each).__name__.lower() for each in around)
+    return _LAYER_SCALE if is_convnext else None
+
+
+def _layer_scale(target: Target) -> Distribution:
+    start = _layer_scale_start(target)
+    assert start is not None
+    return Constant(start)
+
+
+def _is_known_layer_scale(target: Target) -> bool:
+    """Whether its module is no norm layer, whose gains are called gamma too, and its start is known."""
+    return not called_norm(target.module) and _layer_scale_start(target) is not None
 
 
 def _num_layers(target: Target) -> int:
@@ -218,16 +232,22 @@ def _num_layers(target: Target) -> int:
                 found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
                 if isinstance(found, int) and found > 0:
                     return found
-    lists = (index for index, module in enumerate(around) if isinstance(module, nn.ModuleList))
+    lists = (index for index, module in enumerate(around) if _is_numbered(module))
     outermost = next(lists, None)
     if outermost is not None:
         blocks, inside = around[outermost], around[outermost + 1 :]
         is_nested = any(map(_is_list_of_blocks, inside))  # otherwise it is not walked through
-        return _num_blocks(blocks) if is_nested else len(blocks)
+        return _num_blocks(blocks) if is_nested else len(blocks._modules)
     raise ValueError(
         "the number of layers is neither in a config of the model nor the length of a ModuleList; "
         "pass it: recipe=convinit_ext.recipes.gpt(num_layers=12)"
     )
+
+
+def _is_numbered(module: nn.Module) -> bool:
+    """Whether it is a ModuleList, or a ModuleDict of numbers as torchtitan has."""
+    is_dict = isinstance(module, nn.ModuleDict) and bool(module._modules)
+    return isinstance(module, nn.ModuleList) or (is_dict and all(map(str.isdecimal, module._modules)))
 
 
 def _is_list_of_blocks(module: nn.Module) -> bool:

@@ -25,6 +25,7 @@ from convinit_ext.sharding._foreign import (
     settle,
 )
 from convinit_ext.sharding._meeting import text_of
+from convinit_ext.sharding._megatron import check_name, note_layers
 from convinit_ext.sharding._part import Part, without
 from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
 from convinit_ext.sharding._shard import Shard
@@ -40,6 +41,7 @@ __all__ = [
     "carrying",
     "check_alone",
     "check_foreign",
+    "check_name",
     "check_same",
     "copy_whole_",
     "flat_pieces",
@@ -55,6 +57,7 @@ __all__ = [
     "logical",
     "logical_shape",
     "members",
+    "note_layers",
     "parts",
     "place",
     "ranks",

@@ -1,32 +1,32 @@
 """Parameters that another framework cut: what this process holds of them, read off their own attributes.
 
 DeepSpeed's ZeRO-3 leaves an empty placeholder, and beside it a range of the flattened parameter (ds_tensor).
-Megatron's layers hold parts along one dimension. Either needs to know which rank of its group this one is.
+Megatron's layers hold parts along one dimension (_megatron.py).
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
+from convinit_ext.sharding._megatron import IS_ADDED_UP, MARKS, cut_of, place_in
 from convinit_ext.sharding._shard import Shard
 
 _ZERO3 = "ds_shape"
-_MEGATRON = "tensor_model_parallel"
+_AUTO_TP = "ds_is_replaced_module"  # beside Megatron's mark, but without where it is cut
 _CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
 _FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
-_MARKS = frozenset((_ZERO3, _MEGATRON, _CARRIED, _FLAT))
+_MARKS = frozenset((_ZERO3, *MARKS, _CARRIED, _FLAT))
 # Of parameters that DeepSpeed's optimizers hold in higher precision: ZeRO-1 and 2, ZeRO-3.
 _MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
-_ALL_MARKS = _MARKS | _MASTERS
+_ALL_MARKS = _MARKS | _MASTERS | {IS_ADDED_UP}
 
 
 # Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
@@ -69,19 +69,19 @@ def is_of_flat(tensor: Tensor) -> bool:
 
 def is_unknown_piece(tensor: Tensor) -> bool:
     """Return whether a tensor is of a flat parameter, and its place in that was never noted."""
-    return not is_compiling() and is_of_flat(tensor) and tensor not in _known
+    return not is_dynamo_compiling() and is_of_flat(tensor) and tensor not in _known
 
 
 def is_marked(tensor: Tensor) -> bool:
     """Return whether a tensor has attributes that say more of it than its shape and memory do."""
-    if is_compiling():  # no compiler traces a tensor's attributes
+    if is_dynamo_compiling():  # which traces no tensor's attributes
         return False
     return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
 
 
 def foreign(tensor: Tensor) -> Foreign | None:
     """Return what this process holds of a parameter; None if it is whole, or cut by nobody known here."""
-    if is_compiling():
+    if is_dynamo_compiling():  # which traces no tensor's attributes
         return None
     facts = tensor.__dict__
     if not facts or _MARKS.isdisjoint(facts):
@@ -174,7 +174,7 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
     if facts.get("ds_secondary_tensor") is not None:
         return unknown("with a second copy, ds_secondary_tensor")
     group = facts.get("ds_process_group")
-    place = _place(group)
+    place = place_in(group)
     if place is None:
         return unknown("and torch.distributed, which knows this process's range of it, is not initialised")
     rank, num_ranks = place
@@ -190,48 +190,15 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
 
 
 def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
-    if not facts[_MEGATRON]:
-        return None
-    dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
-    about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
-    instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
-    group = _megatron_group(is_expert=not facts.get("allreduce", True))
-    place = None if group is None else _place(group)
-    if place is None:
-        why = "and megatron.core.parallel_state, which knows its rank and group, is not initialised"
-        return Foreign(tensor, tuple(tensor.shape), None, f"{about} {why}; {instead}")
-    rank, num_ranks = place
-    if num_ranks == 1:
-        return None
+    shape = tuple(tensor.shape)
+    if _AUTO_TP in facts:
+        problem = "it is a part of a larger one, as DeepSpeed's AutoTP cuts it; initialise the model before "
+        return Foreign(tensor, shape, None, f"{problem}deepspeed.initialize")
     try:
-        if dim < 0:
-            raise ValueError(f"there is no dim {dim}")
-        shape = tuple(size * num_ranks if at == dim else size for at, size in enumerate(tensor.shape))
-        shard = Shard.split(shape, dim, rank, num_ranks, stride)
-    except (TypeError, ValueError) as error:
-        return Foreign(tensor, tuple(tensor.shape), None, f"{about} and {error}; {instead}")
-    return Foreign(tensor, shape, shard, group=group)
-
-
-def _megatron_group(is_expert: bool) -> Any:
-    """Return the tensor-parallel group of Megatron's own records, None where there are none."""
-    state: Any = sys.modules.get("megatron.core.parallel_state")  # which is imported where there are layers
-    of_experts = getattr(state, "get_expert_tensor_parallel_group", None) if is_expert else None
-    group_of = of_experts or getattr(state, "get_tensor_model_parallel_group", None)
-    if group_of is None:
-        return None
-    try:
-        return group_of()
-    except (AssertionError, RuntimeError):  # not initialised
-        return None
-
-
-def _place(group: Any) -> tuple[int, int] | None:
-    """Return this process's rank in a group, and how many there are; None where it is none of them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return None
-    rank = dist.get_rank(group)
-    return None if rank < 0 else (rank, dist.get_world_size(group))
+        found = cut_of(tensor)
+    except ValueError as error:
+        return Foreign(tensor, shape, None, str(error))
+    return None if found is None else Foreign(tensor, found[0].shape, found[0], group=found[1])
 
 
 class GroupMesh(NamedTuple):

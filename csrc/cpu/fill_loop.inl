@@ -6,6 +6,7 @@
 #include "core/philox.h"
 #include "cpu/digest_loop.inl"
 #include "cpu/isa.h"
+#include "cpu/multiply_loop.inl"
 
 namespace convinit {
 namespace CONVINIT_LANES {
@@ -187,6 +188,7 @@ template <class... Out>
 static constexpr FunctionTable table_of(const char* isa) {
   return {isa,
           digest,
+          multiply,
           {{constants<Out>()...},
            {functions<Uniform, Out>()...},
            {functions<Normal, Out>()...},

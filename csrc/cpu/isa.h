@@ -27,6 +27,13 @@ constexpr int64_t kNextWeights = 1088;
 using DigestFunction = void (*)(const uint32_t* weights, const char* words, int64_t count, Ahead* ahead,
                                 uint64_t* sums);
 
+// Adds products to a strip, a matrix of kStripColumns columns in row-major order: c(i, j) += a(i, k) b(k, j),
+// each by one fma after the other, from the first of the terms k to the last. b is a strip of `num_terms`
+// rows, and a(i, k) lies i * row_step + k * term_step further on than a.
+constexpr int64_t kStripColumns = 24;
+using MultiplyFunction = void (*)(const double* a, int64_t row_step, int64_t term_step, const double* b,
+                                  double* c, int64_t num_rows, int64_t num_terms);
+
 struct Functions {
   GenerateFunction generate;
   MatchFunction match;
@@ -35,6 +42,7 @@ struct Functions {
 struct FunctionTable {
   const char* isa;
   DigestFunction digest;
+  MultiplyFunction multiply;
   Functions functions[kNumKinds][kNumDTypes];
 };
 

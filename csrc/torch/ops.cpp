@@ -3,14 +3,19 @@
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 
 #include "core/digest.h"
 #include "cpu/engine.h"
+#include "cpu/float_environment.h"
+#include "cpu/orthogonal.h"
 
 namespace convinit {
 namespace {
+
+using torch::headeronly::ScalarType;
 
 void fill_cpu(const Tensors& tensors, const Tensor& keys, const Ints& kinds, const Floats& params,
               const Ints& box_starts, const Ints& box_strides) {
@@ -72,6 +77,26 @@ Tensor compare_cpu(const Tensors& tensors, const Tensor& keys, const Ints& kinds
   return read_on_cpu(keys, tensors.size(), Difference{0, -1}, tasks, compare);
 }
 
+template <class Real>
+void make_orthogonal_of(const Tensor& matrices, double gain) {
+  const DefaultFloatEnvironment environment;
+  const Matrices<Real> given{static_cast<Real*>(matrices.mutable_data_ptr()), matrices.size(0),
+                             matrices.size(1), matrices.size(2)};
+  make_orthogonal(given, gain, torch::stable::get_num_threads(), run_on_torch_threads);
+}
+
+void make_orthogonal_cpu(const Tensor& matrices, double gain) {
+  const char* const op = "make_orthogonal_";
+  const bool is_single = matrices.scalar_type() == ScalarType::Float;
+  check(is_single || matrices.scalar_type() == ScalarType::Double, op,
+        ": unsupported dtype; accepted are float32 and float64");
+  check(matrices.dim() == 3 && matrices.is_contiguous(), op,
+        ": accepted are contiguous tensors [matrices, rows, columns]");
+  if (matrices.numel() == 0) return;
+  check_memory(op, matrices, matrices.const_data_ptr());
+  is_single ? make_orthogonal_of<float>(matrices, gain) : make_orthogonal_of<double>(matrices, gain);
+}
+
 }  // namespace
 }  // namespace convinit
 
@@ -87,6 +112,7 @@ STABLE_TORCH_LIBRARY(convinit_ext, m) {
   m.def(
       "compare(Tensor[] tensors, Tensor keys, int[] kinds, float[] params, int[] box_starts, "
       "int[] box_strides) -> Tensor");
+  m.def("make_orthogonal_(Tensor(a!) matrices, float gain) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CPU, m) {
@@ -95,4 +121,5 @@ STABLE_TORCH_LIBRARY_IMPL(convinit_ext, CPU, m) {
   m.impl("fill_part_", TORCH_BOX(&convinit::fill_part_cpu));
   m.impl("digest", TORCH_BOX(&convinit::digest_cpu));
   m.impl("compare", TORCH_BOX(&convinit::compare_cpu));
+  m.impl("make_orthogonal_", TORCH_BOX(&convinit::make_orthogonal_cpu));
 }

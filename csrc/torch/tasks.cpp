@@ -65,14 +65,6 @@ Reach reach_of(AtenTensorHandle tensor) {
   return {end * static_cast<Wide>(aoti_torch_dtype_element_size(dtype)), held};
 }
 
-// That all elements of a tensor lie in its storage, which may have been resized.
-void check_memory(const char* op, const Tensor& tensor, const void* data) {
-  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
-  const Reach reach = reach_of(tensor.get());
-  check(reach.needed <= reach.held, op, ": the tensor's storage of ", reach.held,
-        " bytes ends before the tensor does (it was resized)");
-}
-
 // That the indices of a tensor's elements in the logical one can be counted, in units of so many bytes.
 void check_indices(const char* op, const Tensor& tensor, int64_t start, const Ints& index_strides,
                    int64_t unit) {
@@ -207,6 +199,13 @@ bool in_memory(void* tensor) {
   if (numel == 0) return false;
   const Reach reach = reach_of(handle);
   return reach.needed <= reach.held;
+}
+
+void check_memory(const char* op, const Tensor& tensor, const void* data) {
+  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
+  const Reach reach = reach_of(tensor.get());
+  check(reach.needed <= reach.held, op, ": the tensor's storage of ", reach.held,
+        " bytes ends before the tensor does (it was resized)");
 }
 
 std::vector<DeviceTasks> fill_tasks(const FillList& given) {

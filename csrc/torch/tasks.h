@@ -62,6 +62,9 @@ struct DeviceTasks {
   FillTasks tasks;
 };
 
+// Throws unless all elements of a tensor lie in its storage, which may have been resized.
+void check_memory(const char* op, const Tensor& tensor, const void* data);
+
 // One list for each device among the tensors.
 std::vector<DeviceTasks> fill_tasks(const FillList& given);
 

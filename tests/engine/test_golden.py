@@ -18,6 +18,7 @@ import torch
 from filling import DTYPES, Backend, bits, forced_isa
 
 import convinit_ext
+from convinit_ext import Key, init
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden.json"
 SEED, NAME = 42, "layer1.0.conv1.weight"
@@ -42,6 +43,14 @@ LAYER_KEYS = [
     (2**64 - 1, "fc.bias"),
     (-(2**63), "blöcke.0.weight"),
 ]
+ORTHOGONAL = [
+    ((3, 3), "float32", 1),
+    ((200, 150), "float32", 1),
+    ((200, 150), "float64", 1),
+    ((200, 150), "bfloat16", 1),
+    ((150, 200), "float32", 1),
+    ((160, 40), "float32", 4),
+]
 ROWS = list(itertools.product(DISTRIBUTIONS, DTYPES, STARTS))
 
 
@@ -65,6 +74,18 @@ def filled_row(backend: Backend, distribution, dtype, start) -> dict[str, object
     }
 
 
+def orthogonal_row(shape, dtype, blocks) -> dict[str, object]:
+    tensor = torch.empty(shape, dtype=DTYPES[dtype])
+    raw = stored_bits(init.orthogonal_(tensor, 1.5, key=Key(SEED, NAME), blocks=blocks)).ravel()
+    return {
+        "shape": list(shape),
+        "dtype": dtype,
+        "blocks": blocks,
+        "bits": [f"{word:0{2 * raw.itemsize}x}" for word in raw[:NUM_LISTED]],
+        "digest": hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest(),
+    }
+
+
 def layer_key_row(seed: int, name: str) -> dict[str, object]:
     key, stream = convinit_ext.Key(seed=seed, name=name).words
     return {"seed": seed, "name": name, "key": f"{key:016x}", "stream": f"{stream:016x}"}
@@ -78,6 +99,7 @@ def all_rows(backend: Backend) -> dict[str, object]:
         "num_digested": NUM_DIGESTED,
         "layer_keys": [layer_key_row(*each) for each in LAYER_KEYS],
         "fills": [filled_row(backend, *row) for row in ROWS],
+        "orthogonal": [orthogonal_row(*row) for row in ORTHOGONAL],
     }
 
 
@@ -106,6 +128,12 @@ def test_golden_layer_keys(golden):
 )
 def test_golden_values(backend: Backend, golden, number):
     assert filled_row(backend, *ROWS[number]) == golden["fills"][number]
+
+
+@pytest.mark.usefixtures("isa")
+@pytest.mark.parametrize("number", range(len(ORTHOGONAL)), ids=map(str, ORTHOGONAL))
+def test_golden_orthogonal_values(golden, number):
+    assert orthogonal_row(*ORTHOGONAL[number]) == golden["orthogonal"][number]
 
 
 def one_row_a_line(rows: dict[str, object]) -> str:

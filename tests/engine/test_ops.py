@@ -22,6 +22,7 @@ PARAMS = [0.0, 1.0, 0.0, 0.0]
 FILL = torch.ops.convinit_ext.fill_.default
 FILL_ONE = torch.ops.convinit_ext.fill_one_.default
 FILL_PART = torch.ops.convinit_ext.fill_part_.default
+MAKE_ORTHOGONAL = torch.ops.convinit_ext.make_orthogonal_.default
 
 
 def filled(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -40,6 +41,8 @@ def test_opcheck(requires_grad: bool) -> None:
     with torch.no_grad():
         torch.library.opcheck(FILL_ONE, (tensor, KEYS, 2, *PARAMS), test_utils=tests)
         torch.library.opcheck(FILL_PART, (tensor, KEYS, 2, *PARAMS, 3, [20, 2]), test_utils=tests)
+        matrices = torch.randn(2, 3, 4).requires_grad_(requires_grad)
+        torch.library.opcheck(MAKE_ORTHOGONAL, (matrices, 2.0), test_utils=tests)
 
 
 def test_versions_and_gradients() -> None:
@@ -324,6 +327,24 @@ def test_malformed_arguments_are_refused() -> None:
         ops.fill_([tensor], KEYS, [Normal()], [None, None])
     with pytest.raises(ValueError, match="2 strides for a tensor of 1 dim"):
         ops.fill_([tensor], KEYS, [Normal()], [ops.Box(0, (1, 1))])
+
+
+def test_what_cannot_be_made_orthogonal_is_refused() -> None:
+    cut, released = torch.zeros(2, 3, 4), torch.zeros(1, 2, 3)
+    cut.untyped_storage().resize_(23 * 4)
+    released.untyped_storage().resize_(0)
+    for matrices, said in (
+        (torch.zeros(2, 3, 4, dtype=torch.bfloat16), "accepted are float32 and float64"),
+        (torch.zeros(3, 4), r"contiguous tensors \[matrices, rows, columns\]"),
+        (torch.zeros(2, 4, 3).mT, r"contiguous tensors \[matrices, rows, columns\]"),
+        (torch.zeros(1, 1, 1).expand(5, 3, 4), r"contiguous tensors \[matrices, rows, columns\]"),
+        (cut, "storage of 92 bytes ends before the tensor does"),
+        (released, "holds no memory"),
+    ):
+        with pytest.raises(RuntimeError, match=said):
+            MAKE_ORTHOGONAL(matrices, 1.0)
+    for shape in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
+        MAKE_ORTHOGONAL(torch.zeros(shape), 1.0)
 
 
 MEMORY_SCRIPT = """

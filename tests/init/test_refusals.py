@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import time
 import warnings
 
@@ -91,12 +92,11 @@ def test_tensors_that_cannot_be_written_draw_nothing(function, size):
 
 
 @pytest.mark.usefixtures("untouched_generator")
-@pytest.mark.parametrize("gain", ["a", None, 2j])
+@pytest.mark.parametrize("gain", ["a", "0.5", None, 2j, [1.0]])
 @pytest.mark.parametrize("function", [init.orthogonal_, init.delta_orthogonal_])
 def test_a_gain_that_is_no_number_draws_nothing(function, gain):
     tensor = torch.zeros(4, 4, 1)
-    said = "result type ComplexFloat" if gain == 2j else f"gain must be a number, not {gain!r}"
-    with pytest.raises((TypeError, RuntimeError), match=said):
+    with pytest.raises(TypeError, match=re.escape(f"gain must be a number, not {gain!r}")):
         function(tensor, gain)
     assert not tensor.any()
 
@@ -287,10 +287,9 @@ def test_spectral_norm_in_float8(normed):
     )
 
 
-@pytest.mark.parametrize("values", [torch.eye(3).to_sparse(), torch.eye(3) * 1j], ids=["sparse", "complex"])
-def test_presets_are_dense_and_real(values):
-    with pytest.raises(TypeError, match="Preset needs a dense tensor of real numbers"):
-        Preset(values)
+def test_presets_are_dense():
+    with pytest.raises(TypeError, match=r"^Preset needs a dense tensor$"):
+        Preset(torch.eye(3).to_sparse())
 
 
 def test_names_may_be_a_function_that_knows_the_parameters_alone():
@@ -407,8 +406,10 @@ def test_fake_tensors_outside_their_mode():
 def test_a_function_that_returns_no_preset_is_named_with_its_parameter(values):
     error = ValueError if values.is_meta else TypeError
     rules = [Rule(lambda target: values, name="0.weight", label="mine"), *TORCH]
-    said = "its tensor is on the meta device" if values.is_meta else "Preset needs a "
-    said = rf"parameter '0\.weight', mine: {said}"
+    said = (
+        "its tensor is on the meta device" if values.is_meta else "Preset needs a |the preset's values are c"
+    )
+    said = rf"parameter '0\.weight', (mine|preset): ({said})"
     assert_refused(nn.Sequential(nn.Linear(3, 3)), error, said, recipe=rules)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 
 import pytest
@@ -161,7 +162,8 @@ class Lookup(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "method", ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index"]
+    "method",
+    ["init_non_persistent_buffers", "_init_buffers", "define_relative_position_index", "_init_self_buffers"],
 )
 def test_methods_that_make_buffers_are_asked(method):
     kind = type("Named", (Lookup,), {})
@@ -247,7 +249,7 @@ def test_buffers_that_a_state_dict_has_are_not_overwritten_and_named_after_to_em
     init_model_(trained, 3)
     assert trained.inner.table.eq(7).all() and trained.inner.noise.eq(0).all()
     empty = on_meta(persistent=True).to_empty(device="cpu")
-    empty.inner.table.fill_(7.0)
+    empty.inner.table = torch.full((4,), 7.0)  # new memory, of which nobody knows what it holds
     empty.register_buffer("scale", torch.ones(2), persistent=False)
     with pytest.warns(UserWarning, match=r"to_empty.*: scale, inner\.table, inner\.noise; "):
         init_model_(empty, 3)
@@ -255,6 +257,20 @@ def test_buffers_that_a_state_dict_has_are_not_overwritten_and_named_after_to_em
     init_model_(empty, 3)  # its parameters are written now: without a warning
     empty = on_meta(persistent=True).to_empty(device="cpu")
     init_model_(empty, only="*.weight")
+    empty = on_meta(persistent=True).to_empty(device="cpu")
+    empty.inner.table.fill_(7.0)
+    with pytest.warns(UserWarning, match=r"to_empty.*: inner\.noise; "):
+        init_model_(empty, 3)
+
+
+def test_buffers_of_a_deep_copy_hold_what_they_should():
+    model = Outer(persistent=True)
+    model.register_buffer("scale", torch.full((2,), 5.0), persistent=False)
+    model.inner.table.mul_(2)
+    copied = copy.deepcopy(model)
+    assert not copied.inner.linear.weight._version  # as after to_empty
+    init_model_(copied, 3)  # without a warning
+    assert copied.scale.eq(5).all() and torch.equal(copied.inner.table, model.inner.table)
 
 
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: (x,), lambda x: {"a": x}])
@@ -267,3 +283,23 @@ def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
     assert model[0].weight.is_meta
     init_model_(model, skip="0.positions*")
     assert not model[0].weight.is_meta
+
+
+class DetrFrozenBatchNorm2d(nn.Module):
+    """As in transformers and torchvision: four buffers, no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.full((3,), 7.0))
+
+
+def test_a_frozen_batch_norm_on_the_meta_device_starts_as_batch_norm_does():
+    with torch.device("meta"):
+        model = nn.Sequential(DetrFrozenBatchNorm2d())
+    init_model_(model)
+    for name, value in model[0].named_buffers():
+        assert torch.equal(value, torch.full((3,), float(name in ("weight", "running_var")))), name
+    here = DetrFrozenBatchNorm2d()
+    init_model_(here)
+    assert all(value.eq(7).all() for value in here.buffers())  # it may have been loaded

@@ -10,7 +10,7 @@ import torch
 from planning import make_plan
 from torch import nn
 
-from convinit_ext import Constant, Normal, init_model_
+from convinit_ext import Constant, Normal, Uniform, init_model_
 from convinit_ext.recipes import RECIPES, TORCH, Rule, Xavier, as_recipe, gpt
 from convinit_ext.recipes._known import unknown
 
@@ -62,8 +62,14 @@ def test_layer_scales_are_known_by_whole_names():
         "layer_scale_1",
         "layer_scale_parameter",
     ]
-    model = holding("Block", **{name: vector() for name in names})
-    assert fillings(model, "trunc_normal") == dict.fromkeys(names, Constant(1e-6))
+    parameters = {name: vector() for name in names}
+    assert fillings(holding("ConvNeXtBlock", **parameters), "trunc_normal") == dict.fromkeys(
+        names, Constant(1e-6)
+    )
+    block = holding("Block", **parameters)
+    assert unlisted(block, "trunc_normal") == []  # CaiT's start from 1e-5, and nothing says so
+    block.init_values = 1e-5
+    assert fillings(block, "trunc_normal") == dict.fromkeys(names, Constant(1e-5))
 
 
 def test_biases_are_zero_by_default_where_they_are_called_so_or_are_torchs_own():
@@ -319,3 +325,60 @@ def test_the_number_of_layers_of_nested_lists_is_that_of_their_blocks(stages, nu
     found = fillings(nn.ModuleDict({"stages": nn.ModuleList(stages())}), "gpt")
     projections = {value for name, value in found.items() if name.endswith("c_proj.weight")}
     assert projections == {Normal(0.0, 0.02 / math.sqrt(2 * num_layers))}
+
+
+class MuReadout(nn.Linear):
+    """The facts of mup's MuReadout after set_base_shapes, which has multiplied what it drew by `factor`."""
+
+    def __init__(self, factor: float, zero: bool = False) -> None:
+        super().__init__(200, 300)
+        self.readout_zero_init, self._has_rescaled_params, self.factor = zero, True, factor
+
+    def width_mult(self) -> float:
+        return self.factor
+
+
+@pytest.mark.filterwarnings("ignore:recipe 'torch' does")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_mups_readout_keeps_its_scale(recipe):
+    bound = math.sqrt(8 / 200)  # sqrt(width / base width) times that of nn.Linear
+    for zero, means in ((False, Uniform(-bound, bound)), (True, ZERO)):
+        found = fillings(nn.Sequential(nn.Linear(200, 200), MuReadout(8.0, zero)), recipe)
+        assert found["1.weight"] == found["1.bias"] == means != found["0.weight"]
+    plain = MuReadout(8.0)
+    plain._has_rescaled_params = False  # set_base_shapes is still to come
+    assert fillings(plain, recipe)["weight"] == fillings(nn.Linear(200, 300), recipe)["weight"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_of_an_embeddings_adapter_the_first_half_is_zero_and_the_second_is_not(recipe):
+    model = nn.Module()
+    model.lora_embedding_A = nn.ParameterDict({"default": vector(2, 6)})
+    model.lora_embedding_B = nn.ParameterDict({"default": vector(4, 2)})
+    model.base = nn.Embedding(6, 4)
+    found = fillings(model, recipe)
+    assert found["lora_embedding_A.default"] == ZERO and found["lora_embedding_B.default"] == Normal()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_diffusers_tables_of_shifts_and_scales_are_known_by_their_package(recipe):
+    table = holding("WanTransformerBlock", scale_shift_table=vector(1, 6, 64))
+    type(table).__module__ = "diffusers.models.transformers.transformer_wan"
+    assert fillings(table, recipe) == {"scale_shift_table": Normal(0.0, 0.125)}
+    type(table).__module__ = "mine"
+    assert unlisted(table, recipe) == []
+    zero = holding("Krea2Block", scale_shift_table=vector(6, 64))
+    type(zero).__module__ = "diffusers.models.transformers.transformer_krea2"
+    assert unlisted(zero, recipe) == []
+
+
+@pytest.mark.parametrize("tokens", ["cls_token1", "cls_token_0", "dist_token", "cls_tokens"])
+@pytest.mark.parametrize("recipe", ["gpt", "llama"])
+def test_class_tokens_may_be_numbered(recipe, tokens):
+    assert fillings(holding("CoaT", **{tokens: vector(1, 1, 8)}), recipe) == {tokens: Normal(0.0, 0.02)}
+
+
+def test_gpts_number_of_layers_is_that_of_a_dict_of_numbers():
+    model = nn.Module()
+    model.layers = nn.ModuleDict({str(number): nn.ModuleDict({"wo": nn.Linear(4, 4)}) for number in range(8)})
+    assert fillings(model, "gpt")["layers.3.wo.weight"] == Normal(0.0, 0.02 / math.sqrt(16))

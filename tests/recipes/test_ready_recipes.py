@@ -286,7 +286,9 @@ def test_trunc_normal_knows_vision_transformers_and_convnexts():
     model.grn, model.head = holding("GlobalResponseNorm", weight=(8,), bias=(8,)), nn.Linear(8, 2)
     model.ls = holding("LayerScale", gamma=(8,))
     model.ls.init_values = 1e-5
-    model.block = holding("Block", layer_scale_parameter=(8, 1, 1), relative_position_bias_table=(9, 2))
+    model.block = holding(
+        "ConvNextLayer", layer_scale_parameter=(8, 1, 1), relative_position_bias_table=(9, 2)
+    )
     normal = TruncatedNormal(0.0, 0.02, -2.0, 2.0)
     assert fillings(model, "trunc_normal") == {
         **dict.fromkeys(["cls_token", "pos_embed", "dist_token"], normal),

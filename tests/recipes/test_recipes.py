@@ -225,10 +225,15 @@ def test_other_recipes_cover_torch_nn_too(case):
     ids=lambda model: type(model).__name__,
 )
 def test_attention_is_left_to_the_torch_recipe_and_linear_layers_are_not(model, recipe):
+    """But for the fans of what it packs: one projection is [8, 8]."""
     torchs = {row.name: row for row in make_plan(model, recipe="torch").rows}
+    glorot = math.sqrt(3.0) * math.sqrt(2.0 / 16.0)
     for row in make_plan(model, recipe=recipe).rows:
         name = row.name
-        if re.search(r"(^|\.)(in_proj_|out_proj\.|[qkv]_proj_|bias_[kv]$|norm)", name):
+        if name.endswith("in_proj_weight"):
+            assert (row.distribution, row.fans) == (Uniform(-glorot, glorot), (8, 8)), name
+            assert torchs[name].fans == (8, 24)
+        elif re.search(r"(^|\.)(in_proj_|out_proj\.|[qkv]_proj_|bias_[kv]$|norm)", name):
             assert row.distribution == torchs[name].distribution, name
         else:
             linear = model.get_submodule(name.rpartition(".")[0])

@@ -1,7 +1,7 @@
 // Fills everything once under the sanitizers (`make sanitize`): each instruction set, distribution and dtype
 // over odd lengths, starts and strides, into memory that ends where the tensor ends. Checks values against
 // the portable path's, and that what lies between the elements of a tensor is left alone. Then compares the
-// memory with what a fill writes, and takes its digest. Knows nothing of torch.
+// memory with what a fill writes, and takes its digest. Makes matrices orthogonal. Knows nothing of torch.
 #include <algorithm>
 #include <cfenv>
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include "core/prepare.h"
 #include "cpu/engine.h"
 #include "cpu/isa.h"
+#include "cpu/orthogonal.h"
 
 namespace {
 
@@ -215,6 +216,38 @@ void fill_list(const std::vector<Case>& cases, const Distribution& distribution,
   }
 }
 
+struct Shape {
+  int64_t count, rows, columns;
+};
+
+// What becomes of normal values, in memory that ends with the last of them.
+std::vector<double> made_orthogonal(const Shape& shape, const FunctionTable& table, int64_t num_threads) {
+  const int64_t size = shape.count * shape.rows * shape.columns;
+  const std::unique_ptr<double[]> values(new double[size]);
+  const double params[] = {0, 1, 0, 0};
+  kPortableTable.functions[static_cast<int>(Kind::kNormal)][static_cast<int>(DType::kFloat64)].generate(
+      prepare(Kind::kNormal, params), kKey, 0, size, values.get());
+  force_isa(table.isa);
+  make_orthogonal<double>({values.get(), shape.count, shape.rows, shape.columns}, 0.5, num_threads,
+                          run_on_std_threads);
+  return {values.get(), values.get() + size};
+}
+
+void make_orthogonal_and_check(const FunctionTable& table) {
+  const Shape shapes[] = {{1, 1, 1},   {1, 7, 3},  {1, 3, 7},    {1, 25, 49},
+                          {3, 30, 26}, {12, 9, 9}, {1, 150, 130}};
+  for (const Shape& shape : shapes) {
+    const std::vector<double> expected = made_orthogonal(shape, kPortableTable, 1);
+    for (int64_t num_threads = 1; num_threads <= 3; ++num_threads) {
+      if (made_orthogonal(shape, table, num_threads) == expected) continue;
+      std::printf("%s: %lld orthogonal matrices of %lld x %lld: wrong values\n", table.isa,
+                  static_cast<long long>(shape.count), static_cast<long long>(shape.rows),
+                  static_cast<long long>(shape.columns));
+      std::exit(1);
+    }
+  }
+}
+
 }  // namespace
 
 // The instruction sets that the arguments name, or else all.
@@ -225,6 +258,7 @@ int main(int num_arguments, char** arguments) {
   int64_t fills = 0;
   for (const FunctionTable* table : available_tables()) {
     if (!chosen.empty() && std::count(chosen.begin(), chosen.end(), table->isa) == 0) continue;
+    make_orthogonal_and_check(*table);
     force_isa(table->isa);
     for (int dtype = 0; dtype < kNumDTypes; ++dtype) {
       for (const Distribution& distribution : distributions) {

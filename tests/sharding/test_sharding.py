@@ -26,6 +26,15 @@ RANDOM = {
     "xavier_normal": (lambda w, **more: init.xavier_normal_(w, groups=3, **more), [(6, 3, 3, 3)]),
     "kaiming_uniform": (lambda w, **more: init.kaiming_uniform_(w, **more), [(7, 5), (6, 3, 3, 3)]),
     "kaiming_normal": (lambda w, **more: init.kaiming_normal_(w, mode="fan_out", **more), [(7, 5)]),
+    "kaiming_blocks": (lambda w, **more: init.kaiming_normal_(w, mode="fan_out", blocks=3, **more), [(6, 5)]),
+    "xavier_axes": (
+        lambda w, **more: init.xavier_uniform_(w, batch_axis=0, in_axis=1, out_axis=2, **more),
+        [(3, 7, 5)],
+    ),
+    "trunc_normal_cut": (
+        lambda w, **more: init.trunc_normal_(w, 0.3, 2.0, cut=1.5, corrected=True, **more),
+        [(7, 5)],
+    ),
     "variance_scaling": (
         lambda w, **more: init.variance_scaling_(w, 2.0, "fan_avg", "truncated_normal", **more),
         [(7, 5)],
@@ -33,6 +42,10 @@ RANDOM = {
     "lecun_normal": (lambda w, **more: init.lecun_normal_(w, **more), [(7, 5)]),
     "lecun_uniform": (lambda w, **more: init.lecun_uniform_(w, **more), [(7, 5)]),
     "orthogonal": (lambda w, **more: init.orthogonal_(w, 2.0, **more), [(7, 5), (3, 2, 5)]),
+    "orthogonal_blocks": (
+        lambda w, **more: init.orthogonal_(w, blocks=3, **more),
+        [(9, 2), (6, 2, 3)],
+    ),
     "delta_orthogonal": (lambda w, **more: init.delta_orthogonal_(w, **more), [(7, 5, 3), (6, 3, 2, 3)]),
     "sparse": (lambda w, **more: init.sparse_(w, 0.4, **more), [(7, 5), (13, 2)]),
 }

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import ClassVar, Protocol
 
-_INF = math.inf
+from convinit_ext.distributions._fans import FAN_MODES as FAN_MODES
+from convinit_ext.distributions._fans import PYTORCH as PYTORCH
+from convinit_ext.distributions._fans import Axes as Axes
+from convinit_ext.distributions._fans import Axis as Axis
+from convinit_ext.distributions._fans import as_axes as as_axes
+from convinit_ext.distributions._fans import as_blocks as as_blocks
+from convinit_ext.distributions._fans import calculate_gain as calculate_gain
+from convinit_ext.distributions._fans import fan_of as fan_of
+from convinit_ext.distributions._fans import fans as fans
 
-# Standard deviation of N(0, 1) conditioned on [-2, 2]; the digits of jax.nn.initializers and TensorFlow.
-TRUNCATED_STD = 0.87962566103423978
+_INF = math.inf
+_BOUNDS = -2.0, 2.0  # of trunc_normal_, where none are given
 
 FORMS = ("normal", "uniform", "truncated_normal")
-FAN_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
-
-_GAINS: dict[str, float] = {
-    "linear": 1,
-    "conv1d": 1,
-    "conv2d": 1,
-    "conv3d": 1,
-    "conv_transpose1d": 1,
-    "conv_transpose2d": 1,
-    "conv_transpose3d": 1,
-    "sigmoid": 1,
-    "tanh": 5.0 / 3,
-    "relu": math.sqrt(2.0),
-    "selu": 3.0 / 4,
-}
 
 
 class ParameterError(ValueError, RuntimeError):
@@ -132,113 +125,78 @@ class Normal:
 
 @dataclass(frozen=True, slots=True)
 class TruncatedNormal:
-    """Normal of the given mean and standard deviation (before truncation), conditioned on lying in [a, b]."""
+    """Normal of the given mean and standard deviation (before truncation), conditioned on lying in [a, b].
+
+    Args:
+        mean: of the normal before truncation.
+        std: of the normal before truncation.
+        a: smallest value.
+        b: largest value.
+        cut: instead of a and b: they are mean - cut * std and mean + cut * std.
+        corrected: with cut, whether the std that is given is that of the values, after truncation. The field
+            `std` is the wider one before, as is the std that `cut` counts in.
+
+    >>> TruncatedNormal(std=0.5, cut=2.0)
+    TruncatedNormal(mean=0.0, std=0.5, a=-1.0, b=1.0)
+    """
 
     kind: ClassVar[int] = 3
     mean: float = 0.0
     std: float = 1.0
-    a: float = -2.0
-    b: float = 2.0
+    a: float = _BOUNDS[0]
+    b: float = _BOUNDS[1]
+    cut: InitVar[float | None] = field(default=None, kw_only=True)
+    corrected: InitVar[bool] = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, cut: float | None, corrected: bool) -> None:
         if not type(self.mean) is type(self.std) is type(self.a) is type(self.b) is float:
             _make_floats(self, "mean", "std", "a", "b")
         if not (0.0 <= self.std < _INF and -_INF < self.mean < _INF):
             _refuse_normal(self.mean, self.std)
+        if cut is not None or corrected:
+            self._cut(cut, corrected)
         if not (self.a <= self.b and self.a < _INF and self.b > -_INF):
             raise ParameterError(
                 "trunc_normal_ expects a <= b, where a may be -inf and b may be inf, "
                 f"but found a={self.a} and b={self.b}"
             )
 
+    def _cut(self, cut: float | None, corrected: bool) -> None:
+        """Set the bounds, and if corrected the std, by a number of standard deviations."""
+        if not isinstance(corrected, bool):
+            raise TypeError(f"corrected must be True or False, not {corrected!r}")
+        if cut is None:
+            raise ParameterError("corrected=True needs cut=, bounds in standard deviations: cut=2.0")
+        if (self.a, self.b) != _BOUNDS:
+            raise ParameterError(
+                "cut= and a=, b= each say where the values end: pass cut=, in standard deviations, or a= and "
+                f"b=, but found cut={cut}, a={self.a} and b={self.b}"
+            )
+        cut = _as_float(cut)
+        if not 0.0 < cut < _INF:
+            raise ParameterError(f"cut must be greater than 0 and finite, but found cut={cut}")
+        std = self.std / truncated_std(cut) if corrected else self.std
+        for name, value in (("std", std), ("a", self.mean - cut * std), ("b", self.mean + cut * std)):
+            object.__setattr__(self, name, value)
+
     @property
     def params(self) -> tuple[float, float, float, float]:
         return self.mean, self.std, self.a, self.b
+
+    @property
+    def cuts_nothing(self) -> bool:
+        """Whether both bounds are more than 6 standard deviations away: 2 of 10**9 values are beyond.
+
+        >>> TruncatedNormal(std=0.02).cuts_nothing, TruncatedNormal(std=0.02, cut=2.0).cuts_nothing
+        (True, False)
+        """
+        return 0.0 < 6 * self.std < min(self.mean - self.a, self.b - self.mean)
 
 
 def _refuse_normal(mean: float, std: float) -> None:
     if not 0.0 <= std < _INF:
         raise ParameterError(f"normal expects std >= 0.0 and finite, but found std {std}")
     raise ParameterError(f"normal expects a finite mean, but found mean {mean}")
-
-
-def fans(shape: Sequence[int], *, groups: int = 1, transposed: bool = False) -> tuple[int, int]:
-    """How many inputs feed one output, and how many outputs one input feeds: (fan_in, fan_out).
-
-    Args:
-        shape: a weight's shape, [out, in / groups, *kernel], or if transposed [in, out / groups, *kernel].
-        groups: of the convolution. PyTorch's own fan_out ignores it (its groups is always 1).
-        transposed: whether the weight is that of a ConvTranspose. PyTorch's own fans ignore it.
-
-    Raises:
-        ValueError: fewer than 2 dimensions, or groups does not divide the first.
-
-    Source: torch.nn.init._calculate_fan_in_and_fan_out.
-
-    >>> fans((64, 16, 3, 3)), fans((64, 16, 3, 3), groups=4)
-    ((144, 576), (144, 144))
-    """
-    if len(shape) < 2:
-        raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
-    first, second, *kernel = shape
-    if groups != 1:
-        if groups < 1 or first % groups:
-            raise ValueError(f"dim 0 must be divisible by groups, but found {first} and groups={groups}")
-        first //= groups
-    receptive_field = 1
-    for size in kernel:
-        receptive_field *= size
-    fan_in, fan_out = second * receptive_field, first * receptive_field
-    return (fan_out, fan_in) if transposed else (fan_in, fan_out)
-
-
-def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
-    """The fan that variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
-
-    Raises:
-        ValueError: another mode.
-
-    >>> [fan_of(mode, 2, 8) for mode in FAN_MODES]
-    [2, 8, 5.0, 4.0]
-    """
-    if mode == "fan_in":
-        return fan_in
-    if mode == "fan_out":
-        return fan_out
-    if mode == "fan_avg":
-        return (fan_in + fan_out) / 2
-    if mode == "fan_geo_avg":
-        return math.sqrt(fan_in * fan_out)
-    raise ValueError(f"Mode {mode} not supported, please use one of {list(FAN_MODES)}")
-
-
-def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor that keeps the scale of activations through a nonlinearity.
-
-    Args:
-        nonlinearity: name of a function of torch.nn.functional.
-        param: negative slope of leaky_relu (default 0.01); the others take none.
-
-    Raises:
-        ValueError: a name that is not listed, a slope that is not a number.
-
-    Source: torch.nn.init.calculate_gain.
-
-    >>> calculate_gain("leaky_relu", 0.0) == calculate_gain("relu") == 2**0.5
-    True
-    """
-    if nonlinearity == "leaky_relu":
-        if param is None:
-            param = 0.01
-        elif isinstance(param, bool) or not isinstance(param, (int, float)):
-            raise ValueError(f"negative_slope {param} not a valid number")
-        return math.sqrt(2.0 / (1 + param**2))
-    gain = _GAINS.get(nonlinearity) if isinstance(nonlinearity, str) else None
-    if gain is None:
-        raise ValueError(
-            f"Unsupported nonlinearity {nonlinearity}, please use one of {['leaky_relu', *_GAINS]}"
-        )
-    return gain
 
 
 def kaiming_std(fan: float, gain: float) -> float:
@@ -256,6 +214,26 @@ def variance_scaling_std(scale: float, fan: float) -> float:
     if not 0.0 <= scale < _INF:
         raise ParameterError(f"variance scaling expects scale >= 0.0 and finite, but found scale {scale}")
     return math.sqrt(scale / fan)
+
+
+def truncated_std(cut: float) -> float:
+    """The standard deviation of N(0, 1) conditioned on [-cut, cut].
+
+    It is sqrt(T / (1 + T)), T = cut^2 / 3 + cut^4 / (3 * 5) + ...: sums of positive numbers, and neither exp
+    nor erf, whose last bits are the C library's.
+
+    >>> truncated_std(2.0) == 0.87962566103423978  # the digits of jax.nn.initializers and TensorFlow
+    True
+    """
+    total, term, odd = 0.0, 1.0, 1.0
+    while total + term != total:
+        odd += 2.0
+        term *= cut * cut / odd
+        total += term
+    return math.sqrt(1.0 / (1.0 / total + 1.0))
+
+
+_STD_CUT_AT_2 = truncated_std(2.0)
 
 
 def zero_mean(std: float, form: str) -> Distribution:
@@ -278,38 +256,47 @@ def zero_mean(std: float, form: str) -> Distribution:
         bound = math.sqrt(3.0) * std
         return Uniform(-bound, bound)
     if form == "truncated_normal":
-        wider = std / TRUNCATED_STD
+        wider = std / _STD_CUT_AT_2
         return TruncatedNormal(0.0, wider, -2 * wider, 2 * wider)
     raise ValueError(f"Distribution {form} not supported, please use one of {list(FORMS)}")
 
 
-def kaiming_fan(shape: Sequence[int], mode: str, groups: int = 1) -> int:
+def kaiming_fan(shape: Sequence[int], mode: str, groups: int = 1, axes: Axes = PYTORCH) -> int:
     """The fan of one of the two modes that torch.nn.init.kaiming_normal_ has, in any case."""
     lower = mode.lower()
     if lower not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {lower} not supported, please use one of ['fan_in', 'fan_out']")
-    fan_in, fan_out = fans(shape, groups=groups)
+    fan_in, fan_out = fans(shape, groups=groups, **axes._asdict())
     return fan_in if lower == "fan_in" else fan_out
 
 
 def kaiming(
-    shape: Sequence[int], a: float, mode: str, nonlinearity: str, form: str, groups: int = 1
+    shape: Sequence[int],
+    a: float,
+    mode: str,
+    nonlinearity: str,
+    form: str,
+    groups: int = 1,
+    axes: Axes = PYTORCH,
 ) -> Distribution:
     """What torch.nn.init.kaiming_normal_ or kaiming_uniform_ fills a weight of this shape with.
 
     >>> kaiming((64, 50), 0, "fan_in", "relu", "normal")
     Normal(mean=0.0, std=0.2)
     """
-    return zero_mean(kaiming_std(kaiming_fan(shape, mode, groups), calculate_gain(nonlinearity, a)), form)
+    fan = kaiming_fan(shape, mode, groups, axes)
+    return zero_mean(kaiming_std(fan, calculate_gain(nonlinearity, a)), form)
 
 
-def xavier(shape: Sequence[int], gain: float, form: str, groups: int = 1) -> Distribution:
+def xavier(
+    shape: Sequence[int], gain: float, form: str, groups: int = 1, axes: Axes = PYTORCH
+) -> Distribution:
     """What torch.nn.init.xavier_normal_ or xavier_uniform_ fills a weight of this shape with.
 
     >>> xavier((20, 30), 1.0, "normal")
     Normal(mean=0.0, std=0.2)
     """
-    return zero_mean(xavier_std(*fans(shape, groups=groups), gain), form)
+    return zero_mean(xavier_std(*fans(shape, groups=groups, **axes._asdict()), gain), form)
 
 
 def variance_scaling(scale: float, mode: str, distribution: str, fan_in: int, fan_out: int) -> Distribution:

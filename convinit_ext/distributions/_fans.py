@@ -1,0 +1,220 @@
+"""Fans, gains: how many inputs feed one output of a weight, and what a nonlinearity does. Numbers only."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+FAN_MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
+
+_GAINS: dict[str, float] = {
+    "linear": 1,
+    "conv1d": 1,
+    "conv2d": 1,
+    "conv3d": 1,
+    "conv_transpose1d": 1,
+    "conv_transpose2d": 1,
+    "conv_transpose3d": 1,
+    "sigmoid": 1,
+    "tanh": 5.0 / 3,
+    "relu": math.sqrt(2.0),
+    "selu": 3.0 / 4,
+}
+
+Axis: TypeAlias = int | Sequence[int]
+
+
+class Axes(NamedTuple):
+    """Which axes of a weight are what, as `fans` takes them; the default is [out, in, *kernel]."""
+
+    in_axis: Axis | None = None
+    out_axis: Axis | None = None
+    batch_axis: Axis = ()
+    blocks: int = 1
+
+
+PYTORCH = Axes()
+
+
+def fans(
+    shape: Sequence[int],
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
+    batch_axis: Axis = (),
+    blocks: int = 1,
+) -> tuple[int, int]:
+    """How many inputs feed one output, and how many outputs one input feeds: (fan_in, fan_out).
+
+    The axes that are neither in, out nor batch are a kernel's: both fans are multiplied by their sizes.
+
+    Args:
+        shape: a weight's shape, [out, in / groups, *kernel], or if transposed [in, out / groups, *kernel].
+        groups: of the convolution. PyTorch's own fan_out ignores it (its groups is always 1).
+        transposed: whether the weight is that of a ConvTranspose. PyTorch's own fans ignore it.
+        in_axis: the axis of the inputs, or a tuple of them. None is the first that is left, after out_axis.
+        out_axis: the axis of the outputs, or a tuple of them. None is the first that is left.
+        batch_axis: the axis of weights that do not meet, as of experts, or a tuple of them.
+        blocks: how many matrices are on top of each other in dim 0 (if transposed next to each other in
+            dim 1), each with fans of its own.
+
+    Raises:
+        ValueError: fewer than 2 dimensions, unless both axes are given; groups or blocks that do not divide
+            the first; an axis that is not there, is twice, or is missing; groups or transposed with axes;
+            groups with blocks; blocks of a dim 0 that is not in out_axis.
+        TypeError: an axis or blocks that is no integer.
+
+    Source: torch.nn.init._calculate_fan_in_and_fan_out; jax.nn.initializers.variance_scaling for the axes.
+
+    >>> fans((64, 16, 3, 3)), fans((64, 16, 3, 3), groups=4)
+    ((144, 576), (144, 144))
+    >>> fans((8, 64, 16), batch_axis=0, in_axis=1), fans((3 * 64, 64), blocks=3)
+    ((64, 16), (64, 64))
+    """
+    if len(shape) < 2 and (in_axis is None or out_axis is None):
+        raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
+    if not (in_axis is None and out_axis is None and batch_axis == () and blocks == 1):
+        axes = Axes(in_axis, out_axis, batch_axis, blocks)
+        if groups != 1 or (transposed and axes[:3] != PYTORCH[:3]):
+            what = f"groups={groups}" if groups != 1 else "a transposed convolution"
+            raise ValueError(
+                f"{what} says what the axes of a weight are, as in_axis=, out_axis=, batch_axis= and blocks= "
+                "do; accepted is the one or the others"
+            )
+        return _fans_of_axes((shape[1], shape[0], *shape[2:]) if transposed else shape, axes)
+    first, second, *kernel = shape
+    if groups != 1:
+        if groups < 1 or first % groups:
+            raise ValueError(f"dim 0 must be divisible by groups, but found {first} and groups={groups}")
+        first //= groups
+    receptive_field = 1
+    for size in kernel:
+        receptive_field *= size
+    fan_in, fan_out = second * receptive_field, first * receptive_field
+    return (fan_out, fan_in) if transposed else (fan_in, fan_out)
+
+
+def _fans_of_axes(shape: Sequence[int], axes: Axes) -> tuple[int, int]:
+    roles: dict[int, str] = {}  # by axis; a kernel's have none
+    for role in ("batch_axis", "in_axis", "out_axis"):
+        for axis in as_axes(getattr(axes, role), role):
+            if not -len(shape) <= axis < len(shape):
+                raise ValueError(
+                    f"{role} has {axis}, and shape {list(shape)} only axes {-len(shape)} to {len(shape) - 1}"
+                )
+            axis %= len(shape)
+            if axis in roles:
+                where = f"twice in {role}" if roles[axis] == role else f"in both {roles[axis]} and {role}"
+                raise ValueError(f"axis {axis} is {where}; accepted is each axis once")
+            roles[axis] = role
+    left = [axis for axis in range(len(shape)) if axis not in roles]
+    for role in ("out_axis", "in_axis"):
+        if getattr(axes, role) is None:
+            if not left:
+                raise ValueError(
+                    f"no axis of shape {list(shape)} is left for {role}; () says that it has none"
+                )
+            roles[left.pop(0)] = role
+    sizes = [_size_of_block(shape[0], as_blocks(axes.blocks), roles.get(0)), *shape[1:]]
+    fan_in = fan_out = 1
+    for axis, size in enumerate(sizes):
+        fan_in *= size if roles.get(axis, "in_axis") == "in_axis" else 1
+        fan_out *= size if roles.get(axis, "out_axis") == "out_axis" else 1
+    return fan_in, fan_out
+
+
+def _size_of_block(size: int, blocks: int, role: str | None) -> int:
+    if blocks == 1:
+        return size
+    if role != "out_axis":
+        raise ValueError(
+            f"blocks={blocks} says that dim 0 is so many matrices on top of each other, for which it must be "
+            f"in out_axis, and it is {'in ' + role if role else 'of the kernel'}"
+        )
+    if size % blocks:
+        raise ValueError(f"the outputs must be divisible by blocks, but found {size} and blocks={blocks}")
+    return size // blocks
+
+
+def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
+    """Return one axis, several or none as a tuple.
+
+    Raises:
+        TypeError: neither an integer nor a tuple or list of integers.
+
+    >>> as_axes(-1, "in_axis"), as_axes([0, 2], "in_axis")
+    ((-1,), (0, 2))
+    """
+    axes = () if given is None else given if isinstance(given, list | tuple) else (given,)
+    try:
+        return tuple(map(operator.index, axes))
+    except TypeError:
+        raise TypeError(f"{what} must be an int or a tuple of ints, not {given!r}") from None
+
+
+def as_blocks(given: int) -> int:
+    """Return the number of blocks after checking that it is one.
+
+    Raises:
+        TypeError, ValueError: no integer; less than 1.
+    """
+    try:
+        blocks = operator.index(given)
+    except TypeError:
+        raise TypeError(f"blocks must be an int, not {given!r}") from None
+    if blocks < 1:
+        raise ValueError(f"blocks must be 1 or more, but found {blocks}")
+    return blocks
+
+
+def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
+    """The fan that variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
+
+    Raises:
+        ValueError: another mode.
+
+    >>> [fan_of(mode, 2, 8) for mode in FAN_MODES]
+    [2, 8, 5.0, 4.0]
+    """
+    if mode == "fan_in":
+        return fan_in
+    if mode == "fan_out":
+        return fan_out
+    if mode == "fan_avg":
+        return (fan_in + fan_out) / 2
+    if mode == "fan_geo_avg":
+        return math.sqrt(fan_in * fan_out)
+    raise ValueError(f"Mode {mode} not supported, please use one of {list(FAN_MODES)}")
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The factor that keeps the scale of activations through a nonlinearity.
+
+    Args:
+        nonlinearity: name of a function of torch.nn.functional.
+        param: negative slope of leaky_relu (default 0.01); the others take none.
+
+    Raises:
+        ValueError: a name that is not listed, a slope that is not a number.
+
+    Source: torch.nn.init.calculate_gain.
+
+    >>> calculate_gain("leaky_relu", 0.0) == calculate_gain("relu") == 2**0.5
+    True
+    """
+    if nonlinearity == "leaky_relu":
+        if param is None:
+            param = 0.01
+        elif isinstance(param, bool) or not isinstance(param, (int, float)):
+            raise ValueError(f"negative_slope {param} not a valid number")
+        return math.sqrt(2.0 / (1 + param**2))
+    gain = _GAINS.get(nonlinearity) if isinstance(nonlinearity, str) else None
+    if gain is None:
+        raise ValueError(
+            f"Unsupported nonlinearity {nonlinearity}, please use one of {['leaky_relu', *_GAINS]}"
+        )
+    return gain

@@ -1,0 +1,223 @@
+"""What a model's own init code makes of one parameter, asked on a copy so that the model stays as it is.
+
+transformers' models have `_init_weights(module)`, timm's modules and many others `reset_parameters()` or
+`init_weights()`, torchtitan's a dict `_param_init`. Then comes what a constructor makes. No other package is
+imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack as _dispatch_modes
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
+from convinit_ext.recipes._constructor import constructed
+from convinit_ext.recipes._derived import Preset, Redrawn, drawing
+from convinit_ext.recipes._known import OWN_BIAS
+from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._target import Target
+
+_MOST = 1 << 24  # elements that are made to look at their values
+_SMALL = 1 << 16  # elements of another parameter of the module
+_METHODS = ("reset_parameters", "init_weights")  # of the module itself, without arguments
+
+_Code = Callable[[Any, Any], object]
+
+
+def shown_copy(module: nn.Module) -> nn.Module:
+    """Return a copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
+    shown = object.__new__(type(module))
+    shown.__dict__.update(module.__dict__)
+    shown._parameters = {
+        leaf: None if each is None else nn.Parameter(_like(each, "meta"), each.requires_grad)
+        for leaf, each in module._parameters.items()
+    }
+    shown._buffers = {
+        leaf: None if each is None else _like(each, "cpu") for leaf, each in module._buffers.items()
+    }
+    shown._modules = {
+        leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()
+    }
+    return shown
+
+
+def _like(tensor: Tensor, device: str, dtype: torch.dtype | None = None) -> Tensor:
+    return torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device=device)
+
+
+def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
+    """Return what the model's own code starts a parameter from; None where it says nothing.
+
+    That is a distribution where the code ends with an in-place function of torch's, the values where it
+    computes the same ones twice, and otherwise how to draw them again. What fails says nothing: it is foreign
+    code. Where it says nothing, the model's constructor is asked.
+    """
+    if target.plain is not None or _dispatch_modes():
+        return None
+    for code in _codes(target):
+        try:
+            found = _asked(target, code)
+        except Exception:
+            continue
+        if found is not None:
+            return found
+    made = constructed(target.module, target.parents)
+    held = None if made is None else made._parameters.get(target.parameter)
+    if held is None or held.is_meta or held.shape != target.tensor.shape:
+        return None
+    values = held.detach()
+    is_constant = values.numel() and values.eq(values.flatten()[0]).all()
+    return Constant(float(values.flatten()[0])) if is_constant else Preset(values)
+
+
+def computed_table(target: Target) -> Preset | None:
+    """Return a parameter's values if the model's own code computes them; None of drawn and constant ones.
+
+    Nothing is drawn to find out, however large the parameter.
+    """
+    if target.plain is not None or _dispatch_modes():
+        return None
+    for code in _codes(target):
+        try:
+            with drawing():
+                writes, _ = _written(target, code, "meta")
+            found = _values(target, code) if writes and writes[-1] is None else None
+        except Exception:
+            continue
+        if isinstance(found, Preset):
+            return found
+    return None
+
+
+def _codes(target: Target) -> Iterator[_Code]:
+    """Yield the ways to ask: functions of a copy of the module, and of one of the module around it."""
+    module, leaf = target.module, target.parameter
+    table = module.__dict__.get("_param_init")
+    if isinstance(table, dict) and leaf in table:
+        yield lambda shown, _: table[leaf](shown._parameters[leaf])
+    around = (module, *reversed(target.parents))
+    model: Any = next((each for each in around if callable(getattr(each, "_init_weights", None))), None)
+
+    def by_model(shown: nn.Module, parent: nn.Module | None) -> None:
+        model._init_weights(shown)
+        if parent is not None and model is not module:  # Whisper's encoder writes its embed_positions
+            model._init_weights(parent)
+
+    if model is not None:
+        yield by_model
+    for name in _METHODS:
+        function = getattr(type(module), name, None)  # torch.nn's own do not know what a derived type adds
+        if callable(function) and not function.__module__.startswith("torch."):
+            yield lambda shown, _, name=name: getattr(shown, name)()  # type: ignore[misc]
+
+
+def _asked(target: Target, code: _Code) -> Distribution | Preset | Redrawn | None:
+    with drawing():
+        for device in ("meta", "cpu"):  # on the meta device it costs nothing, and trunc_normal_ does nothing
+            if device == "cpu" and target.tensor.numel() > _MOST:
+                return None
+            writes, _ = _written(target, code, device)
+            if writes and writes[-1] is not None:
+                return writes[-1]
+    return _values(target, code) if writes else None
+
+
+def _values(target: Target, code: _Code) -> Preset | Redrawn | None:
+    """Return what code computes, or how to draw it again if it does not compute the same twice."""
+    if target.tensor.numel() > _MOST:
+        return None
+    with drawing():
+        (_, first), (_, second) = (_written(target, code, "cpu") for _ in range(2))
+    if first.shape != target.tensor.shape or not first.isfinite().all():  # NaN is what nothing is written to
+        return None
+    if torch.equal(first, second):
+        return Preset(first)
+    return Redrawn(type(target.module).__qualname__, lambda: _written(target, code, "cpu")[1])
+
+
+def _written(target: Target, code: _Code, device: str) -> tuple[list[Distribution | None], Tensor]:
+    """Return what code writes into a parameter of a copy, call by call, and what is there then.
+
+    Each is the distribution of the whole parameter, None where it is none or of a part only.
+    """
+    leaf, given = target.parameter, target.tensor
+    shown, parent = _shown_pair(target)
+    is_narrow = given.is_floating_point() and given.itemsize < 4  # a narrower model is the rounding of it
+    memory = _like(given, device, torch.float32 if is_narrow else None)
+    if device == "cpu":
+        _make_small_ones(shown)
+        memory.fill_(torch.nan if memory.is_floating_point() else 0)
+    shown._parameters[leaf] = parameter = nn.Parameter(memory, given.requires_grad)
+    with _Watching(memory) as watching:
+        code(shown, parent)
+    left = shown._parameters[leaf]
+    if left is not parameter and left is not None:  # another tensor in its place
+        return [None], left.detach()
+    return watching.writes, memory
+
+
+def _make_small_ones(shown: nn.Module) -> None:
+    """Put a copy's small parameters on the CPU: code may ask one for its device, and make tensors there."""
+    for leaf, each in shown._parameters.items():
+        if each is not None and each.numel() <= _SMALL:
+            shown._parameters[leaf] = nn.Parameter(_like(each, "cpu"), each.requires_grad)
+
+
+def _shown_pair(target: Target) -> tuple[Any, nn.Module | None]:
+    """Return copies of a parameter's module and, which holds it, of the module around it, if any."""
+    parent: Any = target.parents[-1] if target.parents else None
+    for name, each in parent._modules.items() if parent is not None else ():
+        if each is target.module:
+            shown = shown_copy(parent)
+            return shown._modules[name], shown
+    return shown_copy(target.module), None
+
+
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees what is written into one tensor's memory."""
+
+    def __init__(self, memory: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._memory = memory
+        self.writes: list[Distribution | None] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if args and isinstance(args[0], Tensor) and self._is_write(func, args[0]):
+            is_whole = args[0].numel() == self._memory.numel()
+            self.writes.append(_distribution(func, args[1:]) if is_whole else None)
+        return func(*args, **(kwargs or {}))
+
+    def _is_write(self, func: Any, tensor: Tensor) -> bool:
+        alias = func._schema.arguments[0].alias_info
+        if alias is None or not alias.is_write:
+            return False
+        return bool(tensor.untyped_storage()._cdata == self._memory.untyped_storage()._cdata)
+
+
+def _distribution(func: Any, arguments: Any) -> Distribution | None:
+    name = func._schema.name.removeprefix("aten::")
+    numbers = [float(each) for each in arguments if isinstance(each, int | float)]
+    if name == "zero_":
+        return Constant(0.0)
+    if name == "fill_" and len(numbers) == 1:
+        return Constant(numbers[0])
+    if name == "normal_":
+        return Normal(*numbers)
+    return Uniform(*numbers) if name == "uniform_" else None
+
+
+# For what no other rule of a ready-made recipe knows, or what one marks as unknown.
+MODEL_CODE = Rule(
+    by_model_code,  # type: ignore[arg-type]  # something, where `where` holds
+    where=lambda target: by_model_code(target) is not None,
+    label="the model's own init code",
+    allow_unused=True,
+)
+
+# Of every ready-made recipe, and after all rules of a list that holds one.
+LAST: tuple[Rule, ...] = (MODEL_CODE, OWN_BIAS)
