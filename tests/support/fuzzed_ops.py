@@ -39,7 +39,6 @@ FLOATS = [
 ]
 NUM_PARAMS = 4
 MARGIN = 64  # bytes of others before and behind a tensor
-PYTORCHS = {"convinit_ext::orthonormal"}  # reads freed memory
 
 
 class Call:
@@ -70,6 +69,7 @@ class Call:
             "box_starts": lambda: self._integers(self._rows),
             "box_strides": lambda: self._integers(self._num_dims),
             "strides": lambda: self._integers(self._num_dims),
+            "matrices": self._matrices,
             "box": lambda: self._integers(self._num_dims + 1) if self._often() else [],
             "rule": lambda: self._random.choice(["", "kaiming_std", "xavier_std", "fan_avg", "another"]),
         }
@@ -102,6 +102,15 @@ class Call:
         changed = tensor if self._random.random() < 0.6 else self._random.choice(WRONG_TENSORS)(tensor)
         self._num_dims += changed.dim() if isinstance(changed, Tensor) else 1
         return changed
+
+    def _matrices(self) -> object:
+        if not self._often():
+            return self._tensor()
+        shape = [self._random.choice([0, 1, 2, 5, 40]) for _ in range(3)]
+        matrices = torch.randn(shape, dtype=self._random.choice([torch.float32, torch.float64]))
+        return matrices.masked_fill_(
+            torch.rand(shape) < self._random.choice([0, 0.1, 1]), self._random.choice(FLOATS)
+        )
 
     def _strided(self, dtype: torch.dtype) -> Tensor:
         """Return a tensor of any strides amid memory that is watched. Some have elements that overlap."""
@@ -176,7 +185,7 @@ def main(seed: int = 0, num_calls: int = 4000) -> None:
     schemas = [
         schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("convinit_ext::")
     ]
-    schemas = sorted((each for each in schemas if each.name not in PYTORCHS), key=lambda each: each.name)
+    schemas.sort(key=lambda schema: schema.name)
     accepted = Counter({schema.name: 0 for schema in schemas})
     for number in range(num_calls):
         print(number, end=" ", flush=True)
