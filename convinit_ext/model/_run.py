@@ -51,12 +51,12 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
 @contextlib.contextmanager
 def _untouched_memory() -> Iterator[None]:
     """Keep use_deterministic_algorithms from filling new memory with NaN: all of it is written anyway."""
-    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property of the module
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as above
     try:
         yield
     finally:
-        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]  # as above
 
 
 def _place(row: Row, memory: Tensor) -> None:
@@ -125,7 +125,7 @@ def _swap_in(row: Row, memory: Tensor) -> None:
         fresh = nn.Parameter(memory, parameter.requires_grad)
         fresh.__dict__.update(parameter.__dict__)
         try:
-            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]
+            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]  # PyTorch's
         except RuntimeError:  # a weak reference to it, or a graph that holds it
             lost.append(held.path)
             _assign(held, fresh)
