@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from convinit_ext import init_model_
 from convinit_ext.recipes import MODEL_CODE
+
+stats = pytest.importorskip("scipy.stats")
 
 Values = dict[str, Tensor]
 
