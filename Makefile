@@ -65,6 +65,7 @@ test-install: $(VENV)/built $(VENV)/test-tools
 test-clients:
 	$(MAKE) VENV=.venv-clients with-clients
 
+with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
 	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
 

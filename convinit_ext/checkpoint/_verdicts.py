@@ -14,7 +14,7 @@ from torch import Tensor
 from convinit_ext import keys
 from convinit_ext._engine import Box, differences, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
-from convinit_ext.model import Drawn, Piece, Row, in_steps, slabs
+from convinit_ext.model import Drawn, Piece, Row, forget, in_steps, slabs
 from convinit_ext.sharding import Part, local_of, logical_shape, parts
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
@@ -128,6 +128,7 @@ def _of_made(seed: int, subject: Subject) -> Iterator[Verdict]:
             made = torch.empty(region.tensor.shape, dtype=tensor.dtype, device=region.tensor.device)
             row.values.write_(seed, Part(made, ranges))
             yield _compared(region.tensor, made, region.box(shape))
+    forget()
 
 
 def _compared(tensor: Tensor, made: Tensor, box: Box) -> Verdict:

@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import check_tensor, make_orthogonal_
-from convinit_ext.distributions import Normal
+from convinit_ext.distributions import Normal, as_blocks
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
@@ -55,8 +55,8 @@ def orthogonal_(
     if len(logical_shape(tensor, shard)) < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     rows, *columns = logical_shape(tensor, shard)
-    if not isinstance(blocks, int) or blocks < 1 or rows % blocks:
-        raise ValueError(f"blocks must be a divisor of dim 0, which is {rows}, not {blocks!r}")
+    if rows % as_blocks(blocks):
+        raise ValueError(f"blocks must divide dim 0, but found {rows} and blocks={blocks}")
     return _fill_with_matrices(
         tensor, (blocks, rows // blocks, math.prod(columns)), gain, generator, key, shard
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from convinit_ext.model import dtype_name, walk
 
+ACCEPTED = "a tensor, a tuple of arguments or a dict of keyword arguments"
 _BATCH = 16  # and the length of sequences
 _MAX_LAYERS = 4  # that guesses are made by
+_MANY = 1 << 18  # elements, above which a batch is smaller
 # Pixels or samples a side, of one, two and three dimensions: some models take one size only.
-_SIZES = ((64, 128, 256, 1024, 3000, 16000), (32, 28, 64, 96, 128, 224, 256, 384), (16, 32, 64))
+_SIZES = ((64, 128, 256, 1024, 3000, 16000), (32, 28, 8, 16, 64, 96, 128, 224, 256, 384), (16, 32, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +40,19 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if type(value) in (list, tuple):
-        return type(value)(_copied(each) for each in value)
+        return type(value)(map(_copied, value))
     return {key: _copied(each) for key, each in value.items()} if type(value) is dict else value
 
 
 def checked_inputs(inputs: Any) -> Inputs:
     """Return the caller's inputs as arguments."""
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(inputs, Tensor):
-        args = (inputs,)
-    elif isinstance(inputs, list | tuple):
-        args = tuple(inputs)
-    elif isinstance(inputs, Mapping):  # BatchEncoding of transformers too
+    if isinstance(inputs, Mapping):  # BatchEncoding of transformers too
         kwargs = dict(inputs)
-    else:
-        raise TypeError(
-            "inputs must be a tensor, a tuple of arguments or a dict of keyword arguments, not "
-            f"{type(inputs).__name__}"
-        )
-    named = [*(("", value) for value in args), *((f"{name} ", value) for name, value in kwargs.items())]
-    return Inputs(args, kwargs, ", ".join(name + _text(value) for name, value in named) or "nothing")
+        return Inputs((), kwargs, ", ".join(f"{name} {_text(value)}" for name, value in kwargs.items()))
+    if not isinstance(inputs, Tensor | list | tuple):
+        raise TypeError(f"inputs must be {ACCEPTED}, not {type(inputs).__name__}")
+    args = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+    return Inputs(args, {}, ", ".join(map(_text, args)))
 
 
 def _text(value: Any) -> str:
@@ -71,7 +66,7 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
     known: set[object] = set()
     for node in walk.modules(model):
         module: Any = node.module
-        shapes = list(_shapes(module))
+        shapes = [_with_batch(shape) for shape in _shapes(module)]
         if not shapes or (type(module), shapes[0]) in known or len(known) == _MAX_LAYERS:
             continue
         known.add((type(module), shapes[0]))
@@ -81,8 +76,9 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
                 tensor = torch.randint(module.num_embeddings, shape, generator=generator)
             else:
                 tensor = torch.randn(shape, generator=generator).to(weight.dtype)
-            text = f"{_text(tensor)}, guessed from {node.canonical or 'it'} ({type(module).__name__})"
-            yield Inputs((tensor.to(weight.device),), {}, text)
+            kind = type(module).__name__
+            layer = f"{node.canonical} ({kind})" if node.canonical else f"the {kind}"
+            yield Inputs((tensor.to(weight.device),), {}, f"{_text(tensor)}, guessed from {layer}")
     dummy = getattr(model, "dummy_inputs", None)
     if isinstance(dummy, Mapping):
         device = next(model.parameters()).device
@@ -90,17 +86,20 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
         yield Inputs((), tensors, "its dummy_inputs")
 
 
+def _with_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (max(2, min(_BATCH, _MANY // math.prod(shape))), *shape)
+
+
 def _shapes(module: Any) -> Iterator[tuple[int, ...]]:
-    """Yield the shapes of inputs that a layer takes, the likeliest first."""
+    """Yield the shapes of inputs that a layer takes, without the batch, the likeliest first."""
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-        yield from ((_BATCH, _BATCH), (_BATCH,))
+        yield from ((_BATCH,), ())
     elif isinstance(module, nn.Linear):
-        yield from ((_BATCH, module.in_features), (_BATCH, _BATCH, module.in_features))
+        yield from ((module.in_features,), (_BATCH, module.in_features))
     elif isinstance(module, _ConvNd):
         num_dims = len(module.kernel_size)
-        for size in _SIZES[num_dims - 1]:
-            yield (_BATCH, module.in_channels, *[size] * num_dims)
+        yield from ((module.in_channels, *[size] * num_dims) for size in _SIZES[num_dims - 1])
     elif isinstance(module, nn.RNNBase):
-        yield (_BATCH, _BATCH, module.input_size)
-    elif isinstance(module, nn.RNNCellBase):
         yield (_BATCH, module.input_size)
+    elif isinstance(module, nn.RNNCellBase):
+        yield (module.input_size,)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from convinit_ext._engine import reason, uncompiled
-from convinit_ext.inspection._inputs import Inputs, checked_inputs, guesses
+from convinit_ext._engine import lines, reason, uncompiled
+from convinit_ext.inspection._inputs import ACCEPTED, Inputs, checked_inputs, guesses
 from convinit_ext.inspection._problems import problems_of
 from convinit_ext.inspection._recorder import Recorder, floats_in
 from convinit_ext.inspection._result import Inspection, LayerRow, WeightRow
@@ -23,9 +23,6 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import AnyRecipe, Frozen, Options, init_model_, make_plan, walk
 from convinit_ext.recipes import Recipe, Rule, as_recipe
 from convinit_ext.sharding import fsdp_state, is_sharded
-
-AS_IT_IS = "as it is"
-_BATCH_ERROR = "a tensor, a tuple of arguments or a dict of keyword arguments"
 
 
 @uncompiled
@@ -41,15 +38,15 @@ def inspect_model(
     """Look at how a model's signal and gradients spread over its layers, and at its weights.
 
     A copy runs once on the inputs, in the mode (training or not) that the model is in; then gradients of
-    std 1 go backwards from its floating-point outputs, or from its `loss` if it returns one. The model, the
-    inputs and all random number generators stay as they are.
+    std 1 go backwards from its floating-point outputs, or a 1 from its `loss` if it returns one. The model,
+    the inputs and the states of random number generators stay as they are.
 
     Args:
         model: any module; one on the meta device needs a recipe.
         inputs: a tensor, a tuple of arguments or a dict of keyword arguments; None guesses a random batch
             from the first layers.
-        recipe: what the copy is filled by, as for init_model_, or a list of several, which are compared; None
-            looks at the model as it is.
+        recipe: what the copy is filled by, as for init_model_, or a list of several to compare; None looks
+            at the model as it is.
         seed: of the values, of guessed inputs, and of what the model itself draws.
         expected: without recipe: the recipe that says what the weights are held against.
         frozen: as for init_model_.
@@ -59,8 +56,8 @@ def inspect_model(
         have a row for each layer and parameter, `.plot(path)` draws them.
 
     Raises:
-        ValueError: no inputs could be guessed; sharded parameters; parameters on the meta device without a
-            recipe; what init_model_ refuses.
+        ValueError: no inputs could be guessed; sharded parameters, lazy ones, and ones on the meta device
+            without a recipe; what init_model_ refuses.
         RuntimeError: the model raised an error on the inputs, or cannot be copied.
         TypeError: an argument of another type.
 
@@ -69,12 +66,13 @@ def inspect_model(
     ()
     >>> _ = nn.init.zeros_(model[0].weight)
     >>> inspect_model(model).problems[0]
-    'dead: 0 (Linear) gives the same output for every input'
+    'dead: the output of 0 (Linear) is the same for every input'
     """
     seed = checked_seed(seed)
     if recipe is not None and expected is not None:
         raise ValueError("expected= is for a model as it is, without recipe=, which says what is expected")
     recipes = _named(recipe)
+    intended = None if expected is None else as_recipe(expected)
     given = None if inputs is None else checked_inputs(inputs)
     model = _unwrapped(model)
     _check(model, has_values=recipe is None)
@@ -82,39 +80,34 @@ def inspect_model(
     weights: list[WeightRow] = []
     problems: list[str] = []
     for name, each in recipes.items():
-        with _randomness_kept():
-            looked_at = _copied(model)
+        with _randomness_kept(), torch.inference_mode(False), torch.enable_grad():
+            seen, plan = _copied(model), None
             if each is not None:
-                init_model_(looked_at, seed, each, frozen=frozen)
-            intended = each if expected is None else as_recipe(expected)
-            options = None if intended is None else Options(intended, frozen=frozen, reading=True)
-            plan = None if options is None else make_plan(looked_at, seed, options)
-            recorder = Recorder(looked_at)
-            given, outputs = _run(looked_at, recorder, given, seed)
-            outputs = [output for output in outputs if output.requires_grad]
+                init_model_(seen, seed, each, frozen=frozen)
+            if each or intended:
+                plan = make_plan(seen, seed, Options(each or intended, frozen=frozen, reading=True))
+            recorder = Recorder(seen)
+            given, outputs = _run(seen, recorder, given, seed)
+            recorder.close()  # checkpointed layers run again on the way back
             _send_back(outputs, seed)
-        own_rows = recorder.rows(name)
-        own_weights = weight_rows(name, looked_at, plan)
-        rows += own_rows
-        weights += own_weights
+        found, parameters = recorder.rows(name), weight_rows(name, seen, plan)
         about = f"{name}: " if len(recipes) > 1 else ""
-        problems += [about + text for text in problems_of(own_rows, own_weights, bool(outputs))]
+        problems += [about + text for text in problems_of(found, parameters, bool(outputs))]
+        rows += found
+        weights += parameters
     assert given is not None
-    return Inspection(
-        tuple(rows), tuple(weights), tuple(problems), tuple(recipes), type(model).__name__, given.text, seed
-    )
+    kind = type(model).__name__
+    return Inspection(tuple(rows), tuple(weights), tuple(problems), tuple(recipes), kind, given.text, seed)
 
 
 def _named(recipe: AnyRecipe | Sequence[AnyRecipe] | None) -> dict[str, Recipe | None]:
     """Return what to look at by name; None is the model as it is."""
     if recipe is None:
-        return {AS_IT_IS: None}
-    is_one = not isinstance(recipe, list | tuple) or not recipe or any(isinstance(x, Rule) for x in recipe)
-    recipes = [as_recipe(each) for each in cast("list[AnyRecipe]", [recipe] if is_one else recipe)]
+        return {"as it is": None}
+    is_one = not isinstance(recipe, list | tuple) or not recipe or isinstance(recipe[0], Rule)
     found: dict[str, Recipe | None] = {}
-    for each in recipes:
-        again = sum(name.partition(" (")[0] == each.name for name in found)
-        found[f"{each.name} ({again + 1})" if again else each.name] = each
+    for each in map(as_recipe, cast("list[AnyRecipe]", [recipe] if is_one else recipe)):
+        found[f"{each.name} ({len(found) + 1})" if each.name in found else each.name] = each
     return found
 
 
@@ -122,19 +115,18 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside DDP, DataParallel and torch.compile, which have no layers of their own."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    while True:
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif "_orig_mod" in model._modules:
-            model = cast(nn.Module, model._orig_mod)
-        else:
-            return model
+    is_parallel = isinstance(model, DistributedDataParallel | DataParallel)
+    inner = model._modules.get("module") if is_parallel else model._modules.get("_orig_mod")
+    return model if inner is None else _unwrapped(inner)
 
 
 def _check(model: nn.Module, has_values: bool) -> None:
     nodes = list(walk.modules(model))
+    if any(isinstance(node.module, torch.jit.ScriptModule) for node in nodes):
+        raise ValueError("model must be one that is not scripted: torch.jit's modules let nobody watch them")
+    is_fsdp = any(fsdp_state(node.module) is not None for node in nodes)
     for held in [*walk.parameters(nodes), *walk.buffers(nodes)]:
-        if is_sharded(held.tensor) or fsdp_state(held.node.module) is not None:
+        if is_fsdp or is_sharded(held.tensor):
             raise ValueError(
                 f"{held.path!r} is shared out over processes, and inspect_model runs a copy in one; accepted "
                 "is the model before it is sharded, on one process"
@@ -147,59 +139,53 @@ def _check(model: nn.Module, has_values: bool) -> None:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    # tensors that hooks compute anew, such as the weights of torch.nn.utils.weight_norm, and deepcopy refuses
-    computed = [x for module in model.modules() for x in vars(module).values() if isinstance(x, Tensor)]
-    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in computed if not tensor.is_leaf}
+    # What hooks compute anew, such as the weights of torch.nn.utils.weight_norm, deepcopy refuses.
+    held = [each for module in model.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+    computed = {id(tensor): tensor.detach().clone() for tensor in held if not tensor.is_leaf}
     try:
-        return copy.deepcopy(model, memo)
-    except Exception as error:
-        raise RuntimeError(
-            f"inspect_model runs a copy of the model, and copy.deepcopy(model) raised "
-            f"{type(error).__name__}: {reason(error)}"
-        ) from error
+        return copy.deepcopy(model, cast("dict[int, Any]", computed))
+    except Exception as error:  # a module's own code may raise anything
+        why = f"{type(error).__name__}: {reason(error)}"
+        raise RuntimeError(f"inspect_model runs a copy, and copy.deepcopy(model) raised {why}") from error
 
 
 def _run(
     model: nn.Module, recorder: Recorder, given: Inputs | None, seed: int
 ) -> tuple[Inputs, list[Tensor]]:
-    """Run the model on the inputs, or on the first guess that it takes; return them, and its outputs."""
-    failed: list[str] = []
-    error: Exception | None = None
+    """Run the model on the inputs, or on the first guess that it takes.
+
+    Returns:
+        The inputs, and the outputs that have a gradient.
+    """
+    failed: dict[str, str] = {}  # the first inputs of each error
+    name = type(model).__name__
     for inputs in guesses(model, seed) if given is None else [given]:
         _seed_all(seed)
         recorder.clear()
         try:
-            with torch.inference_mode(False), torch.enable_grad():
-                args, kwargs = inputs.fresh()
-                return inputs, floats_in(model(*args, **kwargs))
-        except Exception as raised:  # it is the user's code, and may raise anything
-            error = raised
-            failed.append(f"{inputs.text} ({type(raised).__name__}: {str(raised).partition(chr(10))[0]})")
-    name = type(model).__name__
-    if given is not None and error is not None:
-        raise RuntimeError(
-            f"{name} raised {type(error).__name__} on inputs {given.text}: {reason(error)}"
-        ) from error
-    tried = f"tried {'; '.join(failed[-3:])}" if failed else "it has no embedding, linear, conv or RNN layer"
+            args, kwargs = inputs.fresh()
+            return inputs, [each for each in floats_in(model(*args, **kwargs)) if each.requires_grad]
+        except Exception as error:  # it is the user's code, and may raise anything
+            why = f"{type(error).__name__}: {reason(error)}"
+            if given is not None:
+                raise RuntimeError(f"{name} raised an error on inputs {given.text}: {why}") from error
+            failed.setdefault(why, inputs.text)
+    tried = lines([f"{text}: {why}" for why, text in failed.items()]) or " nothing"
     raise ValueError(
-        f"no inputs of {name} could be guessed: {tried}; pass inputs= (--inputs MODULE:NAME): {_BATCH_ERROR}"
-    ) from error
+        f"no inputs of {name} could be guessed, by its embedding, linear, convolution and RNN layers; pass "
+        f"inputs= (--inputs MODULE:NAME), {ACCEPTED}. Tried:{tried}"
+    )
 
 
 def _send_back(outputs: list[Tensor], seed: int) -> None:
-    """Send gradients of std 1 backwards from all outputs; a single number, as a loss is, gets 1."""
+    """Send gradients of std 1 backwards; a single number, as a loss is, gets 1."""
     generator = torch.Generator().manual_seed(seed)
-    gradients = [
-        torch.ones_like(each)
-        if each.numel() == 1
-        else torch.randn(each.shape, generator=generator).to(each.device, each.dtype)
-        for each in outputs
-    ]
+    gradients = [torch.randn(each.shape, generator=generator).to(each) for each in outputs]
+    for output, gradient in zip(outputs, gradients, strict=True):
+        if output.numel() == 1:
+            gradient.fill_(1.0)
     if outputs:
-        try:
-            torch.autograd.backward(outputs, gradients)
-        except Exception as error:
-            raise RuntimeError(f"the backward pass raised {type(error).__name__}: {reason(error)}") from error
+        torch.autograd.backward(outputs, gradients)
 
 
 @contextmanager

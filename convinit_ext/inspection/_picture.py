@@ -51,6 +51,7 @@ def draw(found: Inspection, path: str | PathLike[str]) -> None:
     for panel, title in (("A", "std of outputs"), ("B", "std of gradients of outputs")):
         axes[panel].set(title=f"{title}, by depth", xlabel="layer, in the order of calls", yscale="log")
     axes["C"].set(title="std of weights", xlabel="intended", ylabel="measured", xscale="log", yscale="log")
+    axes["C"].minorticks_off()
     diagonal = axes["C"].get_xlim()
     axes["C"].plot(diagonal, diagonal, color="grey", linewidth=0.8)
     axes["A"].legend()

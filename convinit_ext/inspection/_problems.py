@@ -9,7 +9,7 @@ from convinit_ext._engine import listed
 from convinit_ext.inspection._result import LayerRow, WeightRow
 
 _LARGE, _SMALL = 100.0, 1e-4  # std of an output, against that of the first layer's input, or 1
-_FAR = 1e4  # between the gradients of two layers: norm layers and poolings scale them, too
+_FAR = 1e5  # between the gradients of two layers: norm layers and poolings scale them, too
 _MOSTLY = 0.95  # of an output that is zero
 _TOLERANCE = 0.05  # of a measured std, beside five standard errors of its own
 
@@ -20,7 +20,7 @@ def problems_of(
     """Yield a sentence for each thing that is wrong."""
     broken = [row for row in layers if row.not_finite > 0]
     dead = [row for row in layers if row.dead]
-    nearly = [f"{row}, {row.zeros:.1%}" for row in layers if row.zeros > _MOSTLY and not row.dead]
+    nearly = [f"{row}, {row.zeros:.1%}" for row in layers if _MOSTLY < row.zeros < 1]
     if broken:
         yield f"not finite: {broken[0].not_finite:.1%} of what {broken[0]} puts out, the first such layer"
     if dead:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from os import PathLike
-from typing import NamedTuple
 
 from convinit_ext.model import finite, shape_text, shortened, table
 
 _LEAST = 12  # characters of a column that is cut to fit
 
 
-class LayerRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LayerRow:
     """One layer: what it put out when the model ran, and the gradients that came back to there.
 
     Args:
@@ -51,8 +52,17 @@ class LayerRow(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name} ({self.kind})"
 
+    @property
+    def fact(self) -> str:
+        return self.kind if self.calls == 1 else f"{self.kind} x{self.calls}"
 
-class WeightRow(NamedTuple):
+    @property
+    def shown(self) -> tuple[str, str]:
+        return _number(self.std), _number(self.gradient_std)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
     """One parameter: how its values lie, and how they were intended to.
 
     Args:
@@ -82,6 +92,14 @@ class WeightRow(NamedTuple):
     edges: tuple[float, ...]
     counts: tuple[int, ...]
     expected: tuple[float, ...]
+
+    @property
+    def fact(self) -> str:
+        return shape_text(self.shape)
+
+    @property
+    def shown(self) -> tuple[str, str]:
+        return _number(self.intended), _number(self.std)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +139,8 @@ class Inspection:
 
     def to_dict(self) -> dict[str, object]:
         """Everything in it as numbers, strings, lists and dicts."""
-        named = {name: getattr(self, name) for name in ("model", "inputs", "seed")}
-        lists = {name: list(getattr(self, name)) for name in ("recipes", "problems")}
-        rows = {name: [_as_dict(row) for row in getattr(self, name)] for name in ("rows", "weights")}
-        return {**named, **lists, **rows}
+        rows, weights = ([asdict(row) for row in rows] for rows in (self.rows, self.weights))
+        return {**asdict(self), "rows": rows, "weights": weights}
 
     def to_json(self, indent: int | None = None) -> str:
         return json.dumps(finite(self.to_dict()), indent=indent)
@@ -136,73 +152,49 @@ class Inspection:
             width: of the lines, in characters; None takes the terminal's.
         """
         width = width or shutil.get_terminal_size().columns
+        about = f"{self.model}, {', '.join(self.recipes)}, seed {self.seed}; inputs: {self.inputs}"
         number = len(self.problems)
-        said = [f"- {problem}" for problem in self.problems]
-        count = f"{number or 'no'} problem{'s' * (number != 1)} found{':' if number else ''}"
-        head = f"{self.model}, {', '.join(self.recipes)}, seed {self.seed}; inputs: {self.inputs}"
-        return "\n".join([head, "", *self._layers(width), "", *self._weights(width), "", count, *said])
+        count = f"{number} problem{'s' * (number > 1)} found:" if number else "no problems found"
+        said = [textwrap.fill(each, width, subsequent_indent="  ") for each in self.problems]
+        layers = self._table("layer", "type", ("output std", "gradient std"), width)
+        weights = self._table("weight", "shape", ("intended std", "measured"), width)
+        return "\n".join([about, "", *layers, "", *weights, "", count, *said])
 
     __str__ = text
 
-    def _layers(self, width: int) -> list[str]:
-        by_recipe = [{row.name: row for row in self.rows if row.recipe == each} for each in self.recipes]
-        single = len(self.recipes) == 1
-        labels = (
-            [("output std", "zeros", "gradient std")]
-            if single
-            else [(each, "gradient") for each in self.recipes]
-        )
-        names = dict.fromkeys(row.name for row in self.rows)
+    def _table(self, what: str, fact: str, numbers: tuple[str, str], width: int) -> list[str]:
+        """Lines for layers or weights, with two numbers for each recipe."""
+        where = "rows" if what == "layer" else "weights"
+        by_name: dict[str, dict[str, LayerRow | WeightRow]] = {}
+        for row in getattr(self, where):
+            by_name.setdefault(row.name, {})[row.recipe] = row
         cells = []
-        for name in names:
-            found = [rows.get(name) for rows in by_recipe]
-            first = next(row for row in found if row)
-            kind = first.kind if first.calls == 1 else f"{first.kind} x{first.calls}"
-            cells.append([name, kind, *(cell for row in found for cell in _numbers(row, single))])
-        header = ["layer", "type", *(label for each in labels for label in each)]
-        return shortened(_fitted(header, cells, 2, width), "inspection.rows")
-
-    def _weights(self, width: int) -> list[str]:
-        single = len(self.recipes) == 1
-        cells: dict[str, list[str]] = {}
-        for row in self.weights:
-            start = [row.name, shape_text(row.shape), *([row.initialiser] if single else [])]
-            cells.setdefault(row.name, start).extend((_number(row.intended), _number(row.std)))
-        labels = ["intended", "std"] if single else [x for each in self.recipes for x in (each, "measured")]
-        header = ["weight", "shape", *(["initialiser"] if single else []), *labels]
-        shown = [line for line in cells.values() if set(line[2 + single :]) != {"0"}]  # zeros, as intended
-        return shortened(_fitted(header, shown, 2 + single, width), "inspection.weights")
+        for name, rows in by_name.items():
+            first = next(iter(rows.values()))
+            found = [
+                number for each in self.recipes for number in (rows[each].shown if each in rows else "--")
+            ]
+            if set(found) != {"0"}:  # biases that are zero, as intended
+                cells.append([name, first.fact, *found])
+        labels = (
+            numbers if len(self.recipes) == 1 else [x for each in self.recipes for x in (each, numbers[1])]
+        )
+        return shortened(_fitted([what, fact, *labels], cells, width), f"inspection.{where}")
 
 
-def _as_dict(row: LayerRow | WeightRow) -> dict[str, object]:
-    return {name: list(each) if isinstance(each, tuple) else each for name, each in row._asdict().items()}
-
-
-def _numbers(row: LayerRow | None, with_zeros: bool) -> list[str]:
-    if row is None:
-        return ["-"] * (3 if with_zeros else 2)
-    zeros = [_number(row.zeros, ".0%")] if with_zeros else []
-    return [_number(row.std), *zeros, _number(row.gradient_std)]
-
-
-def _number(value: float, form: str = ".3g") -> str:
-    return "-" if math.isnan(value) else f"{value:{form}}"
-
-
-def _fitted(header: list[str], rows: Sequence[list[str]], num_left: int, width: int) -> list[str]:
-    """Lines of equal columns; the left ones are cut, in the middle of their texts, if there is no room."""
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    for _ in range(num_left):
-        widest = max(range(num_left), key=widths.__getitem__)
+def _fitted(header: list[str], rows: Sequence[list[str]], width: int) -> list[str]:
+    """Lines of equal columns, whose first two are cut, in the middle of their texts, if there is no room."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for column in (0, 1):
         excess = sum(widths) + 2 * (len(widths) - 1) - width
-        widths[widest] = max(min(_LEAST, widths[widest]), widths[widest] - max(excess, 0))
+        widths[column] = max(min(_LEAST, widths[column]), widths[column] - max(excess, 0))
     cut = [[_cut(cell, size) for cell, size in zip(row, widths, strict=True)] for row in rows]
-    return table(header, cut, num_left)
+    return table(header, cut, num_left=2)
 
 
 def _cut(text: str, size: int) -> str:
-    if len(text) <= size:
-        return text
-    head = (size - 2) // 2
-    return f"{text[:head]}..{text[len(text) - (size - 2 - head) :]}"
+    return text if len(text) <= size else f"{text[: size // 2 - 1]}..{text[len(text) - (size - 1) // 2 :]}"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3g}"

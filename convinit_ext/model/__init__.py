@@ -12,7 +12,7 @@ from convinit_ext.model._report import Report, finite, grouped, shape_text, shor
 from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
-from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, slabs
+from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, forget, slabs
 
 __all__ = [
     "DTYPES",
@@ -37,6 +37,7 @@ __all__ = [
     "dtype_name",
     "fill_pieces",
     "finite",
+    "forget",
     "grouped",
     "in_steps",
     "init_ensemble",

@@ -182,7 +182,7 @@ class ModelPlan:
             run(self._plan, seed, progress)
             self._remember()
         seconds = time.perf_counter() - started
-        return Report(self.report.rows, seconds, seed, self._plan.recipe)
+        return dataclasses.replace(self.report, seconds=seconds, seed=seed, dry=False)
 
     @uncompiled
     def fingerprint(self, seed: int | None = None) -> str:
@@ -247,7 +247,9 @@ class _OneCall:
                 return False
             if len(row.held) > 1 and any(held.is_apart for held in row.held):
                 return False
-            return not row.is_fresh and (first.is_plain or not is_sharded(first.tensor))
+            if first.is_plain:
+                return first.tensor.dtype == row.dtype
+            return not (row.is_fresh or is_sharded(first.tensor))
 
         return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
 

@@ -12,12 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext import init
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
-from convinit_ext.keys import Key
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
+from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
@@ -27,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Computed, Drawn, Given, Same, Values, redrawn
+from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -81,7 +80,7 @@ def buffer_rows(
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
-    is_new = not options.reading and _is_new(parameters)
+    is_new = not options.reading and is_unwritten(parameters)
     rows: list[Row] = []
     buffers = walk.buffers(nodes)
     take_modules(buffers, options.like, buffers=True)
@@ -98,7 +97,7 @@ def buffer_rows(
                 lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
         elif start is None and _is_readable(tensor):
             start = _rebuilt(held, offers)
-            if start is None and is_new and not (_is_written(tensor) or _is_offered(held, offers)):
+            if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
@@ -137,18 +136,6 @@ def _text(start: _Start) -> str:
     return "preset" if isinstance(start, Tensor) else initialiser_text(start)
 
 
-def _is_new(parameters: Sequence[Row]) -> bool:
-    """Whether all parameters are in memory that nothing has been written to: it may hold anything."""
-    tensors = (local_of(row.tensor) for row in parameters if row.tensor.numel())
-    first = next(tensors, None)
-    return first is not None and not (_is_written(first) or any(map(_is_written, tensors)))
-
-
-def _is_written(tensor: Tensor) -> bool:
-    """Whether a tensor has no memory, or something was written there: into deep-copied buffers, too."""
-    return tensor.is_meta or tensor.is_inference() or tensor._version > 0
-
-
 def _is_readable(tensor: Tensor) -> bool:
     """Whether a buffer can be compared with what its module offers, without disturbing anybody."""
     if is_dtensor(tensor) or isinstance(tensor, FakeTensor) or not walk.has_memory(tensor):
@@ -185,24 +172,20 @@ def _row(
     key_of: Callable[[str], str],
 ) -> Row:
     name = walk.canonical(held.name)
-    values = None if start is None else _values(start, key_of(name), held.tensor.shape)
+    values = None if start is None else _values(start, lambda: key_of(name), held.tensor)
     return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
-def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
+def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
+    if isinstance(start, Constant):  # most of them
+        return Same(start.value)
     if isinstance(start, Tensor):
         return Given(start)
-    if isinstance(start, Constant):
-        return Same(start.value)
+    key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
         return redrawn(start, key)
     if isinstance(start, Orthogonal):
-
-        def orthogonal(seed: int, dtype: torch.dtype) -> Tensor:
-            exact = torch.float64 if dtype == torch.float64 else torch.float32
-            return init.orthogonal_(torch.empty(tuple(shape), dtype=exact, device="cpu"), key=Key(seed, key))
-
-        return Computed(lambda: f"orthogonal {key!r}", orthogonal)
+        return orthogonal(start, key, shape)
     return Drawn(key, shape, start)
 
 
@@ -251,7 +234,7 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
             check_converts(start.dtype, dtype)
         elif not isinstance(start, Orthogonal | Redrawn):
             elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
-            _values(start, "", elements.shape).write_(0, Part(elements, (range(2),)))
+            _values(start, str, elements).write_(0, Part(elements, (range(2),)))
     except RuntimeError as error:  # NotImplementedError too
         text = f"values of {start.dtype}" if isinstance(start, Tensor) else str(start)
         raise ValueError(f"{dtype} cannot hold {text}, which its rule says: {error}") from error

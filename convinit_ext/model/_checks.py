@@ -152,6 +152,8 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
     """
     for node in nodes:
         state = fsdp_state(node.module)
+        if state is None:
+            continue
         if state is FsdpState.GATHERED:
             raise ValueError(
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "

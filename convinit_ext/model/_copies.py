@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import is_plain, listed
+from convinit_ext._engine import listed
 from convinit_ext.distributions import Constant
+from convinit_ext.model._before import LOOKED_AT, Beginnings
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Drawn
 from convinit_ext.sharding import local_of
 
-_LOOKED_AT = 16  # bytes of each parameter, before any two are compared
 
-
-def warn_of_copies(rows: Iterable[Row]) -> None:
+def warn_of_copies(beginnings: Beginnings) -> None:
     """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
 
     Layers that a list repeats are no copies: nn.TransformerEncoder clones them, and they are to differ.
     """
-    starts = [(start, row) for row in rows if (start := _start_of(row)) is not None]
-    if len({start for start, _ in starts}) == len(starts):  # as in most models
+    if len({start for _, start in beginnings}) == len(beginnings):  # as in most models
         return
     alike: dict[bytes, list[Row]] = {}
-    for start, row in starts:
-        alike.setdefault(start, []).append(row)
+    for row, start in beginnings:
+        if _is_random(row, start):
+            alike.setdefault(start, []).append(row)
     pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
     if pairs:
         (source, target), *_ = pairs
@@ -41,21 +39,10 @@ def warn_of_copies(rows: Iterable[Row]) -> None:
         )
 
 
-def _start_of(row: Row) -> bytes | None:
-    """Return the first bytes of a random parameter on the CPU; None of others."""
-    first, values = row.held[0], row.values
-    if isinstance(values, Drawn):
-        if isinstance(values.distribution, Constant):
-            return None
-    elif values is not None:
-        return None
-    local = first.tensor if first.is_plain else local_of(first.tensor)
-    if not (local.is_cpu and local.nbytes >= _LOOKED_AT):
-        return None
-    if not (first.is_plain or (local.is_contiguous() and is_plain(local))):
-        return None
-    start = ctypes.string_at(local.data_ptr(), _LOOKED_AT)
-    return None if start[:8] == start[8:] else start  # a constant
+def _is_random(row: Row, start: bytes) -> bool:
+    """Whether a parameter begins with values that are not all the same, and is not to have such values."""
+    is_constant = isinstance(row.values, Drawn) and isinstance(row.values.distribution, Constant)
+    return len(start) == LOOKED_AT and start[:8] != start[8:] and not is_constant
 
 
 def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:

@@ -24,7 +24,7 @@ def dtype_of(held: NamedTensor, dtype: torch.dtype | None) -> torch.dtype:
     Source: PreTrainedModel._get_dtype_plan of transformers.
     """
     own = held.tensor.dtype
-    if dtype is None or not held.tensor.is_floating_point():
+    if dtype is None or not own.is_floating_point:
         return own
     if dtype in (torch.float16, torch.bfloat16) and own == torch.float32 and _is_kept(held, dtype):
         return own

@@ -13,11 +13,11 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Piece, Same, Values, fill_keyed
+from convinit_ext.model._values import Drawn, Given, MinusOnes, Piece, Same, Values, fill_keyed
 from convinit_ext.recipes import Fan
 from convinit_ext.sharding import is_sharded
 
@@ -111,7 +111,6 @@ def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
     """Return the stack of each row by its id, written as _run.run() writes one member."""
     stacks: dict[int, Tensor] = {}
     drawn: list[tuple[Drawn, Sequence[Tensor]]] = []
-    others: list[tuple[Row, Sequence[Tensor]]] = []
     with torch.no_grad():
         for row in plan.all_rows:
             values = row.values
@@ -126,11 +125,9 @@ def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
             elif isinstance(values, Drawn):
                 drawn.append((values, stack.unbind()))
             else:
-                others.append((row, stack.unbind()))
+                for seed, memory in zip(seeds, stack.unbind(), strict=True):
+                    row.write_(seed, memory)
         _draw(drawn, seeds)
-        for row, memories in sorted(others, key=lambda each: isinstance(each[0].values, Norm)):
-            for seed, memory in zip(seeds, memories, strict=True):
-                row.write_(seed, memory)
     return stacks
 
 

@@ -22,9 +22,11 @@ from convinit_ext.recipes import (
     RECIPES,
     ZEROS,
     CopyFrom,
+    DeltaOrthogonal,
     Kaiming,
     MinusIdentity,
     NormOf,
+    Orthogonal,
     Preset,
     Recipe,
     Redrawn,
@@ -45,6 +47,7 @@ from convinit_ext.sharding import logical_shape
 
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
+MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
@@ -84,7 +87,7 @@ class Fillings:
         """
         tensor = target.tensor
         shape = tensor.shape
-        is_by_shape = type(rule.init) in _BY_SHAPE or not tensor.numel()
+        is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
         layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
@@ -103,7 +106,7 @@ class Fillings:
             found = ZEROS  # a fan of zero has no std
         values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
-        if not (isinstance(distribution, DISTRIBUTIONS) or is_distribution(distribution)):
+        if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
@@ -111,6 +114,8 @@ class Fillings:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
+        if isinstance(distribution, MATRICES):
+            return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
         return Filling(values, text, fans)
@@ -130,7 +135,7 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         if held.node.module is not places[0][0]:  # it is that of like=
             places = [(held.node.module, held.name.rpartition(".")[2]), *places]
         for module, leaf in places:
-            if "padding_idx" in module.__dict__:
+            if leaf == "weight" and "padding_idx" in module.__dict__:
                 row = _padding_in(module, leaf, held.tensor)
                 if row is not None:
                     return row

@@ -39,7 +39,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     rules = options.recipe.rules_for(targets)
     open_, rows = [], []
     for group, target, rule in zip(frozen, targets, rules, strict=True):
-        if rule is not None and _names(rule, options.recipe):
+        if rule is not None and names_it(rule, options.recipe):
             continue
         stays = options.frozen == "keep" and not group[0].tensor.is_meta
         table = None if stays else computed_table(target)
@@ -62,7 +62,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     return rows + [_row(group, options, None, "kept (frozen)") for group in open_]
 
 
-def _names(rule: Rule, recipe: Recipe) -> bool:
+def names_it(rule: Rule, recipe: Recipe) -> bool:
     """Whether a rule is the caller's and names its parameters."""
     is_own = not is_ready_made(rule) and any(rule is each for each in recipe.rules)
     return is_own and (rule.name is not None or rule.parameter is not None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -128,7 +128,7 @@ def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTe
             a canonical name.
     """
     nodes = list(nodes)
-    held = _held((node, node.module._parameters) for node in nodes)
+    held = _held(nodes, "_parameters")
     if lazy:
         held = [each for each in held if not is_lazy(each.tensor)]
     else:
@@ -139,13 +139,13 @@ def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTe
 
 def buffers(nodes: Iterable[NamedModule]) -> list[NamedTensor]:
     """Every buffer object once, under its first path."""
-    return _held((node, node.module._buffers) for node in nodes)
+    return _held(nodes, "_buffers")
 
 
-def _held(tensors: Iterable[tuple[NamedModule, Mapping[str, Tensor | None]]]) -> list[NamedTensor]:
+def _held(nodes: Iterable[NamedModule], kind: str) -> list[NamedTensor]:
     found: dict[int, NamedTensor] = {}
-    for node, named in tensors:
-        for leaf, tensor in named.items():
+    for node in nodes:
+        for leaf, tensor in getattr(node.module, kind).items():
             if tensor is None:
                 continue
             held = found.get(id(tensor))

@@ -17,7 +17,7 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Rounded, Values
+from convinit_ext.model._values import Drawn, Rounded, Values, forget
 from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
 
 
@@ -99,6 +99,7 @@ class Row:
         assert self.values is not None
         for part in parts(memory):
             self.values.write_(seed, part)
+        forget()
         if is_dtensor(memory):
             increment_version(memory)
 
@@ -116,12 +117,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """What an initialisation does: the parameters in the order of named_parameters(), then the buffers."""
+    """What an initialisation does: the parameters in the order of named_parameters(), then the buffers.
+
+    `were_zero` has the names of those that hold zeros before, and then something else.
+    """
 
     rows: tuple[Row, ...]
     buffers: tuple[Row, ...]
     seed: int
     recipe: str
+    were_zero: tuple[str, ...] = ()
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -138,7 +143,8 @@ class Plan:
     @uncollected()
     def report(self, seconds: float, dry: bool = False) -> Report:
         """Return what it does to each parameter, or did in so many seconds."""
-        return Report(tuple(row.reported() for row in self.rows), seconds, self.seed, self.recipe, dry)
+        rows = tuple(row.reported() for row in self.rows)
+        return Report(rows, seconds, self.seed, self.recipe, dry, self.were_zero)
 
 
 @lru_cache(maxsize=64)

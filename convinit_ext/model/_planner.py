@@ -11,12 +11,14 @@ from torch import nn
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
 from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
+    MATRICES,
     Filling,
     Fillings,
     check_range,
@@ -33,7 +35,17 @@ from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Norm, Rounded, Values, redrawn
+from convinit_ext.model._values import (
+    Computed,
+    Drawn,
+    Given,
+    MinusOnes,
+    Norm,
+    Rounded,
+    Values,
+    orthogonal,
+    redrawn,
+)
 from convinit_ext.recipes import (
     CopyFrom,
     MinusIdentity,
@@ -83,20 +95,20 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
-    seconds = {id(each) for group in groups for each in group[1:]}
+    seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
-    if not options.reading:
-        warn_of_copies(rows)
+    starts = [] if options.reading else beginnings(rows)
+    warn_of_copies(starts)
     on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        return selection.chosen(buffer) and (buffer.persistent or not options.persistent)
+        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name)
+    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options))
 
 
 def _with_pieces(
@@ -213,15 +225,17 @@ class _Planner:
         shape = tensor.shape if held.is_plain else logical_shape(tensor)
         if isinstance(said, DISTRIBUTIONS):  # most of them
             return Drawn(self._key_of(held.name), shape, said), filling.fans
-        if isinstance(said, RowZeroed):
-            return Drawn(self._key_of(held.name), shape, said.distribution, said.row), filling.fans
+        said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
         if isinstance(said, Redrawn):
             return redrawn(said, self._key_of(held.name)), None
-        if not isinstance(said, Preset | NormOf | MinusIdentity):
-            return Drawn(self._key_of(held.name), shape, said), filling.fans
+        if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
+            return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
+            if isinstance(said, MATRICES):
+                said.check(shape)
+                return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
@@ -280,6 +294,10 @@ class _Planner:
                 f"{origin.tensor.dtype}: only one of them is complex"
             )
         values, fans = self._values(origin, own)
+        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
+        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
+        if isinstance(values, Computed) and has_other_words:
+            return Rounded(values, drawn), fans
         if not isinstance(values, Drawn):
             return values, fans
         if padding is not None and values.zero_row is None:
@@ -289,9 +307,7 @@ class _Planner:
                 f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
-        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
         if has_other_words and not isinstance(values.distribution, Constant):
             return Rounded(values, drawn), fans
         return values, fans

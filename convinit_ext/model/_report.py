@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from convinit_ext._engine import listed
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
@@ -61,6 +62,8 @@ class Report:
         seed: of the model.
         recipe: its name.
         dry: whether it says what would be done, and nothing was.
+        were_zero: the names of parameters, but for biases, that a model held as zeros and that get other
+            values by a recipe of types: layers that were to add nothing at first.
     """
 
     rows: tuple[ReportRow, ...]
@@ -68,6 +71,7 @@ class Report:
     seed: int
     recipe: str
     dry: bool = False
+    were_zero: tuple[str, ...] = ()
 
     @property
     def num_elements(self) -> int:
@@ -92,6 +96,7 @@ class Report:
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
+            "were_zero": list(self.were_zero),
             "rows": [row._asdict() | {"shape": list(row.shape)} for row in self.rows],
         }
 
@@ -115,7 +120,16 @@ class Report:
         rows = [(row.name, _alike(row), row) for row in self.rows]
         cells = [_cells(name, group[0]) for name, group in grouped(rows)]
         lines = table(_COLUMNS, cells, _TEXT_COLUMNS)
-        return "\n".join([*shortened(lines, "report.rows"), "", self.summary()])
+        return "\n".join([*shortened(lines, "report.rows"), "", *self._notes(), self.summary()])
+
+    def _notes(self) -> list[str]:
+        if not self.were_zero:
+            return []
+        is_one = len(self.were_zero) == 1
+        were = "1 parameter that was" if is_one else f"{len(self.were_zero)} parameters that were"
+        return [
+            f"{were} zero get{'s' * is_one} other values, unless skip= leaves them: {listed(self.were_zero)}"
+        ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:

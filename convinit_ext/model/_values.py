@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from convinit_ext import keys
+from convinit_ext import init, keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS, Redrawn
+from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn
 from convinit_ext.sharding import Part, is_sharded, parts, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -210,7 +210,9 @@ class Norm:
 
 @dataclass(slots=True, eq=False)
 class Computed:
-    """Values that only a computation on whole tensors gives; kept from the first region to the last.
+    """Values that only a computation on whole tensors gives.
+
+    They are kept until the last region, or until forget(): those of one tensor at a time.
 
     Args:
         said: what decides them.
@@ -219,24 +221,60 @@ class Computed:
 
     said: Callable[[], str]
     compute: Callable[[int, torch.dtype], Tensor]
-    _made: tuple[object, Tensor] | None = None
 
     def write_(self, seed: int, part: Part) -> None:
         asked = seed, part.tensor.dtype
-        known = self._made[1] if self._made and self._made[0] == asked else None
-        made = self.compute(*asked).detach() if known is None else known
+        made = next((made for of, what, made in _kept if of is self and what == asked), None)
+        if made is None:
+            forget()
+            made = self.compute(*asked).detach()
+            _kept[:] = [(self, asked, made)]
         part.tensor.copy_(made[slices(part.ranges)])
-        is_last = all(own[-1] == size - 1 for own, size in zip(part.ranges, made.shape, strict=True) if own)
-        self._made = None if is_last else (asked, made)
+        if all(own[-1] == size - 1 for own, size in zip(part.ranges, made.shape, strict=True) if own):
+            forget()
 
     def text(self) -> str:
         return self.said()
+
+
+_kept: list[tuple[Computed, object, Tensor]] = []  # whose values, of what seed and dtype
+
+
+def forget() -> None:
+    """Let go of computed values, of which this process writes no further region."""
+    _kept.clear()
 
 
 def redrawn(said: Redrawn, name: str) -> Computed:
     """Return the values that a model's own code draws, with the key of a name."""
     text = f"drawn by the model itself {name!r} {said.kind}"
     return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
+
+
+def orthogonal(
+    said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
+) -> Computed:
+    """Return orthogonal matrices with the key of a name.
+
+    Args:
+        said: which.
+        name: that makes their key.
+        shape: of the logical tensor.
+        zero_row: the row of dimension 0 that is zero instead, if any.
+    """
+
+    def compute(seed: int, dtype: torch.dtype) -> Tensor:
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        made, key = torch.empty(tuple(shape), dtype=exact, device="cpu"), keys.Key(seed, name)
+        if isinstance(said, Orthogonal):
+            init.orthogonal_(made, said.gain, key=key, blocks=said.blocks)
+        else:
+            init.delta_orthogonal_(made, said.gain, key=key)
+        if zero_row is not None:
+            made[zero_row] = 0
+        return made
+
+    return Computed(lambda: f"{said} {name!r} {zero_row}", compute)
 
 
 def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,6 @@ from convinit_ext.recipes._constructor import made_once as made_once
 from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf
-from convinit_ext.recipes._derived import Orthogonal as Orthogonal
 from convinit_ext.recipes._derived import Redrawn as Redrawn
 from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
@@ -32,6 +31,7 @@ from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._model_code import MODEL_CODE as MODEL_CODE
 from convinit_ext.recipes._model_code import computed_table as computed_table
 from convinit_ext.recipes._model_code import shown_copy as shown_copy
+from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
 from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
 from convinit_ext.recipes._rules import Rule
@@ -52,8 +52,10 @@ __all__ = [
     "TRUNC_NORMAL",
     "XAVIER",
     "CopyFrom",
+    "DeltaOrthogonal",
     "Initialiser",
     "Kaiming",
+    "Orthogonal",
     "Preset",
     "Recipe",
     "RowZeroed",

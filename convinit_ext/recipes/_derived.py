@@ -152,11 +152,6 @@ class MinusIdentity:
         return "minus_identity"
 
 
-@dataclass(frozen=True, slots=True)
-class Orthogonal:
-    """A square orthogonal matrix, uniform over all of them: what a buffer may start from."""
-
-
 def check_given(values: Tensor, target: Tensor) -> None:
     """Check that a tensor has values which can be copied.
 

@@ -23,6 +23,7 @@ from convinit_ext.distributions import (
     Uniform,
 )
 from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn
+from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._target import FANS, Fan, Target
 
 ZEROS = Constant(0.0)
@@ -31,14 +32,24 @@ ONES = Constant(1.0)
 
 @dataclass(frozen=True, slots=True)
 class RowZeroed:
-    """A distribution, but for one row of dimension 0, which is zero: an embedding's padding."""
+    """Values that are drawn, but for one row of dimension 0, which is zero: an embedding's padding."""
 
-    distribution: Distribution
+    distribution: Distribution | Orthogonal | DeltaOrthogonal
     row: int
 
 
 # What a rule may have for an initialiser, and what a function of the Target may return.
-Values: TypeAlias = Distribution | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
+Values: TypeAlias = (
+    Distribution
+    | Orthogonal
+    | DeltaOrthogonal
+    | RowZeroed
+    | CopyFrom
+    | Preset
+    | Redrawn
+    | NormOf
+    | MinusIdentity
+)
 Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
 
 
@@ -243,6 +254,8 @@ FUNCTIONS: dict[str, Function] = {
     "lecun_normal_": Function(VarianceScaling, (1.0, "fan_in", "truncated_normal"), _FAN),
     "lecun_uniform_": Function(VarianceScaling, (1.0, "fan_in", "uniform"), _FAN),
     "variance_scaling_": Function(VarianceScaling, (), ("scale", "mode", "distribution", *_FAN)),
+    "orthogonal_": Function(Orthogonal, (), ("gain", "blocks")),
+    "delta_orthogonal_": Function(DeltaOrthogonal, (), ("gain",)),
     "copy_from": Function(CopyFrom, (), ("name",)),
 }
 
@@ -267,10 +280,11 @@ def initialiser_text(init: object, exact: bool = False) -> str:
 
 
 def _arguments(function: Function, values: list[Any], exact: bool) -> Iterator[str]:
-    """Yield all arguments; of those by name alone, and where fans count, what is not the default."""
+    """Yield all arguments; of those by name alone, and beside a fan or gain, what is not the default."""
+    is_short = not {"fan", "gain"}.isdisjoint(function.arguments)
     for value, argument in zip(values, function.signature.parameters.values(), strict=True):
         text = f"{value:.6g}" if isinstance(value, int | float) and not exact else repr(value)
-        if "fan" not in function.arguments and argument.kind is not Parameter.KEYWORD_ONLY:
+        if not is_short and argument.kind is not Parameter.KEYWORD_ONLY:
             yield text
         elif value != argument.default and (exact or argument.name != "fan"):
             yield f"{argument.name}={text}"
@@ -284,5 +298,6 @@ def is_distribution(value: object) -> TypeIs[Distribution]:
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
     return is_distribution(init) or isinstance(
-        init, RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity
+        init,
+        Orthogonal | DeltaOrthogonal | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity,
     )

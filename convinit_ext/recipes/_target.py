@@ -99,7 +99,8 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
 def is_own(function: Callable[..., Any]) -> bool:
     """Return whether a function is this package's, which writes to no tensor."""
-    return str(getattr(function, "__module__", "")).startswith(_OWN)
+    module = getattr(function, "__module__", None)
+    return module is not None and module.startswith(_OWN)
 
 
 def _shown(tensor: Tensor) -> Tensor:

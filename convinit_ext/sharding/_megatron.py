@@ -18,9 +18,7 @@ from convinit_ext.sharding._shard import Shard
 _IS_CUT = "tensor_model_parallel"
 _UNSAID = "_convinit_unsaid_cut"  # of a weight that its layer has cut, and that does not say so
 MARKS = (_IS_CUT, _UNSAID)
-IS_ADDED_UP = (
-    "allreduce"  # False for parameters of experts that other ranks do not have; DeepSpeed has it too
-)
+IS_ADDED_UP = "allreduce"  # False for experts that other ranks do not have, also with DeepSpeed
 _STATE = "megatron.core.parallel_state"  # which is imported where there are layers
 _LAYERS = frozenset(("ColumnParallelLinear", "RowParallelLinear", "VocabParallelEmbedding"))
 
@@ -103,13 +101,21 @@ def check_name(tensor: Tensor) -> None:
 
 
 def _ranks_differ(group_name: Any) -> bool:
-    """Return whether there are several ranks that share experts out among them."""
-    state, groups = sys.modules.get(_STATE), sys.modules.get("deepspeed.utils.groups")
-    size: Any = 1
-    if group_name is not None and groups is not None:
-        size = groups._get_expert_parallel_world_size(group_name)
-    elif state is not None:
-        size = state.get_expert_model_parallel_world_size()
+    """Return whether there are several ranks that share experts out among them; True where nobody knows.
+
+    Args:
+        group_name: that DeepSpeed has given to the parameter; None for Megatron's.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return False
+    state: Any = sys.modules.get(_STATE if group_name is None else "deepspeed.utils.groups")
+    try:
+        if group_name is None:
+            size = state.get_expert_model_parallel_world_size()
+        else:
+            size = state._get_expert_parallel_world_size(group_name)
+    except (AssertionError, AttributeError, KeyError):
+        return True
     return bool(size > 1)
 
 

@@ -126,6 +126,18 @@ def test_bounds_beyond_six_stds_cut_nothing(distribution, nothing):
     assert distribution.cuts_nothing is nothing
 
 
+class Recorder(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        return kwargs
+
+
+def test_an_override_sees_them_if_they_are_given():
+    weight, given = torch.empty(3).as_subclass(Recorder), {"cut": 2.0, "corrected": True}
+    assert given.items() <= init.trunc_normal_(weight, **given).items()
+    assert not init.trunc_normal_(weight).keys() & given.keys()
+
+
 @pytest.mark.parametrize("corrected", [False, True])
 def test_compiled_code_takes_them(corrected):
     def step(weight):

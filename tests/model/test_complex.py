@@ -31,7 +31,9 @@ def given(model: Spectral) -> list[Rule]:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
-    "do", [init_model_, plan_model, lambda model: save_model(model, "never.safetensors")], ids=str
+    "do",
+    [init_model_, plan_model, lambda model: save_model(model, "never.safetensors")],
+    ids=["init_model_", "plan_model", "save_model"],
 )
 def test_all_that_have_no_values_are_named_with_how_to_leave_them(do, device, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -74,6 +74,7 @@ CASES = {
     "spectral_norm": (lambda: parametrizations.spectral_norm(nn.Linear(3, 4)), {}),
     "orthogonal": (orthogonal, {}),
     "buffers": (with_buffers, {"recipe": [Rule(Normal(), buffer="noise"), *TORCH]}),
+    "buffers of another dtype": (with_buffers, {"dtype": torch.float16}),
     "only": (cnn, {"only": "3"}),
     "skip": (cnn, {"skip": ["1", "5.bias"]}),
     "names": (cnn, {"names": lambda name: f"blocks.8.{name}"}),

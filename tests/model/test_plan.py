@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from planning import make_plan
@@ -273,3 +275,26 @@ def test_a_rules_function_sees_the_parameters_attributes_and_its_own_module():
 
     init_model_(model, 0, [Rule(init, parameter="weight"), *TORCH])
     assert model[0].weight.eq(2).all()
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+@pytest.mark.parametrize("do", [make_plan, plan_model, init_model_, verify])
+def test_the_garbage_collector_rests_while_a_plan_is_made(do, was_enabled):
+    seen = []
+
+    def rule(target):
+        seen.append(gc.isenabled())
+        if target.parameter == "bias":
+            raise ValueError("mine")
+        return Constant(0.0)
+
+    try:
+        if not was_enabled:
+            gc.disable()
+        do(nn.Linear(2, 2, bias=False), 0, [Rule(rule)])
+        assert gc.isenabled() == was_enabled
+        with pytest.raises(ValueError, match="mine"):
+            do(nn.Linear(2, 2), 0, [Rule(rule)])
+        assert gc.isenabled() == was_enabled and not any(seen)
+    finally:
+        gc.enable()

@@ -26,8 +26,8 @@ def cases(script: str, num_processes: int) -> list[str]:
         ("sharded_experts.py", 4, 12 if HAS_TRANSFORMERS else 10),
         ("fingerprinted_ranks.py", 4, 8),  # what one process cannot read
         ("flat_ranks.py", 2, 1),  # the older FSDP
-        ("foreign_ranks.py", 2, 7),
-        ("foreign_ranks.py", 3, 7),
+        ("foreign_ranks.py", 2, 8),
+        ("foreign_ranks.py", 3, 8),
     ],
 )
 def test_on_processes(script: str, num_processes: int, num_cases: int):

@@ -1,4 +1,4 @@
-"""Cases that run on the processes of a job with another package, each by its name; what they have in common."""
+"""Cases that run with another package on the processes of a job, each by its name; what they share."""
 
 from __future__ import annotations
 

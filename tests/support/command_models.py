@@ -50,3 +50,14 @@ def ends(target: object = None) -> nn.Module:
 
 
 ODD, ENDING = [Rule(odd)], [Rule(ends)]
+
+
+def seeing_twice() -> nn.Module:
+    return nn.Bilinear(3, 4, 2)
+
+
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(2, 3), torch.ones(2, 4)
+
+
+PAIR = pair()

@@ -267,11 +267,65 @@ def megatron() -> None:
     say("Megatron: values, report, verify and fingerprint, in any dtype and on the meta device")
 
 
+class ColumnParallelLinear(nn.Module):
+    def __init__(self, group: dist.ProcessGroup, allreduce: bool = True) -> None:
+        super().__init__()
+        self.tp_group = group
+        self.weight = nn.Parameter(torch.full((8 // group.size(), 6), 7.0))
+        self.weight.allreduce = allreduce
+
+
+def megatron_layers() -> None:
+    """Their process group counts, and not that of all layers; they know what their weights do not say."""
+    num_ranks, rank = dist.get_world_size(), dist.get_rank()
+    recipe = [Rule(Xavier(), module=ColumnParallelLinear), *TORCH]
+    state = types.ModuleType("megatron.core.parallel_state")
+    state.get_tensor_model_parallel_group = lambda: dist.group.WORLD
+    state.get_expert_model_parallel_world_size = lambda: num_experts
+    sys.modules["megatron.core.parallel_state"] = state
+    ColumnParallelLinear.__module__ = "megatron.core.tensor_parallel.layers"
+    alone = [dist.new_group([each]) for each in range(num_ranks)][rank]
+    pair = dist.new_group([0, 1])
+    whole = nn.Sequential(ColumnParallelLinear(alone))
+    whole[0].weight.tensor_model_parallel, whole[0].weight.partition_dim = True, 0
+    init_model_(whole, 3, recipe)
+    assert fingerprint(whole) == plan_model(whole, 3, recipe).fingerprint()
+    if rank < 2:
+        model = nn.Sequential(ColumnParallelLinear(pair))
+        weight, mine = model[0].weight, slice(4 * rank, 4 * rank + 4)
+        said = r"'0\.weight': .*perform_initialization=False.*set_tensor_model_parallel_attributes"
+        for refuses in (init_model_, plan_model, verify):
+            with pytest.raises(ValueError, match=said):
+                refuses(model, 3, recipe)
+        with pytest.raises(ValueError, match=said):
+            fingerprint(model)
+        assert weight.eq(7).all()
+        weight.tensor_model_parallel, weight.partition_dim = True, 0
+        init_model_(model, 3, recipe)
+        assert torch.equal(weight, whole[0].weight[mine]) and fingerprint(model) == fingerprint(whole)
+        for each in (model, whole):
+            with intercept(each, seed=4):
+                nn.init.xavier_normal_(each[0].weight)
+        assert torch.equal(weight, whole[0].weight[mine])
+    num_experts = 2
+    model = nn.Sequential(ColumnParallelLinear(alone, allreduce=False))
+    with pytest.raises(ValueError, match=r"'0\.weight': it is of an expert that this rank alone has.*names="):
+        init_model_(model, 3, recipe)
+    init_model_(model, 3, recipe, names={"0": "0"})
+    num_experts = 1
+    init_model_(model, 4, recipe)
+    init_model_(whole, 4, recipe)
+    assert torch.equal(model[0].weight, whole[0].weight)
+    del sys.modules["megatron.core.parallel_state"]
+    say("Megatron: groups of layers, weights that do not say that they are cut, names of experts")
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     zero3()
     zero3_by_functions()
     megatron()
+    megatron_layers()
     dist.barrier()
     dist.destroy_process_group()
 
