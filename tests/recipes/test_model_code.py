@@ -76,12 +76,12 @@ def test_what_it_computes_is_computed_and_rounded_once(dtype, device):
     def code(module: nn.Module) -> None:
         nn.init.normal_(module.p0)
         with torch.no_grad():
-            module.p0.copy_(torch.linspace(0, 1, 8, device=module.p1.device) ** 3)
+            module.p0.copy_(torch.linspace(0, 1, 64, device=module.p1.device) ** 3).mul_(1 / 3).add_(0.1)
         nn.init.ones_(module.p1)
 
-    model = built(device, code, (8,), (2,)).to(dtype)
+    model = built(device, code, (64,), (2,)).to(dtype)
     init_model_(model)
-    expected = (torch.linspace(0, 1, 8) ** 3).to(dtype)
+    expected = (torch.linspace(0, 1, 64) ** 3).mul(1 / 3).add(0.1).to(dtype)
     assert torch.equal(model.inner[0].p0, expected) and model.inner[0].p1.eq(1).all()
 
 

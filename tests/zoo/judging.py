@@ -125,8 +125,8 @@ def _of_parameters(library: Library, model: nn.Module, by_code: set[str]) -> Ite
 def _is_right(kind: str, leaf: str, value: Tensor, own: Tensor, module: nn.Module) -> bool:
     """Whether a recipe may make this of what the library makes constant, computed or drawn.
 
-    A recipe has distributions and zero biases of its own. It draws layers of torch.nn that are trained, and what
-    starts a branch from zero, also where the library's are constant or computed at first.
+    A recipe has distributions and zero biases of its own. It draws layers of torch.nn that are trained, and
+    what starts a branch from zero, also where the library's are constant or computed at first.
     """
     if same(value, own):
         return True
