@@ -209,4 +209,4 @@ def _seed_all(seed: int) -> None:
 
 
 def _has_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's

@@ -32,6 +32,7 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
+from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
@@ -95,6 +96,9 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
+    if selection.has_rows:
+        for row in rows:
+            limit(row, [each for held in row.held for each in selection.rows_of(held)], options.reading)
     seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
@@ -104,7 +108,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
+        return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
@@ -187,7 +191,8 @@ class _Planner:
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        targets = [self._target(first) for first in firsts]
+        fan = options.fan
+        targets = [target_of(each, fan) if each.is_plain else self._target(each) for each in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -249,7 +254,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if held.is_plain or not is_marked(held.tensor):
+        if not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)

@@ -1,4 +1,4 @@
-"""What an Inspection is written and drawn as: tables that fit, JSON, pictures."""
+"""What an Inspection is as a text, JSON and a picture; matplotlib is imported only where it is asked for."""
 
 from __future__ import annotations
 
