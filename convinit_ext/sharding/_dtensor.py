@@ -106,6 +106,9 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
 def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> None:
     """Copy from the whole logical tensor what this one holds of it; not recorded by autograd."""
     with torch.no_grad():
+        if shard is None and not is_sharded(tensor):  # also of symbolic sizes, which ranges cannot have
+            tensor.copy_(whole)
+            return
         for part in parts(tensor, shard):
             part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
     if is_dtensor(tensor):

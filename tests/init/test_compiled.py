@@ -179,6 +179,8 @@ FILLS: dict[str, Callable[[Tensor], Tensor]] = {
     "trunc_normal_": lambda w: init.trunc_normal_(w, 0.0, bound(w), -3 * bound(w), 3 * bound(w), key=KEY),
     "static": lambda w: init.trunc_normal_(w, std=0.02, key=KEY),
     "cut": lambda w: init.trunc_normal_(w, 0.0, bound(w), key=KEY, cut=2.0, corrected=True),
+    "orthogonal_": lambda w: init.orthogonal_(w, 2.0, key=KEY),
+    "delta_orthogonal_": lambda w: init.delta_orthogonal_(w.t()[..., None], key=KEY),
     "several": several,
     "eye_": init.eye_,
 }
