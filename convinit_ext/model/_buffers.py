@@ -26,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn
+from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn, slices
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -139,10 +139,19 @@ def _text(start: _Start) -> str:
 
 def _is_readable(tensor: Tensor) -> bool:
     """Whether a buffer can be compared with what its module offers, without disturbing anybody."""
-    if is_dtensor(tensor) or isinstance(tensor, FakeTensor) or not walk.has_memory(tensor):
+    if isinstance(local_of(tensor), FakeTensor) or not walk.has_memory(tensor):
         return False
     is_captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return bool(tensor.numel()) and not is_captured and not in_fake_mode()
+    return bool(tensor.numel()) and not is_captured and not in_fake_mode() and _is_known(tensor)
+
+
+def _is_known(tensor: Tensor) -> bool:
+    """Whether a buffer's memory is what it says: that of a sum that other ranks have terms of is not."""
+    try:
+        parts(tensor)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def _rebuilt(held: NamedTensor, offers: Offers) -> Tensor | Redrawn | None:
@@ -162,7 +171,10 @@ def _is_offered(held: NamedTensor, offers: Offers) -> bool:
 
 
 def _is_same(tensor: Tensor, offered: Tensor) -> bool:
-    return torch.equal(tensor.detach().cpu(), offered.to(tensor.dtype))
+    """Compare what this process holds of a buffer."""
+    with torch.no_grad():
+        pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
+        return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
 
 
 def _row(

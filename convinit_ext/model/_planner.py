@@ -65,7 +65,6 @@ from convinit_ext.sharding import (
     is_marked,
     logical,
     logical_shape,
-    note_layers,
 )
 
 
@@ -81,7 +80,6 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
-    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
@@ -339,7 +337,8 @@ class _Planner:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, shape, dtype, said.dim, dtype_of(held, options.dtype))
+        own, own_shape = dtype_of(held, options.dtype), logical_shape(held.tensor)
+        return Norm(values, shape, dtype, said.dim, own, own_shape)
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""

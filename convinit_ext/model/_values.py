@@ -197,6 +197,8 @@ class Norm:
         dtype: of the other tensor.
         dim: the dimension that stays; -1 is none.
         own: the dtype of the norm itself.
+        own_shape: the shape of the norm itself, where dimensions of size 1 may be in other places; None is
+            that of weight_norm.
     """
 
     values: Values
@@ -204,14 +206,15 @@ class Norm:
     dtype: torch.dtype
     dim: int
     own: torch.dtype
+    own_shape: Sequence[int] | None = None
 
     def write_(self, seed: int, part: Part) -> None:
         dtype = self.dtype if part.tensor.dtype == self.own else part.tensor.dtype
         dtype = dtype if dtype.itemsize >= 4 else torch.float32
         whole = tuple(map(range, self.shape))
-        if self.dim != 0:
+        if self.dim != 0 or part.tensor.ndim != len(self.shape) or part.tensor.shape[1:].numel() > 1:
             norm = self._norm(seed, whole, dtype, part.tensor.device)
-            part.tensor.copy_(norm[slices(part.ranges)])
+            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[slices(part.ranges)])
             return
         rows = part.ranges[0]  # one after the other: a model's weights need not be in memory
         step = max(1, _SCRATCH_BYTES // max(1, math.prod(self.shape[1:]) * dtype.itemsize))

@@ -7,8 +7,10 @@ import types
 
 import pytest
 import torch
+from meshes import every_rank
 from reference import layer_key, reference
 from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
@@ -171,6 +173,22 @@ def test_methods_that_make_buffers_are_asked(method):
         model = kind(method)
     init_model_(model)
     assert model.index.tolist() == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("placement", [Replicate(), Shard(0), Shard(1), Partial()])
+def test_buffers_that_are_dtensors_are_made_anew_too(placement):
+    kind = type("Named", (Lookup,), {})
+    for mesh in every_rank((3,)):
+        model, whole = kind("_init_buffers"), torch.tensor([[0, 2], [1, 3]])
+        cut = placement if placement.is_shard() else Replicate()
+        local = distribute_tensor(whole, mesh, [cut], src_data_rank=None)
+        held = local.to_local().contiguous()
+        before = torch.full_like(held, 7)
+        buffer = DTensor.from_local(before, mesh, [placement], run_check=False, shape=(2, 2), stride=(2, 1))
+        model.register_buffer("index", buffer, persistent=False)
+        init_model_(model)
+        expected = before if placement.is_partial() else held
+        assert torch.equal(model.index.to_local(), expected)
 
 
 def test_positions_and_token_types_are_clear_by_their_names():
