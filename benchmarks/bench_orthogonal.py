@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +83,8 @@ def main() -> None:
             aim = "" if goal is None else f" (goal {goal})"
             print(f"{each['case']:20} {each['threads']} threads: {each['ratio']:.2f} times PyTorch{aim}")
             rows.append(each)
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    around = environment() | {"load_average": f"{os.getloadavg()[1]:.1f}"}  # of what else ran meanwhile
+    record = {"command": " ".join(["python", *sys.argv]), "environment": around, "results": rows}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 
