@@ -88,7 +88,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = dtype_of(held, options.dtype)
+        dtype = tensor.dtype if options.dtype is None else dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:

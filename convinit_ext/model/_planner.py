@@ -102,7 +102,8 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     starts = [] if options.reading else beginnings(rows)
     warn_of_copies(starts)
-    on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
+    meta = (row for row in rows if not row.held[0].is_plain and row.tensor.is_meta)
+    on_meta = [row.device for row in meta]  # meta buffers go with such parameters
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
@@ -202,7 +203,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = dtype_of(first, options.dtype)
+            dtype = tensor.dtype if options.dtype is None else dtype_of(first, options.dtype)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
