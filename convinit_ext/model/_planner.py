@@ -238,7 +238,6 @@ class _Planner:
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
             if isinstance(said, MATRICES):
-                said.check(shape)
                 return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
@@ -299,11 +298,9 @@ class _Planner:
             )
         values, fans = self._values(origin, own)
         dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
-        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
-        if isinstance(values, Computed) and has_other_words:
-            return Rounded(values, drawn), fans
+        has_others = dtype != drawn and torch.float64 in (dtype, drawn)
         if not isinstance(values, Drawn):
-            return values, fans
+            return Rounded(values, drawn) if has_others and isinstance(values, Computed) else values, fans
         if padding is not None and values.zero_row is None:
             values.zero_row = padding  # of this copy alone
         elif padding is not None and values.zero_row != padding:
@@ -312,7 +309,7 @@ class _Planner:
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        if has_other_words and not isinstance(values.distribution, Constant):
+        if has_others and not isinstance(values.distribution, Constant):
             return Rounded(values, drawn), fans
         return values, fans
 

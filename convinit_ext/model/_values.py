@@ -287,7 +287,11 @@ def orthogonal(
         name: that makes their key.
         shape: of the logical tensor.
         zero_row: the row of dimension 0 that is zero instead, if any.
+
+    Raises:
+        ValueError: a shape that they do not fit.
     """
+    said.check(shape)
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:
         exact = torch.float64 if dtype == torch.float64 else torch.float32
