@@ -21,7 +21,7 @@ import convinit_ext  # noqa: F401  # makes the ops
 
 DTYPES = sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 FILLED = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2]
-LARGE = [2**31, 2**32 + 1, 2**40, 2**62, 2**63 - 2**34 - 1, 2**63 - 1, 2**63, -1, -(2**63)]
+LARGE = [2**31, 2**40, 2**60, 2**61, 2**62, 2**63 - 2**34 - 1, 2**63 - 1, 2**63, -1, -(2**63)]
 FLOATS = [
     0.0,
     -0.0,
@@ -89,9 +89,10 @@ class Call:
 
     def _integers(self, length: int, end: int = 50) -> object:
         if self._often():
-            return [self._random.randrange(end) for _ in range(length)]
-        mixed = [self._integer() for _ in range(length)]
-        return self._random.choice([None, [], [0] * (length + 1), mixed, mixed, ["1"] * length, 3])
+            large = LARGE if self._random.random() < 0.2 else [0]
+            numbers = [self._random.randrange(end), self._random.choice(large)]
+            return [self._random.choice(numbers) for _ in range(length)]
+        return self._random.choice([None, [], [0] * (length + 1), ["1"] * length, 3])
 
     def _keys(self, rows: int) -> object:
         keys = torch.randint(-(2**62), 2**62, (rows, 2))
