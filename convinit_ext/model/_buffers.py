@@ -40,7 +40,7 @@ from convinit_ext.recipes import (
     initialiser_text,
     is_distribution,
 )
-from convinit_ext.sharding import Part, is_dtensor, local_of, parts
+from convinit_ext.sharding import Part, is_dtensor, is_partial, local_of, parts
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 _STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
@@ -99,6 +99,8 @@ def buffer_rows(
             start = _rebuilt(held, offers)
             if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
+        if isinstance(start, Tensor) and is_partial(tensor) and not start.any():
+            start = ZEROS  # every term of such a sum is zero
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
@@ -142,16 +144,7 @@ def _is_readable(tensor: Tensor) -> bool:
     if isinstance(local_of(tensor), FakeTensor) or not walk.has_memory(tensor):
         return False
     is_captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return bool(tensor.numel()) and not is_captured and not in_fake_mode() and _is_known(tensor)
-
-
-def _is_known(tensor: Tensor) -> bool:
-    """Whether a buffer's memory is what it says: that of a sum that other ranks have terms of is not."""
-    try:
-        parts(tensor)
-    except (RuntimeError, TypeError):
-        return False
-    return True
+    return bool(tensor.numel()) and not is_captured and not in_fake_mode()
 
 
 def _rebuilt(held: NamedTensor, offers: Offers) -> Tensor | Redrawn | None:
@@ -171,7 +164,9 @@ def _is_offered(held: NamedTensor, offers: Offers) -> bool:
 
 
 def _is_same(tensor: Tensor, offered: Tensor) -> bool:
-    """Compare what this process holds of a buffer."""
+    """Compare what this process holds of a buffer. Of a sum it is one of the terms, which tells nothing."""
+    if is_partial(tensor):
+        return False
     with torch.no_grad():
         pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
         return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
@@ -211,7 +206,7 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
         check_spectral(held, dtype)
     about = f"buffer {held.path!r}"
     try:
-        if is_dtensor(tensor):
+        if is_dtensor(tensor) and start != ZEROS:
             parts(tensor)  # raises what is wrong with its placements
         if has_rules:
             if isinstance(start, Constant | Uniform) and dtype.is_floating_point:

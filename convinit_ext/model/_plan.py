@@ -17,7 +17,7 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Piece, Rounded, Values, forget
+from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
 from convinit_ext.sharding import Part, Runs, carrying, is_dtensor, local_of, logical_shape, parts, within
 
 
@@ -98,6 +98,8 @@ class Row:
 
     def regions(self, memory: Tensor) -> list[Part]:
         """Return the parts of the tensor, or of one like it, that the values are for."""
+        if self.rows is None and isinstance(self.values, Same):  # also of a sum that other ranks have terms of
+            return [Part(local_of(memory), ())]
         found = parts(memory)
         return found if self.rows is None else [each for part in found for each in within(part, self.rows)]
 

@@ -14,7 +14,7 @@ from convinit_ext._engine import check_not_in_fake_mode, digests, lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, SomeRows, Values, generated
-from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape
+from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
 DTYPES = {
@@ -162,6 +162,9 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
     if is_planned:
         return value
     if is_dtensor(value):
+        sharing = sharding_of(value)
+        if sharing is not None and not (sharing.is_cut or sharing.is_outside):
+            return local_of(value)  # a copy on every rank
         raise TypeError(f"{key!r} is a DTensor that is not filled as a whole, and no process has all of it")
     if logical_shape(value) != value.shape:
         raise TypeError(

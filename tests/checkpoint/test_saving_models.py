@@ -133,7 +133,11 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
             save_model(model, tmp_path / f"{rank}.safetensors", 3)
             with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that is not filled as a whole"):
                 save_model(model, tmp_path / "part.safetensors", 3, skip="0")
+            mark = distribute_tensor(torch.arange(3.0), mesh, [Replicate()] * 2, src_data_rank=None)
+            model.register_buffer("mark", mark)  # of which each rank has all
+            save_model(model, tmp_path / f"{rank}.safetensors", 3, overwrite=True)
         saved = values_of(tmp_path / f"{rank}.safetensors")
+        assert saved["mark"].tolist() == [0, 1, 2]
         assert all(saved[name].equal(tensor) for name, tensor in expected.state_dict().items())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 pytest.importorskip("torchtitan")
@@ -158,11 +160,23 @@ def llama_of_dtensors_alone() -> None:
 
 
 def experts_under_fsdp2() -> None:
-    assert_as_one_process(deepseek(), "llama", dp_shard=2)
+    assert_as_one_process(deepseek(), "llama", is_empty=False, dp_shard=2)
+    model = parallel(deepseek(), dp_shard=2).to_empty(device="cpu")
+    with pytest.warns(UserWarning, match=r"nobody can rebuild.*: layers\.1\.moe\.expert_bias_E;"):
+        init_model_(model, 3, "llama")
 
 
 def experts_of_several_ranks() -> None:
-    assert_as_one_process(deepseek(enable_ep=True), "llama", dp_shard=2, ep=2)
+    assert_as_one_process(deepseek(enable_ep=True), "llama", is_empty=False, dp_shard=2, ep=2)
+
+
+def llama_both_ways() -> None:
+    assert_as_one_process(llama(), "llama", dp_shard=2, tp=2)
+    assert_as_one_process(llama(fuse=False), "torch", dp_replicate=2, dp_shard=2)
+
+
+def experts_both_ways() -> None:
+    assert_as_one_process(deepseek(enable_ep=True), "gpt", is_empty=False, dp_shard=2, tp=2, ep=2)
 
 
 CASES = (
@@ -175,9 +189,13 @@ CASES = (
 )
 
 
-def test_on_two_processes():
-    assert_all_hold(__file__, CASES)
+OF_FOUR = (llama_both_ways, experts_both_ways)
+
+
+@pytest.mark.parametrize(("num_processes", "cases"), [(2, CASES), (4, OF_FOUR)])
+def test_on_processes(num_processes, cases):
+    assert_all_hold(__file__, cases, num_processes)
 
 
 def main() -> None:
-    run_cases(CASES)
+    run_cases(CASES if os.environ["WORLD_SIZE"] == "2" else OF_FOUR)
