@@ -98,8 +98,6 @@ class Row:
 
     def regions(self, memory: Tensor) -> list[Part]:
         """Return the parts of the tensor, or of one like it, that the values are for."""
-        if self.rows is None and isinstance(self.values, Same):  # also of a sum that other ranks have terms of
-            return [Part(local_of(memory), ())]
         found = parts(memory)
         return found if self.rows is None else [each for part in found for each in within(part, self.rows)]
 
@@ -114,7 +112,8 @@ class Row:
     def write_(self, seed: int, memory: Tensor) -> None:
         """Write the values of what this process holds; not recorded by autograd."""
         assert self.values is not None
-        for part in self.regions(memory):
+        is_same = self.rows is None and isinstance(self.values, Same)  # also of a sum with other ranks' terms
+        for part in [Part(local_of(memory), ())] if is_same else self.regions(memory):
             self.values.write_(seed, part)
         forget()
         if is_dtensor(memory):
