@@ -261,7 +261,7 @@ def _signed_words_of(seed: int, name: str) -> tuple[int, int]:
 
 # No compiler traces a hash: a key made in a graph is a constant of it. (torch.compiler.assume_constant_result
 # would mark it so, but imports the compiler.)
-_signed_words_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_signed_words_of._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a mark for Dynamo
 
 
 def _halves(message: bytes, person: bytes) -> tuple[int, int]:

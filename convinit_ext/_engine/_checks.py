@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -40,8 +39,6 @@ NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 STRIDED = torch.strided
 _READS = ("verify", "digest")
-# data_ptr() copies what is lazily cloned. Not every torch has the other.
-_address: Callable[[Tensor], int] = getattr(Tensor, "const_data_ptr", Tensor.data_ptr)
 
 
 class UnsupportedTensorError(NotImplementedError, TypeError):
@@ -68,7 +65,7 @@ def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
         and not _are_functorch_transforms_active()
         and _get_tracing_state() is None
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and _address(tensor) != 0
+        and _C.in_memory(tensor)
     )
 
 
@@ -86,8 +83,8 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
 
     Raises:
         UnsupportedTensorError: a wrapper of other tensors, a layout, dtype or device that is not accepted.
-        RuntimeError: no memory; where it is written, an inference tensor outside inference mode, or elements
-            that overlap.
+        RuntimeError: no memory, or not enough; where it is written, an inference tensor outside inference
+            mode, or elements that overlap.
         ValueError: where it is read, a meta or fake tensor, which has no values.
     """
     if is_compiling():
@@ -100,12 +97,25 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         return
     if do in _READS and isinstance(tensor, FakeTensor):
         raise ValueError(f"cannot {do} a fake tensor: it has no values")
-    if _has_storage(tensor) and not tensor.untyped_storage().size() and tensor.numel():
-        raise RuntimeError(NO_MEMORY)
+    _check_memory(tensor)
     if do not in _READS and not tensor.is_contiguous() and _overlaps_itself(tensor):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
             "location. Please clone() the tensor before performing the operation."
+        )
+
+
+def _check_memory(tensor: Tensor) -> None:
+    """Raise RuntimeError where a tensor's storage was resized, and ends before its elements do."""
+    if isinstance(tensor, FakeTensor) or not _has_storage(tensor) or not tensor.numel():
+        return
+    held = tensor.untyped_storage().nbytes()
+    if not held:
+        raise RuntimeError(NO_MEMORY)
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    if (tensor.storage_offset() + steps + 1) * tensor.itemsize > held:
+        raise RuntimeError(
+            f"the tensor's storage of {held} bytes ends before the tensor does (it was resized)"
         )
 
 

@@ -63,7 +63,7 @@ def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int]
     if total is None:
         yield lambda num_bytes: None
         return
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]  # it has no types
 
     with tqdm(total=total, unit="B", unit_scale=True, desc=description) as bar:
         yield bar.update

@@ -13,7 +13,7 @@ from convinit_ext._engine import check_tensor, make_orthogonal_
 from convinit_ext.distributions import Normal, as_blocks
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
-from convinit_ext.sharding import Shard, copy_whole_, local_of, logical_shape, parts
+from convinit_ext.sharding import Shard, copy_whole_, is_sharded, local_of, logical_shape, parts
 
 
 def orthogonal_(
@@ -139,8 +139,9 @@ def _check(tensor: Tensor, gain: float, shard: Shard | None) -> float:
         gain = float(1.0 * gain)  # a string would be one too
     except TypeError as error:
         raise TypeError(f"gain must be a number, not {gain!r}") from error
-    with torch.no_grad():
-        parts(tensor, shard)
+    if shard is not None or is_sharded(tensor):
+        with torch.no_grad():
+            parts(tensor, shard)
     local = local_of(tensor)
     check_tensor(local)
     if not is_compiling():

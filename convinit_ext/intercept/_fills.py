@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext import init
 from convinit_ext._engine import (
+    _C,
     PLAIN,
     SMALL,
     STRIDED,
@@ -239,6 +240,7 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
         tensor.numel() <= SMALL
         and type(tensor) in PLAIN
         and tensor.is_cpu
+        and _C.in_memory(tensor)
         and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
     )
     if is_quick and (box is not None or tensor.is_contiguous()):

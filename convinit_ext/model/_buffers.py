@@ -88,7 +88,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = dtype_of(held, options.dtype)
+        dtype = tensor.dtype if options.dtype is None else dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -104,10 +104,11 @@ def buffer_rows(
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
+            from_meta = from_meta or tensor.is_meta
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    if from_meta or any(row.tensor.is_meta for row in rows):
+    if from_meta:
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
             for each in plain_tensors(nodes)

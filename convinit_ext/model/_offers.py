@@ -57,7 +57,7 @@ def _of_frozen_norm(module: nn.Module, leaf: str) -> Tensor | None:
     start = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.get(leaf)
     if start is None or "FrozenBatchNorm" not in type(module).__name__:
         return None
-    return torch.full_like(module._buffers[leaf], start, device="cpu")  # type: ignore[arg-type]
+    return torch.full_like(module._buffers[leaf], start, device="cpu")  # type: ignore[arg-type]  # it is not None
 
 
 def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:

@@ -51,12 +51,12 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
 @contextlib.contextmanager
 def _untouched_memory() -> Iterator[None]:
     """Keep use_deterministic_algorithms from filling new memory with NaN: all of it is written anyway."""
-    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    fills = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]  # a property of the module
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # as above
     try:
         yield
     finally:
-        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]
+        deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]  # as above
 
 
 def _place(row: Row, memory: Tensor) -> None:
@@ -74,12 +74,12 @@ def _place(row: Row, memory: Tensor) -> None:
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
     """Write what is drawn by one call into the engine, then given tensors, then norms of either."""
-    drawn = [(row.values, memory) for row, memory in filled if isinstance(row.values, Drawn)]
+    drawn = [(row, memory) for row, memory in filled if isinstance(row.values, Drawn)]
     sizes = [local_of(memory).nbytes for _, memory in drawn] if progress else []
     groups = in_steps(drawn, sizes, sum(sizes) // _PROGRESS_STEPS) if progress else [(drawn, 0)]
     with progress_bar(sum(sizes) if progress else None, "init_model_") as advance:
         for group, num_bytes in groups:
-            fill_pieces(seed, (piece for values, memory in group for piece in values.pieces_of(memory)))
+            fill_pieces(seed, (piece for row, memory in group for piece in row.pieces_of(memory)))
             advance(num_bytes)
     others = [each for each in filled if not isinstance(each[0].values, Drawn | None)]
     for row, memory in sorted(others, key=lambda each: isinstance(each[0].values, Norm)):
@@ -125,7 +125,7 @@ def _swap_in(row: Row, memory: Tensor) -> None:
         fresh = nn.Parameter(memory, parameter.requires_grad)
         fresh.__dict__.update(parameter.__dict__)
         try:
-            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]
+            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]  # PyTorch's
         except RuntimeError:  # a weak reference to it, or a graph that holds it
             lost.append(held.path)
             _assign(held, fresh)

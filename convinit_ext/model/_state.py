@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext._engine import check_not_in_fake_mode, digests, lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
-from convinit_ext.model._values import Given, Values, generated
+from convinit_ext.model._values import Given, SomeRows, Values, generated
 from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
@@ -91,7 +91,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if walk.is_extra_state(key):
             continue
         row = rows.get(id(value))
-        tensor = _checked(key, value, row is not None)
+        tensor = _checked(key, value, row is not None and row.rows is None)
         identity = _identity(tensor, row)
         if identity in seen:
             continue
@@ -104,6 +104,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
         _check_storable(key, dtype)
+        if row is not None and values is not None and row.rows is not None:
+            values = SomeRows(values, row.rows, tensor)
         found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
@@ -163,9 +165,11 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
         sharing = sharding_of(value)
         if sharing is not None and not (sharing.is_cut or sharing.is_outside):
             return local_of(value)  # a copy on every rank
-        raise TypeError(f"{key!r} is a DTensor that nothing fills, and no process has the whole of it")
+        raise TypeError(f"{key!r} is a DTensor that is not filled as a whole, and no process has all of it")
     if logical_shape(value) != value.shape:
-        raise TypeError(f"{key!r} is a part of a tensor that nothing fills, and no process has all of it")
+        raise TypeError(
+            f"{key!r} is a part of a tensor that is not filled as a whole, and no process has all of it"
+        )
     if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
         kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
         raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")

@@ -18,7 +18,7 @@ from convinit_ext import init, keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn
-from convinit_ext.sharding import Part, is_sharded, parts, without
+from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -131,6 +131,29 @@ class Given:
         for part in generated(self, 0, shape, dtype):
             total += ops.digest([part.tensor], key, [part.box(shape)])[0]
         return f"given {dtype} {total.tolist()}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeRows:
+    """Values of some rows of dimension 0, and of the others those that a tensor holds.
+
+    Args:
+        values: of the rows.
+        rows: which.
+        tensor: the whole.
+    """
+
+    values: Values
+    rows: Runs
+    tensor: Tensor
+
+    def write_(self, seed: int, part: Part) -> None:
+        Given(self.tensor).write_(seed, part)
+        for each in within(part, self.rows):
+            self.values.write_(seed, each)
+
+    def text(self) -> str:
+        return f"{self.rows} of {self.values.text()}, others {Given(self.tensor).text()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +287,11 @@ def orthogonal(
         name: that makes their key.
         shape: of the logical tensor.
         zero_row: the row of dimension 0 that is zero instead, if any.
+
+    Raises:
+        ValueError: a shape that they do not fit.
     """
+    said.check(shape)
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:
         exact = torch.float64 if dtype == torch.float64 else torch.float32

@@ -113,7 +113,7 @@ def _codes(target: Target) -> Iterator[_Code]:
     for name in _METHODS:
         function = getattr(type(module), name, None)  # torch.nn's own do not know what a derived type adds
         if callable(function) and not function.__module__.startswith("torch."):
-            yield lambda shown, _, name=name: getattr(shown, name)()  # type: ignore[misc]
+            yield lambda shown, _, name=name: getattr(shown, name)()  # type: ignore[misc]  # a default is no part of its type
 
 
 def _asked(target: Target, code: _Code) -> Distribution | Preset | Redrawn | None:
@@ -178,11 +178,11 @@ def _shown_pair(target: Target) -> tuple[Any, nn.Module | None]:
     return shown_copy(target.module), None
 
 
-class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
     """Sees what is written into one tensor's memory."""
 
     def __init__(self, memory: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
         self._memory = memory
         self.writes: list[Distribution | None] = []
 

@@ -27,15 +27,16 @@ from convinit_ext.sharding._foreign import (
 )
 from convinit_ext.sharding._meeting import text_of
 from convinit_ext.sharding._megatron import check_name, note_layers
-from convinit_ext.sharding._part import Part, without
+from convinit_ext.sharding._part import Part, within, without
 from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
-from convinit_ext.sharding._shard import Shard
+from convinit_ext.sharding._shard import Runs, Shard
 
 __all__ = [
     "FlatPiece",
     "FsdpState",
     "Part",
     "Ranks",
+    "Runs",
     "Shard",
     "added_up",
     "boxes",
@@ -68,5 +69,6 @@ __all__ = [
     "text_of",
     "tied_places",
     "together",
+    "within",
     "without",
 ]

@@ -54,7 +54,7 @@ def local_of(tensor: Tensor) -> Tensor:
         found = foreign(tensor)
         return tensor if found is None else found.local
     with torch.no_grad():
-        local: Any = tensor.to_local()  # type: ignore[attr-defined]
+        local: Any = tensor.to_local()  # type: ignore[attr-defined]  # a DTensor
     if type(local).__name__ == "AsyncCollectiveTensor":  # of redistribute(..., async_op=True)
         local = local.trigger_wait()
     found_local: Tensor = local
@@ -64,6 +64,8 @@ def local_of(tensor: Tensor) -> Tensor:
 def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
+        if not is_marked(tensor):  # most are not: this is asked for every fill
+            return tensor.shape
         note_alone(tensor)
         found = foreign(tensor)
         return tensor.shape if found is None else found.shape
@@ -115,6 +117,9 @@ def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
 def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> None:
     """Copy from the whole logical tensor what this one holds of it; not recorded by autograd."""
     with torch.no_grad():
+        if shard is None and not is_sharded(tensor):  # also of symbolic sizes, which ranges cannot have
+            tensor.copy_(whole)
+            return
         for part in parts(tensor, shard):
             part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
     if is_dtensor(tensor):
@@ -123,7 +128,7 @@ def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> No
 
 def home_of(tensor: Tensor) -> torch.device:
     """Return where a meta tensor's memory goes by default: a DTensor's kind of device, else the CPU."""
-    return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]
+    return torch.device(tensor.device_mesh.device_type if is_dtensor(tensor) else "cpu")  # type: ignore[attr-defined]  # of a DTensor
 
 
 class Sharding(NamedTuple):
@@ -149,7 +154,7 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
     if not is_dtensor(tensor):
         found = foreign(tensor)
         return None if found is None or not (found.is_cut or found.shard is not None) else _sharing(found)
-    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    spec: Any = tensor._spec  # type: ignore[attr-defined]  # a DTensor's
     coordinate = spec.mesh.get_coordinate()
     copied = [placement.is_replicate() for placement in spec.placements]
     return Sharding(
@@ -200,7 +205,7 @@ def _runs_of_dtensor(tensor: Tensor, local: Tensor) -> tuple[Runs, ...]:
             "cannot fill or read a DTensor inside LocalTensorMode, where one process stands for all ranks; "
             "accepted are DTensors in a process for each rank"
         )
-    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    spec: Any = tensor._spec  # type: ignore[attr-defined]  # a DTensor's
     coordinate = spec.mesh.get_coordinate()
     nothing = ((range(0),),) * tensor.dim()
     if coordinate is None:  # this rank is outside the mesh

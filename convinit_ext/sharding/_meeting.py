@@ -33,7 +33,7 @@ class Meeting:
         if self._here:
             return
         self._store = PrefixStore("convinit_ext", group.get_group_store())
-        self._timeout: float = self._store.timeout.total_seconds()  # type: ignore[attr-defined]
+        self._timeout: float = self._store.timeout.total_seconds()  # type: ignore[attr-defined]  # PyTorch's types have no timeout
         self._number = self._store.add(f"meetings of {self._rank}", 1)
 
     def __enter__(self) -> Meeting:

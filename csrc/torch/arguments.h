@@ -28,6 +28,9 @@ Distribution distribution_of(int64_t kind, const double* params, DType dtype);
 // In the order, and merged, as task.h promises.
 std::vector<Dim> merged(std::vector<Dim> dims);
 
+// Whether a tensor has elements, and its storage memory for all of them. It is given as Tensor._cdata has it.
+bool in_memory(void* tensor);
+
 // Throws where two positions of the tensor are one place in memory.
 void check_no_overlap(const std::vector<Dim>& dims);
 

@@ -95,6 +95,22 @@ void fill_small_part(uintptr_t data, int dtype, uintptr_t key, int64_t kind, dou
   fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, dims.data(), dims.size());
 }
 
+// A plain C function, as pybind11's take twice as long, and every fill asks this.
+PyObject* in_memory(PyObject*, PyObject* tensor) {
+  static PyObject* const name = PyUnicode_InternFromString("_cdata");
+  const auto pointer = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
+  if (!pointer) return nullptr;
+  try {
+    return PyBool_FromLong(convinit::in_memory(PyLong_AsVoidPtr(pointer.ptr())));
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
+}
+
+PyMethodDef kInMemory{"in_memory", in_memory, METH_O,
+                      "Whether a tensor has elements, and memory for all of them."};
+
 // What the modules of a model hold, compared in a fraction of the time that Python takes.
 
 // Calls visit(PyObject*) for the values of a mapping until it returns false; true if it never does.
@@ -187,6 +203,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_isa", &convinit::force_isa, py::arg("name"), "Use this instruction set from now on.");
   m.def("fill_small", &fill_small, "A contiguous tensor by its address; use _engine.fill_small_.");
   m.def("fill_small_part", &fill_small_part, "Use _engine.fill_small_part_.");
+  m.add_object("in_memory", py::reinterpret_steal<py::object>(PyCFunction_New(&kInMemory, nullptr)));
   m.def("members", &members, "What modules hold; use convinit_ext.intercept.");
   m.def("has_members", &has_members, "Whether they hold just that.");
   m.def("num_cuda_launches", &num_cuda_launches,

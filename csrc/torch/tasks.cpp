@@ -44,6 +44,27 @@ using Wide = __int128;
 
 constexpr Wide kIndexEnd = (Wide{1} << 63) - (Wide{1} << 34);  // to the end of a run of 2^32 blocks
 
+// How many bytes of its storage a tensor with elements needs, from the beginning on, and how many there are.
+struct Reach {
+  Wide needed;
+  int64_t held;
+};
+
+Reach reach_of(AtenTensorHandle tensor) {
+  int64_t dims = 0, offset = 0, held = 0;
+  int64_t *sizes = nullptr, *strides = nullptr;
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(tensor, &dims));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor, &sizes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor, &strides));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor, &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor, &held));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor, &offset));
+  Wide end = Wide{offset} + 1;
+  for (int64_t d = 0; d < dims; ++d) end += Wide{sizes[d] - 1} * strides[d];
+  return {end * static_cast<Wide>(aoti_torch_dtype_element_size(dtype)), held};
+}
+
 // That the indices of a tensor's elements in the logical one can be counted, in units of so many bytes.
 void check_indices(const char* op, const Tensor& tensor, int64_t start, const Ints& index_strides,
                    int64_t unit) {
@@ -171,15 +192,20 @@ FillTasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, siz
 
 }  // namespace
 
+bool in_memory(void* tensor) {
+  const auto handle = reinterpret_cast<AtenTensorHandle>(&tensor);  // an at::Tensor is this one pointer
+  int64_t numel = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(handle, &numel));
+  if (numel == 0) return false;
+  const Reach reach = reach_of(handle);
+  return reach.needed <= reach.held;
+}
+
 void check_memory(const char* op, const Tensor& tensor, const void* data) {
   check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
-  int64_t num_bytes = 0, offset = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &num_bytes));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_offset(tensor.get(), &offset));
-  Wide end = Wide{offset} + 1;
-  for (int64_t d = 0; d < tensor.dim(); ++d) end += Wide{tensor.size(d) - 1} * tensor.stride(d);
-  check(end * static_cast<Wide>(tensor.element_size()) <= num_bytes, op, ": the tensor's storage of ",
-        num_bytes, " bytes ends before the tensor does (it was resized)");
+  const Reach reach = reach_of(tensor.get());
+  check(reach.needed <= reach.held, op, ": the tensor's storage of ", reach.held,
+        " bytes ends before the tensor does (it was resized)");
 }
 
 std::vector<DeviceTasks> fill_tasks(const FillList& given) {

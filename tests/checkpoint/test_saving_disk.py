@@ -286,6 +286,33 @@ def test_a_second_run_is_refused_while_the_first_one_saves(tmp_path, monkeypatch
     save_model(rule_model(), tmp_path / name, seed=1, overwrite=True)  # nothing is locked any more
 
 
+@pytest.mark.parametrize("opened", ["lock", "file"])
+@pytest.mark.parametrize("there", [False, True], ids=["of nothing", "of a file"])
+def test_no_link_is_followed_that_comes_between_the_look_and_the_opening(
+    tmp_path, monkeypatch, opened, there
+):
+    other, path = tmp_path / "other", tmp_path / "opened"
+    if there:
+        other.write_text("mine")
+    looked = Path.is_symlink
+
+    def look(self):
+        found = looked(self)
+        self.symlink_to(other)
+        return found
+
+    with monkeypatch.context() as once:
+        once.setattr(Path, "is_symlink", look)
+        with pytest.raises(OSError):  # noqa: PT011  # each has its own
+            file_writer.Lock().take(path) if opened == "lock" else file_writer.open_alone(path)
+    assert path.is_symlink()
+    assert not there or other.read_text() == "mine"
+    path.unlink()
+    with file_writer.Lock() as lock:  # it was not kept
+        lock.take(path)
+        assert path.is_file()
+
+
 HOLDING = """
 import os, signal, sys, torch
 from convinit_ext import save_model

@@ -131,7 +131,7 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
             patch.setattr(saving, "members", lambda group: [0])
             patch.setattr(saving, "together", lambda work, group: work())
             save_model(model, tmp_path / f"{rank}.safetensors", 3)
-            with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that nothing fills"):
+            with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that is not filled as a whole"):
                 save_model(model, tmp_path / "part.safetensors", 3, skip="0")
             mark = distribute_tensor(torch.arange(3.0), mesh, [Replicate()] * 2, src_data_rank=None)
             model.register_buffer("mark", mark)  # of which each rank has all

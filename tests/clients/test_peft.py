@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("peft")
 pytest.importorskip("loralib")
+pytest.importorskip("transformers")
 
 import loralib
 import torch

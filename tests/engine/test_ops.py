@@ -178,17 +178,6 @@ def test_tensors_that_overlap_or_hold_no_memory_are_refused_by_every_way() -> No
     assert not memory.any()
 
 
-def test_a_storage_that_ends_before_the_tensor_is_refused() -> None:
-    cut = torch.zeros(100)[10:]
-    cut.untyped_storage().resize_(99 * 4)
-    said = "storage of 396 bytes ends before the tensor does"
-    with pytest.raises(RuntimeError, match=said):
-        ops.fill_([cut], KEYS, [Normal()])
-    for box in (None, ops.Box(0, (1,))):
-        with pytest.raises(RuntimeError, match=said):
-            ops.fill_one_(cut, KEYS, 2, PARAMS, box)
-
-
 def test_a_part_that_cannot_be_filled_is_refused() -> None:
     tensor = torch.zeros(4, 4)
     for box in (ops.Box(0, (4,)), ops.Box(-1, (4, 1)), ops.Box(0, (4, -1))):

@@ -35,7 +35,7 @@ def one_is_slow(path: Path) -> None:
 
     def slow(*arguments: object) -> None:
         time.sleep(2.5 * SECONDS)
-        write(*arguments)  # type: ignore[arg-type]
+        write(*arguments)
 
     saving.write_file = slow
     save_model(model(), path, 1)
