@@ -4,15 +4,29 @@ A weight's value is a pure function of seed, parameter name, element index and d
 docs/value-contract.md.
 """
 
+from typing import TYPE_CHECKING
+
 from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
 from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
-from convinit_ext.inspection import Inspection, inspect_model
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
 from convinit_ext.model import init_ensemble, init_model_, plan_model
 from convinit_ext.sharding import Shard
+
+if TYPE_CHECKING:
+    from convinit_ext.inspection import Inspection, inspect_model
+else:
+
+    def __getattr__(name: str) -> object:
+        """Return what is imported only once it is asked for."""
+        if name in ("Inspection", "inspect_model"):
+            from convinit_ext import inspection
+
+            return getattr(inspection, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 

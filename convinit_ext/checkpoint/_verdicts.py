@@ -15,7 +15,7 @@ from convinit_ext import keys
 from convinit_ext._engine import Box, differences, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
 from convinit_ext.model import Drawn, Piece, Row, forget, in_steps, slabs
-from convinit_ext.sharding import Part, local_of, logical_shape, parts
+from convinit_ext.sharding import Part, local_of, logical_shape
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _SCRATCH_BYTES = 1 << 26  # of values that are made at a time
@@ -91,8 +91,7 @@ def _of_drawn(seed: int, subjects: Iterable[Subject]) -> list[Verdict]:
     counts = []
     for _, row, tensor in subjects:
         before = len(pieces)
-        assert isinstance(row.values, Drawn)
-        pieces += row.values.pieces_of(tensor)
+        pieces += row.pieces_of(tensor)
         counts.append(len(pieces) - before)
     words = keys.of_names(seed, [piece.key for piece in pieces])
     boxes = [piece.box for piece in pieces]
@@ -120,7 +119,7 @@ def _of_made(seed: int, subject: Subject) -> Iterator[Verdict]:
     _, row, tensor = subject
     assert row.values is not None
     shape = logical_shape(tensor)
-    for part in parts(tensor):
+    for part in row.regions(tensor):
         for local in slabs(part.tensor.shape, _SCRATCH_BYTES // tensor.itemsize):
             cut = tuple(slice(each.start, each.stop) for each in local)
             ranges = tuple(each[own] for each, own in zip(part.ranges, cut, strict=True))

@@ -23,7 +23,7 @@ class VerifiedRow(NamedTuple):
         shape: of the tensor; of the whole where it is sharded.
         dtype: "float32".
         initialiser: in the words of torch.nn.init.
-        num_elements: how many were compared: of a sharded tensor what this process holds.
+        num_elements: how many were compared: of a sharded tensor what this process holds; the rows of only=.
         num_different: how many of them differ.
         first_index: of the first that does, in the whole tensor; None if none does.
         actual: what is there, of the first that differs; None if none does.
@@ -147,7 +147,7 @@ class Verification:
             about += f", {len(self.problems)} more problem{'s' * (len(self.problems) > 1)}"
         where = f" on {self.num_ranks} ranks" if self.num_ranks > 1 else ""
         if any(row.num_elements < math.prod(row.shape) for row in self.rows):
-            where += ", of sharded tensors what this process holds"
+            where += ", of some tensors a part alone"
         return (
             f"{'equal' if self.equal else 'not equal'}: {about}, {self.num_elements:,} elements compared"
             f"{where} in {self.seconds:.3f} s; recipe {self.recipe}, seed {self.seed}"

@@ -262,13 +262,15 @@ def _check(subject: Subject) -> None:
 
 def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
     name, row, tensor = subject
-    shape = tuple(logical_shape(tensor))
+    shape, num_elements = tuple(logical_shape(tensor)), local_of(tensor).numel()
+    if row.rows is not None:
+        num_elements = sum(part.tensor.numel() for part in row.regions(tensor))
     return VerifiedRow(
         name,
         shape,
         dtype_name(tensor.dtype),
         row.initialiser,
-        local_of(tensor).numel(),
+        num_elements,
         verdict.num_different,
         None if verdict.first is None else _unravelled(verdict.first, shape),
         verdict.actual,

@@ -303,6 +303,11 @@ orthogonal = _make_deprecate(orthogonal_)
 sparse = _make_deprecate(sparse_)
 
 
+for _function in map(globals().__getitem__, __all__):
+    if _function.__module__.startswith("convinit_ext.init."):
+        _function.__module__ = "convinit_ext.init"  # where it is public, and pickled by
+
+
 # Whatever this PyTorch lists as public and did not when this file was written, it does itself.
 _newer_names = [name for name in getattr(_torch_init, "__all__", ()) if name not in __all__]
 globals().update({name: getattr(_torch_init, name) for name in _newer_names})

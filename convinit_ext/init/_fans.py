@@ -33,7 +33,6 @@ from convinit_ext.keys import Key
 from convinit_ext.sharding import Shard, logical_shape
 
 _Axes: TypeAlias = tuple[Axis | None, Axis | None, Axis, int]  # a plain tuple is made faster
-
 _remembered_kaiming = lru_cache(maxsize=4096)(kaiming)
 _remembered_xavier = lru_cache(maxsize=4096)(xavier)
 _NUMBERS = (int, float)
@@ -347,15 +346,3 @@ def _nothing_to_fill(
     check_extras(tensor, generator, key, shard)
     warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return tensor
-
-
-for _function in (
-    kaiming_normal_,
-    kaiming_uniform_,
-    lecun_normal_,
-    lecun_uniform_,
-    variance_scaling_,
-    xavier_normal_,
-    xavier_uniform_,
-):
-    _function.__module__ = "convinit_ext.init"  # where they are public, and pickled by

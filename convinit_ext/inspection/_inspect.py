@@ -80,7 +80,7 @@ def inspect_model(
     weights: list[WeightRow] = []
     problems: list[str] = []
     for name, each in recipes.items():
-        with _randomness_kept(), torch.inference_mode(False), torch.enable_grad():
+        with _randomness_kept(), torch.inference_mode(False):  # which enables gradients
             seen, plan = _copied(model), None
             if each is not None:
                 init_model_(seen, seed, each, frozen=frozen)
@@ -116,8 +116,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     is_parallel = isinstance(model, DistributedDataParallel | DataParallel)
-    inner = model._modules.get("module") if is_parallel else model._modules.get("_orig_mod")
-    return model if inner is None else _unwrapped(inner)
+    inner = getattr(model, "module" if is_parallel else "_orig_mod", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def _check(model: nn.Module, has_values: bool) -> None:

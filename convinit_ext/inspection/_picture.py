@@ -34,6 +34,7 @@ def check_picture(path: str | PathLike[str]) -> None:
 def draw(found: Inspection, path: str | PathLike[str]) -> None:
     """Draw signal and gradients by depth, stds against the intended ones, and some histograms."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     axes: dict[str, Any] = figure.subplot_mosaic(_PANELS)
@@ -51,6 +52,9 @@ def draw(found: Inspection, path: str | PathLike[str]) -> None:
     for panel, title in (("A", "std of outputs"), ("B", "std of gradients of outputs")):
         axes[panel].set(title=f"{title}, by depth", xlabel="layer, in the order of calls", yscale="log")
     axes["C"].set(title="std of weights", xlabel="intended", ylabel="measured", xscale="log", yscale="log")
+    for axis in (axes["C"].xaxis, axes["C"].yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
     axes["C"].minorticks_off()
     diagonal = axes["C"].get_xlim()
     axes["C"].plot(diagonal, diagonal, color="grey", linewidth=0.8)
@@ -78,7 +82,7 @@ def _draw_histogram(panel: Any, row: WeightRow, color: str) -> None:
     scale = row.intended if row.intended > 0 else row.std
     edges = np.array(row.edges) / scale
     density = 1 / (sum(row.counts) * np.diff(edges))
-    panel.stairs(np.array(row.counts) * density, edges, fill=True, color=color, alpha=0.35)
+    panel.stairs(np.array(row.counts) * density, edges, fill=True, color=color, alpha=0.25)
     if row.expected:
         panel.plot((edges[1:] + edges[:-1]) / 2, np.array(row.expected) * density, color=color)
 

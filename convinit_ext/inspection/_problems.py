@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 from convinit_ext._engine import listed
 from convinit_ext.inspection._result import LayerRow, WeightRow
@@ -33,9 +34,13 @@ def problems_of(
         yield "no gradients: the outputs are integers or detached, or every parameter is frozen"
     elif not broken:
         yield from _of_gradients([row for row in own if 0 < row.gradient_std < math.inf])
-        unreached = [row.name for row in weights if row.trainable and not row.gradient_std > 0]
-        if unreached:
-            yield f"cannot learn at first: no gradient reaches {listed(unreached)}"
+        trained = [row for row in weights if row.trainable]
+        zero = [row.name for row in trained if row.gradient_std == 0]
+        unused = [row.name for row in trained if math.isnan(row.gradient_std)]
+        if zero:
+            yield f"cannot learn at first: the gradient is zero of {listed(zero)}"
+        if unused:
+            yield f"unused: the outputs on these inputs do not depend on {listed(unused)}"
     wrong = [text for row in weights if (text := _difference(row))]
     if wrong:
         yield f"not as intended: {listed(wrong)}"
@@ -59,7 +64,8 @@ def _of_gradients(own: Sequence[LayerRow]) -> Iterator[str]:
         return
     start = own[-1].gradient_std
     large = [row for row in reversed(own) if row.gradient_std > _FAR * start]
-    small = [row for row in reversed(own) if row.gradient_std < start / _FAR]
+    # Only where the way back is lost: the keys of an attention, beside it, get little and pass on less.
+    small = list(takewhile(lambda row: row.gradient_std < start / _FAR, own))[::-1]
     for what, rows, choose in (("exploding", large, max), ("vanishing", small, min)):
         if rows:
             last = choose(rows, key=lambda row: row.gradient_std)

@@ -30,7 +30,9 @@ class _Seen:
     inputs: list[Numbers] = field(default_factory=list)
     outputs: list[Numbers] = field(default_factory=list)
     gradients: list[Numbers] = field(default_factory=list)
-    answers: set[bool] = field(default_factory=set)  # whether outputs carry something, where the inputs did
+    # Whether outputs carry something, where inputs did. Without parameters only layers that keep the shape
+    # are asked: others may make tables of positions, which are the same for every input.
+    answers: set[bool] = field(default_factory=set)
 
 
 class Recorder:
@@ -42,13 +44,12 @@ class Recorder:
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: dict[str, _Seen] = {}
-        self._pending: list[tuple[Numbers | None, bool]] = []
+        self._pending: list[tuple[Numbers | None, torch.Size | None]] = []
         self._handles: list[RemovableHandle] = []
         for node in walk.modules(model):
             module, name = node.module, walk.canonical(node.canonical) if node.canonical else "(model)"
             is_inside = "parametrizations" in node.path.split(".")
-            is_leaf = not module._modules.keys() - {"parametrizations"}
-            if not is_inside and (is_leaf or _has_parameters(module)):
+            if not is_inside and (not module._modules or _has_parameters(module)):
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(
                     lambda *call, name=name: self._after(name, call[0], call[-1])
@@ -68,7 +69,7 @@ class Recorder:
         """Look at a layer's input before the call, which may overwrite it."""
         tensor = next(_tensors_in((args, kwargs)), None)
         numbers = None if tensor is None or not tensor.is_floating_point() else _numbers(tensor)
-        self._pending.append((numbers, tensor is not None and _carries(tensor)))
+        self._pending.append((numbers, tensor.shape if tensor is not None and _carries(tensor) else None))
 
     def _after(self, name: str, module: nn.Module, output: Any) -> Any:
         """Look at a layer's output, and at the gradient that comes back to it.
@@ -86,7 +87,7 @@ class Recorder:
                 tensor = output = tensor.clone()
             seen.shape = tuple(tensor.shape)
             seen.outputs.append(_numbers(tensor))
-            if carried:
+            if carried is not None and (_has_parameters(module) or tensor.shape == carried):
                 seen.answers.add(_carries(tensor))
             if tensor.requires_grad:
                 hook: Any = tensor.register_hook

@@ -67,7 +67,8 @@ def init_model_(
             all of them must ask for it.
         only: what to initialise, the rest is left as it is: globs on names of parameters, buffers or modules,
             regular expressions, modules, module types; one of them or a list. Every name of a tied parameter
-            counts.
+            counts. Or a dict of them to rows of parameters, a slice or a list of numbers, as in
+            {"embed.weight": slice(32000, None)}: these rows get the values that they have in the whole.
         skip: what to leave as it is, likewise; it wins over only.
         names: the names that make the keys, instead of the model's: a dict of names or prefixes, or a
             function of a name.
@@ -243,7 +244,7 @@ class _OneCall:
     def of(plan: Plan) -> _OneCall | None:
         def is_one_piece(row: Row) -> bool:
             values, first = row.values, row.held[0]
-            if not isinstance(values, Drawn) or values.zero_row is not None:
+            if not isinstance(values, Drawn) or values.zero_row is not None or row.rows is not None:
                 return False
             if len(row.held) > 1 and any(held.is_apart for held in row.held):
                 return False

@@ -26,10 +26,12 @@ Beginnings: TypeAlias = Sequence[tuple[Row, bytes]]
 
 
 def beginnings(rows: Iterable[Row]) -> Beginnings:
-    """Return the first bytes of parameters on the CPU that stay, or are drawn of anything but zeros."""
+    """Return the first bytes of parameters on the CPU that stay, or are drawn whole and not as zeros."""
     found = []
     for row in rows:
         first, values = row.held[0], row.values
+        if row.rows is not None:
+            continue
         if isinstance(values, Drawn):
             if isinstance(values.distribution, Constant) and not values.distribution.value:
                 continue

@@ -26,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn
+from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn, slices
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -40,7 +40,7 @@ from convinit_ext.recipes import (
     initialiser_text,
     is_distribution,
 )
-from convinit_ext.sharding import Part, is_dtensor, local_of, parts
+from convinit_ext.sharding import Part, is_dtensor, is_partial, local_of, parts
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 _STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
@@ -88,7 +88,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = dtype_of(held, options.dtype)
+        dtype = tensor.dtype if options.dtype is None else dtype_of(held, options.dtype)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -99,13 +99,16 @@ def buffer_rows(
             start = _rebuilt(held, offers)
             if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
                 left.append(held.path)
+        if isinstance(start, Tensor) and is_partial(tensor) and not start.any():
+            start = ZEROS  # every term of such a sum is zero
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
+            from_meta = from_meta or tensor.is_meta
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    if from_meta or any(row.tensor.is_meta for row in rows):
+    if from_meta:
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
             for each in plain_tensors(nodes)
@@ -138,7 +141,7 @@ def _text(start: _Start) -> str:
 
 def _is_readable(tensor: Tensor) -> bool:
     """Whether a buffer can be compared with what its module offers, without disturbing anybody."""
-    if is_dtensor(tensor) or isinstance(tensor, FakeTensor) or not walk.has_memory(tensor):
+    if isinstance(local_of(tensor), FakeTensor) or not walk.has_memory(tensor):
         return False
     is_captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
     return bool(tensor.numel()) and not is_captured and not in_fake_mode()
@@ -161,7 +164,12 @@ def _is_offered(held: NamedTensor, offers: Offers) -> bool:
 
 
 def _is_same(tensor: Tensor, offered: Tensor) -> bool:
-    return torch.equal(tensor.detach().cpu(), offered.to(tensor.dtype))
+    """Compare what this process holds of a buffer. Of a sum it is one of the terms, which tells nothing."""
+    if is_partial(tensor):
+        return False
+    with torch.no_grad():
+        pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
+        return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
 
 
 def _row(
@@ -198,7 +206,7 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
         check_spectral(held, dtype)
     about = f"buffer {held.path!r}"
     try:
-        if is_dtensor(tensor):
+        if is_dtensor(tensor) and start != ZEROS:
             parts(tensor)  # raises what is wrong with its placements
         if has_rules:
             if isinstance(start, Constant | Uniform) and dtype.is_floating_point:

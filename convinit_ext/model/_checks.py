@@ -150,10 +150,14 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
     Raises:
         ValueError: a module with such parameters; it is named.
     """
+    others: set[type] = set()  # most types: FSDP2 makes types of its own
     for node in nodes:
+        kind: type = type(node.module)
+        if kind in others:
+            continue
         state = fsdp_state(node.module)
         if state is None:
-            continue
+            others.add(kind)
         if state is FsdpState.GATHERED:
             raise ValueError(
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "

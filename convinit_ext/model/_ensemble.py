@@ -13,7 +13,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
-from convinit_ext.model._plan import Plan
+from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors
@@ -110,20 +110,23 @@ def _check(plan: Plan, others: Mapping[str, Tensor]) -> None:
 def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
     """Return the stack of each row by its id, written as _run.run() writes one member."""
     stacks: dict[int, Tensor] = {}
-    drawn: list[tuple[Drawn, Sequence[Tensor]]] = []
+    drawn: list[tuple[Row, Sequence[Tensor]]] = []
     with torch.no_grad():
         for row in plan.all_rows:
             values = row.values
             if values is None:
                 stacks[id(row)] = _copies(row.tensor, row.dtype, len(seeds))
                 continue
-            stack = torch.empty((len(seeds), *row.tensor.shape), dtype=row.dtype, device=row.device)
+            if row.rows is None:
+                stack = torch.empty((len(seeds), *row.tensor.shape), dtype=row.dtype, device=row.device)
+            else:
+                stack = _copies(row.tensor, row.dtype, len(seeds))
             stacks[id(row)] = stack
             if _is_of_no_seed(values):
                 row.write_(seeds[0], stack[0])
                 stack[1:] = stack[0]
             elif isinstance(values, Drawn):
-                drawn.append((values, stack.unbind()))
+                drawn.append((row, stack.unbind()))
             else:
                 for seed, memory in zip(seeds, stack.unbind(), strict=True):
                     row.write_(seed, memory)
@@ -137,12 +140,12 @@ def _is_of_no_seed(values: Values) -> bool:
     return is_constant or isinstance(values, Same | Given | MinusOnes)
 
 
-def _draw(drawn: Sequence[tuple[Drawn, Sequence[Tensor]]], seeds: Sequence[int]) -> None:
+def _draw(drawn: Sequence[tuple[Row, Sequence[Tensor]]], seeds: Sequence[int]) -> None:
     """Fill the memories of all members by one call into the engine."""
     pieces: list[Piece] = []
     words: list[Tensor] = []
     for member, seed in enumerate(seeds):
-        own = [piece for values, memories in drawn for piece in values.pieces_of(memories[member])]
+        own = [piece for row, memories in drawn for piece in row.pieces_of(memories[member])]
         pieces += own
         words.append(keys.of_names(seed, [piece.key for piece in own]))
     fill_keyed(torch.cat(words), pieces)

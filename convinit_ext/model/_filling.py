@@ -128,6 +128,8 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
         group: the parameter, and those tied to it.
         target: as rules see it.
     """
+    if target.tensor.ndim != 2:
+        return None
     if target.plain is not None:
         return _padding_in(target.plain.module, target.plain.parameter, target.tensor)
     for held in group:
@@ -249,6 +251,9 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
         held: the parameters.
         rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
     """
+    kinds: set[Any] = {each.node.module.__class__ for each in held}
+    if not any(map(_resets_itself, kinds)):  # as in most models
+        return
     of_torch = set(map(id, RECIPES["torch"])) - {id(MODEL_CODE)}
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):

@@ -11,7 +11,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Given
-from convinit_ext.recipes import MODEL_CODE, Recipe, Rule, computed_table, is_ready_made
+from convinit_ext.recipes import MODEL_CODE, Preset, Recipe, Rule, Target, computed_table, is_ready_made
 from convinit_ext.sharding import boxes
 
 Group = tuple[NamedTensor, ...]
@@ -37,12 +37,12 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
         return []
     targets = [target_of(group[0], options.fan) for group in frozen]
     rules = options.recipe.rules_for(targets)
-    open_, rows = [], []
+    open_, rows, tables = [], [], _Tables()
     for group, target, rule in zip(frozen, targets, rules, strict=True):
         if rule is not None and names_it(rule, options.recipe):
             continue
         stays = options.frozen == "keep" and not group[0].tensor.is_meta
-        table = None if stays else computed_table(target)
+        table = None if stays else tables.of(target)
         if table is not None:
             rows.append(_row(group, options, Given(table.tensor), MODEL_CODE.text))
         else:
@@ -66,6 +66,23 @@ def names_it(rule: Rule, recipe: Recipe) -> bool:
     """Whether a rule is the caller's and names its parameters."""
     is_own = not is_ready_made(rule) and any(rule is each for each in recipe.rules)
     return is_own and (rule.name is not None or rule.parameter is not None)
+
+
+class _Tables:
+    """What a model's own code computes. Layers repeat: what is no table in one is none in the others."""
+
+    def __init__(self) -> None:
+        self._none: set[object] = set()
+
+    def of(self, target: Target) -> Preset | None:
+        kinds = tuple(type(each) for each in (*target.parents[-1:], target.module))
+        alike = kinds, tuple(target.name.split(".")[-2:]), tuple(target.tensor.shape)
+        if alike in self._none:
+            return None
+        table = computed_table(target)
+        if table is None:
+            self._none.add(alike)
+        return table
 
 
 def _row(group: Group, options: Options, values: Given | None, text: str) -> Row:

@@ -114,12 +114,12 @@ def plain_name(held: NamedTensor) -> str | None:
 def vectors_of(held: NamedTensor) -> tuple[str, str] | None:
     """Return the names of both vectors of spectral_norm in their module, if this buffer is one of them."""
     module, leaf = held.places[0]
+    if not leaf.endswith(_VECTORS):
+        return None
     if _is_newer(module):
         return ("_u", "_v") if leaf in _VECTORS else None
     prefix = leaf[:-2]
-    if leaf.endswith(_VECTORS) and _old_hook(module, prefix) is not None:
-        return f"{prefix}_u", f"{prefix}_v"
-    return None
+    return None if _old_hook(module, prefix) is None else (f"{prefix}_u", f"{prefix}_v")
 
 
 def _is_newer(module: nn.Module) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,8 +17,8 @@ from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
-from convinit_ext.model._values import Drawn, Rounded, Values, forget
-from convinit_ext.sharding import carrying, is_dtensor, local_of, logical_shape, parts
+from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
+from convinit_ext.sharding import Part, Runs, carrying, is_dtensor, local_of, logical_shape, parts, within
 
 
 @contextlib.contextmanager
@@ -46,6 +46,7 @@ class Row:
         dtype: of the values, once written.
         device: likewise.
         is_buffer: a buffer, and not a parameter.
+        rows: the indices of dimension 0 that are written, runs in order; None is all of them.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Row:
     dtype: torch.dtype
     device: torch.device
     is_buffer: bool = False
+    rows: Runs | None = None
 
     @property
     def tensor(self) -> Tensor:
@@ -89,15 +91,29 @@ class Row:
         """Return where the values go: the tensor, or new memory of its layout that nothing has touched."""
         if not self.is_fresh:
             return self.tensor
-        if self.values is None:
+        if self.values is None or self.rows is not None:
             return self.tensor.to(self.dtype)
         fresh = torch.empty_like(self.tensor.detach(), dtype=self.dtype, device=self.device)
         return carrying(fresh, self.tensor)
 
+    def regions(self, memory: Tensor) -> list[Part]:
+        """Return the parts of the tensor, or of one like it, that the values are for."""
+        found = parts(memory)
+        return found if self.rows is None else [each for part in found for each in within(part, self.rows)]
+
+    def pieces_of(self, memory: Tensor) -> Iterable[Piece]:
+        """Return what the engine fills of the tensor, or of one like it, where all values are drawn."""
+        values = self.values
+        assert isinstance(values, Drawn)
+        if self.rows is None:
+            return values.pieces_of(memory)
+        return [piece for part in self.regions(memory) for piece in values.pieces(part)]
+
     def write_(self, seed: int, memory: Tensor) -> None:
         """Write the values of what this process holds; not recorded by autograd."""
         assert self.values is not None
-        for part in parts(memory):
+        is_same = self.rows is None and isinstance(self.values, Same)  # also of a sum with other ranks' terms
+        for part in [Part(local_of(memory), ())] if is_same else self.regions(memory):
             self.values.write_(seed, part)
         forget()
         if is_dtensor(memory):

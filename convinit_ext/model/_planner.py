@@ -32,6 +32,7 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
+from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
@@ -64,7 +65,6 @@ from convinit_ext.sharding import (
     is_marked,
     logical,
     logical_shape,
-    note_layers,
 )
 
 
@@ -80,7 +80,6 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
     nodes = list(walk.modules(model))
-    note_layers(node.module for node in nodes)
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
@@ -95,16 +94,20 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
     rows = planner.rows()
+    if selection.has_rows:
+        for row in rows:
+            limit(row, [each for held in row.held for each in selection.rows_of(held)], options.reading)
     seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
     starts = [] if options.reading else beginnings(rows)
     warn_of_copies(starts)
-    on_meta = [row.device for row in rows if row.tensor.is_meta]  # meta buffers go with such parameters
+    meta = (row for row in rows if not row.held[0].is_plain and row.tensor.is_meta)
+    on_meta = [row.device for row in meta]  # meta buffers go with such parameters
     device = options.device or (on_meta[0] if on_meta else torch.device("cpu"))
 
     def chosen(buffer: NamedTensor) -> bool:
-        return selection.chosen(buffer) and (not options.persistent or buffer.persistent)
+        return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
     buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
@@ -187,7 +190,8 @@ class _Planner:
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        targets = [self._target(first) for first in firsts]
+        fan = options.fan
+        targets = [target_of(each, fan) if each.is_plain else self._target(each) for each in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -199,7 +203,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = dtype_of(first, options.dtype)
+            dtype = tensor.dtype if options.dtype is None else dtype_of(first, options.dtype)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
@@ -234,7 +238,6 @@ class _Planner:
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
             if isinstance(said, MATRICES):
-                said.check(shape)
                 return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
@@ -249,7 +252,7 @@ class _Planner:
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
         target = target_of(held, self._options.fan)
-        if held.is_plain or not is_marked(held.tensor):
+        if not is_marked(held.tensor):
             return target
         tensor = logical(held.tensor)
         plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
@@ -295,11 +298,9 @@ class _Planner:
             )
         values, fans = self._values(origin, own)
         dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
-        has_other_words = dtype != drawn and torch.float64 in (dtype, drawn)
-        if isinstance(values, Computed) and has_other_words:
-            return Rounded(values, drawn), fans
+        has_others = dtype != drawn and torch.float64 in (dtype, drawn)
         if not isinstance(values, Drawn):
-            return values, fans
+            return Rounded(values, drawn) if has_others and isinstance(values, Computed) else values, fans
         if padding is not None and values.zero_row is None:
             values.zero_row = padding  # of this copy alone
         elif padding is not None and values.zero_row != padding:
@@ -308,7 +309,7 @@ class _Planner:
                 f"whose row {values.zero_row} is zero; give it a rule of its own"
             )
         check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        if has_other_words and not isinstance(values.distribution, Constant):
+        if has_others and not isinstance(values.distribution, Constant):
             return Rounded(values, drawn), fans
         return values, fans
 
@@ -334,7 +335,8 @@ class _Planner:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
             values = Given(source.tensor)
-        return Norm(values, shape, dtype, said.dim, dtype_of(held, options.dtype))
+        own, own_shape = dtype_of(held, options.dtype), logical_shape(held.tensor)
+        return Norm(values, shape, dtype, said.dim, own, own_shape)
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""

@@ -74,12 +74,12 @@ def _place(row: Row, memory: Tensor) -> None:
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
     """Write what is drawn by one call into the engine, then given tensors, then norms of either."""
-    drawn = [(row.values, memory) for row, memory in filled if isinstance(row.values, Drawn)]
+    drawn = [(row, memory) for row, memory in filled if isinstance(row.values, Drawn)]
     sizes = [local_of(memory).nbytes for _, memory in drawn] if progress else []
     groups = in_steps(drawn, sizes, sum(sizes) // _PROGRESS_STEPS) if progress else [(drawn, 0)]
     with progress_bar(sum(sizes) if progress else None, "init_model_") as advance:
         for group, num_bytes in groups:
-            fill_pieces(seed, (piece for values, memory in group for piece in values.pieces_of(memory)))
+            fill_pieces(seed, (piece for row, memory in group for piece in row.pieces_of(memory)))
             advance(num_bytes)
     others = [each for each in filled if not isinstance(each[0].values, Drawn | None)]
     for row, memory in sorted(others, key=lambda each: isinstance(each[0].values, Norm)):

@@ -12,10 +12,11 @@ from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._parametrize import plain_name
+from convinit_ext.model._rows import WHOLE, Rows, checked_rows
 from convinit_ext.recipes import patterns
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
-Selectors: TypeAlias = "Selector | Iterable[Selector] | None"
+Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice | Iterable[int]] | None"
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
@@ -24,16 +25,19 @@ class Selection:
 
     A str is a glob on names, of parameters and of buffers, or of modules: then all that is inside. A regular
     expression is searched for in the names of parameters and buffers. A module stands for all that is inside,
-    a type for all that its modules own.
+    a type for all that its modules own. `only` may map each to rows of the parameters that it chooses.
 
     Raises:
-        TypeError: something that chooses nothing: a number, a tensor.
+        TypeError: something that chooses nothing: a number, a tensor; rows that are none, or of `skip`.
         ValueError: a bad pattern, a module that is not part of the model.
     """
 
     def __init__(self, model: nn.Module, only: Selectors, skip: Selectors) -> None:
         self._only = self._skip = None
         self.chooses_all = only is None and skip is None
+        self.has_rows = isinstance(only, Mapping)
+        if isinstance(skip, Mapping):
+            raise TypeError("skip= takes no rows, only= does: {name: slice(start, stop)}")
         if self.chooses_all:
             return
         inside = {id(module) for module in model.modules()}
@@ -41,12 +45,16 @@ class Selection:
         self._skip = None if skip is None else _Set("skip", skip, inside)
         self._names = walk.every_name(model)
 
-    def chosen(self, held: NamedTensor) -> bool:
+    def chosen(self, held: NamedTensor, is_parameter: bool = True) -> bool:
         """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
         if self.chooses_all:
             return True
-        is_chosen = self._only is None or self._only.fits(held, self._names_of(held))
+        is_chosen = self._only is None or self._only.fits(held, self._names_of(held), is_parameter)
         return not self.skipped(held) and is_chosen
+
+    def rows_of(self, held: NamedTensor) -> list[Rows]:
+        """Return the rows by which a parameter is chosen."""
+        return [] if self._only is None else self._only.rows_of(held, self._names_of(held))
 
     def skipped(self, held: NamedTensor) -> bool:
         return self._skip is not None and self._skip.fits(held, self._names_of(held))
@@ -73,8 +81,12 @@ class _Set:
         self._modules: set[int] = set()
         self._types: list[type[nn.Module]] = []
         self._unused: dict[object, object] = {}  # selector: how an error shows it
+        self._rows: dict[object, Rows] = {}
         for each in _listed(given):
-            self._unused[self._added(each, inside)] = each if isinstance(each, str) else _shown(each)
+            added = self._added(each, inside)
+            self._unused[added] = each if isinstance(each, str) else _shown(each)
+            if isinstance(given, Mapping):
+                self._rows[added] = checked_rows(given[each], f"{what}[{self._unused[added]!r}]")
 
     def _added(self, each: Any, inside: set[int]) -> object:
         if isinstance(each, str | re.Pattern):
@@ -101,13 +113,25 @@ class _Set:
             f"{self._what} must be globs, regular expressions, modules or module types, not {each!r}"
         )
 
-    def fits(self, held: NamedTensor, names: Sequence[str]) -> bool:
+    def fits(self, held: NamedTensor, names: Sequence[str], is_parameter: bool = True) -> bool:
         """Whether any selector does. All are asked, as each has to choose something.
 
         Args:
             held: a parameter or buffer.
             names: all of its names.
+            is_parameter: which of them. Some rows of a buffer cannot be chosen.
         """
+        used = self._fitting(held, names)
+        if not is_parameter:
+            used = [each for each in used if self._rows.get(each, WHOLE) == WHOLE]
+        for each in used:
+            self._unused.pop(each, None)
+        return bool(used)
+
+    def rows_of(self, held: NamedTensor, names: Sequence[str]) -> list[Rows]:
+        return [self._rows[each] for each in self._fitting(held, names)]
+
+    def _fitting(self, held: NamedTensor, names: Sequence[str]) -> list[object]:
         used: list[object] = []
         for name in names:
             around = list(_around(name))
@@ -118,10 +142,7 @@ class _Set:
         if self._modules:
             owners = (*held.node.parents, *(module for module, _ in held.places))
             used += [id(module) for module in owners if id(module) in self._modules]
-        used += [kind for kind in self._types if isinstance(held.node.module, kind)]
-        for each in used:
-            self._unused.pop(each, None)
-        return bool(used)
+        return used + [kind for kind in self._types if isinstance(held.node.module, kind)]
 
     def check_used(self) -> None:
         if self._unused:

@@ -14,9 +14,9 @@ from convinit_ext.model._values import Computed, Values, whole
 
 def settle(rows: Sequence[Row], parameters: Sequence[Row]) -> None:
     """Make the drawn vectors of spectral_norm what PyTorch starts from, where the second of them is drawn."""
-    vectors = {(id(row.held[0].places[0][0]), row.held[0].places[0][1]): row for row in rows}
     if not any(vectors_of(row.held[0]) for row in rows):
         return
+    vectors = {(id(row.held[0].places[0][0]), row.held[0].places[0][1]): row for row in rows}
     by_tensor = {id(held.tensor): row for row in (*parameters, *rows) for held in row.held}
     for row in rows:
         held = row.held[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_not_in_fake_mode, digests, lines
+from convinit_ext._engine import check_not_in_fake_mode, digests, lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
-from convinit_ext.model._values import Given, Values, generated
-from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape
+from convinit_ext.model._values import Given, SomeRows, Values, generated
+from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
 DTYPES = {
@@ -72,7 +72,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
 
     Raises:
         ValueError: tensors on the meta device that the plan does not fill (all of them named), or two of one
-            name once wrappers are removed; fake tensors.
+            name once wrappers are removed; fake tensors; tensors that a hook makes of filled parameters.
         RuntimeError: inside a FakeTensorMode.
         TypeError: something in the state dict that a file of tensors cannot hold.
     """
@@ -82,16 +82,16 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             "is wrapped"
         )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
-    nodes = list(walk.modules(model))
-    named = {id(each.tensor): each for each in (*walk.parameters(nodes), *walk.buffers(nodes))}
     found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
-    for key, value in model.state_dict(keep_vars=True).items():
+    state = model.state_dict(keep_vars=True)
+    _check_shows_rows(state, model, plan)
+    for key, value in state.items():
         if walk.is_extra_state(key):
             continue
         row = rows.get(id(value))
-        tensor = _checked(key, value, row is not None)
+        tensor = _checked(key, value, row is not None and row.rows is None)
         identity = _identity(tensor, row)
         if identity in seen:
             continue
@@ -99,12 +99,13 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if tensor.is_meta and tensor.numel() and row is None:
             lost.append(f"{key} {list(tensor.shape)}")
             continue
-        held = named.get(id(tensor))
-        name = walk.canonical(held.name if held is not None and held.path == key else key)
+        name = walk.canonical(key)  # what a type of wrapper adds stays: peft's keys are those that it loads
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
         _check_storable(key, dtype)
+        if row is not None and values is not None and row.rows is not None:
+            values = SomeRows(values, row.rows, tensor)
         found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
@@ -114,6 +115,23 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         )
     check_not_in_fake_mode("generate values")
     return list(found.values())
+
+
+def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) -> None:
+    """Check that no hook has put tensors of its own in place of filled parameters, with their present values.
+
+    Raises:
+        ValueError: it has.
+    """
+    shown = set(map(id, state.values()))
+    gone = [row.name for row in plan.rows if shown.isdisjoint(id(held.tensor) for held in row.held)]
+    own = set(map(id, (*model.parameters(), *model.buffers()))) if gone else set()
+    made = [key for key, value in state.items() if isinstance(value, Tensor) and id(value) not in own]
+    if gone and made:
+        raise ValueError(
+            f"the model's state dict has {listed(made)}, which a hook makes, in place of {listed(gone)}; "
+            "fill the model by init_model_, and save its state_dict() by safetensors.torch.save_file"
+        )
 
 
 def _identity(tensor: Tensor, row: Row | None) -> object:
@@ -144,9 +162,14 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
     if is_planned:
         return value
     if is_dtensor(value):
-        raise TypeError(f"{key!r} is a DTensor that nothing fills, and no process has the whole of it")
+        sharing = sharding_of(value)
+        if sharing is not None and not (sharing.is_cut or sharing.is_outside):
+            return local_of(value)  # a copy on every rank
+        raise TypeError(f"{key!r} is a DTensor that is not filled as a whole, and no process has all of it")
     if logical_shape(value) != value.shape:
-        raise TypeError(f"{key!r} is a part of a tensor that nothing fills, and no process has all of it")
+        raise TypeError(
+            f"{key!r} is a part of a tensor that is not filled as a whole, and no process has all of it"
+        )
     if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
         kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
         raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")

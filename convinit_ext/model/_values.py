@@ -18,7 +18,7 @@ from convinit_ext import init, keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn
-from convinit_ext.sharding import Part, is_sharded, parts, without
+from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -133,6 +133,29 @@ class Given:
         return f"given {dtype} {total.tolist()}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SomeRows:
+    """Values of some rows of dimension 0, and of the others those that a tensor holds.
+
+    Args:
+        values: of the rows.
+        rows: which.
+        tensor: the whole.
+    """
+
+    values: Values
+    rows: Runs
+    tensor: Tensor
+
+    def write_(self, seed: int, part: Part) -> None:
+        Given(self.tensor).write_(seed, part)
+        for each in within(part, self.rows):
+            self.values.write_(seed, each)
+
+    def text(self) -> str:
+        return f"{self.rows} of {self.values.text()}, others {Given(self.tensor).text()}"
+
+
 @dataclass(frozen=True, slots=True)
 class MinusOnes:
     """-1 on the diagonals of a tensor's last two dimensions, and 0 elsewhere."""
@@ -174,6 +197,8 @@ class Norm:
         dtype: of the other tensor.
         dim: the dimension that stays; -1 is none.
         own: the dtype of the norm itself.
+        own_shape: the shape of the norm itself, where dimensions of size 1 may be in other places; None is
+            that of weight_norm.
     """
 
     values: Values
@@ -181,14 +206,15 @@ class Norm:
     dtype: torch.dtype
     dim: int
     own: torch.dtype
+    own_shape: Sequence[int] | None = None
 
     def write_(self, seed: int, part: Part) -> None:
         dtype = self.dtype if part.tensor.dtype == self.own else part.tensor.dtype
         dtype = dtype if dtype.itemsize >= 4 else torch.float32
         whole = tuple(map(range, self.shape))
-        if self.dim != 0:
+        if self.dim != 0 or part.tensor.ndim != len(self.shape) or part.tensor.shape[1:].numel() > 1:
             norm = self._norm(seed, whole, dtype, part.tensor.device)
-            part.tensor.copy_(norm[slices(part.ranges)])
+            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[slices(part.ranges)])
             return
         rows = part.ranges[0]  # one after the other: a model's weights need not be in memory
         step = max(1, _SCRATCH_BYTES // max(1, math.prod(self.shape[1:]) * dtype.itemsize))
@@ -261,7 +287,11 @@ def orthogonal(
         name: that makes their key.
         shape: of the logical tensor.
         zero_row: the row of dimension 0 that is zero instead, if any.
+
+    Raises:
+        ValueError: a shape that they do not fit.
     """
+    said.check(shape)
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:
         exact = torch.float64 if dtype == torch.float64 else torch.float32

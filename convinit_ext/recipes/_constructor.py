@@ -69,13 +69,15 @@ def _model(module: nn.Module) -> nn.Module | None:
 
 def _make_anew(module: Any) -> nn.Module | None:
     kind = type(module)
-    is_of_transformers = hasattr(kind, "_from_config")
-    if not (is_of_transformers or hasattr(kind, "from_config")) or not hasattr(module, "config"):
+    packages = {each.__module__.partition(".")[0] for each in kind.__mro__}
+    is_of_diffusers = "diffusers" in packages and hasattr(kind, "from_config")
+    is_of_transformers = "transformers" in packages and hasattr(kind, "_from_config")
+    if not (is_of_diffusers or is_of_transformers) or not hasattr(module, "config"):
         return None
 
     def make() -> Any:
         config = copy.deepcopy(module.config)
-        return kind(config) if is_of_transformers else kind.from_config(config)
+        return kind.from_config(config) if is_of_diffusers else kind(config)
 
     try:
         with drawing(), _Unfilled():

@@ -117,7 +117,8 @@ class Redrawn:
 class NormOf:
     """The norm of another parameter over all dimensions but one, as weight normalisation starts from it.
 
-    It is taken in float32 at least and then rounded: narrower models are the rounding of float32 ones.
+    It is taken in float32 at least and then rounded: narrower models are the rounding of float32 ones. Where
+    it has dimensions of size 1 is the parameter's own affair.
 
     Args:
         name: canonical full name of the other parameter.
@@ -130,12 +131,14 @@ class NormOf:
     dim: int
 
     def check(self, tensor: Tensor, source: Tensor) -> None:
-        """Raise ValueError if the norm of `source` has another shape than the parameter."""
-        norm = torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim)
-        if norm.shape != tensor.shape:
-            raise ValueError(
-                f"the norm of {self.name!r} has shape {list(norm.shape)}, not {list(tensor.shape)}"
-            )
+        """Raise ValueError if the norm of `source` has other sizes than the parameter, but for those of 1."""
+        shape = self.shape_of(source)
+        if [size for size in shape if size != 1] != [size for size in tensor.shape if size != 1]:
+            raise ValueError(f"the norm of {self.name!r} has shape {list(shape)}, not {list(tensor.shape)}")
+
+    def shape_of(self, source: Tensor) -> torch.Size:
+        """Return the shape of the norm of `source`, as weight normalisation has it."""
+        return torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim).shape
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"

@@ -9,10 +9,10 @@ import math
 import re
 from functools import lru_cache
 
-from torch import nn
 from torch.nn.modules.rnn import RNNBase, RNNCellBase
 
 from convinit_ext.distributions import Distribution, Normal, Uniform
+from convinit_ext.recipes._adapters import ADAPTERS
 from convinit_ext.recipes._initialisers import ZEROS, Initialiser
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target, is_expert_stack
@@ -48,33 +48,9 @@ def of_torch(target: Target) -> bool:
     )
 
 
-def _starts_adapter(target: Target) -> bool:
-    """Whether it is of the half of a LoRA adapter that is zero, so that the adapter changes nothing."""
-    if "lora_" not in target.name:
-        return False
-    segments = target.name.split(".")
-    if "lora_B" not in segments and "lora_embedding_A" not in segments:
-        return False
-    return _is_adapter(target)
-
-
-def _is_adapter(target: Target) -> bool:
-    around = (*target.parents, target.module)
-    return any(
-        isinstance(each, nn.ModuleDict | nn.ParameterDict)
-        or type(each).__module__.partition(".")[0] == "peft"
-        for each in around
-    )
-
-
 def _of_time_step(target: Target) -> bool:
     """Whether it is the bias of a state space's dt_proj, which starts from the steps and not from zero."""
     return target.name.endswith(".dt_proj.bias") or target.name == "dt_proj.bias"
-
-
-def _is_second_of_embedding(target: Target) -> bool:
-    """Whether it is the half of an embedding's LoRA adapter that is not zero."""
-    return "lora_embedding_B" in target.name.split(".") and _is_adapter(target)
 
 
 def _is_rescaled(target: Target) -> bool:
@@ -127,8 +103,7 @@ OWN_BIAS = Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim
 
 # Before everything else in every ready-made recipe.
 KNOWN: tuple[Rule, ...] = (
-    Rule(ZEROS, where=_starts_adapter),
-    Rule(Normal(), where=_is_second_of_embedding),
+    *ADAPTERS,
     Rule(_rescaled, parameter=WEIGHT_OR_BIAS, where=_is_rescaled, label="uniform_(mup's readout)"),
     Rule(
         _by_width,

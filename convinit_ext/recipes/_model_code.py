@@ -33,16 +33,16 @@ def shown_copy(module: nn.Module) -> nn.Module:
     """Return a copy that can be written without harm: parameters on the meta device, buffers on the CPU."""
     shown = object.__new__(type(module))
     shown.__dict__.update(module.__dict__)
-    shown._parameters = {
-        leaf: None if each is None else nn.Parameter(_like(each, "meta"), each.requires_grad)
-        for leaf, each in module._parameters.items()
-    }
-    shown._buffers = {
-        leaf: None if each is None else _like(each, "cpu") for leaf, each in module._buffers.items()
-    }
-    shown._modules = {
-        leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()
-    }
+    shown.__dict__.update(  # by no attribute: those of a compiled module are its original's
+        _parameters={
+            leaf: None if each is None else nn.Parameter(_like(each, "meta"), each.requires_grad)
+            for leaf, each in module._parameters.items()
+        },
+        _buffers={
+            leaf: None if each is None else _like(each, "cpu") for leaf, each in module._buffers.items()
+        },
+        _modules={leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()},
+    )
     return shown
 
 

@@ -8,6 +8,7 @@ from convinit_ext.sharding._dtensor import (
     fsdp_state,
     home_of,
     is_dtensor,
+    is_partial,
     is_sharded,
     local_of,
     logical,
@@ -26,15 +27,16 @@ from convinit_ext.sharding._foreign import (
 )
 from convinit_ext.sharding._meeting import text_of
 from convinit_ext.sharding._megatron import check_name, note_layers
-from convinit_ext.sharding._part import Part, without
+from convinit_ext.sharding._part import Part, within, without
 from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, members, place, together
-from convinit_ext.sharding._shard import Shard
+from convinit_ext.sharding._shard import Runs, Shard
 
 __all__ = [
     "FlatPiece",
     "FsdpState",
     "Part",
     "Ranks",
+    "Runs",
     "Shard",
     "added_up",
     "boxes",
@@ -51,6 +53,7 @@ __all__ = [
     "is_dtensor",
     "is_flat_piece",
     "is_marked",
+    "is_partial",
     "is_sharded",
     "keeps_dtype",
     "local_of",
@@ -65,5 +68,6 @@ __all__ = [
     "sharding_of",
     "text_of",
     "together",
+    "within",
     "without",
 ]

@@ -32,6 +32,17 @@ def is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def is_partial(tensor: Tensor) -> bool:
+    """Return whether a tensor is a DTensor of whose elements ranks hold terms, or the like."""
+    if not is_dtensor(tensor):
+        return False
+    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    return any(
+        placement.is_partial() and size > 1
+        for placement, size in zip(spec.placements, spec.mesh.shape, strict=True)
+    )
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether a tensor may be a part of a larger one, so that `parts` has to be asked."""
     return is_dtensor(tensor) or is_marked(tensor)
@@ -53,6 +64,8 @@ def local_of(tensor: Tensor) -> Tensor:
 def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
+        if not is_marked(tensor):  # most are not: this is asked for every fill
+            return tensor.shape
         note_alone(tensor)
         found = foreign(tensor)
         return tensor.shape if found is None else found.shape

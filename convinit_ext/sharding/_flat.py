@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext._engine import row_major
 from convinit_ext.sharding._foreign import check_foreign, foreign, is_of_flat, is_unknown_piece, know
+from convinit_ext.sharding._megatron import note_layers
 from convinit_ext.sharding._shard import Shard
 
 _ACCEPTED = (
@@ -40,7 +41,7 @@ class FlatPiece(NamedTuple):
 def flat_pieces(
     modules: Iterable[tuple[str, nn.Module]], dtype: torch.dtype | None = None, whole: bool = False
 ) -> dict[int, list[FlatPiece]]:
-    """Note which ranges of the whole the parameters of these modules are, and return those of flat ones.
+    """Note which parts of the whole the parameters of these modules are, and return those of flat ones.
 
     Args:
         modules: with their paths.
@@ -54,11 +55,12 @@ def flat_pieces(
         ValueError: pieces of which nobody can tell what they are; a dtype that FSDP would not know of.
     """
     found: dict[int, list[FlatPiece]] = {}
+    modules = list(modules)
+    note_layers(module for _, module in modules)
     fsdp = sys.modules.get("torch.distributed.fsdp")  # which is imported where there are wrappers
     if fsdp is None:
         return found
     known: set[int] = set()
-    modules = list(modules)
     for path, module in modules:
         handle: Any = module._handle if isinstance(module, fsdp.FullyShardedDataParallel) else None
         if handle is None:  # no wrapper, or one without parameters of its own

@@ -104,19 +104,17 @@ def _ranks_differ(group_name: Any) -> bool:
     """Return whether there are several ranks that share experts out among them; True where nobody knows.
 
     Args:
-        group_name: that DeepSpeed has given to the parameter; None for Megatron's.
+        group_name: that DeepSpeed gave to the parameter; None for Megatron's.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return False
-    state: Any = sys.modules.get(_STATE if group_name is None else "deepspeed.utils.groups")
+    if group_name is not None:
+        return bool(group_name != "ep_size_1")
+    state: Any = sys.modules.get(_STATE)
     try:
-        if group_name is None:
-            size = state.get_expert_model_parallel_world_size()
-        else:
-            size = state._get_expert_parallel_world_size(group_name)
-    except (AssertionError, AttributeError, KeyError):
+        return bool(state.get_expert_model_parallel_world_size() > 1)
+    except (AssertionError, AttributeError):
         return True
-    return bool(size > 1)
 
 
 def place_in(group: Any) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -56,6 +57,15 @@ def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
 
     rest = [cut(start, stop) for start, stop in ((0, at), (at + 1, len(rows))) if start < stop]
     return rest, cut(at, at + 1)
+
+
+def within(part: Part, rows: Runs) -> Iterator[Part]:
+    """Yield what a region has of some indices of dimension 0 of the logical tensor, runs without steps."""
+    own, *others = part.ranges
+    for run in rows:
+        start, stop = (bisect_left(own, each) for each in (run.start, run.stop))
+        if start < stop:
+            yield Part(part.tensor[start:stop], (own[start:stop], *others))
 
 
 def cut_into_views(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:

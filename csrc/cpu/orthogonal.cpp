@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <functional>
 #include <memory>
-#include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/float_environment.h"
@@ -32,7 +32,8 @@ using Memory = std::unique_ptr<double[], Free>;
 Memory allocate(int64_t count) {
   auto* const memory =
       static_cast<double*>(std::aligned_alloc(64, static_cast<size_t>(count) * sizeof(double)));
-  if (memory == nullptr) throw std::bad_alloc();
+  if (memory == nullptr)
+    throw std::runtime_error("out of memory: a matrix is made orthogonal in a float64 copy of it");
   return Memory(memory);
 }
 

@@ -12,7 +12,7 @@ from processes import SUPPORT, run_script
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 
-from convinit_ext import Normal, init_model_, save_model
+from convinit_ext import Normal, init_model_, plan_model, save_model
 from convinit_ext.checkpoint._safetensors import open_weights
 from convinit_ext.recipes import TORCH, Rule
 
@@ -131,9 +131,13 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
             patch.setattr(saving, "members", lambda group: [0])
             patch.setattr(saving, "together", lambda work, group: work())
             save_model(model, tmp_path / f"{rank}.safetensors", 3)
-            with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that nothing fills"):
+            with pytest.raises(TypeError, match=r"'0\.weight' is a DTensor that is not filled as a whole"):
                 save_model(model, tmp_path / "part.safetensors", 3, skip="0")
+            mark = distribute_tensor(torch.arange(3.0), mesh, [Replicate()] * 2, src_data_rank=None)
+            model.register_buffer("mark", mark)  # of which each rank has all
+            save_model(model, tmp_path / f"{rank}.safetensors", 3, overwrite=True)
         saved = values_of(tmp_path / f"{rank}.safetensors")
+        assert saved["mark"].tolist() == [0, 1, 2]
         assert all(saved[name].equal(tensor) for name, tensor in expected.state_dict().items())
 
 
@@ -179,3 +183,27 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     finally:
         for each in (tmp_path / "out").glob("*"):
             each.unlink()
+
+
+class Fused(nn.Module):
+    """As torchtitan's fused projections: their state dict has the parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(4, 6, bias=False)
+        self.register_state_dict_post_hook(self.split)
+
+    @staticmethod
+    def split(module, state, prefix, local_metadata) -> None:
+        first, second = state.pop(f"{prefix}both.weight").clone().chunk(2)
+        state.update({f"{prefix}first.weight": first, f"{prefix}second.weight": second})
+
+
+def test_what_a_hook_makes_of_parameters_is_refused(tmp_path):
+    model = nn.Sequential(Fused(), nn.Linear(4, 4))
+    said = r"has 0\.first\.weight, 0\.second\.weight, which a hook makes, in place of 0\.both\.weight"
+    for refuses in (lambda: save_model(model, tmp_path / "a", 3), lambda: plan_model(model, 3).fingerprint()):
+        with pytest.raises(ValueError, match=said):
+            refuses()
+    assert not (tmp_path / "a").exists()
+    save_model(model, tmp_path / "a", 3, skip="0")  # they stay as they are

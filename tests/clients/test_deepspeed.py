@@ -10,6 +10,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from clients import assert_all_hold, assert_refused, assert_same_values, run_cases, shared_folder
+from deepspeed.moe.layer import MoE
 from torch import nn
 
 from convinit_ext import (
@@ -210,6 +211,22 @@ def parts_of_automatic_tensor_parallelism() -> None:
     assert_refused(said, lambda: init_model_(engine, 3, "llama"), lambda: fingerprint(model))
 
 
+def experts_of_several_ranks_need_their_names() -> None:
+    def build(ep_size: int) -> nn.Module:
+        return MoE(hidden_size=4, expert=nn.Linear(4, 4), num_experts=4, ep_size=ep_size)
+
+    whole, model, rank = build(1), build(2), dist.get_rank()
+    init_model_(whole, 3)
+    said = r"experts\.0\.weight': it is of an expert that this rank alone has.*names="
+    assert_refused(said, lambda: init_model_(model, 3))
+    experts = "deepspeed_moe.experts.deepspeed_experts."
+    names = {f"{experts}{each}": f"{experts}{2 * rank + each}" for each in range(2)}
+    init_model_(model, 3, names=names)
+    for mine, other in ((0, 2 * rank), (1, 2 * rank + 1)):
+        own, expected = model.get_submodule(f"{experts}{mine}"), whole.get_submodule(f"{experts}{other}")
+        assert_same_values(own, expected)
+
+
 CASES = (
     placeholders_are_filled_as_one_process_fills,
     ranges_of_a_group,
@@ -220,6 +237,7 @@ CASES = (
     optimizers_would_bring_old_values_back,
     engines_without_an_optimizer,
     a_second_copy,
+    experts_of_several_ranks_need_their_names,
     parts_of_automatic_tensor_parallelism,
 )
 

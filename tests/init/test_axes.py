@@ -235,7 +235,7 @@ def test_an_override_sees_axes_that_are_given_and_no_others(name):
     assert not getattr(init, name)(weight).keys() & {*axes, "groups", "key", "shard"}
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, "normal_", "orthogonal_", "eye_"])
 def test_functions_are_found_where_they_are_public(name):
     function = getattr(init, name)
     assert (function.__module__, function.__qualname__) == ("convinit_ext.init", name)

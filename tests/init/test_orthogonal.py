@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -83,7 +85,7 @@ def test_values_do_not_depend_on_threads(num_threads, isa):
         torch.set_num_threads(num_threads)
 
 
-def test_values_do_not_depend_on_the_float_environment(num_threads):
+def test_values_do_not_depend_on_the_float_environment():
     tiny = torch.randn(1, 60, 30) * 1e-41
     expected, made = tiny.clone(), tiny.clone()
     make_orthogonal_(expected, 1e-39)
@@ -154,6 +156,25 @@ def test_the_distribution_is_uniform():
 
 
 # Refusals
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a process can limit its memory")
+def test_too_little_memory_is_an_error_that_leaves_the_tensor():
+    script = """
+import resource, torch
+from convinit_ext import init
+tensor = torch.zeros(5000, 4000)
+init.orthogonal_(torch.empty(300, 300))
+with open("/proc/self/statm") as pages:
+    used = int(pages.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000,) * 2)
+try:
+    init.orthogonal_(tensor)
+except RuntimeError as error:
+    print(error, tensor.any().item())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "out of memory: a matrix is made orthogonal in a float64 copy of it False" in done.stdout, done
 
 
 @pytest.mark.parametrize(

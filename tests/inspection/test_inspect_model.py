@@ -126,6 +126,16 @@ def test_histograms_and_stds_against_the_density(drawn, std, cdf):
     assert (bias.intended, bias.std, bias.elsewhere, bias.edges) == (0, 0, 0, ())
 
 
+def test_what_lies_beyond_a_histogram_is_in_its_outermost_bins():
+    model = nn.Linear(50, 50)
+    nn.init.constant_(model.weight, 3.0)
+    rules = [Rule(Normal(0.0, 0.2), parameter="weight"), Rule(Uniform(-1.0, 1.0))]
+    weight, bias = inspect_model(model, expected=rules).weights
+    assert (weight.edges[0], weight.edges[-1]) == pytest.approx((-0.9, 0.9))
+    assert weight.counts[-1] == sum(weight.counts) == 2500 and sum(bias.counts) == 50
+    assert weight.elsewhere == pytest.approx(1, abs=1e-4)
+
+
 def test_a_padding_row_does_not_count():
     weight = inspect_model(nn.Embedding(4, 500, padding_idx=1), recipe="torch").weights[0]
     assert weight.std == pytest.approx(1, abs=0.06) and weight.intended == 1
@@ -143,7 +153,7 @@ def test_dead_layers_are_named(inplace):
     dead, unreached = inspect_model(model, recipe=None).problems
     assert dead == "dead: the output of 3 (ReLU) is the same for every input"
     names = "0.weight, 0.bias, 2.weight, 2.bias, 4.weight"
-    assert unreached == f"cannot learn at first: no gradient reaches {names}"
+    assert unreached == f"cannot learn at first: the gradient is zero of {names}"
     found = inspect_model(model)
     assert [row.name for row in found.rows if row.dead] == ["3"]
     assert found.rows[3].zeros == 1 and found.rows[2].zeros == 0
@@ -154,7 +164,7 @@ def test_zero_weights_are_dead_and_the_layers_before_learn_nothing():
     nn.init.zeros_(model[4].weight)
     dead, unreached = inspect_model(model).problems
     assert dead == "dead: the output of 4 (Linear) is the same for every input"
-    assert unreached.endswith("no gradient reaches 0.weight, 0.bias, 2.weight, 2.bias")
+    assert unreached.endswith("the gradient is zero of 0.weight, 0.bias, 2.weight, 2.bias")
     nn.init.zeros_(model[4].bias)  # also where the batch is of one
     assert inspect_model(model, torch.randn(1, 32)).problems[0] == dead
 
@@ -193,6 +203,39 @@ def test_one_steep_layer_is_named():
     outputs = inspect_model(model).problems[0]
     assert outputs.startswith("exploding outputs: 3 of 5 layers, from 4 (Linear)")
     assert "; the steepest is 4 (Linear), 1" in outputs
+
+
+def test_a_branch_with_small_gradients_does_not_vanish():
+    model = nn.Sequential(nn.Embedding(20, 32), nn.TransformerEncoderLayer(32, 2, 64), nn.Linear(32, 4))
+    init_model_(model, recipe="he")
+    model[1].linear1.weight.data *= 1e-8
+    assert inspect_model(model).rows[5].gradient_std > 0.1  # of what is after it
+    model[1].linear2.weight.data *= 1e-8
+    found = inspect_model(model)
+    (small,) = (row.gradient_std for row in found.rows if row.name == "1.linear1")
+    assert small < 1e-7 and not [said for said in found.problems if "gradients" in said]
+
+
+class Positions(nn.Module):
+    """Makes a table that is the same for every input, as rotary embeddings do."""
+
+    def forward(self, x):
+        return torch.arange(12.0).expand(len(x), 2, 12)
+
+
+class Unused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.positions = nn.Linear(4, 12), Positions()
+        self.other, self.more = nn.Linear(4, 4), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return self.first(x) + self.positions(x).sum(1)
+
+
+def test_what_the_outputs_do_not_depend_on_is_unused():
+    said = ("unused: the outputs on these inputs do not depend on more, other.weight, other.bias",)
+    assert inspect_model(Unused()).problems == said
 
 
 def test_what_is_not_finite_is_named():
@@ -268,9 +311,17 @@ def test_everything_is_as_it_was(recipe, training, raises):
     else:
         first = inspect_model(model, x, recipe, frozen="keep")
         assert inspect_model(model, x, recipe, frozen="keep").to_json() == first.to_json()
-        assert inspect_model(model, x, recipe, seed=1, frozen="keep").to_json() != first.to_json()
     assert state(model, x) == before
     assert model.calls == 0
+
+
+def test_a_seed_says_all_that_is_random():
+    model = Noisy(False)
+    first = inspect_model(model, recipe="he", seed=2).to_json()
+    for draw in (torch.rand, random.randrange, np.random.rand):
+        draw(1)
+        assert inspect_model(model, recipe="he", seed=2).to_json() == first
+    assert inspect_model(model, recipe="he", seed=-2).to_json() != first
 
 
 def test_the_mode_is_the_models_own():
@@ -306,6 +357,10 @@ GUESSED = [
     (lambda: nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 2)), "float32 [16, 5], guessed from 1 (Linear)"),
     (lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), "float32 [16, 2, 64], guessed from 0 (Conv1d)"),
     (lambda: nn.ConvTranspose2d(3, 4, 3), "float32 [16, 3, 32, 32], guessed from the ConvTranspose2d"),
+    (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 32, 32), nn.Flatten(), nn.Linear(196, 3)),
+        "float32 [2, 3, 224, 224], guessed from 0 (Conv2d)",  # a batch of as many as are not too much
+    ),
     (lenet, "float32 [16, 1, 28, 28], guessed from 0 (Conv2d)"),
     (lambda: nn.Conv3d(1, 2, 3), "float32 [16, 1, 16, 16, 16], guessed from the Conv3d"),
     (lambda: nn.GRU(6, 4, batch_first=True), "float32 [16, 16, 6], guessed from the GRU"),
@@ -327,6 +382,7 @@ def test_inputs_are_guessed_by_the_first_layers(build, inputs):
     torch.manual_seed(0)
     found = inspect_model(build())
     assert found.inputs == inputs
+    assert {row.calls for row in found.rows} == {1}  # nothing is left of guesses that failed
     assert found.rows and (found.problems == () or "Cell" in inputs)  # whose state is zero
 
 
@@ -440,6 +496,9 @@ def test_sharded_models_are_refused():
             ValueError, match=r"'0.weight' is shared out over processes.*accepted is the model before"
         ):
             inspect_model(model, recipe="he")
+        model.unshard()  # as after a forward pass
+        with pytest.raises(ValueError, match=r"'0.weight' is shared out over processes"):
+            inspect_model(model)
     for mesh in every_rank((2,)):
         model = nn.Linear(4, 4)
         model.bias = nn.Parameter(distribute_tensor(model.bias.data, mesh, [Replicate()], src_data_rank=None))
@@ -454,8 +513,10 @@ class Uncopied(nn.Linear):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_models_are_refused():
-    with pytest.raises(ValueError, match="model must be one that is not scripted"):
-        inspect_model(nn.Sequential(torch.jit.script(nn.Linear(4, 4))))
+    scripted = torch.jit.script(nn.Linear(4, 4))
+    for model in (scripted, nn.Sequential(scripted)):
+        with pytest.raises(ValueError, match="model must be one that is not scripted"):
+            inspect_model(model)
 
 
 @pytest.mark.parametrize(

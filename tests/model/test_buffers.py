@@ -7,8 +7,10 @@ import types
 
 import pytest
 import torch
+from meshes import every_rank
 from reference import layer_key, reference
 from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
@@ -171,6 +173,43 @@ def test_methods_that_make_buffers_are_asked(method):
         model = kind(method)
     init_model_(model)
     assert model.index.tolist() == [[0, 2], [1, 3]]
+
+
+@pytest.mark.parametrize("placement", [Replicate(), Shard(0), Shard(1)])
+def test_buffers_that_are_dtensors_are_made_anew_too(placement):
+    kind = type("Named", (Lookup,), {})
+    for mesh in every_rank((3,)):
+        model, whole = kind("_init_buffers"), torch.tensor([[0, 2], [1, 3]])
+        held = distribute_tensor(whole, mesh, [placement], src_data_rank=None).to_local().contiguous()
+        before = torch.full_like(held, 7)
+        buffer = DTensor.from_local(before, mesh, [placement], run_check=False, shape=(2, 2), stride=(2, 1))
+        model.register_buffer("index", buffer, persistent=False)
+        init_model_(model)
+        assert torch.equal(model.index.to_local(), held)
+
+
+class Counting(nn.Module):
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.start = start
+        self._init_buffers()
+
+    def _init_buffers(self) -> None:
+        self.register_buffer("counts", torch.full((4,), self.start), persistent=False)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_of_a_sum_that_ranks_have_terms_of_zeros_are_known_alone(device):
+    for mesh in every_rank((2,)):
+        model = Counting(0.0)
+        terms = torch.full((4,), 7.0, device=device)
+        model.counts = DTensor.from_local(terms, mesh, [Partial()], run_check=False)
+        init_model_(model)
+        assert model.counts.placements == (Partial(),) and not model.counts.to_local().any()
+        model = Counting(1.0)
+        model.counts = DTensor.from_local(terms, mesh, [Partial()], run_check=False)
+        with pytest.raises(RuntimeError, match=r"buffer 'counts': .*is a sum that nobody can fill"):
+            init_model_(model)
 
 
 def test_positions_and_token_types_are_clear_by_their_names():

@@ -27,14 +27,17 @@ class Language(nn.Module):
 
 
 def made(how: str, ties: bool = True) -> nn.Module:
-    with torch.device("cpu" if how == "memory" else "meta"):
+    with torch.device("cpu" if how in ("memory", "same memory") else "meta"):
         model = Language(ties)
-    model.head.weight = nn.Parameter(model.head.weight.detach().clone())  # as accelerate registers it anew
+    own = model.head.weight.detach()
+    model.head.weight = nn.Parameter(
+        own if how.startswith("same") else own.clone()
+    )  # as accelerate registers it
     return model.to_empty(device="cpu") if how == "to_empty" else model
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64])
-@pytest.mark.parametrize("how", ["memory", "meta", "to_empty"])
+@pytest.mark.parametrize("how", ["memory", "meta", "to_empty", "same memory", "same meta"])
 def test_declared_ties_are_there_again(how, dtype, tmp_path):
     expected = Language()
     init_model_(expected, 3, dtype=dtype)
@@ -51,6 +54,23 @@ def test_declared_ties_are_there_again(how, dtype, tmp_path):
     plan.run(4)
     assert verify(model, 4)
     assert verify(tmp_path / "a.safetensors", 3, model=made("meta"))
+
+
+@pytest.mark.parametrize("around", [False, True])
+@pytest.mark.parametrize("how", ["memory", "meta"])
+def test_a_compiled_model_is_asked_and_stays_as_it_is(how, around):
+    expected, inside = Language(), made(how)
+    model = torch.compile(inside, backend="eager")
+    if around:
+        model = nn.Sequential(model)
+        expected = nn.Sequential(expected)
+    before = list(inside._modules.values())
+    plan_model(model, 3)
+    init_model_(expected, 3)
+    init_model_(model, 3)
+    assert list(inside._modules.values()) == before and inside.head.weight is inside.embed.weight
+    for own, tensor in zip(model.parameters(), expected.parameters(), strict=True):
+        assert_same_bits(own, tensor)
 
 
 def test_what_is_not_declared_stays_apart():

@@ -15,7 +15,7 @@ from convinit_ext.recipes import TORCH, Recipe, Rule
 
 def control() -> nn.Module:
     """As ControlNet's zero convolutions, ResNet's zero_init_residual, and a gate."""
-    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 2), nn.PReLU())
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Linear(8, 2), nn.PReLU())
     for parameter in model[1].parameters():
         nn.init.zeros_(parameter)
     nn.init.zeros_(model[2].weight)

@@ -345,6 +345,9 @@ def test_mups_readout_keeps_its_scale(recipe):
     for zero, means in ((False, Uniform(-bound, bound)), (True, ZERO)):
         found = fillings(nn.Sequential(nn.Linear(200, 200), MuReadout(8.0, zero)), recipe)
         assert found["1.weight"] == found["1.bias"] == means != found["0.weight"]
+    hidden = nn.Linear(200, 300)
+    hidden._has_rescaled_params = True  # set_base_shapes says so of hidden layers, whose biases it scales
+    assert fillings(hidden, recipe) == fillings(nn.Linear(200, 300), recipe)
     plain = MuReadout(8.0)
     plain._has_rescaled_params = False  # set_base_shapes is still to come
     assert fillings(plain, recipe)["weight"] == fillings(nn.Linear(200, 300), recipe)["weight"]

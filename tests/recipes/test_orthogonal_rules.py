@@ -97,12 +97,13 @@ def test_each_rank_has_its_part():
                 tensor = distribute_tensor(torch.zeros_like(each), mesh, cuts, src_data_rank=None)
                 module._parameters[name] = nn.Parameter(tensor)
         init_model_(model, 3, RECIPE)
+        assert not _values._kept  # the whole of the last one
         for name, each in model.named_parameters():
             source = whole.get_parameter(name).detach()
             part = distribute_tensor(source, mesh, each.placements, src_data_rank=None)
             assert_same_bits(each.to_local(), part.to_local(), name)
         assert verify(model, 3, RECIPE)
-        assert not _values._kept  # the whole of the last one
+        assert not _values._kept
 
 
 def test_a_matrix_is_made_once_whatever_its_regions(monkeypatch):

@@ -77,7 +77,7 @@ def test_refused_at_every_door(case, tmp_path):
     assert all(map(torch.equal, before, values(model)))
     init_model_(model, skip="1")
     if make is not megatron:
-        with pytest.raises(TypeError, match=r"'1\.weight' is a part of a tensor that nothing fills"):
+        with pytest.raises(TypeError, match=r"'1\.weight' is a part of a tensor that is not filled"):
             save_model(model, tmp_path / "new", skip="1")
 
 

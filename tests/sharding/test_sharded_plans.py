@@ -192,8 +192,8 @@ def test_rules_fill_the_buffers_of_a_mesh(meta, start):
 def test_buffers_of_a_mesh_that_cannot_be_filled_are_named():
     for mesh in every_rank((2,)):
         model = nn.BatchNorm1d(4)
-        model.running_mean = DTensor.from_local(torch.ones(4), mesh, [Partial()], run_check=False)
-        with pytest.raises(RuntimeError, match=r"buffer 'running_mean': .*Partial\(sum\) on 2 ranks"):
+        model.running_var = DTensor.from_local(torch.ones(4), mesh, [Partial()], run_check=False)
+        with pytest.raises(RuntimeError, match=r"buffer 'running_var': .*Partial\(sum\) on 2 ranks"):
             init_model_(model, 0)
         model.running_mean = distribute_tensor(torch.zeros(4), mesh, [Replicate()], src_data_rank=None)
         cut = distribute_tensor(torch.ones(4), mesh, [Cut(0)], src_data_rank=None)

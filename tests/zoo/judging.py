@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import pytest
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from convinit_ext import init_model_
 from convinit_ext.recipes import MODEL_CODE
+
+stats = pytest.importorskip("scipy.stats")
 
 Values = dict[str, Tensor]
 
@@ -123,7 +125,8 @@ def _of_parameters(library: Library, model: nn.Module, by_code: set[str]) -> Ite
 def _is_right(kind: str, leaf: str, value: Tensor, own: Tensor, module: nn.Module) -> bool:
     """Whether a recipe may make this of what the library makes constant, computed or drawn.
 
-    A recipe has distributions and zero biases of its own, and draws what starts a branch from zero.
+    A recipe has distributions and zero biases of its own. It draws layers of torch.nn that are trained, and
+    what starts a branch from zero, also where the library's are constant or computed at first.
     """
     if same(value, own):
         return True
@@ -135,7 +138,9 @@ def _is_right(kind: str, leaf: str, value: Tensor, own: Tensor, module: nn.Modul
         return _has_gain_one(module, value)
     if kind == "drawn":
         return value.numel() == 1 or not is_constant(value)
-    return kind == "constant" and not own.any() and value.ndim >= 2 and not is_constant(value)
+    is_trained = getattr(module, leaf).requires_grad
+    is_layers = type(module).__module__.startswith("torch.nn.") and is_trained
+    return (is_layers or not own.any()) and value.ndim >= 2 and not is_constant(value)
 
 
 def _has_gain_one(module: nn.Module, gain: Tensor) -> bool:

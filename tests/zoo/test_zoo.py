@@ -20,7 +20,7 @@ from tiny_models import FAMILIES, quiet, without_torchvisions_ops
 
 from convinit_ext.recipes import RECIPES
 
-_SECONDS = 300  # for one type
+_SECONDS = 900  # for one type
 _IN_MEMORY = ("torch", "llama")
 
 

@@ -20,7 +20,7 @@ from torch import nn
 os.environ["HF_HUB_OFFLINE"] = "1"
 Build = Callable[[], nn.Module]
 
-_MOST = 12_000_000  # parameters of a model
+_MOST = 25_000_000  # parameters of a model
 _MOST_OF_TORCHTITAN = 40_000_000  # whose configs are not shrunk
 # Ends of names, and the most that such a number is; the first that fits counts.
 _SIZES = tuple(
