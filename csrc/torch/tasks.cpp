@@ -155,11 +155,11 @@ void add_fill(const char* op, const Tensor& tensor, const Key& key, int64_t kind
   const Distribution distribution = distribution_of(kind, params, dtype);
   if (tensor.numel() == 0) return;
   check_indices(op, tensor, start, index_strides, 1);
-  std::vector<Dim> dims = make_dims(tensor, index_strides);
-  if (access == Access::kWrite) check_no_overlap(dims);
   void* data =
       access == Access::kRead ? const_cast<void*>(tensor.const_data_ptr()) : tensor.mutable_data_ptr();
   check_memory(op, tensor, data);
+  std::vector<Dim> dims = make_dims(tensor, index_strides);
+  if (access == Access::kWrite) check_no_overlap(dims);  // which takes memory for each place of the storage
   tasks->add({data, start, nullptr, 0, dtype, key, distribution}, std::move(dims));
 }
 
