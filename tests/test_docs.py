@@ -39,7 +39,8 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     convinit_ext.save_model(Net(), "checkpoints/step-0", seed=42, recipe="he")
-    scope = vars(convinit_ext) | globals() | {"build": Net, "model": Net(), "state_dict": Net().state_dict()}
+    public = {name: getattr(convinit_ext, name) for name in convinit_ext.__all__}
+    scope = public | globals() | {"build": Net, "model": Net(), "state_dict": Net().state_dict()}
     scope |= {"rank": 0, "weight": torch.empty(512, 1024), "qkv": nn.Linear(1024, 384)}
     scope |= {"experts": torch.empty(2, 3, 4), "lstm": nn.LSTM(3, 4), "table": nn.Embedding(5, 4)}
     scope |= {"stage": Net().blocks[:1], "plan": {"head": ColwiseParallel()}}
