@@ -15,7 +15,7 @@ from convinit_ext.distributions import Constant, Distribution, Normal, Truncated
 from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
-from convinit_ext.recipes._model_code import LAST
+from convinit_ext.recipes._model_code import LAST, by_model_code
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
@@ -80,9 +80,9 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
                 embedding_rule(normal),
                 Rule(ZEROS, module=LAYERS, parameter="bias"),
                 Rule(ZEROS, where=_normalises_responses),
-                Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
+                Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
                 Rule(normal, parameter=_TOKENS),
-                Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
+                Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
                 Rule(normal, parameter="weight", where=_is_position_table),
                 Rule(
                     _layer_scale,
@@ -164,7 +164,7 @@ def _language(std: float) -> tuple[Rule, ...]:
         Rule(normal, where=_is_matrix_of_layer),
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
         Rule(normal, parameter=_CLASS_TOKENS),
-        Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
+        Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
         *LAST,
     )
 
@@ -199,6 +199,18 @@ def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
 
 
+def _unsaid(target: Target) -> bool:
+    """Whether the model's own code says nothing of it."""
+    return by_model_code(target) is None
+
+
+def _is_position_embedding(target: Target) -> bool:
+    """Whether a table is none of gains: no vector, and not a constant but zero in the model's own code."""
+    return target.tensor.ndim >= 2 and (
+        not isinstance(said := by_model_code(target), Constant) or said.value == 0
+    )
+
+
 def _layer_scale_start(target: Target) -> float | None:
     """Return what the modules around a layer scale say, otherwise ConvNeXt's where they are called so."""
     around = (target.module, *reversed(target.parents))
@@ -219,8 +231,12 @@ def _layer_scale(target: Target) -> Distribution:
 
 
 def _is_known_layer_scale(target: Target) -> bool:
-    """Whether its module is no norm layer, whose gains are called gamma too, and its start is known."""
-    return not called_norm(target.module) and _layer_scale_start(target) is not None
+    """Whether its module is no norm layer, whose gains are called gamma too, and its start is known.
+
+    A module around it may say it, unless the model's own code does.
+    """
+    is_known = not called_norm(target.module) and _layer_scale_start(target) is not None
+    return is_known and _unsaid(target)
 
 
 def _num_layers(target: Target) -> int:
