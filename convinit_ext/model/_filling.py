@@ -23,6 +23,7 @@ from convinit_ext.recipes import (
     ZEROS,
     CopyFrom,
     DeltaOrthogonal,
+    Explained,
     Kaiming,
     MinusIdentity,
     NormOf,
@@ -41,6 +42,7 @@ from convinit_ext.recipes import (
     is_distribution,
     is_values,
     layout_key,
+    original,
     patterns,
 )
 from convinit_ext.sharding import logical_shape
@@ -104,7 +106,11 @@ class Fillings:
         text, tensor = self._texts[id(rule)], target.tensor
         if not tensor.numel():
             found = ZEROS  # a fan of zero has no std
-        values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
+        found = said(rule, target, "parameter") if found is None else found
+        if isinstance(found, Explained):
+            text = f"{text} {found.why}"
+            found = found.values
+        values = _checked(rule, target, found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
         if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
             return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
@@ -117,7 +123,7 @@ class Fillings:
         if isinstance(distribution, MATRICES):
             return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
-        fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
+        fans = None if isinstance(distribution, Constant) else fans_of(original(rule).init, target)
         return Filling(values, text, fans)
 
 
@@ -258,7 +264,7 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__
-        if _resets_itself(kind) and id(rule) in of_torch:
+        if _resets_itself(kind) and id(original(rule)) in of_torch:
             paths.setdefault(kind, []).append(repr(each.node.path))
     if paths:
         shown = "; ".join(f"{kind.__name__}: {listed(dict.fromkeys(of))}" for kind, of in paths.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._constructor import constructed as constructed
 from convinit_ext.recipes._constructor import made_once as made_once
+from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf
@@ -15,6 +16,7 @@ from convinit_ext.recipes._derived import drawing as drawing
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
 from convinit_ext.recipes._initialisers import ONES as ONES
 from convinit_ext.recipes._initialisers import ZEROS as ZEROS
+from convinit_ext.recipes._initialisers import Explained as Explained
 from convinit_ext.recipes._initialisers import (
     Initialiser,
     Kaiming,
@@ -35,6 +37,7 @@ from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
 from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._scaled import original as original
 from convinit_ext.recipes._target import FANS as FANS
 from convinit_ext.recipes._target import Fan as Fan
 from convinit_ext.recipes._target import Target
@@ -64,6 +67,7 @@ __all__ = [
     "VarianceScaling",
     "Xavier",
     "as_recipe",
+    "depth_scaled",
     "gpt",
     "llama",
     "patterns",

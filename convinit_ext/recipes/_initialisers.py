@@ -50,7 +50,17 @@ Values: TypeAlias = (
     | NormOf
     | MinusIdentity
 )
-Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Values, and why a parameter has them, for the report."""
+
+    values: Values
+    why: str
+
+
+Initialiser: TypeAlias = Values | Callable[[Target], Values | Explained | Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
