@@ -26,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn, slices
+from convinit_ext.model._values import Drawn, Given, Same, Values, made_by, orthogonal, slices
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -191,7 +191,7 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
         return Given(start)
     key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
-        return redrawn(start, key)
+        return made_by(start, key, shape)
     if isinstance(start, Orthogonal):
         return orthogonal(start, key, shape)
     return Drawn(key, shape, start)

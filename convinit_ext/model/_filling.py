@@ -34,6 +34,7 @@ from convinit_ext.recipes import (
     RowZeroed,
     Rule,
     Target,
+    Transformed,
     Values,
     VarianceScaling,
     Xavier,
@@ -167,7 +168,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
+    return not isinstance(values, Preset | Redrawn | Transformed | NormOf | MinusIdentity)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:

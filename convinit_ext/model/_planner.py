@@ -44,8 +44,8 @@ from convinit_ext.model._values import (
     Norm,
     Rounded,
     Values,
+    made_by,
     orthogonal,
-    redrawn,
 )
 from convinit_ext.recipes import (
     CopyFrom,
@@ -55,6 +55,7 @@ from convinit_ext.recipes import (
     Redrawn,
     RowZeroed,
     Target,
+    Transformed,
     made_once,
 )
 from convinit_ext.sharding import (
@@ -232,8 +233,8 @@ class _Planner:
         said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
-        if isinstance(said, Redrawn):
-            return redrawn(said, self._key_of(held.name)), None
+        if isinstance(said, Redrawn | Transformed):
+            return made_by(said, self._key_of(held.name), shape), None
         if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from convinit_ext import init, keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn
+from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn, Transformed
 from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -271,10 +271,15 @@ def forget() -> None:
     _kept.clear()
 
 
-def redrawn(said: Redrawn, name: str) -> Computed:
-    """Return the values that a model's own code draws, with the key of a name."""
-    text = f"drawn by the model itself {name!r} {said.kind}"
-    return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
+def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Computed:
+    """Return the values that a model's own code draws, or a formula makes, with the key of a name."""
+    if isinstance(said, Redrawn):
+        text = f"drawn by the model itself {name!r} {said.kind}"
+        return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
+    return Computed(
+        lambda: f"{said} {said.distribution} {name!r}",
+        lambda seed, dtype: said.values(keys.Key(seed, name), shape, dtype),
+    )
 
 
 def orthogonal(

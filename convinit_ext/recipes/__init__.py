@@ -10,6 +10,7 @@ from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
 from convinit_ext.recipes._derived import NormOf as NormOf
 from convinit_ext.recipes._derived import Redrawn as Redrawn
+from convinit_ext.recipes._derived import Transformed as Transformed
 from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
 from convinit_ext.recipes._derived import drawing as drawing
@@ -30,6 +31,7 @@ from convinit_ext.recipes._initialisers import initialiser_text as initialiser_t
 from convinit_ext.recipes._initialisers import is_distribution as is_distribution
 from convinit_ext.recipes._initialisers import is_values as is_values
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
+from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE as MODEL_CODE
 from convinit_ext.recipes._model_code import computed_table as computed_table
 from convinit_ext.recipes._model_code import shown_copy as shown_copy
@@ -50,6 +52,7 @@ __all__ = [
     "HE",
     "LECUN",
     "LLAMA",
+    "MAMBA",
     "RECIPES",
     "TORCH",
     "TRUNC_NORMAL",
@@ -70,6 +73,7 @@ __all__ = [
     "depth_scaled",
     "gpt",
     "llama",
+    "mamba",
     "patterns",
     "trunc_normal",
 ]

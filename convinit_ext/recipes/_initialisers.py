@@ -22,7 +22,7 @@ from convinit_ext.distributions import (
     TruncatedNormal,
     Uniform,
 )
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn
+from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, Transformed
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._target import FANS, Fan, Target
 
@@ -47,6 +47,7 @@ Values: TypeAlias = (
     | CopyFrom
     | Preset
     | Redrawn
+    | Transformed
     | NormOf
     | MinusIdentity
 )
@@ -284,7 +285,7 @@ def initialiser_text(init: object, exact: bool = False) -> str:
             return f"{name}({arguments})" if arguments else name
     if isinstance(init, RowZeroed):
         return f"{initialiser_text(init.distribution)}, row {init.row} zero"
-    if isinstance(init, Preset | NormOf | MinusIdentity):
+    if isinstance(init, Preset | Transformed | NormOf | MinusIdentity):
         return str(init)
     return getattr(init, "__name__", type(init).__name__)
 
@@ -309,5 +310,13 @@ def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
     return is_distribution(init) or isinstance(
         init,
-        Orthogonal | DeltaOrthogonal | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity,
+        Orthogonal
+        | DeltaOrthogonal
+        | RowZeroed
+        | CopyFrom
+        | Preset
+        | Redrawn
+        | Transformed
+        | NormOf
+        | MinusIdentity,
     )
