@@ -33,6 +33,7 @@ from convinit_ext.recipes import (
     Redrawn,
     RowZeroed,
     Rule,
+    Stacked,
     Target,
     Transformed,
     Values,
@@ -114,7 +115,8 @@ class Fillings:
         values = _checked(rule, target, found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
         if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
-            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+            fans = values.fans if isinstance(values, Stacked) else None
+            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, fans)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
@@ -168,7 +170,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | Redrawn | Transformed | NormOf | MinusIdentity)
+    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf | MinusIdentity)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._constructor import constructed as constructed
 from convinit_ext.recipes._constructor import made_once as made_once
+from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
 from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import CopyFrom, Preset
 from convinit_ext.recipes._derived import MinusIdentity as MinusIdentity
@@ -25,6 +26,7 @@ from convinit_ext.recipes._initialisers import (
     VarianceScaling,
     Xavier,
 )
+from convinit_ext.recipes._initialisers import Stacked as Stacked
 from convinit_ext.recipes._initialisers import Values as Values
 from convinit_ext.recipes._initialisers import fans_of as fans_of
 from convinit_ext.recipes._initialisers import initialiser_text as initialiser_text
@@ -48,6 +50,7 @@ from convinit_ext.recipes._target import layout_key as layout_key
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [
+    "DEEPNORM",
     "GPT",
     "HE",
     "LECUN",
@@ -58,6 +61,7 @@ __all__ = [
     "TRUNC_NORMAL",
     "XAVIER",
     "CopyFrom",
+    "DeepNormScales",
     "DeltaOrthogonal",
     "Initialiser",
     "Kaiming",
@@ -70,6 +74,8 @@ __all__ = [
     "VarianceScaling",
     "Xavier",
     "as_recipe",
+    "deepnorm",
+    "deepnorm_scales",
     "depth_scaled",
     "gpt",
     "llama",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -44,15 +45,22 @@ def num_layers(target: Target, recipe: str) -> int:
     Raises:
         ValueError: there is neither a config nor a list of blocks.
     """
-    around = (*target.parents, target.module)
-    for module in reversed(around):
+    found = config_value(target, _NUM_LAYERS)
+    if found:
+        return found
+    _, blocks = _place(target, recipe)
+    return len(blocks)
+
+
+def config_value(target: Target, names: Sequence[str]) -> int:
+    """Return the positive number of one of these names in the nearest config around a parameter; or 0."""
+    for module in (target.module, *reversed(target.parents)):
         for config in map(module.__dict__.get, _CONFIGS):
-            for name in _NUM_LAYERS:
+            for name in names:
                 found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
                 if isinstance(found, int) and found > 0:
                     return found
-    _, blocks = _place(target, recipe)
-    return len(blocks)
+    return 0
 
 
 def layer_of(target: Target, recipe: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
+from convinit_ext.recipes._deepnorm import Gain
 from convinit_ext.recipes._depth import By, ByDepth, DepthNormal
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._recipe import Recipe, as_recipe
@@ -44,7 +45,7 @@ def depth_scaled(
     """
     inner, scale = as_recipe(recipe), ByDepth(by, num_layers, weights)
     for rule in inner.rules:
-        if isinstance(original(rule).init, DepthNormal) or _divides_by_depth(rule):
+        if isinstance(original(rule).init, DepthNormal | Gain) or _divides_by_depth(rule):
             raise ValueError(f"recipe {inner.name!r} scales by depth itself")
     return Recipe(scaled(inner.rules, scale), f"depth_scaled({inner.name})", inner.defaults)
 

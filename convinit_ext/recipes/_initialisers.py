@@ -38,12 +38,28 @@ class RowZeroed:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Matrices that are packed into one tensor, each with a distribution of its own.
+
+    Args:
+        parts: how many indices of `dim` each has, in order, and its distribution.
+        dim: along which they lie next to each other.
+        fans: (fan_in, fan_out) of the last of them.
+    """
+
+    parts: tuple[tuple[int, Distribution], ...]
+    dim: int
+    fans: tuple[int, int]
+
+
 # What a rule may have for an initialiser, and what a function of the Target may return.
 Values: TypeAlias = (
     Distribution
     | Orthogonal
     | DeltaOrthogonal
     | RowZeroed
+    | Stacked
     | CopyFrom
     | Preset
     | Redrawn
@@ -313,6 +329,7 @@ def is_values(init: object) -> TypeIs[Values]:
         Orthogonal
         | DeltaOrthogonal
         | RowZeroed
+        | Stacked
         | CopyFrom
         | Preset
         | Redrawn

@@ -75,7 +75,8 @@ def _modulates(target: Target) -> bool:
     return kind.__module__.partition(".")[0] == "diffusers" and target.tensor.ndim >= 2 and not is_zero
 
 
-def _by_width(target: Target) -> Distribution:
+def by_width(target: Target) -> Distribution:
+    """Return normal values with a variance of one over the last dimension."""
     return Normal(0.0, target.tensor.shape[-1] ** -0.5)
 
 
@@ -106,7 +107,7 @@ KNOWN: tuple[Rule, ...] = (
     *ADAPTERS,
     Rule(_rescaled, parameter=WEIGHT_OR_BIAS, where=_is_rescaled, label="uniform_(mup's readout)"),
     Rule(
-        _by_width,
+        by_width,
         parameter=re.compile("^(audio_)?scale_shift_table$"),
         where=_modulates,
         label="normal_(0, 1 / sqrt(dim))",

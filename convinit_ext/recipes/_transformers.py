@@ -109,7 +109,7 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
     return own(
         Recipe(
-            (*KNOWN, Rule(residual, name=RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
+            (*KNOWN, Rule(residual, name=RESIDUAL, where=is_matrix_of_layer, label=label), *_language(std)),
             name="gpt",
             defaults=False,
             allow_unused=True,
@@ -144,7 +144,7 @@ def _language(std: float) -> tuple[Rule, ...]:
         embedding_rule(normal),
         *TORCH_NORMS,
         *NORM_LIKE,
-        Rule(normal, where=_is_matrix_of_layer),
+        Rule(normal, where=is_matrix_of_layer),
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
         Rule(normal, parameter=_CLASS_TOKENS),
         Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
@@ -157,7 +157,7 @@ def _is_matrix(target: Target) -> bool:
     return target.tensor.ndim >= 2 and not target.parameter.endswith("bias")
 
 
-def _is_matrix_of_layer(target: Target) -> bool:
+def is_matrix_of_layer(target: Target) -> bool:
     return _is_matrix(target) and _is_of_layer(target)
 
 
