@@ -267,7 +267,9 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__
-        if _resets_itself(kind) and id(original(rule)) in of_torch:
+        first = original(rule)
+        knows_it = first is not rule and "readout_zero_init" in each.node.module.__dict__  # recipe mup
+        if _resets_itself(kind) and id(first) in of_torch and not knows_it:
             paths.setdefault(kind, []).append(repr(each.node.path))
     if paths:
         shown = "; ".join(f"{kind.__name__}: {listed(dict.fromkeys(of))}" for kind, of in paths.items())

@@ -37,6 +37,7 @@ from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE as MODEL_CODE
 from convinit_ext.recipes._model_code import computed_table as computed_table
 from convinit_ext.recipes._model_code import shown_copy as shown_copy
+from convinit_ext.recipes._mup import MupRow, MupTable, mup, mup_groups, mup_table
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe
 from convinit_ext.recipes._recipe import is_ready_made as is_ready_made
@@ -65,6 +66,8 @@ __all__ = [
     "DeltaOrthogonal",
     "Initialiser",
     "Kaiming",
+    "MupRow",
+    "MupTable",
     "Orthogonal",
     "Preset",
     "Recipe",
@@ -80,6 +83,9 @@ __all__ = [
     "gpt",
     "llama",
     "mamba",
+    "mup",
+    "mup_groups",
+    "mup_table",
     "patterns",
     "trunc_normal",
 ]

@@ -22,7 +22,7 @@ class Division(NamedTuple):
 
     Args:
         divisor: of the values.
-        why: for the report, after the rule's own text.
+        why: for the report, after the rule's own text; if it is empty, the divisor is 1.
         base: what the rule is asked about in the parameter's place, whose values must then have mean zero.
     """
 
@@ -53,10 +53,11 @@ class Scaled:
         divisor, why, base = division
         found = _said(self.rule, base or target)
         if isinstance(found, Explained):
-            why = f"{found.why} {why}"
+            why = f"{found.why} {why}".rstrip()
             found = found.values
         if isinstance(found, CopyFrom | NormOf | MinusIdentity):
             return found  # of values that are scaled themselves
+        is_same = base is None or base.tensor.shape == target.tensor.shape
         drawn = found.distribution if isinstance(found, RowZeroed) else found
         if is_distribution(drawn):
             if base is not None and divisor != 1 and _mean(drawn) != 0:
@@ -64,12 +65,14 @@ class Scaled:
             values: Distribution | Orthogonal | DeltaOrthogonal = divided(drawn, divisor)
             if isinstance(values, Constant) and (divisor == 1 or values.value == 0):
                 return found
-        elif base is None and isinstance(drawn, Orthogonal | DeltaOrthogonal):
+        elif is_same and isinstance(drawn, Orthogonal | DeltaOrthogonal):
             values = replace(drawn, gain=drawn.gain / divisor)
         elif divisor == 1 and not isinstance(drawn, Orthogonal | DeltaOrthogonal):
             return _said(self.rule, target)
         else:
             raise ValueError(f"{why}: accepted are distributions, which can be scaled; give it its own rule")
+        if not why:
+            return found
         return Explained(replace(found, distribution=values) if isinstance(found, RowZeroed) else values, why)
 
 
