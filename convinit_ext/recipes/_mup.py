@@ -168,7 +168,10 @@ def _starts_from_zero(target: Target) -> bool:
 
 def _distinct(model: nn.Module) -> list[Target]:
     """Return the parameters, those that are tied once under their first names."""
-    return [*{id(each.tensor): each for each in reversed([*_targets(model)])}.values()][::-1]
+    found: dict[int, Target] = {}
+    for target in _targets(model):
+        found.setdefault(id(target.tensor), target)
+    return [*found.values()]
 
 
 class _Base:

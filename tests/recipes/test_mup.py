@@ -85,6 +85,9 @@ def test_the_table_is_that_of_the_paper():
     head["head"].weight, own["head"].weight = (nn.Parameter(torch.empty(3, n)) for n in (64, 16))
     assert mup_table(head, own)[0].kind == "vector"
     assert mup_table(head, own, readout="head.*")[0].kind == "readout"
+    tied, base = (nn.ModuleDict({"a": nn.Embedding(10, n), "b": nn.Linear(n, 10)}) for n in (64, 16))
+    tied["b"].weight = tied["a"].weight
+    assert [row[:2] for row in mup_table(tied, base)] == [("a.weight", "vector"), ("b.bias", "fixed")]
     shapes = {"weight": [None, 4], "bias": [None]}  # of a file of the library mup
     assert mup_table(nn.Linear(16, 3), shapes)[0][1:] == ("readout", 4, 0.25, 0.25, 0.25)
 
