@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
@@ -13,13 +14,20 @@ FOLDERS = (SUPPORT, ROOT)  # the package too, where it is built in place and not
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def run_script(script: Path, num_processes: int | None = None, *, torchrun: bool = False) -> str:
+def run_script(
+    script: Path,
+    num_processes: int | None = None,
+    *,
+    torchrun: bool = False,
+    arguments: Sequence[str] = (),
+) -> str:
     """What the script prints; AssertionError with everything it said if it failed.
 
     With `num_processes` it runs as that many ranks: by ranks.py, which is quick, or by torchrun.
+    `arguments` are for one process alone.
     """
     if num_processes is None:
-        command = [str(script)]
+        command = [str(script), *arguments]
     elif torchrun:
         command = [*TORCHRUN, str(num_processes), str(script)]
     else:
