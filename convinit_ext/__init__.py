@@ -4,7 +4,14 @@ A weight's value is a pure function of seed, parameter name, element index and d
 docs/value-contract.md.
 """
 
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
+
+if _missing := [name for name in ("torch", "numpy", "safetensors") if _find_spec(name) is None]:
+    raise ImportError(
+        f"convinit_ext needs torch, numpy and safetensors, and {', '.join(_missing)} "
+        f"{'is' if len(_missing) == 1 else 'are'} not installed: pip install {' '.join(_missing)}"
+    )
 
 from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
