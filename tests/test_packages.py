@@ -13,8 +13,17 @@ from convinit_ext import _C
 
 pytestmark = pytest.mark.slow
 # Beside the package: what builds it, tests it and says what it is.
-FOLDERS = ("csrc", "tests", "docs", "examples", "benchmarks", "scripts", "convinit_ext", ".ci")
-FILES = ("setup.py", "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
+FOLDERS = ("csrc", "tests", "docs", "examples", "benchmarks", "scripts", "convinit_ext", ".ci", ".github")
+FILES = (
+    "setup.py",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "LICENSE",
+    "CITATION.cff",
+)
 
 
 def test_a_source_distribution_holds_all_that_builds_and_tests(tmp_path: Path):
