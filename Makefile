@@ -59,7 +59,7 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 
 # Of those, the ones that install the package as a user does. What `built` compiled is not compiled again.
 test-install: $(VENV)/built $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
+	$(VENV)/bin/python -m pytest -m slow tests/test_build.py tests/test_packages.py
 
 # With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
 test-clients:

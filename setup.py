@@ -10,21 +10,35 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
+SETUPTOOLS = tuple(map(int, setuptools.__version__.split(".")[:2]))
+if SETUPTOOLS < (64, 0):
+    sys.exit(
+        "convinit_ext builds with setuptools 64 or later, and setuptools "
+        f"{setuptools.__version__} is installed: pip install 'setuptools>=64'"
+    )
 try:
     import torch
     from torch.utils import cpp_extension
 except ImportError:
+    if Path(sysconfig.get_path("platlib"), "torch").is_dir():
+        sys.exit(
+            "convinit_ext builds against the torch that is installed, and build isolation hides it: "
+            "pip install --no-build-isolation ."
+        )
     sys.exit(
         "convinit_ext builds against the torch that is installed, and there is none: "
         "pip install torch, then pip install --no-build-isolation ."
     )
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent  # ninja runs elsewhere, and older setuptools give no whole path
+# Not in pyproject.toml, since setuptools before 77 takes no licence expression there.
+LICENSE = {"license_expression" if SETUPTOOLS >= (77, 0) else "license": "Apache-2.0"}
 # One of each generation, for whose later members it works too, and the first toolkit that knows it.
 ARCHITECTURES = {
     "7.5": (10, 0),
@@ -101,6 +115,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     headers = [path for path in ROOT.glob("csrc/**/*") if path.suffix in (".h", ".inl")]
     # No contraction: a fused multiply-add where the source has none would change the values.
     cxx = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    cxx += ["-g0"]  # Python's own flags have -g, which makes nine tenths of the module
     # torch's headers; then gcc 12's own avx512fintrin.h
     cxx += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     return (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
@@ -131,7 +146,8 @@ if __name__ == "__main__":
         f'PYTHON_VERSION = "{sys.version_info.major}.{sys.version_info.minor}"\n'
     )
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
-    setup(
+    setuptools.setup(
+        **LICENSE,
         ext_modules=[extension(found if cuda else None)],
         cmdclass={"build_ext": BuildExtension},
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
@@ -15,19 +14,15 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
 def run_script(
-    script: Path,
-    num_processes: int | None = None,
-    *,
-    torchrun: bool = False,
-    arguments: Sequence[str] = (),
+    script: Path, num_processes: int | None = None, *arguments: object, torchrun: bool = False
 ) -> str:
     """What the script prints; AssertionError with everything it said if it failed.
 
-    With `num_processes` it runs as that many ranks: by ranks.py, which is quick, or by torchrun.
-    `arguments` are for one process alone.
+    With `num_processes` it runs as that many ranks: by ranks.py, which is quick and takes no arguments, or by
+    torchrun.
     """
     if num_processes is None:
-        command = [str(script), *arguments]
+        command = [str(script), *map(str, arguments)]
     elif torchrun:
         command = [*TORCHRUN, str(num_processes), str(script)]
     else:
