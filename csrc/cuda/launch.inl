@@ -1,4 +1,4 @@
-// What a launch needs of CUDA's runtime. Included by *.cu, and by a test without CUDA.
+// What a launch needs of CUDA's runtime. Included by *.cu.
 
 #include <cuda_runtime.h>
 
