@@ -65,10 +65,14 @@ void test_errors_are_told_and_forgotten() {
     runtime.device = 1;  // nothing is known of it
     const int64_t launches = cuda::num_launches();
     const char* said = launch(cuda::launch_compare, 5);
-    check(said != nullptr && std::strcmp(said, "no kernel image") == 0, call);
+    check(said != nullptr && std::strcmp(said, "an error") == 0, call);
     check(runtime.kept == 0, "an error was left for the next who asks");
     check(std::string(call) == "launch" || cuda::num_launches() == launches, "launched all the same");
   }
+  runtime.failing = "image";
+  const char* said = launch(cuda::launch_fill, 5);
+  check(said != nullptr && std::strstr(said, "no code for this GPU") != nullptr,
+        "a GPU that is not built for");
   runtime.failing = "";
   check(grid_for(5) == 5, "an error is not remembered");
 }
