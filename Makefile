@@ -43,7 +43,7 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench lint format sanitize check-arm check-cuda test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -82,6 +82,10 @@ test test-slow test-install with-clients with-zoo: export OMP_WAIT_POLICY := pas
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
+
+# The site of docs/ and the docstrings: build/docs/index.html.
+docs: $(VENV)/built $(VENV)/docs-tools
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 lint: $(VENV)/lint-tools
 	$(VENV)/bin/ruff check
@@ -180,4 +184,8 @@ $(VENV)/zoo: $(VENV)/torch-$(TORCH) pyproject.toml
 
 $(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test --group lint
+	@touch $@
+
+$(VENV)/docs-tools: $(VENV)/torch-$(TORCH) pyproject.toml
+	@$(PIP) --group docs
 	@touch $@
