@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 
 import pytest
 from processes import ROOT, run_script
@@ -31,6 +32,19 @@ def test_one_fingerprint_on_any_number_of_processes():
     printed = [run_script(EXAMPLES / "one_fingerprint.py", size).splitlines() for size in (None, 8)]
     assert printed[0] == printed[1]
     assert len(set(printed[0][0].split() + printed[0][1].split()[-1:])) == 2
+
+
+def test_the_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Its cells in order; it is kept without outputs."""
+    names: dict[str, object] = {}
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)  # of the other tests too
+    for cell in json.loads((EXAMPLES / "first_steps.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), names)
+    printed = capsys.readouterr().out
+    assert "torch.nn:     False" in printed and "convinit_ext: True" in printed
+    assert "1 of 640 differ" in printed and "vanishing outputs" in printed
 
 
 def test_pinned_init(monkeypatch: pytest.MonkeyPatch):
