@@ -61,13 +61,14 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
 
-# With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
+# With other frameworks' own code, and the pages about them, on two processes without a GPU, in a virtual environment of
+# its own (3 GB).
 test-clients:
 	$(MAKE) VENV=.venv-clients with-clients
 
 with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
-	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
+	$(VENV)/bin/python -m pytest -W default tests/clients tests/test_docs.py -k clients $(ARGS)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -22,7 +24,8 @@ import convinit_ext
 
 ROOT = Path(__file__).parents[1]
 # Guides for somebody who starts: nothing is given to their blocks.
-ALONE = {"start", "drop-in", "models", "which-recipe", "proof", "promises", "how-it-works", "transformers"}
+ALONE = {"start", "drop-in", "models", "which-recipe", "proof", "promises", "how-it-works"}
+ALONE |= {"accelerate", "lightning", "peft", "transformers"}
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
@@ -48,6 +51,31 @@ def test_links_lead_somewhere(name):
     """Those of docs/ are checked by `make docs`."""
     for link in re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / name).read_text()):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize(("module", "page"), [("", "index"), (".init", "init"), (".recipes", "recipes")])
+def test_every_public_name_is_in_the_api(module, page):
+    """Sphinx shows classes and functions; the page names what else there is, and what it leaves out."""
+    text = (ROOT / f"docs/api/{page}.md").read_text()
+    found = importlib.import_module(f"convinit_ext{module}")
+    left_out = re.findall(r"\w+", text.partition(":exclude-members:")[2].partition("```")[0])
+    for name in found.__all__:
+        each = getattr(found, name)
+        shown = (inspect.isclass(each) or inspect.isfunction(each)) and each.__doc__ and name not in left_out
+        assert shown or re.search(rf"`{name}`|\[convinit_ext\.{name}\]", text), name
+
+
+def test_torch_lacks_what_the_readme_says_that_it_lacks():
+    def filled(name, **how):
+        torch.manual_seed(0)
+        return getattr(nn.init, name)(torch.empty(64, 32, 3, 3, **how))
+
+    for name in ("kaiming_normal_", "kaiming_uniform_"):
+        assert not torch.equal(filled(name), filled(name, memory_format=torch.channels_last))
+        with pytest.raises(NotImplementedError):
+            filled(name, dtype=torch.float8_e4m3fn)
+    narrow = filled("kaiming_uniform_", dtype=torch.bfloat16)
+    assert not torch.equal(filled("kaiming_uniform_").bfloat16(), narrow)
 
 
 def pieces_between(texts: list[str]) -> list[str]:
@@ -93,6 +121,10 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     if page.stem in ALONE:
         scope = {}
     text = page.read_text()
+    for package in re.findall(
+        r"^(?:import|from) (accelerate|lightning|peft|transformers)\b", text, re.MULTILINE
+    ):
+        pytest.importorskip(package)
     if "LlamaForCausalLM" in text:
         transformers = pytest.importorskip("transformers")
         sizes = dict.fromkeys(("hidden_size", "intermediate_size", "vocab_size", "num_hidden_layers"), 8)
