@@ -53,7 +53,7 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -71,13 +71,14 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py tests/test_packages.py
 
-# With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
+# With other frameworks' own code, and the pages about them, on two processes without a GPU, in a virtual environment of
+# its own (3 GB).
 test-clients:
 	$(MAKE) VENV=.venv-clients with-clients
 
 with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
-	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
+	$(VENV)/bin/python -m pytest -W default tests/clients tests/test_docs.py -k clients $(ARGS)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.
@@ -92,6 +93,10 @@ test test-slow test-install with-clients with-zoo: export OMP_WAIT_POLICY := pas
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
+
+# The site of docs/ and the docstrings: build/docs/index.html.
+docs: $(VENV)/built $(VENV)/docs-tools
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 lint: $(VENV)/lint-tools
 	$(VENV)/bin/ruff check
@@ -225,4 +230,8 @@ $(VENV)/zoo: $(VENV)/torch-$(TORCH) pyproject.toml
 
 $(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test --group lint
+	@touch $@
+
+$(VENV)/docs-tools: $(VENV)/torch-$(TORCH) pyproject.toml
+	@$(PIP) --group docs
 	@touch $@

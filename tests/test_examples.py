@@ -54,6 +54,19 @@ def test_mup_coordinates(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
+def test_the_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Its cells in order; it is kept without outputs."""
+    names: dict[str, object] = {}
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)  # of the other tests too
+    for cell in json.loads((EXAMPLES / "first_steps.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), names)
+    printed = capsys.readouterr().out
+    assert "torch.nn:     False" in printed and "convinit_ext: True" in printed
+    assert "1 of 640 differ" in printed and "vanishing outputs" in printed
+
+
 def test_pinned_init(monkeypatch: pytest.MonkeyPatch):
     folder = EXAMPLES / "pinned_init"
     monkeypatch.syspath_prepend(str(folder))

@@ -48,8 +48,8 @@ class Recipe:
     Raises:
         TypeError: something that is not a Rule among them.
 
-    >>> from convinit_ext.recipes._initialisers import ONES
-    >>> [rule.text for rule in Recipe((Rule(ONES, name="*.scale"),))]
+    >>> from convinit_ext.distributions import Constant
+    >>> [rule.text for rule in Recipe((Rule(Constant(1.0), name="*.scale"),))]
     ['ones_']
     """
 
@@ -110,8 +110,8 @@ class Recipe:
         Raises:
             ValueError: a rule that cannot be written: a function without a name to import it by, or a tensor.
 
-        >>> from convinit_ext.recipes._initialisers import ONES
-        >>> Recipe((Rule(ONES, name="*.scale"),)).to_dict()["rules"]
+        >>> from convinit_ext.distributions import Constant
+        >>> Recipe((Rule(Constant(1.0), name="*.scale"),)).to_dict()["rules"]
         [{'init': 'ones_', 'name': '*.scale'}]
         """
         table: dict[str, Any] = {"name": self.name, "defaults": self.defaults}
