@@ -11,13 +11,16 @@ from planning import GENERAL, make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, fingerprint, init_model_
+from convinit_ext.model import Options
 from convinit_ext.recipes import (
     TORCH,
     CopyFrom,
     Orthogonal,
     Preset,
     Rule,
+    deepnorm,
     depth_scaled,
+    mamba,
     mup,
     mup_groups,
     mup_table,
@@ -105,6 +108,24 @@ def test_parameter_groups():
             assert group["weight_decay"] * group["lr"] == pytest.approx(0.001)
     with pytest.raises(ValueError, match="optimizer must be 'adam' or 'sgd', not 'lion'"):
         mup_groups(model, base, 0.1, "lion")
+
+
+def test_processes_compare_what_a_recipe_depends_on():
+    def rules_of(recipe) -> str:
+        return Options(recipe).facts["rules of the recipe"]
+
+    small = mup(Net(16))
+    assert rules_of(small) == rules_of(mup(Net(16)))
+    others = [small, mup(Net(8)), mup(Net(16), "he"), depth_scaled("he"), depth_scaled("he", "layer")]
+    others += [
+        mamba(),
+        mamba(dt_max=0.2),
+        mamba(dt_init_floor=0.01),
+        deepnorm(2),
+        deepnorm(3),
+        deepnorm(3, 2),
+    ]
+    assert len(set(map(rules_of, others))) == len(others)
 
 
 def test_the_report_says_why():
