@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import NO_MEMORY, ops
-from convinit_ext.distributions import Uniform
+from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
 
@@ -118,7 +118,7 @@ class Redrawn:
 
 @dataclass(frozen=True, slots=True)
 class Transformed:
-    """Uniform values that are put through a function in float64, and then rounded to float32 or float64.
+    """Values that are put through a function in float64, and then rounded to float32, or left so.
 
     Args:
         distribution: of the values before.
@@ -126,7 +126,7 @@ class Transformed:
         text: what it is, with every number.
     """
 
-    distribution: Uniform
+    distribution: Uniform | Constant
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     text: str
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from convinit_ext.distributions import Distribution, Normal, Uniform
 from convinit_ext.recipes._depth import ByDepth, check_num_layers
-from convinit_ext.recipes._derived import Preset, Transformed
+from convinit_ext.recipes._derived import Transformed
 from convinit_ext.recipes._initialisers import ONES, ZEROS, Explained, Kaiming, initialiser_text
 from convinit_ext.recipes._known import KNOWN
 from convinit_ext.recipes._layers import TORCH, embedding_rule
@@ -143,12 +142,17 @@ class _ALog:
     heads: Transformed
 
     def __call__(self, target: Target) -> Explained:
-        shape, dtype = target.tensor.shape, target.tensor.dtype
+        shape = target.tensor.shape
         if len(shape) < 2:
             return Explained(self.heads, f"of {initialiser_text(self.heads.distribution)}")
-        row = torch.from_numpy(_log(np.arange(1.0, shape[-1] + 1)))
-        exact = row if dtype == torch.float64 else row.float()
-        return Explained(Preset(exact.expand(shape)), f"of 1 .. {shape[-1]}")
+        return Explained(_COLUMNS, f"of 1 .. {shape[-1]}")
+
+
+def _by_column(zeros: _Doubles) -> _Doubles:
+    return np.asarray(zeros + _log(np.arange(1.0, zeros.shape[-1] + 1)), dtype=np.float64)
+
+
+_COLUMNS = Transformed(ZEROS, _by_column, "log of the column")
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,11 +281,9 @@ class _ByWidth:
 
     def __call__(self, target: Target) -> Division:
         row, base = self.judge(target)
-        why = f"(mup {row.kind}, width {row.width:.6g})"
+        why = "" if row.kind == "fixed" else f"(mup {row.kind}, width {row.width:.6g})"
         if is_rescaled(target):
             return Division(1.0, why)  # its own rule takes the width into account
-        if row.kind == "fixed":
-            return Division(1.0, "", base)
         divisor = {"hidden": row.width**0.5, "readout": 1 / row.std}.get(row.kind, 1.0)
         return Division(divisor, f"/ {divisor:.6g} {why}" if divisor != 1 else why, base)
 

@@ -76,6 +76,13 @@ def test_values_are_those_of_the_contract(dtype):
     assert_same_bits(values(model.layers[0]["mixer"].A_log), np.tile(row, (16, 1)))
 
 
+def test_a_model_that_becomes_float64_is_that_of_float64():
+    one, two = net(), net().double()
+    init_model_(one, 0, "mamba", dtype=torch.float64)
+    init_model_(two, 0, "mamba")
+    assert fingerprint(one) == fingerprint(two)
+
+
 def test_the_formulas_are_exp_and_log():
     for x in np.random.default_rng(0).uniform(-12, 3, 1000):
         assert oracle.exp(x) == pytest.approx(math.exp(x), rel=3e-16)

@@ -11,15 +11,16 @@ from planning import GENERAL, make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, fingerprint, init_model_
+from convinit_ext.model import Options
 from convinit_ext.recipes import (
     TORCH,
     CopyFrom,
-    Kaiming,
     Orthogonal,
     Preset,
     Rule,
-    Xavier,
+    deepnorm,
     depth_scaled,
+    mamba,
     mup,
     mup_groups,
     mup_table,
@@ -107,6 +108,24 @@ def test_parameter_groups():
             assert group["weight_decay"] * group["lr"] == pytest.approx(0.001)
     with pytest.raises(ValueError, match="optimizer must be 'adam' or 'sgd', not 'lion'"):
         mup_groups(model, base, 0.1, "lion")
+
+
+def test_processes_compare_what_a_recipe_depends_on():
+    def rules_of(recipe) -> str:
+        return Options(recipe).facts["rules of the recipe"]
+
+    small = mup(Net(16))
+    assert rules_of(small) == rules_of(mup(Net(16)))
+    others = [small, mup(Net(8)), mup(Net(16), "he"), depth_scaled("he"), depth_scaled("he", "layer")]
+    others += [
+        mamba(),
+        mamba(dt_max=0.2),
+        mamba(dt_init_floor=0.01),
+        deepnorm(2),
+        deepnorm(3),
+        deepnorm(3, 2),
+    ]
+    assert len(set(map(rules_of, others))) == len(others)
 
 
 def test_the_report_says_why():
@@ -229,38 +248,3 @@ def test_what_makes_no_sense_is_refused(models, inner, said):
 def test_wrong_arguments(make, error, said):
     with pytest.raises(error, match=said):
         make()
-
-
-@pytest.mark.parametrize("form", ["default", "kaiming", "xavier"])
-def test_stds_and_learning_rates_are_those_of_the_library(form):
-    library = pytest.importorskip("mup")
-
-    def build(width: int) -> nn.Module:
-        layers = {"input": nn.Linear(64, width), "hidden": nn.Linear(width, 2 * width)}
-        layers |= {"more": nn.Linear(2 * width, width), "readout": library.MuReadout(width, 64)}
-        return nn.ModuleDict(layers)
-
-    torch.manual_seed(0)
-    theirs, ours, base = build(512), build(512), build(128)
-    library.set_base_shapes(theirs, base)
-    library.set_base_shapes(ours, base, rescale_params=False)
-    inner: list[Rule] = []
-    if form != "default":
-        init = Kaiming("normal") if form == "kaiming" else Xavier("uniform")
-        fill_ = library.init.kaiming_normal_ if form == "kaiming" else library.init.xavier_uniform_
-        inner = [Rule(init, parameter="weight")]
-        for module in theirs.values():
-            fill_(module.weight)
-    init_model_(ours, 0, mup(base, [*inner, *TORCH]))
-    for name, each in theirs.named_parameters():
-        found = ours.get_parameter(name).std().item()
-        assert found == pytest.approx(each.std().item(), rel=0.02 if each.ndim > 1 else 0.15), name
-    for optimizer, impl in (("adam", library.MuAdamW), ("sgd", library.MuSGD)):
-        wanted = impl(theirs.parameters(), lr=0.1, weight_decay=0.3).param_groups
-        groups = mup_groups(theirs, base, 0.1, optimizer, 0.3)
-        rates = [
-            {id(each): (group["lr"], group["weight_decay"]) for group in some for each in group["params"]}
-            for some in (wanted, groups)
-        ]
-        for each in theirs.parameters():
-            assert rates[1][id(each)] == pytest.approx(rates[0][id(each)])
