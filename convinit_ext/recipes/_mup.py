@@ -23,6 +23,7 @@ from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import Division, scaled
 from convinit_ext.recipes._target import Target, layout_key
 from convinit_ext.recipes._transformers import is_matrix_of_layer
+from convinit_ext.sharding import logical_shape
 
 Base: TypeAlias = nn.Module | Mapping[str, Sequence[int | None]]
 _PARTS = ("parametrizations.{}.original", "parametrizations.{}.original1", "{}_v", "{}_orig")  # of a weight
@@ -180,7 +181,9 @@ class _Base:
     def __init__(self, base: Base) -> None:
         if isinstance(base, nn.Module):
             self._targets = {each.name: each for each in _targets(base)}
-            shapes: Mapping[str, Any] = {name: each.tensor.shape for name, each in self._targets.items()}
+            shapes: Mapping[str, Any] = {
+                name: logical_shape(each.tensor) for name, each in self._targets.items()
+            }
         elif isinstance(base, Mapping):
             self._targets, shapes = {}, {canonical_name(str(name)): shape for name, shape in base.items()}
         else:
@@ -201,7 +204,7 @@ class _Base:
             near = get_close_matches(target.name, self.shapes, n=3, cutoff=0.3)
             hint = f"; it has {', '.join(map(repr, near))}" if near else ""
             raise ValueError(f"the base of mup has no parameter of this name{hint}")
-        own, found = tuple(target.tensor.shape), self.shapes[name]
+        own, found = tuple(logical_shape(target.tensor)), self.shapes[name]
         if len(own) != len(found):
             raise ValueError(
                 f"it has shape {list(own)}, and in the base of mup {list(found)}: accepted are as many "
@@ -253,9 +256,8 @@ def _checked(name: str, shape: object) -> tuple[int | None, ...]:
     return sizes
 
 
-def _role(target: Target, dim: int, size: int) -> str:
-    """Return whether a dimension counts inputs or outputs, by what another size changes."""
-    own = tuple(target.tensor.shape)
+def _role(target: Target, own: tuple[int, ...], dim: int, size: int) -> str:
+    """Return whether a dimension of a shape counts inputs or outputs, by what another size changes."""
     if len(own) < 2:
         return ""
     layout = layout_key(target)._replace(groups=1, blocks=1)._asdict()  # type: ignore[attr-defined]
@@ -284,15 +286,15 @@ class _ByWidth:
         why = "" if row.kind == "fixed" else f"(mup {row.kind}, width {row.width:.6g})"
         if is_rescaled(target):
             return Division(1.0, why)  # its own rule takes the width into account
-        divisor = {"hidden": row.width**0.5, "readout": 1 / row.std}.get(row.kind, 1.0)
+        divisor = 1.0 if row.std == 1 else row.width if row.kind == "readout" else row.width**0.5
         return Division(divisor, f"/ {divisor:.6g} {why}" if divisor != 1 else why, base)
 
     def judge(self, target: Target) -> tuple[MupRow, Target]:
         """Return what is decided of a parameter, and the base's."""
         base, name = self.base.of(target), target.name
-        own, narrow = tuple(target.tensor.shape), tuple(base.tensor.shape)
+        own, narrow = tuple(logical_shape(target.tensor)), tuple(base.tensor.shape)
         grown = [dim for dim, sizes in enumerate(zip(own, narrow, strict=True)) if sizes[0] != sizes[1]]
-        width = {_role(target, dim, narrow[dim]): own[dim] / narrow[dim] for dim in grown}
+        width = {_role(target, own, dim, narrow[dim]): own[dim] / narrow[dim] for dim in grown}
         if not grown:
             return MupRow(name, "fixed"), base
         if len(grown) == 2 and width.keys() == {"inputs", "outputs"}:
