@@ -23,6 +23,7 @@ def small() -> nn.Module:
 
 
 SMALL = f"{__name__}:small"
+A_MODEL = small()
 
 
 def only_on_the_cpu() -> nn.Module:
