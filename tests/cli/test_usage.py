@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -98,6 +103,29 @@ def test_a_save_that_was_interrupted_is_finished_by_the_same_command(capsys, tmp
     assert main(command) == 0
     found = json.loads(capsys.readouterr().out)["saved"]
     assert len(found["files"]) == 2 and len(found["skipped"]) == 1
+
+
+def test_run_fits_a_terminal_of_80_columns():
+    """All that it prints, on a terminal that is one."""
+    reads, writes = pty.openpty()
+    fcntl.ioctl(writes, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "convinit_ext", "run", "--model", f"{MODELS}:wide", "--repeats", "1"]
+    folders = [str(PAGE.parents[1] / "tests" / "support"), str(Path(convinit_ext.__file__).parents[1])]
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    with subprocess.Popen(
+        command, env=environment, stdout=writes, stderr=subprocess.PIPE, text=True
+    ) as process:
+        os.close(writes)
+        parts = []
+        with contextlib.suppress(OSError):  # the other end is closed
+            while part := os.read(reads, 4096):
+                parts.append(part)
+        os.close(reads)
+    lines = b"".join(parts).decode().splitlines()
+    assert process.returncode == 0 and "warm: fill in place" in lines[-1]
+    assert max(map(len, lines)) <= 80, lines
+    assert any("left out to fit: " in line for line in lines)
 
 
 def test_the_page_has_every_command_and_status():
