@@ -1,8 +1,9 @@
 """Fits every polynomial of csrc/core/math.h and prints it as C++ with its error.
 
-Near-minimax by Lawson's iteratively reweighted least squares (float32, and quotients of polynomials) or by
-Chebyshev interpolation in 50 digits (float64). Needs numpy and mpmath. Run it to see where a coefficient
-comes from; changing one changes the bits of every weight, which is a new version of the value contract.
+Near-minimax by Lawson's iteratively reweighted least squares (float32) or by Chebyshev interpolation in
+50 digits (float64); quotients of polynomials by Remez's exchange. Needs numpy and mpmath. Run it to see where
+a coefficient comes from; changing one changes the bits of every weight, which is a new version of the value
+contract.
 """
 
 from __future__ import annotations
@@ -97,43 +98,69 @@ def lawson(
     return [float(c) for c in series.convert(kind=np.polynomial.Polynomial).coef]
 
 
-def lawson_quotient(
-    function: Function, high: mp.mpf, degrees: tuple[int, int], weight: Callable[[float, float], float]
+def solve_quotient(
+    x: list[mp.mpf], y: list[mp.mpf], weights: list[mp.mpf], degrees: tuple[int, int]
+) -> tuple[list[mp.mpf], list[mp.mpf]]:
+    """Numerator and denominator whose weighted error is equal at all of `x`, with alternating signs."""
+    over, under = degrees
+    size, scale = over + under + 2, max(x)
+    denominator = [mp.mpf(1)] + [mp.mpf(0)] * under
+    for _ in range(6):  # the error is times the denominator of the time before
+        matrix, right = mp.matrix(size, size), mp.matrix(size, 1)
+        for row, (point, value, weight) in enumerate(zip(x, y, weights, strict=True)):
+            powers = [(point / scale) ** power for power in range(max(degrees) + 1)]
+            equal = (-1) ** row * polynomial(denominator, point) / weight
+            equation = [*powers[: over + 1], *(-value * each for each in powers[1 : under + 1]), -equal]
+            for column, entry in enumerate(equation):
+                matrix[row, column] = entry
+            right[row] = value
+        solution = list(mp.lu_solve(matrix, right))
+        numerator = [c / scale**power for power, c in enumerate(solution[: over + 1])]
+        denominator = [mp.mpf(1), *(c / scale**k for k, c in enumerate(solution[over + 1 : -1], 1))]
+    return numerator, denominator
+
+
+def largest_of_each_sign(errors: list[mp.mpf]) -> list[int]:
+    """Where the error is largest between two changes of its sign."""
+    found: list[int] = []
+    for place, error in enumerate(errors):
+        if not found or (error > 0) != (errors[found[-1]] > 0):
+            found.append(place)
+        elif abs(error) > abs(errors[found[-1]]):
+            found[-1] = place
+    return found
+
+
+def remez_quotient(
+    function: Function, high: mp.mpf, degrees: tuple[int, int], weight: Callable[[mp.mpf, mp.mpf], mp.mpf]
 ) -> tuple[list[float], list[float]]:
-    """Numerator and denominator on [0, high], by Sanathanan and Koerner's iteration: linear least squares
-    with the last denominator among the weights, and Lawson's besides. `weight` is of argument and value.
+    """Numerator and denominator on [0, high] with the smallest weighted error, by Remez's exchange of points.
+
+    `weight` is of the argument and the function's value.
     """
-    steps = np.linspace(0.0, np.pi, 600)
-    x = np.maximum(float(high) * ((1 - np.cos(steps)) / 2) ** 1.5, 1e-12)
-    y = np.array([float(function(mp.mpf(value))) for value in x])
-    weights = np.array([weight(*each) for each in zip(x, y, strict=True)])
-    over, under = (np.polynomial.chebyshev.chebvander(2 * x / float(high) - 1, degree) for degree in degrees)
-    lawson_weights, denominator = np.ones(len(x)), np.ones(len(x))
-    best, best_error = np.zeros(0), np.inf
-    for turn in range(200):
-        scale = np.sqrt(lawson_weights) * weights / denominator
-        matrix = np.hstack([over, -y[:, None] * under[:, 1:]]) * scale[:, None]
-        solution = np.linalg.lstsq(matrix, y * scale, rcond=1e-17)[0]
-        denominator = 1 + under[:, 1:] @ solution[degrees[0] + 1 :]
-        error = np.abs(over @ solution[: degrees[0] + 1] / denominator - y) * weights
-        if error.max() < best_error and denominator.min() > 0:
-            best, best_error = solution, error.max()
-        if turn > 8:
-            lawson_weights = lawson_weights * (error / error.max() + 1e-3)
-            lawson_weights /= lawson_weights.mean()
-    series = best[: degrees[0] + 1], np.r_[1.0, best[degrees[0] + 1 :]]
-    powers = [
-        np.polynomial.Chebyshev(each, domain=[0.0, float(high)]).convert(kind=np.polynomial.Polynomial).coef
-        for each in series
-    ]
-    return (powers[0] / powers[1][0]).tolist(), (powers[1] / powers[1][0]).tolist()
+    steps, size = 700, sum(degrees) + 2
+    x = [high * ((1 - mp.cos(mp.pi * k / steps)) / 2) ** mp.mpf("1.7") for k in range(steps + 1)]
+    y = [function(each) for each in x]
+    weights = [weight(*each) for each in zip(x, y, strict=True)]
+    points = [round(steps * k / (size - 1)) for k in range(size)]
+    for _ in range(30):
+        chosen = ([each[k] for k in points] for each in (x, y, weights))
+        parts = solve_quotient(*chosen, degrees)
+        values = (polynomial(parts[0], each) / polynomial(parts[1], each) for each in x)
+        errors = [(value - exact) * w for value, exact, w in zip(values, y, weights, strict=True)]
+        if max(map(abs, errors)) < 1.02 * min(abs(errors[k]) for k in points):
+            break
+        points = largest_of_each_sign(errors)
+        while len(points) > size:
+            points.pop(0 if abs(errors[points[0]]) < abs(errors[points[-1]]) else -1)
+    return [float(c) for c in parts[0]], [float(c) for c in parts[1]]
 
 
 def rounded_to(kind: str, coefficients: list[float]) -> list[float]:
     return [float(np.float32(c)) if kind == "float" else c for c in coefficients]
 
 
-def polynomial(coefficients: list[float], x: mp.mpf) -> mp.mpf:
+def polynomial(coefficients: list[float] | list[mp.mpf], x: mp.mpf) -> mp.mpf:
     return mp.polyval([mp.mpf(c) for c in reversed(coefficients)], x)
 
 
@@ -165,11 +192,13 @@ def ratio_error(w: mp.mpf, parts: Parts) -> mp.mpf:
     return polynomial(parts[0], w) / polynomial(parts[1], w) / quantile_ratio(w) - 1
 
 
-def single_weight(w: float, ratio: float) -> float:
+def single_weight(w: mp.mpf, ratio: mp.mpf) -> mp.mpf:
     """Of the ratio's error: 2e-6 max(1, |z|) and 1e-5 |z|, the smaller one, is what z may have."""
-    twice_from_median = float(np.sqrt(-np.expm1(-w)))
+    if w == 0:
+        return 1 / (mp.mpf("1e-5") * ratio)
+    twice_from_median = mp.sqrt(-mp.expm1(-w))
     z = ratio * twice_from_median
-    return twice_from_median / min(2e-6 * max(1.0, z), 1e-5 * z)
+    return twice_from_median / min(mp.mpf("2e-6") * max(1, z), mp.mpf("1e-5") * z)
 
 
 def main() -> None:
@@ -202,10 +231,10 @@ def main() -> None:
     # Up to the radii sqrt(-2 ln p) at which far_quantile takes over.
     for kind, radius, degrees, weight in (
         ("float", "7.0", (5, 5), single_weight),
-        ("double", "8.9", (9, 8), lambda w, ratio: 1 / ratio),
+        ("double", "8.9", (10, 9), lambda w, ratio: 1 / ratio),
     ):
         high = mp.mpf(radius) ** 2 / 2 - mp.log(4)
-        parts = lawson_quotient(quantile_ratio, high, degrees, weight)
+        parts = remez_quotient(quantile_ratio, high, degrees, weight)
         report("quantile_ratio", kind, parts, ratio_error, (mp.mpf(0), high))
 
 
