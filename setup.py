@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import setuptools
@@ -48,6 +48,15 @@ ARCHITECTURES = {
     "10.0": (12, 8),
     "12.0": (12, 8),
 }
+# Others that torch names in TORCH_CUDA_ARCH_LIST, and what it means by names.
+OTHERS = {"8.7": (11, 4), "8.9": (11, 8), "10.3": (12, 9), "11.0": (13, 0), "12.1": (12, 9)}
+TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta")
+# What would change values. nvcc reads its variables itself, after the flags that setup.py gives it.
+FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "TORCH_NVCC_FLAGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS")
+ROUNDS_OTHERWISE = re.compile(
+    r"--?use_fast_math|--?ftz[= ]*true|--?fmad[= ]*true|--?prec-(?:div|sqrt)[= ]*false|-Ofast|-ffast-math"
+    r"|-funsafe-math-optimizations|-fassociative-math|-freciprocal-math|-ffinite-math-only|-ffp-contract=(?!off)\w+"
+)
 Version = tuple[int, int]
 
 
@@ -96,6 +105,32 @@ def architectures(toolkit: Version) -> str:
     return ";".join(arch for arch, since in ARCHITECTURES.items() if toolkit >= since) + "+PTX"
 
 
+def check_architectures(chosen: str, toolkit: Version) -> None:
+    """Exit where a GPU of TORCH_CUDA_ARCH_LIST has no code by this package, or by this toolkit."""
+    for arch in re.split("[; ]+", chosen.strip("; ")):
+        number = re.match(r"\d+\.\d", arch)
+        if arch.startswith(TOO_OLD) or (number and float(number[0]) < 7.5):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST has {arch}: this package needs a GPU of 7.5 (sm_75) or later")
+        since = (ARCHITECTURES | OTHERS).get(
+            "11.0" if arch == "Blackwell+Tegra" else arch.split("+")[0].rstrip("af")
+        )
+        if since and toolkit < since:
+            sys.exit(
+                f"TORCH_CUDA_ARCH_LIST has {arch}, which CUDA {toolkit[0]}.{toolkit[1]} does not know: "
+                f"it takes CUDA {since[0]}.{since[1]} or later"
+            )
+
+
+def check_flags(environment: Mapping[str, str]) -> None:
+    """Exit where a variable that compilers read has a flag by which values would have other bits."""
+    for name in FLAGS:
+        if found := ROUNDS_OTHERWISE.search(environment.get(name, "")):
+            sys.exit(
+                f"{name} has {found[0]}: values would have other bits than this package promises; "
+                f"take the flag out of {name}"
+            )
+
+
 def relative(paths: Iterable[Path]) -> list[str]:
     """In order, and as setuptools wants paths: of an absolute one it says a line on every build."""
     return sorted(str(path.relative_to(ROOT)) for path in paths)
@@ -107,6 +142,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     macros = [("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')]
     if toolkit is not None:
         chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or architectures(toolkit)
+        check_architectures(chosen, toolkit)
         os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
         sources |= {*ROOT.glob("csrc/cuda/*.cu")}
         macros.append(("CONVINIT_CUDA", f'"{toolkit[0]}.{toolkit[1]} for {chosen.replace(";", " ")}"'))
@@ -137,6 +173,7 @@ class BuildExtension(cpp_extension.BuildExtension):
 
 
 if __name__ == "__main__":
+    check_flags(os.environ)
     cpp_extension.CUDA_HOME = toolkit_home(cpp_extension.CUDA_HOME)
     found = toolkit_version(cpp_extension.CUDA_HOME)
     cuda = with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found)

@@ -15,30 +15,11 @@ def num_cuda_launches() -> int: ...
 def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]: ...
 def in_memory(tensor: Tensor, /) -> bool: ...
 def fill_small(
-    data: int,
-    numel: int,
-    dtype: int,
-    key: int,
+    tensor: Tensor,
+    words: int | tuple[int, int],
     kind: int,
-    p0: float,
-    p1: float,
-    p2: float,
-    p3: float,
+    params: tuple[float, float, float, float],
     start: int,
-    /,
-) -> None: ...
-def fill_small_part(
-    data: int,
-    dtype: int,
-    key: int,
-    kind: int,
-    p0: float,
-    p1: float,
-    p2: float,
-    p3: float,
-    sizes: tuple[int, ...],
-    strides: tuple[int, ...],
-    start: int,
-    index_strides: tuple[int, ...],
+    index_strides: tuple[int, ...] | None,
     /,
 ) -> None: ...

@@ -4,6 +4,7 @@ A weight's value is a pure function of seed, parameter name, element index and d
 docs/value-contract.md.
 """
 
+from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
@@ -15,24 +16,34 @@ if _missing := [name for name in ("torch", "numpy", "safetensors") if _find_spec
 
 from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
-from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal, Uniform
 from convinit_ext.intercept import intercept
 from convinit_ext.keys import CONTRACT_VERSION, Key, canonical_name
-from convinit_ext.model import init_ensemble, init_model_, plan_model
 from convinit_ext.sharding import Shard
 
 if TYPE_CHECKING:
+    from convinit_ext import recipes as recipes
+    from convinit_ext.checkpoint import Verification, fingerprint, fingerprints, save_model, verify
     from convinit_ext.inspection import Inspection, inspect_model
+    from convinit_ext.model import init_ensemble, init_model_, plan_model
 else:
+    # What the drop-in functions do without is imported once it is asked for: it takes longer than they do.
+    _ROOMS = {
+        "checkpoint": ("Verification", "fingerprint", "fingerprints", "save_model", "verify"),
+        "inspection": ("Inspection", "inspect_model"),
+        "model": ("init_ensemble", "init_model_", "plan_model"),
+        "recipes": (),
+    }
 
     def __getattr__(name: str) -> object:
-        """Return what is imported only once it is asked for."""
-        if name in ("Inspection", "inspect_model"):
-            from convinit_ext import inspection
-
-            return getattr(inspection, name)
+        for room, names in _ROOMS.items():
+            if name == room or name in names:
+                module = _import_module(f"{__name__}.{room}")
+                return module if name == room else globals().setdefault(name, getattr(module, name))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 __version__ = "0.1.0"

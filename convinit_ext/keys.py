@@ -67,8 +67,8 @@ class _Words:
     They are signed, as a compiler has its numbers when they change from call to call.
     """
 
-    __slots__ = ("_signed",)
-    _signed: tuple[int, int]
+    __slots__ = ("signed_words",)
+    signed_words: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Key(_Words):
 
     Attributes:
         words: (key, stream), two unsigned 64-bit integers.
+        signed_words: the same in two's complement.
 
     Source: value contract, section 1 (BLAKE2b of seed and name).
 
@@ -100,11 +101,11 @@ class Key(_Words):
         name = canonical_name(self.name)
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "_signed", _signed_words_of(seed, name))
+        object.__setattr__(self, "signed_words", _signed_words_of(seed, name))
 
     @property
     def words(self) -> tuple[int, int]:
-        key, stream = self._signed
+        key, stream = self.signed_words
         return key % _UINT64_END, stream % _UINT64_END
 
     def __reduce__(self) -> tuple[type[Key], tuple[int, str]]:
@@ -112,7 +113,7 @@ class Key(_Words):
 
     def tensor(self) -> torch.Tensor:
         """The words as the fill engine takes them: int64 [1, 2] on the CPU, in two's complement."""
-        return torch.tensor([self._signed], dtype=torch.int64, device=_CPU)
+        return torch.tensor([self.signed_words], dtype=torch.int64, device=_CPU)
 
 
 def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:

@@ -137,6 +137,20 @@ print([name for name in slow if name in sys.modules])
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
+def test_the_drop_in_functions_import_no_more_than_they_need():
+    code = """
+import sys, convinit_ext
+rooms = {f"convinit_ext.{room}" for room in ("model", "recipes", "checkpoint", "inspection")}
+print(sorted(rooms & sys.modules.keys()))
+assert set(convinit_ext.__all__) <= set(dir(convinit_ext))
+assert convinit_ext.recipes.Recipe and convinit_ext.model.init_model_ is convinit_ext.init_model_
+from convinit_ext import *
+print(intercept is convinit_ext.intercept, callable(save_model), hasattr(convinit_ext, "other"))
+"""
+    result = run_python("-c", code)
+    assert result.stdout.split("\n")[:2] == ["[]", "True True False"], result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("isa", [None, *_C.available_isas()[:-1]])
 def test_an_instruction_set_is_the_best_or_that_of_the_environment(isa: str | None):
     fill = "import torch; from convinit_ext import _C, init; init.normal_(torch.empty(9))"

@@ -43,6 +43,30 @@ def test_one_fingerprint_on_any_number_of_processes():
     assert len(set(printed[0][0].split() + printed[0][1].split()[-1:])) == 2
 
 
+def test_mup_coordinates(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "coordinates.png"
+    widths = ("--widths", "32", "64", "128", "--steps", "2", "--plot", str(picture))
+    _, plain, scaled = run_script(EXAMPLES / "mup_coordinates.py", None, *widths).splitlines()
+    assert plain.startswith("he ") and scaled.startswith("mup of he ")
+    assert min(map(float, plain.split()[-3:])) > 0.5  # all but the first layer move further in wider nets
+    assert max(abs(float(each)) for each in scaled.split()[-4:]) < 0.25
+    assert picture.stat().st_size > 10_000
+
+
+def test_the_notebook(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """Its cells in order; it is kept without outputs."""
+    names: dict[str, object] = {}
+    monkeypatch.setattr("torch.set_num_threads", lambda number: None)  # of the other tests too
+    for cell in json.loads((EXAMPLES / "first_steps.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), names)
+    printed = capsys.readouterr().out
+    assert "torch.nn:     False" in printed and "convinit_ext: True" in printed
+    assert "1 of 640 differ" in printed and "vanishing outputs" in printed
+
+
 def test_pinned_init(monkeypatch: pytest.MonkeyPatch):
     folder = EXAMPLES / "pinned_init"
     monkeypatch.syspath_prepend(str(folder))

@@ -17,8 +17,10 @@ from convinit_ext._engine._checks import (
     check_not_batched,
     check_not_in_fake_mode,
     check_tensor,
+    extent,
     in_fake_mode,
     is_plain,
+    span,
 )
 from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
@@ -61,6 +63,7 @@ __all__ = [
     "digests",
     "element",
     "excerpt",
+    "extent",
     "fill_",
     "fill_one_",
     "fill_small_",
@@ -75,6 +78,7 @@ __all__ = [
     "reason",
     "row_major",
     "same_bits",
+    "span",
     "uncompiled",
     "whole",
 ]

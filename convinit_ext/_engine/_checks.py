@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -112,11 +114,23 @@ def _check_memory(tensor: Tensor) -> None:
     held = tensor.untyped_storage().nbytes()
     if not held:
         raise RuntimeError(NO_MEMORY)
-    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    if (tensor.storage_offset() + steps + 1) * tensor.itemsize > held:
+    if span(tensor)[1] > held:
         raise RuntimeError(
             f"the tensor's storage of {held} bytes ends before the tensor does (it was resized)"
         )
+
+
+def span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first byte and the byte after the last, from the start of the storage."""
+    item, start = tensor.element_size(), int(tensor.storage_offset())
+    size = tensor.numel() if tensor.is_contiguous() else extent(tensor.shape, tensor.stride())
+    return start * item, (start + size) * item
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Return the elements from the first to the last in memory, of a tensor that is not empty."""
+    size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
+    return size
 
 
 def check_not_batched(tensor: Tensor, do: str = "fill") -> None:

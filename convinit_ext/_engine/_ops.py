@@ -16,7 +16,6 @@ from torch.compiler import is_compiling
 
 from convinit_ext._engine._checks import (
     HAS_CUDA,
-    NO_MEMORY,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     check_constant,
@@ -56,7 +55,7 @@ _fill_part_op = torch.ops.convinit_ext.fill_part_.default
 _digest_op = torch.ops.convinit_ext.digest.default
 _compare_op = torch.ops.convinit_ext.compare.default
 _make_orthogonal_op = torch.ops.convinit_ext.make_orthogonal_.default
-_fill_small, _fill_small_part = _C.fill_small, _C.fill_small_part  # past PyTorch's dispatcher
+_fill_small = _C.fill_small  # past PyTorch's dispatcher
 
 
 class Box(NamedTuple):
@@ -182,7 +181,11 @@ def fill_one_(
 
 
 def fill_small_(
-    tensor: Tensor, key_address: int, kind: int, params: Sequence[float], box: Box | None = None
+    tensor: Tensor,
+    words: int | tuple[int, int],
+    kind: int,
+    params: tuple[float, float, float, float],
+    box: Box | None = None,
 ) -> None:
     """`fill_one_` past PyTorch's dispatcher, which takes several times as long as a small fill.
 
@@ -190,21 +193,14 @@ def fill_small_(
 
     Args:
         tensor: on the CPU, `is_plain`, of at most SMALL elements; without a box contiguous
-        key_address: where the key's two words are
+        words: of the key, as signed numbers, or the address where they are
         kind, params, box: as for `fill_one_`
     """
-    data = tensor.data_ptr()
-    if not data:
-        raise RuntimeError(NO_MEMORY)
-    dtype = SUPPORTED_DTYPES[tensor.dtype]
-    p0, p1, p2, p3 = params
     if box is None:
-        _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, 0)
-    elif tensor.stride() == box.strides and tensor.is_contiguous():  # a run of the logical tensor's elements
-        _fill_small(data, tensor.numel(), dtype, key_address, kind, p0, p1, p2, p3, box.start)
+        _fill_small(tensor, words, kind, params, 0, None)
     else:
-        shape, strides = tensor.shape, tensor.stride()
-        _fill_small_part(data, dtype, key_address, kind, p0, p1, p2, p3, shape, strides, *box)
+        run = tensor.stride() == box.strides and tensor.is_contiguous()  # of the logical tensor's elements
+        _fill_small(tensor, words, kind, params, box.start, None if run else box.strides)
     _increment_version((tensor,))
 
 

@@ -89,14 +89,22 @@ def fill_(
             recorded = True
         if recorded:
             check_not_lost(tensor)
-        if generator is None and key is None:
+        small = tensor.is_cpu and tensor.numel() <= SMALL
+        if key is not None:
+            _check_key(generator, key)
+            if small:
+                fill_small_(tensor, key.signed_words, kind, params)
+            else:
+                fill_one_(tensor, key.tensor(), kind, params)
+            return tensor
+        if generator is None:
             if not tensor.is_cpu:
                 check_not_capturing(tensor.device, DRAW_UNDER_CAPTURE)
             free = _drawn.free
             words = (free.pop() if free else _new_words()).random_(INT64_MIN, None)
         else:
             free, words = None, _words_for(tensor, tensor.shape, generator, key)
-        if tensor.numel() <= SMALL and tensor.is_cpu:
+        if small:
             fill_small_(tensor, words.data_ptr(), kind, params)
         else:
             fill_one_(tensor, words, kind, params)

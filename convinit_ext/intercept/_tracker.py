@@ -17,7 +17,6 @@ from torch.nn.parameter import is_lazy
 from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.model import walk
 from convinit_ext.sharding import local_of, note_layers
 
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
@@ -91,6 +90,8 @@ class Tracker:
 
     def _read(self) -> None:
         """Name the tensors by the model's present state. The counts of names that it had before go on."""
+        from convinit_ext.model import walk  # with all that plans need: the drop-in functions do without
+
         nodes = list(walk.modules(self._model))
         note_layers(node.module for node in nodes)
         found = walk.parameters(nodes, lazy=True)

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from convinit_ext._engine import Box, row_major
-from convinit_ext.model import walk
+from convinit_ext._engine import Box, extent, row_major, span
 from convinit_ext.sharding import is_marked, is_sharded, logical_shape, parts
 
 
@@ -94,7 +93,7 @@ class TrackedParameter:
         box: Box | None = None
         if is_same_type and not is_cut and whole.is_contiguous():  # most are in the index's order
             is_run = view.is_contiguous()
-            if offset < 0 or offset + (size if is_run else walk.extent(shape, strides)) > last:
+            if offset < 0 or offset + (size if is_run else extent(shape, strides)) > last:
                 return None
             if size < last or not is_run:
                 box = Box(offset, strides)
@@ -118,7 +117,7 @@ class TrackedParameter:
                 return box
             first = Layout(seen.offset, torch.Size(), ())
             begins_inside |= box_in(first, layout, place) is not None  # else perhaps between its elements
-        (start, end), (first_byte, last_byte) = walk.span(view), walk.span(whole)
+        (start, end), (first_byte, last_byte) = span(view), span(whole)
         if start < first_byte or end > last_byte or not begins_inside:
             return None
         raise RuntimeError(

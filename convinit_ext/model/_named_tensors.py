@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import PLAIN
+from convinit_ext._engine import PLAIN, span
 from convinit_ext.keys import canonical_name
 from convinit_ext.sharding import local_of
 
@@ -96,7 +96,11 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     pending = [NamedModule(model, "", "", ())]
     while pending:
         node = pending.pop()
-        if id(node.module) in seen if not again else any(node.module is each for each in node.parents):
+        if (
+            any(map(operator.is_, node.parents, itertools.repeat(node.module)))
+            if again
+            else id(node.module) in seen
+        ):
             continue
         seen.add(id(node.module))
         yield node
@@ -302,19 +306,6 @@ def _check_apart(held: Iterable[NamedTensor]) -> None:
                 f"parameters {path!r} and {other!r} overlap in memory, and only one of them can be filled; "
                 "tie them fully (the same shape and strides) or give each its own memory"
             )
-
-
-def span(tensor: Tensor) -> tuple[int, int]:
-    """First byte and the byte after the last, from the start of the storage."""
-    item, start = tensor.element_size(), int(tensor.storage_offset())
-    size = tensor.numel() if tensor.is_contiguous() else extent(tensor.shape, tensor.stride())
-    return start * item, (start + size) * item
-
-
-def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Elements from the first to the last in memory, of a tensor that is not empty."""
-    size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
-    return size
 
 
 def join(prefix: str, segment: str) -> str:

@@ -31,6 +31,13 @@ std::vector<Dim> merged(std::vector<Dim> dims);
 // Whether a tensor has elements, and its storage memory for all of them. It is given as Tensor._cdata has it.
 bool in_memory(void* tensor);
 
+// A tensor with memory on the CPU, given as for in_memory, is filled on this thread, past PyTorch's
+// dispatcher, which takes several times as long as a small fill. The caller (convinit_ext/_engine/_ops.py)
+// has made sure that nothing would have come between. Without index strides it is contiguous, a run of the
+// logical tensor's elements.
+void fill_small(void* tensor, const Key& key, int64_t kind, const double* params, int64_t start,
+                const std::vector<int64_t>* index_strides);
+
 // Throws where two positions of the tensor are one place in memory.
 void check_no_overlap(const std::vector<Dim>& dims);
 

@@ -13,7 +13,6 @@
 
 #include "core/philox.h"
 #include "cpu/engine.h"
-#include "cpu/float_environment.h"
 #include "cpu/isa.h"
 #include "cuda/engine.h"
 #include "torch/arguments.h"
@@ -46,70 +45,77 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
-void fill_on_this_thread(uintptr_t data, int dtype, uintptr_t key, int64_t kind,
-                         const double (&params)[convinit::kParams], int64_t start, const convinit::Dim* dims,
-                         size_t num_dims) {
-  const convinit::DefaultFloatEnvironment environment;
-  const auto* words = reinterpret_cast<const uint64_t*>(key);
-  const auto type = static_cast<convinit::DType>(dtype);
-  const convinit::FillTask task{reinterpret_cast<void*>(data),
-                                start,
-                                dims,
-                                static_cast<int32_t>(num_dims),
-                                type,
-                                {words[0], words[1]},
-                                convinit::distribution_of(kind, params, type)};
-  convinit::fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
-}
-
-// A small contiguous tensor, from element `start` of a logical one, without PyTorch's dispatcher, which takes
-// several times as long as the fill. The caller (convinit_ext/_engine/_ops.py) has made sure that nothing
-// would have come between.
-void fill_small(uintptr_t data, int64_t numel, int dtype, uintptr_t key, int64_t kind, double p0, double p1,
-                double p2, double p3, int64_t start) {
-  const convinit::Dim dim{numel, 1, 1};
-  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, &dim, 1);
-}
-
-int64_t number_at(const py::tuple& numbers, size_t place) {
-  const int64_t number = PyLong_AsLongLong(PyTuple_GET_ITEM(numbers.ptr(), place));
-  if (number == -1 && PyErr_Occurred()) throw py::error_already_set();
-  return number;
-}
-
-// The same for a part of a logical tensor, of any strides. Tuples are read here, in less time than by
-// pybind11.
-void fill_small_part(uintptr_t data, int dtype, uintptr_t key, int64_t kind, double p0, double p1, double p2,
-                     double p3, const py::tuple& sizes, const py::tuple& strides, int64_t start,
-                     const py::tuple& index_strides) {
-  convinit::check(strides.size() == sizes.size() && index_strides.size() == sizes.size(),
-                  "fill_small_part: two strides for each of ", sizes.size(), " dimensions");
-  std::vector<convinit::Dim> dims;
-  dims.reserve(sizes.size());
-  for (size_t d = 0; d < sizes.size(); ++d) {
-    const int64_t size = number_at(sizes, d);
-    if (size != 1) dims.push_back({size, number_at(strides, d), number_at(index_strides, d)});
-  }
-  dims = convinit::merged(std::move(dims));
-  convinit::check_no_overlap(dims);
-  fill_on_this_thread(data, dtype, key, kind, {p0, p1, p2, p3}, start, dims.data(), dims.size());
-}
-
-// A plain C function, as pybind11's take twice as long, and every fill asks this.
-PyObject* in_memory(PyObject*, PyObject* tensor) {
+// What Tensor._cdata says: where the tensor is.
+void* tensor_at(PyObject* tensor) {
   static PyObject* const name = PyUnicode_InternFromString("_cdata");
   const auto pointer = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
-  if (!pointer) return nullptr;
+  void* address = pointer ? PyLong_AsVoidPtr(pointer.ptr()) : nullptr;
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return address;
+}
+
+// Plain C functions take half as long as pybind11's. These two are part of every small fill.
+template <class Function>
+PyObject* or_error(Function function) {
   try {
-    return PyBool_FromLong(convinit::in_memory(PyLong_AsVoidPtr(pointer.ptr())));
+    return function();
+  } catch (py::error_already_set& error) {
+    error.restore();
   } catch (const std::exception& error) {
     PyErr_SetString(PyExc_RuntimeError, error.what());
-    return nullptr;
   }
+  return nullptr;
+}
+
+std::vector<int64_t> numbers_of(PyObject* tuple) {
+  convinit::check(PyTuple_Check(tuple), "accepted is a tuple of integers");
+  std::vector<int64_t> numbers;
+  for (Py_ssize_t at = 0; at < PyTuple_GET_SIZE(tuple); ++at) {
+    numbers.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, at)));
+  }
+  if (PyErr_Occurred()) throw py::error_already_set();
+  return numbers;
+}
+
+PyObject* in_memory(PyObject*, PyObject* tensor) {
+  return or_error([&] { return PyBool_FromLong(convinit::in_memory(tensor_at(tensor))); });
+}
+
+// Of a tensor, a key's words or the address where they are, kind, params, start, and index strides or None.
+PyObject* fill_small(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return or_error([&]() -> PyObject* {
+    convinit::check(count == 6 && PyTuple_Check(given[3]) && PyTuple_GET_SIZE(given[3]) == 4,
+                    "fill_small takes a tensor, words, kind, four params, start and index strides");
+    convinit::Key key;
+    if (PyTuple_Check(given[1])) {
+      const std::vector<int64_t> words = numbers_of(given[1]);
+      convinit::check(words.size() == 2, "fill_small takes two words");
+      key = {static_cast<uint64_t>(words[0]), static_cast<uint64_t>(words[1])};
+    } else {
+      const auto* words = static_cast<const uint64_t*>(PyLong_AsVoidPtr(given[1]));
+      if (PyErr_Occurred()) throw py::error_already_set();
+      key = {words[0], words[1]};
+    }
+    double params[convinit::kParams];
+    for (size_t at = 0; at < convinit::kParams; ++at) {
+      params[at] = PyFloat_AsDouble(PyTuple_GET_ITEM(given[3], at));
+    }
+    const int64_t kind = PyLong_AsLongLong(given[2]), start = PyLong_AsLongLong(given[4]);
+    if (PyErr_Occurred()) throw py::error_already_set();
+    if (given[5] == Py_None) {
+      convinit::fill_small(tensor_at(given[0]), key, kind, params, start, nullptr);
+    } else {
+      const std::vector<int64_t> strides = numbers_of(given[5]);
+      convinit::fill_small(tensor_at(given[0]), key, kind, params, start, &strides);
+    }
+    Py_RETURN_NONE;
+  });
 }
 
 PyMethodDef kInMemory{"in_memory", in_memory, METH_O,
                       "Whether a tensor has elements, and memory for all of them."};
+PyMethodDef kFillSmall{"fill_small", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fill_small)),
+                       METH_FASTCALL, "A small tensor on the CPU; use _engine.fill_small_."};
 
 // What the modules of a model hold, compared in a fraction of the time that Python takes.
 
@@ -201,9 +207,9 @@ PYBIND11_MODULE(_C, m) {
       "Instruction set that the latest fill used.");
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, py::arg("name"), "Use this instruction set from now on.");
-  m.def("fill_small", &fill_small, "A contiguous tensor by its address; use _engine.fill_small_.");
-  m.def("fill_small_part", &fill_small_part, "Use _engine.fill_small_part_.");
-  m.add_object("in_memory", py::reinterpret_steal<py::object>(PyCFunction_New(&kInMemory, nullptr)));
+  for (PyMethodDef* method : {&kInMemory, &kFillSmall}) {
+    m.add_object(method->ml_name, py::reinterpret_steal<py::object>(PyCFunction_New(method, nullptr)));
+  }
   m.def("members", &members, "What modules hold; use convinit_ext.intercept.");
   m.def("has_members", &has_members, "Whether they hold just that.");
   m.def("num_cuda_launches", &num_cuda_launches,

@@ -17,6 +17,8 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+constexpr const char* kNoMemory = "the tensor's storage holds no memory (it was resized to nothing)";
+
 DType dtype_of(const char* op, const Tensor& tensor) {
   switch (tensor.scalar_type()) {
     case ScalarType::Float:
@@ -201,8 +203,33 @@ bool in_memory(void* tensor) {
   return reach.needed <= reach.held;
 }
 
+void fill_small(void* memory, const Key& key, int64_t kind, const double* params, int64_t start,
+                const Ints* index_strides) {
+  AtenTensorHandle own = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(reinterpret_cast<AtenTensorHandle>(&memory), &own));
+  const Tensor tensor(own);
+  void* data = tensor.mutable_data_ptr();
+  check(data != nullptr, kNoMemory);
+  const DType dtype = dtype_of("fill_", tensor);
+  const DefaultFloatEnvironment environment;
+  const Distribution distribution = distribution_of(kind, params, dtype);
+  const auto fill_dims = [&](const Dim* dims, size_t num_dims) {
+    const FillTask task{data, start, dims, static_cast<int32_t>(num_dims), dtype, key, distribution};
+    fill(&task, 1, 1, [](int64_t, const std::function<void()>& worker) { worker(); });
+  };
+  if (index_strides == nullptr) {
+    const Dim dim{tensor.numel(), 1, 1};
+    return fill_dims(&dim, 1);
+  }
+  check(static_cast<int64_t>(index_strides->size()) == tensor.dim(), "fill_: a box with ",
+        index_strides->size(), " strides for a tensor of ", tensor.dim(), " dimensions");
+  const std::vector<Dim> dims = make_dims(tensor, *index_strides);
+  check_no_overlap(dims);
+  fill_dims(dims.data(), dims.size());
+}
+
 void check_memory(const char* op, const Tensor& tensor, const void* data) {
-  check(data != nullptr, op, ": the tensor's storage holds no memory (it was resized to nothing)");
+  check(data != nullptr, op, ": ", kNoMemory);
   const Reach reach = reach_of(tensor.get());
   check(reach.needed <= reach.held, op, ": the tensor's storage of ", reach.held,
         " bytes ends before the tensor does (it was resized)");

@@ -124,6 +124,8 @@ def test_the_way_past_the_dispatcher_gives_the_same(kind: ops.Encoded, dtype: to
     ops.fill_small_(short, KEYS.data_ptr(), kind.kind, kind.params)
     assert_same_bits(short, usual)
     assert short._version == usual._version == 1
+    ops.fill_small_(short.zero_(), tuple(KEYS.view(-1).tolist()), kind.kind, kind.params)
+    assert_same_bits(short, usual)
 
 
 PARTS = {
@@ -153,13 +155,15 @@ def test_one_part_equals_the_list_s(view, box: ops.Box, dtype: torch.dtype) -> N
 def each_way(tensor: torch.Tensor, box: ops.Box) -> list[Callable[[], object]]:
     """A tensor filled by each op, and past the dispatcher, whole and as a part."""
     pointer = KEYS.data_ptr()
-    contiguous = [lambda: ops.fill_small_(tensor, pointer, 2, PARAMS)] if tensor.is_contiguous() else []
+    contiguous = (
+        [lambda: ops.fill_small_(tensor, pointer, 2, tuple(PARAMS))] if tensor.is_contiguous() else []
+    )
     return [
         *contiguous,
         lambda: ops.fill_([tensor], KEYS, [Normal()]),
         lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS),
         lambda: ops.fill_one_(tensor, KEYS, 2, PARAMS, box),
-        lambda: ops.fill_small_(tensor, pointer, 2, PARAMS, box),
+        lambda: ops.fill_small_(tensor, pointer, 2, tuple(PARAMS), box),
         lambda: init.normal_(tensor),
     ]
 
@@ -305,7 +309,29 @@ def test_bounds_the_dtype_cannot_hold(dtype: torch.dtype, low: float, high: floa
     tensor = torch.zeros(5, dtype=dtype)
     for fill, keys in ((ops.fill_one_, KEYS), (ops.fill_small_, KEYS.data_ptr())):
         with pytest.raises(RuntimeError, match="uniform_ expects"):
-            fill(tensor, keys, 1, [low, high, 0.0, 0.0])
+            fill(tensor, keys, 1, (low, high, 0.0, 0.0))
+    assert not tensor.any()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ((1,), 2, (0.0, 1.0, 0.0, 0.0), 0, None),
+        ((1, 2**64), 2, (0.0, 1.0, 0.0, 0.0), 0, None),
+        ((1, 2), 2, (0.0, 1.0), 0, None),
+        ((1, 2), 2, (0.0, "1", 0.0, 0.0), 0, None),
+        ((1, 2), 9, (0.0, 1.0, 0.0, 0.0), 0, None),
+        ((1, 2), 2, (0.0, 1.0, 0.0, 0.0), 0, (1, 1)),
+        ((1, 2), 2, (0.0, 1.0, 0.0, 0.0), 0, 5),
+        ("12", 2, (0.0, 1.0, 0.0, 0.0), 0, None),
+    ],
+)
+def test_malformed_arguments_past_the_dispatcher_are_refused(arguments: tuple[object, ...]) -> None:
+    tensor = torch.zeros(4)
+    with pytest.raises((TypeError, OverflowError, RuntimeError)):
+        _C.fill_small(tensor, *arguments)
+    with pytest.raises((TypeError, AttributeError)):
+        _C.fill_small(None, (1, 2), 2, (0.0, 1.0, 0.0, 0.0), 0, None)
     assert not tensor.any()
 
 
