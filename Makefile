@@ -23,7 +23,7 @@ WORKERS ?= $(shell nproc)
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
-CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu)
+CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu benchmarks/*/*.cpp benchmarks/*/*.c)
 # Without contraction, as setup.py has it. Formulas are called, not copied (csrc/core/macros.h). GCC's own AVX-512 headers
 # set off its warnings about uninitialised variables.
 CHECKED := -std=c++17 -ffp-contract=off -DCONVINIT_INLINE='__attribute__((unused))' -Wall -Wextra -Wno-psabi -pthread -Icsrc

@@ -1,4 +1,4 @@
-"""The command line: `python -m convinit_ext run | inspect | verify | fingerprint | info`."""
+"""The command line: `python -m convinit_ext run | inspect | verify | fingerprint | stream | info`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from convinit_ext.cli._check import run_fingerprint, run_verify
 from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._inspect import run_inspect
 from convinit_ext.cli._run import run
+from convinit_ext.cli._stream import run_stream
 
 __all__ = ["main"]
 
@@ -59,5 +60,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "inspect": run_inspect,
     "verify": run_verify,
     "fingerprint": run_fingerprint,
+    "stream": run_stream,
     "info": _info,
 }

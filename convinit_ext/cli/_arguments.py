@@ -33,6 +33,10 @@ _SAVE = (
     "write the initialised weights to disk, block by block: no memory is filled, and there is no comparison. "
     "The same command finishes a run that was interrupted"
 )
+_STREAMS = (
+    "element: the parameter's own words in order (default); name: of layers.0.NAME, layers.1.NAME, ...; "
+    "seed: of the seeds from --seed on; shard: of a matrix that ranks hold by columns, 1,000 each"
+)
 _CHECKS = "whether a weights file holds, to the bit, what a seed and a recipe say"
 
 
@@ -56,12 +60,13 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"convinit_ext {convinit_ext.__version__}")
     whole.set_defaults(failure=FAILURE)
     commands = whole.add_subparsers(
-        dest="name", required=True, prog=_PROGRAM, metavar="{run,inspect,verify,fingerprint,info}"
+        dest="name", required=True, prog=_PROGRAM, metavar="{run,inspect,verify,fingerprint,stream,info}"
     )
     _add_run(commands)
     _add_inspect(commands)
     _add_verify(commands)
     _add_fingerprint(commands)
+    _add_stream(commands)
     facts = "build, instruction set in use, threads, CUDA, contract version"
     about = f"Print facts about the installation and the machine, for a bug report: {facts}."
     info = commands.add_parser("info", help=facts, **_described(about, _STATUS, ["info --json"]))
@@ -172,6 +177,22 @@ def _add_fingerprint(commands: Any) -> None:
     _add_values(number, "with --model (default: 0)", "with --model, as for run", own)
     number.add_argument("--each", action="store_true", help="of every tensor by itself; of a PATH")
     number.add_argument("--expect", type=_fingerprint, metavar="HEX", help="fail if it is another one")
+
+
+def _add_stream(commands: Any) -> None:
+    about = (
+        "Write Philox words to a pipe, as 32-bit integers, lowest byte first: of one parameter, or of many "
+        "streams, a word of each in turn. Ends when the reader does."
+    )
+    what = "the random words behind the values, for a test battery that reads a pipe"
+    examples = ["stream --by name | dieharder -a -g 200"]
+    stream = commands.add_parser("stream", help=what, **_described(about, _STATUS, examples))
+    add = stream.add_argument
+    add("--seed", type=seed_of, default=0, help="in [-2**63, 2**64) (default: 0)")
+    add("--name", dest="parameter", default="weight", help="of the parameter (default: weight)")
+    add("--by", choices=("element", "name", "seed", "shard"), default="element", help=_STREAMS)
+    add("--streams", type=_positive, metavar="NUMBER", help="how many streams (default: 1000)")
+    add("--count", type=_positive, metavar="WORDS", help="how many words in all (default: endless)")
 
 
 def _add_model(parser: argparse.ArgumentParser, model: str, places: str, required: bool = False) -> None:

@@ -1,0 +1,148 @@
+"""Runs test batteries of random number generators on the words of five kinds of streams.
+
+python benchmarks/quality/batteries.py [--full] [--smallcrush PROGRAM] [--only STREAM] [--output FILE]
+
+Needs dieharder (Debian: apt-get install dieharder); with --smallcrush also TestU01 and the program made of
+smallcrush.c. --full is all of dieharder, and Crush for SmallCrush: hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from common import FRESH_SEEDS, RESULTS, is_weak, write
+
+from convinit_ext.cli import _stream
+
+# As options of `python -m convinit_ext stream`.
+STREAMS: dict[str, tuple[str, int]] = {
+    "one key": ("element", 1),
+    "1,000 adjacent names": ("name", 1000),
+    "1,000 adjacent seeds": ("seed", 1000),
+    "one index under 2^20 names": ("name", 1 << 20),
+    "8 shards of one key": ("shard", 8),
+}
+# dieharder's tests but for those that its author calls suspect, those that need more than some 10^8 words,
+# and most widths of tuples.
+FAST = ("0", "1", "3", "4", "8", "9", "10", "11", "12", "13", "15", "16", "100", "101", "102", "200 -n 6")
+FAST += ("201 -n 5", "202 -n 5", "204", "205", "206", "207", "208", "209")
+FULL = ("-a",)
+ROW = re.compile(r"^\s*(\S+)\|\s*(\d+)\|\s*\d+\|\s*\d+\|\s*([\d.]+)\|", re.MULTILINE)  # of dieharder
+STATISTIC = re.compile(r"^= (.+?) \| (\S+)$", re.MULTILINE)  # of smallcrush.c
+
+versions: dict[str, str] = {}  # of the batteries that ran
+Found = list[tuple[str, float]]  # the name of a statistic, and its p-value
+
+
+def fed(command: list[str], stream: str, seed: int) -> str:
+    """Return what a program prints that reads the stream's words until it has enough."""
+    by, num_streams = STREAMS[stream]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        with contextlib.suppress(BrokenPipeError):  # it has enough
+            for words in _stream.interleaved(seed, "weight", by, num_streams):
+                process.stdin.write(words.data)
+        printed = process.stdout.read().decode()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}: {printed}")
+    return printed
+
+
+def dieharder(test: str, stream: str, seed: int) -> Found:
+    """Return what a test of dieharder says, "-a" for all: what it is, and how wide its tuples are."""
+    command = ["dieharder", "-g", "200", *(["-a"] if test == "-a" else ["-d", *test.split()])]
+    found = [(f"{name} {width}", float(p)) for name, width, p in ROW.findall(fed(command, stream, seed))]
+    return numbered(found, command)
+
+
+def crush(program: str, arguments: tuple[str, ...], stream: str, seed: int) -> Found:
+    command = [program, *arguments]
+    printed = fed(command, stream, seed)
+    if version := re.search(r"TestU01 ([\d.]+)", printed):
+        versions["TestU01"] = version[1]
+    return numbered([(name, float(p)) for name, p in STATISTIC.findall(printed)], command)
+
+
+def numbered(found: Found, command: list[str]) -> Found:
+    """Return the same with a number behind names that occur more than once; never nothing."""
+    if not found:
+        raise RuntimeError(f"{' '.join(command)} printed no p-value")
+    counted: dict[str, Any] = {}
+    numbers = [next(counted.setdefault(name, itertools.count(1))) for name, _ in found]
+    return [
+        (f"{name} #{number}" if number > 1 else name, p)
+        for (name, p), number in zip(found, numbers, strict=True)
+    ]
+
+
+def judged(battery: Callable[[str, int], Found], stream: str) -> list[dict[str, Any]]:
+    """Return a row for each p-value on seed 0; a weak one has those of the fresh seeds beside it."""
+    rows = [{"stream": stream, "test": name, "p": p} for name, p in battery(stream, 0)]
+    if any(is_weak(row["p"]) for row in rows):
+        fresh = {seed: dict(battery(stream, seed)) for seed in FRESH_SEEDS}
+        for row in rows:
+            if is_weak(row["p"]):
+                row["fresh"] = {str(seed): found[row["test"]] for seed, found in fresh.items()}
+    return rows
+
+
+def batteries(options: argparse.Namespace) -> dict[str, Callable[[str, int], Found]]:
+    """Return what is to be run, by the name that its rows have."""
+
+    def of_dieharder(test: str) -> Callable[[str, int], Found]:
+        return lambda stream, seed: dieharder(test, stream, seed)
+
+    def of_crush(*arguments: str) -> Callable[[str, int], Found]:
+        return lambda stream, seed: crush(options.smallcrush, arguments, stream, seed)
+
+    chosen = {}
+    if options.smallcrush:
+        size, name = (("crush",), "Crush") if options.full else ((), "SmallCrush")
+        chosen = {name: of_crush(*size), f"{name}, bits reversed": of_crush(*size, "reversed")}
+    tests = FULL if options.full else FAST if options.tests is None else options.tests
+    return chosen | {f"dieharder {test}": of_dieharder(test) for test in tests}
+
+
+def version_of_dieharder() -> str:
+    if not shutil.which("dieharder"):
+        raise SystemExit("batteries.py: there is no dieharder on PATH (Debian: apt-get install dieharder)")
+    printed = subprocess.run(["dieharder", "-l"], capture_output=True, text=True).stdout
+    return re.search(r"version (\S+)", printed)[1]  # type: ignore[index]
+
+
+def processor_seconds() -> int:
+    taken = os.times()
+    return round(taken.user + taken.system + taken.children_user + taken.children_system)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--tests", nargs="*", help='of dieharder, as its -d takes them: "202 -n 5"')
+    parser.add_argument("--smallcrush", metavar="PROGRAM", help="made of smallcrush.c")
+    parser.add_argument("--only", action="append", choices=STREAMS, help="default: all five")
+    parser.add_argument("--output", type=Path, default=RESULTS / "quality_stream.json")
+    options = parser.parse_args(arguments)
+    versions["dieharder"] = version_of_dieharder()
+    rows = []
+    for name, battery in batteries(options).items():
+        for stream in options.only or STREAMS:
+            for row in judged(battery, stream):
+                rows.append({"battery": name, **row})
+                print(*rows[-1].values(), sep=" | ", flush=True)
+        write(options.output, versions, processor_seconds=processor_seconds(), results=rows)  # so far
+
+
+if __name__ == "__main__":
+    main()

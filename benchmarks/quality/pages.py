@@ -1,0 +1,140 @@
+"""Writes the tables of benchmarks/results/quality_*.json into docs/quality.md.
+
+python benchmarks/quality/pages.py    # each stands between two markers
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from common import RESULTS, ROOT, is_weak
+
+PAGE = ROOT / "docs" / "quality.md"
+MARKERS = {
+    kind: (f"<!-- {kind}: begin (made by benchmarks/quality/pages.py) -->", f"<!-- {kind}: end -->")
+    for kind in ("stream", "samples", "truncated")
+}
+Record = dict[str, Any]
+
+
+def p_text(p: float | None) -> str:
+    """Return three digits, of the distance to 1 too where that is small."""
+    if p is None:
+        return "-"
+    if p < 0.0005:
+        return f"{p:.0e}"
+    return f"1 - {1 - p:.0e}" if p > 0.9995 else f"{p:.3f}"
+
+
+def line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def header(*cells: str) -> list[str]:
+    return [line(*cells), "|" + "---|" * len(cells)]
+
+
+def machine(record: Record, *tools: str) -> str:
+    where = record["environment"]
+    versions = ", ".join(f"{tool} {where[tool]}" for tool in tools if tool in where)
+    return f"{where['processor']}, Python {where['python']}, {versions}; `{record['command']}`."
+
+
+def weak_lines(named: list[tuple[str, float, dict[str, float]]]) -> list[str]:
+    """Return the weak p-values, each with those of the fresh seeds."""
+    lines = [
+        f"- {name}: {p_text(p)}; on fresh seeds {', '.join(map(p_text, fresh.values()))}"
+        for name, p, fresh in named
+    ]
+    return ["", "Weak, and looked at again:", "", *lines] if lines else ["", "None is weak."]
+
+
+def stream_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of the batteries: a row for each stream, how many p-values and how many weak."""
+    rows = record["results"]
+    streams = list(dict.fromkeys(row["stream"] for row in rows))
+    batteries = dict.fromkeys(row["battery"] for row in rows)
+    yield from header("stream", "p-values", "least", "greatest", "weak")
+    for stream in streams:
+        p = [row["p"] for row in rows if row["stream"] == stream]
+        yield line(stream, len(p), p_text(min(p)), p_text(max(p)), sum(map(is_weak, p)))
+    everything = [row["p"] for row in rows]
+    beyond = sum(map(is_weak, everything))
+    yield from ("", f"{beyond} of {len(everything)} p-values are weak; by chance one in 100 would be.")
+    found = [
+        (f"{row['battery']}, {row['test']}, {row['stream']}", row["p"], row["fresh"])
+        for row in rows
+        if "fresh" in row
+    ]
+    yield from weak_lines(found)
+    yield from ("", f"Run: {'; '.join(batteries)}.", "", machine(record, "dieharder", "TestU01"))
+
+
+def samples_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of the samples: a row for each dtype and kind, tails, and float32 at every word."""
+    rows = record["results"]
+    tests = ("chi-square", "Kolmogorov-Smirnov", "Anderson-Darling", *(f"moment {k}" for k in (1, 2, 3, 4)))
+    yield from header("samples", "number", *tests)
+    for row in rows:
+        p = (p_text(row["p"].get(test)) for test in tests)
+        yield line(f"{row['kind']} {row['dtype']}", f"{row['samples']:.0e}", *p)
+    found = [
+        (f"{test}, {row['kind']} {row['dtype']}", row["p"][test], fresh)
+        for row in rows
+        for test, fresh in row.get("fresh", {}).items()
+    ]
+    yield from weak_lines(found)
+    if "words" in record:
+        yield from exact_tables(record)
+    yield from ("", machine(record, "scipy"))
+
+
+def exact_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of normals' tails and zeros, and of float32's formulas at every word."""
+    rows = record["results"]
+    yield ""
+    yield from header("beyond, both sides", "sigma", "found", "expected", "of all words, to the exact")
+    for row in rows:
+        for tail in row.get("tails", ()):
+            sigma, expected = f"{tail['sigma']:g}", f"{tail['expected']:.1f}"
+            ratio = f"{record['tails'][sigma]:.5f}" if row["dtype"] == "float32" else "-"
+            yield line(f"normal {row['dtype']}", sigma, tail["found"], expected, ratio)
+    for row in rows:
+        if row["dtype"] == "float32" and "zeros" in row:
+            zeros = row["zeros"]
+            yield from ("", f"Zeros of float32: {zeros['found']}; expected {zeros['expected']:.1f}.")
+    yield ""
+    words = dict(record["words"])
+    yield from header(
+        f"float32 at every {ordinal(words.pop('step'))}word", "largest error", "at word", "NaN or infinite"
+    )
+    for name, worst in words.items():
+        yield line(name, f"{worst['largest_error']:.2e}", worst["word"], worst["not_finite"])
+
+
+def ordinal(step: int) -> str:
+    return "" if step == 1 else f"{step}th "
+
+
+TABLES = {"stream": stream_tables, "samples": samples_tables, "truncated": samples_tables}
+
+
+def with_tables(text: str, kind: str, record: Record) -> str:
+    """Return a page's text with the tables of one record in their place."""
+    begin, end = MARKERS[kind]
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return "\n".join([f"{before}{begin}", *TABLES[kind](record), f"{end}{after}"])
+
+
+def main() -> None:
+    text = PAGE.read_text()
+    for kind in TABLES:
+        text = with_tables(text, kind, json.loads((RESULTS / f"quality_{kind}.json").read_text()))
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

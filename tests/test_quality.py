@@ -1,0 +1,138 @@
+"""The scripts of benchmarks/quality: a tiny run, what they would find if samples were wrong, their page."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
+
+import batteries
+import common
+import pages
+
+# Reads 40 words, and says what SmallCrush's program says of them.
+BATTERY = """#!{python}
+import sys
+words = sys.stdin.buffer.read(160)
+print("= first word | 0." + str(int.from_bytes(words[:4], "little")))
+print("= weak | 0.001")
+print("= weak | 0.4")
+"""
+
+
+@pytest.fixture
+def battery(tmp_path) -> str:
+    program = tmp_path / "battery"
+    program.write_text(BATTERY.format(python=sys.executable))
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_path, battery, monkeypatch):
+    monkeypatch.setattr(batteries, "version_of_dieharder", lambda: "none")
+    output = tmp_path / "stream.json"
+    batteries.main(["--tests", "--smallcrush", battery, "--only", "one key", "--output", str(output)])
+    record = json.loads(output.read_text())
+    first, weak, other = record["results"][:3]
+    word = next(batteries._stream.interleaved(0, "weight", "element", 1)).item(0)
+    assert first == {
+        "battery": "SmallCrush",
+        "stream": "one key",
+        "test": "first word",
+        "p": float(f"0.{word}"),
+    }
+    assert weak["test"] == "weak" and weak["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.001)
+    assert other["test"] == "weak #2" and "fresh" not in other
+    assert record["environment"]["dieharder"] == "none" and record["command"].startswith("python ")
+    text = "\n".join(pages.stream_tables(record))
+    assert "| one key | 6 | 0.001 | " in text
+    assert "- SmallCrush, weak, one key: 0.001; on fresh seeds 0.001, 0.001, 0.001" in text
+
+
+@pytest.mark.skipif(shutil.which("dieharder") is None, reason="there is no dieharder")
+def test_dieharder_reads_a_stream(tmp_path):
+    output = tmp_path / "stream.json"
+    batteries.main(["--tests", "3 -t 100 -p 2", "--only", "8 shards of one key", "--output", str(output)])
+    (row,) = json.loads(output.read_text())["results"]
+    assert row["test"] == "diehard_rank_6x8 0" and 0 <= row["p"] <= 1
+
+
+@pytest.mark.parametrize(("ends", "said"), [("sys.exit(3)", "status 3"), ("pass", "no p-value")])
+def test_a_battery_that_fails_or_says_nothing_is_an_error(tmp_path, battery, ends, said):
+    Path(battery).write_text(f"#!{sys.executable}\nimport sys\n{ends}\n")
+    with pytest.raises(RuntimeError, match=said):
+        batteries.crush(battery, (), "one key", 0)
+
+
+@pytest.fixture
+def samples():
+    pytest.importorskip("scipy")
+    import samples
+
+    return samples
+
+
+def test_a_tiny_run_of_the_samples(tmp_path, samples):
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("there is no compiler")
+    output = tmp_path / "samples.json"
+    chosen = ["--dtypes", "float32", "float64", "float8_e5m2", "--step", "1000003"]
+    samples.main(["--samples", "300000", "--others", "300000", *chosen, "--output", str(output)])
+    record = json.loads(output.read_text())
+    assert [(row["kind"], row["dtype"]) for row in record["results"]] == [
+        (kind, dtype) for kind in samples.KINDS for dtype in ("float32", "float64", "float8_e5m2")
+    ]
+    for row in record["results"]:
+        assert all(1e-5 < p < 1 - 1e-5 for p in row["p"].values()), row
+        assert ("Anderson-Darling" in row["p"]) == (row["dtype"] != "float8_e5m2")
+        assert row.get("fresh", {}).keys() == {name for name, p in row["p"].items() if common.is_weak(p)}
+    assert all(worst["largest_error"] < 2e-6 for name, worst in record["words"].items() if name != "step")
+    assert all(abs(ratio - 1) < 0.02 for ratio in record["tails"].values())
+    assert "| normal float64 | 6 | " in "\n".join(pages.samples_tables(record))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])
+@pytest.mark.parametrize(
+    ("wrong", "seen"),
+    [
+        (lambda x: x + 0.01, ("moment 1", "moment 3")),
+        (lambda x: x * 1.01, ("moment 2", "moment 4")),
+        (lambda x: torch.where((x > 0.3) & (x < 0.4), 0.4, x), ("chi-square",)),
+    ],
+    ids=["shifted", "wide", "gap"],
+)
+def test_wrong_samples_are_seen(samples, monkeypatch, wrong, seen, dtype):
+    fill_ = samples.fill_
+
+    def fill_wrongly_(tensor, *arguments):
+        wide = torch.empty(len(tensor))
+        fill_(wide, *arguments)
+        tensor.copy_(wrong(wide))
+
+    monkeypatch.setattr(samples, "fill_", fill_wrongly_)
+    found = samples.Sample.drawn("normal", samples.DTYPES[dtype], 0, 300_000)
+    p = samples.p_values(found, "normal", samples.DTYPES[dtype], 300_000)
+    assert all(common.is_weak(p[name]) for name in seen), p
+
+
+def test_the_p_values_of_anderson_and_darling(samples):
+    """Its critical values, of many samples of a distribution that is known."""
+    for statistic, p in ((1.9330, 0.1), (2.4924, 0.05), (3.0775, 0.025), (3.8781, 0.01)):
+        assert samples.anderson_darling_p(statistic) == pytest.approx(p, rel=0.003)
+    assert np.all(np.diff([samples.anderson_darling_p(z) for z in np.linspace(0.1, 8, 80)]) < 0)
+
+
+@pytest.mark.parametrize("kind", pages.TABLES)
+def test_the_tables_of_the_page_are_those_of_the_result_file(kind):
+    record = json.loads((common.RESULTS / f"quality_{kind}.json").read_text())
+    text = pages.PAGE.read_text()
+    assert pages.with_tables(text, kind, record) == text
+    assert record["command"].startswith("python benchmarks/quality/") and record["results"]
