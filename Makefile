@@ -28,22 +28,32 @@ CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu benchmarks/*/*.cp
 # set off its warnings about uninitialised variables.
 CHECKED := -std=c++17 -ffp-contract=off -DCONVINIT_INLINE='__attribute__((unused))' -Wall -Wextra -Wno-psabi -pthread -Icsrc
 SANITIZE := $(CXX) $(CHECKED) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Wno-uninitialized -Wno-maybe-uninitialized -Itests/fake_cuda
-SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp))
-SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/body_on_cpu tests/cuda/compare_on_cpu \
-	tests/cuda/digest_on_cpu tests/cuda/launcher_on_cpu
+	-Wno-uninitialized -Wno-maybe-uninitialized
+SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) tests/cuda/engine_on_cpu.cpp)
+SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/kernels
 ARM := aarch64-linux-gnu-g++ $(CHECKED) -O2 -Werror -static
 ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
 # A GPU's code for one generation, and the formulas of the oldest as nvcc's intermediate code: they differ (cuda/convert.h).
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc -gencode arch=compute_75,code=compute_75 -gencode arch=compute_90,code=sm_90
 CUDA_OBJECTS := $(patsubst %.cu,build/%.o,$(wildcard csrc/cuda/*.cu) tests/cuda/core_compiles.cu)
+# Their intermediate code (PTX), of which that for ARCHS is run. Neither compiler may fuse what it does not.
+ARCHS ?= 90
+PTX_ARCHS := 75 80 90 100
+PTX_NVCC := nvcc -std=c++17 --fmad=false -O1 -Icsrc --threads 2 \
+	$(foreach arch,$(PTX_ARCHS),-gencode arch=compute_$(arch),code=compute_$(arch))
+PTX_CXX := $(CXX) -std=c++17 -ffp-contract=off -O1 -Wall -Wextra -Wno-psabi -Wno-uninitialized -Wno-maybe-uninitialized \
+	-Icsrc -Itests/cuda -Itests/fake_cuda -Itests/ptx
+PTX_KERNELS := $(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*.cu))
+PTX_HOST := $(PTX_KERNELS:%=build/ptx/%.o) build/ptx/runtime.o \
+	$(patsubst %.cpp,build/ptx/%.o,$(wildcard csrc/cpu/*.cpp) tests/ptx/machine.cpp)
+PTX_PROGRAMS := $(foreach arch,$(ARCHS),build/ptx/$(arch)/kernels build/ptx/$(arch)/launcher)
 
 # Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench lint format sanitize check-arm check-cuda test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -59,15 +69,16 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 
 # Of those, the ones that install the package as a user does. What `built` compiled is not compiled again.
 test-install: $(VENV)/built $(VENV)/test-tools
-	$(VENV)/bin/python -m pytest -m slow tests/test_build.py
+	$(VENV)/bin/python -m pytest -m slow tests/test_build.py tests/test_packages.py
 
-# With other frameworks' own code, on two processes without a GPU, in a virtual environment of its own (3 GB).
+# With other frameworks' own code, and the pages about them, on two processes without a GPU, in a virtual environment of
+# its own (3 GB).
 test-clients:
 	$(MAKE) VENV=.venv-clients with-clients
 
 with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
-	$(VENV)/bin/python -m pytest -W default tests/clients $(ARGS)
+	$(VENV)/bin/python -m pytest -W default tests/clients tests/test_docs.py -k clients $(ARGS)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.
@@ -82,6 +93,10 @@ test test-slow test-install with-clients with-zoo: export OMP_WAIT_POLICY := pas
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)
+
+# The site of docs/ and the docstrings: build/docs/index.html.
+docs: $(VENV)/built $(VENV)/docs-tools
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
 
 lint: $(VENV)/lint-tools
 	$(VENV)/bin/ruff check
@@ -134,6 +149,41 @@ $(CUDA_OBJECTS): build/%.o: %.cu $(CXX_SOURCES)
 	@mkdir -p $(@D)
 	$(NVCC) -Werror all-warnings -c $< -o $@
 
+# What nvcc makes of the kernels, without a GPU: its intermediate code as C++, every thread of it run on a machine that
+# watches them, against the CPU kernels (tests/ptx). Of every generation no instruction may be unknown.
+check-ptx:
+	@if command -v nvcc >/dev/null; then set -e; \
+		$(MAKE) $(foreach arch,$(PTX_ARCHS),$(PTX_KERNELS:%=build/ptx/$(arch)/%.cpp)) $(PTX_PROGRAMS); \
+		for program in $(PTX_PROGRAMS); do echo "$$program"; "$$program"; done; \
+	else echo "check-ptx: left out, there is no nvcc on PATH"; fi
+
+$(filter %/kernels,$(PTX_PROGRAMS)): build/ptx/tests/cuda/kernels.o
+$(filter %/launcher,$(PTX_PROGRAMS)): build/ptx/tests/cuda/launcher.o
+$(foreach name,kernels launcher,$(ARCHS:%=build/ptx/%/$(name))): build/ptx/%: $(PTX_HOST)
+	$(PTX_CXX) $^ -o $@
+define ptx_arch
+$(filter build/ptx/$(1)/%,$(PTX_PROGRAMS)): $(PTX_KERNELS:%=build/ptx/$(1)/%.o)
+build/ptx/$(1)/%.cpp: build/ptx/%.o $(wildcard tests/ptx/*.py)
+	@mkdir -p $$(@D)
+	$$(PYTHON) tests/ptx/translate.py build/ptx/$$*.compute_$(1).ptx > $$@
+endef
+$(foreach arch,$(PTX_ARCHS),$(eval $(call ptx_arch,$(arch))))
+
+$(foreach arch,$(PTX_ARCHS),$(PTX_KERNELS:%=build/ptx/$(arch)/%.o)): %.o: %.cpp tests/ptx/machine.h
+	$(PTX_CXX) -march=native -Wno-unused-variable -Wno-unused-but-set-variable -c $< -o $@
+
+$(PTX_KERNELS:%=build/ptx/%.o): build/ptx/%.o: csrc/cuda/%.cu $(CXX_SOURCES)
+	@mkdir -p $(@D)
+	$(PTX_NVCC) --keep --keep-dir $(@D) -c $< -o $@
+
+build/ptx/runtime.o: tests/fake_cuda/runtime.cpp $(wildcard tests/*/*.h)
+	@mkdir -p $(@D)
+	nvcc -std=c++17 -O1 -Itests/cuda -Itests/ptx -c $< -o $@
+
+build/ptx/%.o: %.cpp $(CXX_SOURCES) $(wildcard tests/*/*.h)
+	@mkdir -p $(@D)
+	$(PTX_CXX) -DCONVINIT_INLINE='__attribute__((unused))' -c $< -o $@
+
 # The whole extension with CUDA, in a virtual environment of its own (7 GB). Needs nvcc, but no GPU.
 test-cuda-build:
 	scripts/build_with_cuda.sh
@@ -180,4 +230,8 @@ $(VENV)/zoo: $(VENV)/torch-$(TORCH) pyproject.toml
 
 $(VENV)/lint-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test --group lint
+	@touch $@
+
+$(VENV)/docs-tools: $(VENV)/torch-$(TORCH) pyproject.toml
+	@$(PIP) --group docs
 	@touch $@

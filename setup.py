@@ -10,21 +10,35 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+import sysconfig
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
+SETUPTOOLS = tuple(map(int, setuptools.__version__.split(".")[:2]))
+if SETUPTOOLS < (64, 0):
+    sys.exit(
+        "convinit_ext builds with setuptools 64 or later, and setuptools "
+        f"{setuptools.__version__} is installed: pip install 'setuptools>=64'"
+    )
 try:
     import torch
     from torch.utils import cpp_extension
 except ImportError:
+    if Path(sysconfig.get_path("platlib"), "torch").is_dir():
+        sys.exit(
+            "convinit_ext builds against the torch that is installed, and build isolation hides it: "
+            "pip install --no-build-isolation ."
+        )
     sys.exit(
         "convinit_ext builds against the torch that is installed, and there is none: "
         "pip install torch, then pip install --no-build-isolation ."
     )
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent  # ninja runs elsewhere, and older setuptools give no whole path
+# Not in pyproject.toml, since setuptools before 77 takes no licence expression there.
+LICENSE = {"license_expression" if SETUPTOOLS >= (77, 0) else "license": "Apache-2.0"}
 # One of each generation, for whose later members it works too, and the first toolkit that knows it.
 ARCHITECTURES = {
     "7.5": (10, 0),
@@ -34,6 +48,15 @@ ARCHITECTURES = {
     "10.0": (12, 8),
     "12.0": (12, 8),
 }
+# Others that torch names in TORCH_CUDA_ARCH_LIST, and what it means by names.
+OTHERS = {"8.7": (11, 4), "8.9": (11, 8), "10.3": (12, 9), "11.0": (13, 0), "12.1": (12, 9)}
+TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta")
+# What would change values. nvcc reads its variables itself, after the flags that setup.py gives it.
+FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "TORCH_NVCC_FLAGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS")
+ROUNDS_OTHERWISE = re.compile(
+    r"--?use_fast_math|--?ftz[= ]*true|--?fmad[= ]*true|--?prec-(?:div|sqrt)[= ]*false|-Ofast|-ffast-math"
+    r"|-funsafe-math-optimizations|-fassociative-math|-freciprocal-math|-ffinite-math-only|-ffp-contract=(?!off)\w+"
+)
 Version = tuple[int, int]
 
 
@@ -82,6 +105,32 @@ def architectures(toolkit: Version) -> str:
     return ";".join(arch for arch, since in ARCHITECTURES.items() if toolkit >= since) + "+PTX"
 
 
+def check_architectures(chosen: str, toolkit: Version) -> None:
+    """Exit where a GPU of TORCH_CUDA_ARCH_LIST has no code by this package, or by this toolkit."""
+    for arch in re.split("[; ]+", chosen.strip("; ")):
+        number = re.match(r"\d+\.\d", arch)
+        if arch.startswith(TOO_OLD) or (number and float(number[0]) < 7.5):
+            sys.exit(f"TORCH_CUDA_ARCH_LIST has {arch}: this package needs a GPU of 7.5 (sm_75) or later")
+        since = (ARCHITECTURES | OTHERS).get(
+            "11.0" if arch == "Blackwell+Tegra" else arch.split("+")[0].rstrip("af")
+        )
+        if since and toolkit < since:
+            sys.exit(
+                f"TORCH_CUDA_ARCH_LIST has {arch}, which CUDA {toolkit[0]}.{toolkit[1]} does not know: "
+                f"it takes CUDA {since[0]}.{since[1]} or later"
+            )
+
+
+def check_flags(environment: Mapping[str, str]) -> None:
+    """Exit where a variable that compilers read has a flag by which values would have other bits."""
+    for name in FLAGS:
+        if found := ROUNDS_OTHERWISE.search(environment.get(name, "")):
+            sys.exit(
+                f"{name} has {found[0]}: values would have other bits than this package promises; "
+                f"take the flag out of {name}"
+            )
+
+
 def relative(paths: Iterable[Path]) -> list[str]:
     """In order, and as setuptools wants paths: of an absolute one it says a line on every build."""
     return sorted(str(path.relative_to(ROOT)) for path in paths)
@@ -93,6 +142,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     macros = [("CONVINIT_BUILT_WITH_TORCH", f'"{torch.__version__}"')]
     if toolkit is not None:
         chosen = os.environ.get("TORCH_CUDA_ARCH_LIST") or architectures(toolkit)
+        check_architectures(chosen, toolkit)
         os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
         sources |= {*ROOT.glob("csrc/cuda/*.cu")}
         macros.append(("CONVINIT_CUDA", f'"{toolkit[0]}.{toolkit[1]} for {chosen.replace(";", " ")}"'))
@@ -101,6 +151,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     headers = [path for path in ROOT.glob("csrc/**/*") if path.suffix in (".h", ".inl")]
     # No contraction: a fused multiply-add where the source has none would change the values.
     cxx = ["-O3", "-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    cxx += ["-g0"]  # Python's own flags have -g, which makes nine tenths of the module
     # torch's headers; then gcc 12's own avx512fintrin.h
     cxx += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
     return (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
@@ -122,6 +173,7 @@ class BuildExtension(cpp_extension.BuildExtension):
 
 
 if __name__ == "__main__":
+    check_flags(os.environ)
     cpp_extension.CUDA_HOME = toolkit_home(cpp_extension.CUDA_HOME)
     found = toolkit_version(cpp_extension.CUDA_HOME)
     cuda = with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found)
@@ -131,7 +183,8 @@ if __name__ == "__main__":
         f'PYTHON_VERSION = "{sys.version_info.major}.{sys.version_info.minor}"\n'
     )
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
-    setup(
+    setuptools.setup(
+        **LICENSE,
         ext_modules=[extension(found if cuda else None)],
         cmdclass={"build_ext": BuildExtension},
     )

@@ -4,8 +4,15 @@ A weight's value is a pure function of seed, parameter name, element index and d
 docs/value-contract.md.
 """
 
-from importlib import import_module
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
+
+if _missing := [name for name in ("torch", "numpy", "safetensors") if _find_spec(name) is None]:
+    raise ImportError(
+        f"convinit_ext needs torch, numpy and safetensors, and {', '.join(_missing)} "
+        f"{'is' if len(_missing) == 1 else 'are'} not installed: pip install {' '.join(_missing)}"
+    )
 
 from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION
@@ -31,7 +38,7 @@ else:
     def __getattr__(name: str) -> object:
         for room, names in _ROOMS.items():
             if name == room or name in names:
-                module = import_module(f"{__name__}.{room}")
+                module = _import_module(f"{__name__}.{room}")
                 return module if name == room else globals().setdefault(name, getattr(module, name))
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -6,14 +6,20 @@
 The model is sharded by FSDP2 over the processes, and every step takes the same images whatever their number.
 """
 
+import sys
+
 import torch
 import torch.distributed as dist
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from convinit_ext import init_model_
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError as missing:
+    sys.exit(f"this example needs scikit-learn ({missing}): pip install scikit-learn")
 
 BATCH, STEPS = 256, 60
 

@@ -1,8 +1,9 @@
 """Fits every polynomial of csrc/core/math.h and prints it as C++ with its error.
 
 Near-minimax by Lawson's iteratively reweighted least squares (float32) or by Chebyshev interpolation in
-50 digits (float64). Needs numpy and mpmath. Run it to see where a coefficient comes from; changing one
-changes the bits of every weight, which is a new version of the value contract.
+50 digits (float64); quotients of polynomials by Remez's exchange. Needs numpy and mpmath. Run it to see where
+a coefficient comes from; changing one changes the bits of every weight, which is a new version of the value
+contract.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 
 mp.mp.dps = 50
 Function = Callable[[mp.mpf], mp.mpf]
+Parts = tuple[list[float], ...]  # a polynomial, or numerator and denominator
 
 
 def neg2log_over_f(f: mp.mpf) -> mp.mpf:
@@ -32,27 +34,29 @@ def cos_of_x(x2: mp.mpf) -> mp.mpf:
     return mp.cos(mp.pi / 2 * mp.sqrt(x2))
 
 
-MEDIAN_RADIUS = mp.sqrt(2 * mp.log(2))  # sqrt(-2 ln p) at p = 1/2, where the quantile is 0
+# neglog4 has 1 + f in [3/4, 3/2]: a chord through the ends, where it is exact, and a polynomial times what is
+# zero there.
+LOG_ENDS = mp.mpf("-0.25"), mp.mpf("0.5")
+CHORD = [mp.log(0.75) + mp.log(2) / 3, mp.log(2) / 0.75]
 
 
-def tail_probability(z: mp.mpf) -> mp.mpf:
-    return mp.erfc(z / mp.sqrt(2)) / 2
+def off_chord(f: mp.mpf) -> mp.mpf:
+    return (mp.log1p(f) - CHORD[0] - CHORD[1] * f) / ((f - LOG_ENDS[0]) * (f - LOG_ENDS[1]))
 
 
-def quantile_over_t(s: mp.mpf) -> mp.mpf:
-    """z / (s - MEDIAN_RADIUS) with s = sqrt(-2 ln p) and p the upper tail probability of z."""
-    t = s - MEDIAN_RADIUS
-    if abs(t) < mp.mpf("1e-20"):  # derivative of z in s at the median: s p / pdf(0)
-        return MEDIAN_RADIUS * mp.mpf("0.5") * mp.sqrt(2 * mp.pi)
-    p = mp.exp(-(s**2) / 2)
-    z = max(mp.mpf(0), s - 1)
-    for _ in range(60):  # Newton on ln(tail)
-        tail = tail_probability(z)
-        step = mp.log(tail / p) * tail * mp.sqrt(2 * mp.pi) * mp.exp(z * z / 2)
-        z += step
-        if abs(step) < mp.mpf("1e-45"):
-            break
-    return z / t
+def neglog4_of(off: list[float]) -> list[float]:
+    """-ln(4 (1 + f)) without the power of two, in powers of f."""
+    product = np.polymul(off[::-1], [1.0, -0.25, -0.125])[::-1]
+    product[:2] += [float(c) for c in CHORD]
+    return [-float(product[0] + 2 * mp.log(2)), *(-product[1:]).tolist()]
+
+
+def quantile_ratio(w: mp.mpf) -> mp.mpf:
+    """z / (2 P - 1) where w = -ln(4 P (1 - P)) and P = Phi(z)."""
+    if w < mp.mpf("1e-30"):
+        return mp.sqrt(mp.pi / 2)
+    twice_from_median = mp.sqrt(-mp.expm1(-w))
+    return mp.sqrt(2) * mp.erfinv(twice_from_median) / twice_from_median
 
 
 def chebyshev_nodes(low: mp.mpf, high: mp.mpf, count: int) -> list[mp.mpf]:
@@ -94,57 +98,144 @@ def lawson(
     return [float(c) for c in series.convert(kind=np.polynomial.Polynomial).coef]
 
 
+def solve_quotient(
+    x: list[mp.mpf], y: list[mp.mpf], weights: list[mp.mpf], degrees: tuple[int, int]
+) -> tuple[list[mp.mpf], list[mp.mpf]]:
+    """Numerator and denominator whose weighted error is equal at all of `x`, with alternating signs."""
+    over, under = degrees
+    size, scale = over + under + 2, max(x)
+    denominator = [mp.mpf(1)] + [mp.mpf(0)] * under
+    for _ in range(6):  # the error is times the denominator of the time before
+        matrix, right = mp.matrix(size, size), mp.matrix(size, 1)
+        for row, (point, value, weight) in enumerate(zip(x, y, weights, strict=True)):
+            powers = [(point / scale) ** power for power in range(max(degrees) + 1)]
+            equal = (-1) ** row * polynomial(denominator, point) / weight
+            equation = [*powers[: over + 1], *(-value * each for each in powers[1 : under + 1]), -equal]
+            for column, entry in enumerate(equation):
+                matrix[row, column] = entry
+            right[row] = value
+        solution = list(mp.lu_solve(matrix, right))
+        numerator = [c / scale**power for power, c in enumerate(solution[: over + 1])]
+        denominator = [mp.mpf(1), *(c / scale**k for k, c in enumerate(solution[over + 1 : -1], 1))]
+    return numerator, denominator
+
+
+def largest_of_each_sign(errors: list[mp.mpf]) -> list[int]:
+    """Where the error is largest between two changes of its sign."""
+    found: list[int] = []
+    for place, error in enumerate(errors):
+        if not found or (error > 0) != (errors[found[-1]] > 0):
+            found.append(place)
+        elif abs(error) > abs(errors[found[-1]]):
+            found[-1] = place
+    return found
+
+
+def remez_quotient(
+    function: Function, high: mp.mpf, degrees: tuple[int, int], weight: Callable[[mp.mpf, mp.mpf], mp.mpf]
+) -> tuple[list[float], list[float]]:
+    """Numerator and denominator on [0, high] with the smallest weighted error, by Remez's exchange of points.
+
+    `weight` is of the argument and the function's value.
+    """
+    steps, size = 700, sum(degrees) + 2
+    x = [high * ((1 - mp.cos(mp.pi * k / steps)) / 2) ** mp.mpf("1.7") for k in range(steps + 1)]
+    y = [function(each) for each in x]
+    weights = [weight(*each) for each in zip(x, y, strict=True)]
+    points = [round(steps * k / (size - 1)) for k in range(size)]
+    for _ in range(30):
+        chosen = ([each[k] for k in points] for each in (x, y, weights))
+        parts = solve_quotient(*chosen, degrees)
+        values = (polynomial(parts[0], each) / polynomial(parts[1], each) for each in x)
+        errors = [(value - exact) * w for value, exact, w in zip(values, y, weights, strict=True)]
+        if max(map(abs, errors)) < 1.02 * min(abs(errors[k]) for k in points):
+            break
+        points = largest_of_each_sign(errors)
+        while len(points) > size:
+            points.pop(0 if abs(errors[points[0]]) < abs(errors[points[-1]]) else -1)
+    return [float(c) for c in parts[0]], [float(c) for c in parts[1]]
+
+
+def rounded_to(kind: str, coefficients: list[float]) -> list[float]:
+    return [float(np.float32(c)) if kind == "float" else c for c in coefficients]
+
+
+def polynomial(coefficients: list[float] | list[mp.mpf], x: mp.mpf) -> mp.mpf:
+    return mp.polyval([mp.mpf(c) for c in reversed(coefficients)], x)
+
+
 def report(
-    name: str, coefficients: list[float], function: Function, low: mp.mpf, high: mp.mpf, kind: str
+    name: str,
+    kind: str,
+    parts: Parts,
+    error_at: Callable[[mp.mpf, Parts], mp.mpf],
+    bounds: tuple[mp.mpf, mp.mpf],
 ) -> None:
-    rounded = [float(np.float32(c)) if kind == "float" else c for c in coefficients]
-    worst = mp.mpf(0)
-    for x in chebyshev_nodes(low, high, 401):
-        value = mp.mpf(0)
-        for c in reversed(rounded):
-            value = value * x + mp.mpf(c)
-        worst = max(worst, abs(value / function(x) - 1))
-    print(f"// {name}: {kind}, relative error {float(worst):.1e}, lowest power first")
-    suffix = "f" if kind == "float" else ""
-    digits = 9 if kind == "float" else 17
-    print("{" + ", ".join(f"{c:.{digits}g}{suffix}" for c in rounded) + "}")
+    """Prints the polynomials, rounded, and the largest error that they then have."""
+    rounded = tuple(rounded_to(kind, part) for part in parts)
+    worst = max(abs(error_at(x, rounded)) for x in chebyshev_nodes(*bounds, 401))
+    print(f"// {name}: {kind}, error {float(worst):.1e}, lowest power first")
+    suffix, digits = ("f", 9) if kind == "float" else ("", 17)
+    for part in rounded:
+        print("{" + ", ".join(f"{c:.{digits}g}{suffix}" for c in part) + "}")
+
+
+def relative_to(function: Function) -> Callable[[mp.mpf, Parts], mp.mpf]:
+    return lambda x, parts: polynomial(parts[0], x) / function(x) - 1
+
+
+def neglog4_error(f: mp.mpf, parts: Parts) -> mp.mpf:
+    return polynomial(parts[0], f) + mp.log(4 * (1 + f))
+
+
+def ratio_error(w: mp.mpf, parts: Parts) -> mp.mpf:
+    return polynomial(parts[0], w) / polynomial(parts[1], w) / quantile_ratio(w) - 1
+
+
+def single_weight(w: mp.mpf, ratio: mp.mpf) -> mp.mpf:
+    """Of the ratio's error: 2e-6 max(1, |z|) and 1e-5 |z|, the smaller one, is what z may have."""
+    if w == 0:
+        return 1 / (mp.mpf("1e-5") * ratio)
+    twice_from_median = mp.sqrt(-mp.expm1(-w))
+    z = ratio * twice_from_median
+    return twice_from_median / min(mp.mpf("2e-6") * max(1, z), mp.mpf("1e-5") * z)
 
 
 def main() -> None:
     log_range = (mp.sqrt(0.5) - 1, mp.sqrt(2) - 1)
     angle_range = (mp.mpf(0), mp.mpf("0.25"))
 
-    # c = (s - 4) * 0.375 and (s - 5) * 0.25 keep the powers small; both ends of s are rounded outwards
-    def float_quantile(c: mp.mpf) -> mp.mpf:
-        return quantile_over_t(4 + c / mp.mpf("0.375"))
-
-    def double_quantile(c: mp.mpf) -> mp.mpf:
-        return quantile_over_t(5 + c / mp.mpf("0.25"))
-
-    float_tail = ((MEDIAN_RADIUS - 4) * mp.mpf("0.375"), (mp.mpf("7.0") - 4) * mp.mpf("0.375"))
-    double_tail = ((MEDIAN_RADIUS - 5) * mp.mpf("0.25"), (mp.mpf("8.9") - 5) * mp.mpf("0.25"))
-
     def relative(function: Function) -> Callable[[float], float]:
         return lambda x: 1 / abs(float(function(mp.mpf(x))))
 
-    def quantile_weight(c: float) -> float:
-        t = 4 + c / 0.375 - float(MEDIAN_RADIUS)
-        return t / max(1.0, t * float(float_quantile(mp.mpf(c))))
-
-    for name, function, bounds, degree, weight in (
-        ("neg2log", neg2log_over_f, log_range, 6, relative(neg2log_over_f)),
-        ("sin", sin_over_x, angle_range, 3, relative(sin_over_x)),
-        ("cos", cos_of_x, angle_range, 3, relative(cos_of_x)),
-        ("quantile", float_quantile, float_tail, 12, quantile_weight),
+    for name, function, bounds, degree in (
+        ("neg2log", neg2log_over_f, log_range, 6),
+        ("sin", sin_over_x, angle_range, 3),
+        ("cos", cos_of_x, angle_range, 3),
     ):
-        report(name, lawson(function, *bounds, degree, weight), function, *bounds, "float")
+        fitted = lawson(function, *bounds, degree, relative(function))
+        report(name, "float", (fitted,), relative_to(function), bounds)
     for name, function, bounds, degree in (
         ("neg2log", neg2log_over_f, log_range, 18),
         ("sin", sin_over_x, angle_range, 6),
         ("cos", cos_of_x, angle_range, 7),
-        ("quantile", double_quantile, double_tail, 26),
     ):
-        report(name, interpolate(function, *bounds, degree), function, *bounds, "double")
+        report(name, "double", (interpolate(function, *bounds, degree),), relative_to(function), bounds)
+
+    def to_ends(f: float) -> float:
+        return abs((f + 0.25) * (f - 0.5))
+
+    off = lawson(off_chord, *LOG_ENDS, 4, to_ends), interpolate(off_chord, *LOG_ENDS, 11)
+    for kind, coefficients in zip(("float", "double"), off, strict=True):
+        report("neglog4", kind, (neglog4_of(coefficients),), neglog4_error, LOG_ENDS)
+    # Up to the radii sqrt(-2 ln p) at which far_quantile takes over.
+    for kind, radius, degrees, weight in (
+        ("float", "7.0", (5, 5), single_weight),
+        ("double", "8.9", (10, 9), lambda w, ratio: 1 / ratio),
+    ):
+        high = mp.mpf(radius) ** 2 / 2 - mp.log(4)
+        parts = remez_quotient(quantile_ratio, high, degrees, weight)
+        report("quantile_ratio", kind, parts, ratio_error, (mp.mpf(0), high))
 
 
 if __name__ == "__main__":

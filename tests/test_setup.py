@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from test_build import last_line, run_python
+from test_layers import CSRC, CXX
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 
@@ -59,6 +61,62 @@ def test_what_cannot_be_built_is_said(setup, wish, torch_cuda, toolkit, said):
 )
 def test_architectures_are_those_the_toolkit_knows(setup, toolkit, expected):
     assert setup.architectures(toolkit) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "toolkit", "said"),
+    [
+        ("7.0;8.0", (12, 8), r"TORCH_CUDA_ARCH_LIST has 7.0: .* 7.5 \(sm_75\) or later"),
+        ("7.0+PTX", (13, 0), r"has 7.0\+PTX: .* 7.5"),
+        ("8.0 Volta", (12, 8), "has Volta: .* 7.5"),
+        ("9.0;11.0", (12, 9), "has 11.0, which CUDA 12.9 does not know: it takes CUDA 13.0"),
+        ("11.0a+PTX", (12, 9), r"has 11.0a\+PTX, .*CUDA 13.0"),
+        ("Blackwell+Tegra", (12, 8), r"has Blackwell\+Tegra, .*CUDA 13.0"),
+        ("12.1", (12, 8), "has 12.1, .*CUDA 12.9"),
+    ],
+)
+def test_a_gpu_without_code_is_said(setup, chosen, toolkit, said):
+    with pytest.raises(SystemExit, match=said):
+        setup.check_architectures(chosen, toolkit)
+
+
+def test_gpus_with_code_are_taken(setup):
+    for chosen in ("7.5 8.0;9.0a;10.0+PTX", "11.0", "Turing;Ampere", "8.9", "12.0f"):
+        setup.check_architectures(chosen, (13, 0))
+
+
+@pytest.mark.parametrize(
+    ("variable", "flags", "flag"),
+    [
+        ("NVCC_APPEND_FLAGS", "-lineinfo --use_fast_math", "--use_fast_math"),
+        ("NVCC_PREPEND_FLAGS", "-use_fast_math", "-use_fast_math"),
+        ("TORCH_NVCC_FLAGS", "-ftz=true", "-ftz=true"),
+        ("NVCC_APPEND_FLAGS", "--ftz true", "--ftz true"),
+        ("NVCC_APPEND_FLAGS", "-fmad=true", "-fmad=true"),
+        ("NVCC_APPEND_FLAGS", "-prec-div=false", "-prec-div=false"),
+        ("NVCC_APPEND_FLAGS", "-Xcompiler -ffast-math", "-ffast-math"),
+        ("CXXFLAGS", "-Ofast", "-Ofast"),
+        ("CFLAGS", "-O2 -ffp-contract=fast", "-ffp-contract=fast"),
+    ],
+)
+def test_flags_that_change_values_are_refused(setup, variable, flags, flag):
+    with pytest.raises(SystemExit, match=f"^{variable} has {flag}: values would have other bits"):
+        setup.check_flags({variable: flags})
+
+
+def test_other_flags_are_taken(setup):
+    setup.check_flags(
+        {"NVCC_APPEND_FLAGS": "-lineinfo -ftz=false --fmad=false", "CFLAGS": "-ffp-contract=off"}
+    )
+
+
+def test_sources_refuse_fast_math(tmp_path: Path):
+    source = tmp_path / "fast.cpp"
+    source.write_text('#include "core/macros.h"\n')
+    command = [CXX or pytest.skip("no compiler"), "-std=c++17", f"-I{CSRC}", "-fsyntax-only", str(source)]
+    assert subprocess.run(command).returncode == 0
+    refused = subprocess.run([*command, "-ffast-math"], capture_output=True, text=True)
+    assert refused.returncode != 0 and "must not be compiled with -ffast-math" in refused.stderr
 
 
 def make_nvcc(folder: Path, says: str = "", to: int = 2) -> Path:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convinit_ext._engine import listed
-from convinit_ext.model import finite, grouped, shape_text, shortened, table
+from convinit_ext.model import finite, fitted, grouped, shape_text, shortened, table, terminal_width, wrapped
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
 _TEXT_COLUMNS = 6  # these lead, and are aligned to the left
+# Where a terminal is narrow: texts that are cut, to how many characters, and columns that go first.
+_CUT, _SPARE = {3: 20, 1: 14, 0: 28}, (2, 3, 1, 7, 6)
 
 
 class VerifiedRow(NamedTuple):
@@ -153,16 +155,30 @@ class Verification:
             f"{where} in {self.seconds:.3f} s; recipe {self.recipe}, seed {self.seed}"
         )
 
-    def __str__(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """Return the table, the problems and the totals.
+
+        Args:
+            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
+                terminal leaves them as wide as they are.
+        """
+        width = width or terminal_width()
         rows = [(row.name, (row.shape, row.dtype, row.initialiser, row.equal), row) for row in self.rows]
         cells = [_cells(name, group) for name, group in grouped(rows)]
-        lines = shortened(table(_COLUMNS, cells, _TEXT_COLUMNS), "verification.rows")
+        lines, left_out = fitted(_COLUMNS, cells, _TEXT_COLUMNS, width, _CUT, _SPARE)
+        lines = shortened(lines, "verification.rows")
+        if left_out:
+            note = f"left out to fit: {', '.join(left_out)}; all in verification.rows"
+            lines += ["", wrapped(note, width)]
         if self.problems:
             problems = table(("name", "problem", ""), self.problems, num_left=3)
             lines += ["", *shortened(problems, "verification.problems")]
         if self.unchecked:
-            lines += ["", f"not looked at, as nobody knows their start: {listed(self.unchecked)}"]
-        return "\n".join([*lines, "", self.summary()])
+            unknown = f"not looked at, as nobody knows their start: {listed(self.unchecked)}"
+            lines += ["", wrapped(unknown, width)]
+        return "\n".join([*lines, "", wrapped(self.summary(), width)])
+
+    __str__ = text
 
 
 def _as_dict(row: VerifiedRow) -> dict[str, object]:

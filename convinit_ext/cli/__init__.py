@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from convinit_ext.cli._arguments import FAILURE, parser
+from convinit_ext.cli._arguments import FAILURE, INTERRUPTED, parser
 from convinit_ext.cli._check import run_fingerprint, run_verify
 from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._inspect import run_inspect
@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "threads", None):
             torch.set_num_threads(options.threads)
         return _COMMANDS[options.name](options) or 0
+    except KeyboardInterrupt:
+        rest = "; the same command finishes it" if getattr(options, "save", None) else ""
+        print(f"convinit_ext {options.name}: interrupted{rest}", file=sys.stderr)
+        return INTERRUPTED
     except (ValueError, TypeError, RuntimeError, MemoryError, OSError, ImportError) as error:
         print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
         return int(options.failure)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import convinit_ext
 from convinit_ext._engine import ops
 from convinit_ext.checkpoint import parsed_size
 from convinit_ext.keys import checked_seed
 from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
 
-USAGE, FAILURE = 2, 1  # exit statuses
+USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses; a shell has the last for Ctrl-C
+_PROGRAM = "python -m convinit_ext"
+_STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by Ctrl-C."
 _DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 _PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
 _SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
@@ -37,7 +42,7 @@ _CHECKS = "whether a weights file holds, to the bit, what a seed and a recipe sa
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,23 +50,53 @@ def parser() -> argparse.ArgumentParser:
 
     `name` is the command, `failure` the exit status when it cannot go on, `refuse` ends run as wrong usage.
     """
-    whole = _Parser("python -m convinit_ext", description="Fill a model's weights, fast and reproducibly.")
+    about = (
+        "Fill a model's weights, fast and reproducibly; say what they are. COMMAND --help says more of each."
+    )
+    named = _described(about, _STATUS, ["run --dry-run", "info"]) | {
+        "usage": f"{_PROGRAM} COMMAND [OPTION ...]"
+    }
+    whole = _Parser(_PROGRAM, **named)
+    whole.add_argument("--version", action="version", version=f"convinit_ext {convinit_ext.__version__}")
     whole.set_defaults(failure=FAILURE)
     commands = whole.add_subparsers(
-        dest="name", required=True, metavar="{run,inspect,verify,fingerprint,stream,info}"
+        dest="name", required=True, prog=_PROGRAM, metavar="{run,inspect,verify,fingerprint,stream,info}"
     )
     _add_run(commands)
     _add_inspect(commands)
     _add_verify(commands)
     _add_fingerprint(commands)
     _add_stream(commands)
-    info = commands.add_parser("info", help="build, instruction set in use, threads, CUDA, contract version")
+    facts = "build, instruction set in use, threads, CUDA, contract version"
+    about = f"Print facts about the installation and the machine, for a bug report: {facts}."
+    info = commands.add_parser("info", help=facts, **_described(about, _STATUS, ["info --json"]))
     info.add_argument("--json", action="store_true", help="print JSON")
     return whole
 
 
+def _described(about: str, status: str, examples: Sequence[str], takes: str = "") -> dict[str, Any]:
+    """Return what a parser prints around its options; the examples can be copied, so they are not wrapped."""
+    name = examples[0].split()[0]
+    commands = "".join(f"\n  {_PROGRAM} {example}" for example in examples)
+    return {
+        "description": textwrap.fill(about),
+        "epilog": f"{textwrap.fill(status)}\n\nexample{'s' * (len(examples) > 1)}:{commands}",
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "usage": f"{_PROGRAM} {name} {takes}[OPTION ...]",  # argparse's own lists every option, too far right
+    }
+
+
 def _add_run(commands: Any) -> None:
-    run = commands.add_parser("run", help="initialise a model, print the report, compare with torch.nn.init")
+    about = (
+        "Initialise a model as init_model_ does, print what each parameter got, and time it against "
+        "torch.nn.init; or, with --save, write the weights to disk. Without --model it takes a bundled U-Net."
+    )
+    examples = [
+        "run --model my_module:build --seed 7 --recipe he",
+        "run --model my_module:build --seed 7 --save folder",
+    ]
+    what = "initialise a model, print the report, compare with torch.nn.init"
+    run = commands.add_parser("run", help=what, **_described(about, _STATUS, examples))
     run.set_defaults(refuse=run.error, seed=0, recipe="torch")
     places = "without memory, or with, on --device (default: meta; cpu with --only and --skip)"
     _add_model(run, "makes the model (default: the bundled one)", places)
@@ -80,12 +115,16 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_inspect(commands: Any) -> None:
-    inspect = commands.add_parser(
-        "inspect",
-        help="how signal and gradients spread over a model's layers, and how its weights lie",
-        description="Run a model once, forwards and backwards, and say what is wrong: dead and exploding "
-        "layers, weights that are not as intended. With --recipe it is filled first, once for each.",
+    about = (
+        "Run a model once, forwards and backwards, and say what is wrong: dead and exploding layers, weights "
+        "that are not as intended. With --recipe it is filled first, once for each."
     )
+    status = (
+        "Exit status: 0 whatever it finds, 1 it could not look, 2 wrong usage, 130 interrupted by Ctrl-C."
+    )
+    examples = ["inspect --model my_module:build --recipe he"]
+    what = "how signal and gradients spread over a model's layers, and how its weights lie"
+    inspect = commands.add_parser("inspect", help=what, **_described(about, status, examples))
     add = inspect.add_argument
     add("--model", type=_spec, required=True, metavar="MODULE:CALLABLE", help="makes the model")
     add("--inputs", type=_spec, metavar="MODULE:NAME", help=_INPUTS)
@@ -100,12 +139,13 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _add_verify(commands: Any) -> None:
-    verify = commands.add_parser(
-        "verify",
-        help=_CHECKS,
-        description=f"Say {_CHECKS}: names what differs, and the first element of each. Nothing is written.",
-        epilog="Exit status: 0 all is equal, 1 something differs or is missing, 2 it could not be checked.",
+    about = f"Say {_CHECKS}: names what differs, and the first element of each. Nothing is written."
+    status = (
+        "Exit status: 0 all is equal, 1 something differs or is missing, 2 it could not be checked, or wrong "
+        "usage, 130 interrupted by Ctrl-C."
     )
+    examples = ["verify folder --model my_module:build --seed 7"]
+    verify = commands.add_parser("verify", help=_CHECKS, **_described(about, status, examples, "PATH "))
     verify.set_defaults(failure=USAGE)
     verify.add_argument("path", metavar="PATH", help=_PATH)
     _add_model(verify, _MODEL, "without memory, or with (default: meta)", required=True)
@@ -119,13 +159,17 @@ def _add_verify(commands: Any) -> None:
 
 
 def _add_fingerprint(commands: Any) -> None:
-    number = commands.add_parser(
-        "fingerprint",
-        help="one number for all the values of a weights file, or of an initialisation",
-        description="Print the fingerprint of a weights file, or of what a model's initialisation will be. "
-        "Its values are generated block by block, and none are kept.",
-        epilog="Exit status: 0 done, 1 not the number that --expect says, 2 it could not be computed.",
+    about = (
+        "Print the fingerprint of a weights file, or of what a model's initialisation will be, whose values "
+        "are generated block by block and not kept."
     )
+    status = (
+        "Exit status: 0 done, 1 not the number that --expect says, 2 it could not be computed, or wrong "
+        "usage, 130 interrupted by Ctrl-C."
+    )
+    examples = ["fingerprint folder", "fingerprint --model my_module:build --seed 7"]
+    what = "one number for all the values of a weights file, or of an initialisation"
+    number = commands.add_parser("fingerprint", help=what, **_described(about, status, examples, "[PATH] "))
     number.set_defaults(failure=USAGE)
     number.add_argument("path", nargs="?", metavar="PATH", help=_PATH)
     _add_model(number, _MODEL, "without memory, or with (default: meta)")
@@ -136,13 +180,13 @@ def _add_fingerprint(commands: Any) -> None:
 
 
 def _add_stream(commands: Any) -> None:
-    stream = commands.add_parser(
-        "stream",
-        help="the random words behind the values, for a test battery that reads a pipe",
-        description="Write Philox words to a pipe, as 32-bit integers, lowest byte first: of one parameter, "
-        "or of many streams, a word of each in turn.",
-        epilog="Example: python -m convinit_ext stream --by name | dieharder -a -g 200",
+    about = (
+        "Write Philox words to a pipe, as 32-bit integers, lowest byte first: of one parameter, or of many "
+        "streams, a word of each in turn."
     )
+    examples = ["stream --by name | dieharder -a -g 200", "stream --seed 7 --count 1000000 > words"]
+    what = "the random words behind the values, for a test battery that reads a pipe"
+    stream = commands.add_parser("stream", help=what, **_described(about, _STATUS, examples))
     add = stream.add_argument
     add("--seed", type=seed_of, default=0, help="in [-2**63, 2**64) (default: 0)")
     add("--name", dest="parameter", default="weight", help="of the parameter (default: weight)")

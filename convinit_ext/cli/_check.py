@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from convinit_ext.checkpoint import fingerprint, fingerprints, open_weights, verify
 from convinit_ext.cli._arguments import FAILURE, seed_of
-from convinit_ext.cli._common import built, dtype_of, imported, recipe_of
+from convinit_ext.cli._common import builder, built, dtype_of, recipe_of
 from convinit_ext.model import plan_model
 from convinit_ext.recipes import RECIPES
 
@@ -21,7 +21,7 @@ def run_verify(options: argparse.Namespace) -> int:
         seed,
         recipe_of(recipe, options.allow_code),
         dtype_of(options.dtype),
-        model=built(imported(options.model, "model"), options.construct != "cpu"),
+        model=built(builder(options.model), options.construct != "cpu"),
         only=options.only,
         skip=options.skip,
         frozen=options.frozen,
@@ -71,7 +71,7 @@ def run_fingerprint(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> str:
-    model = built(imported(options.model, "model"), options.construct != "cpu")
+    model = built(builder(options.model), options.construct != "cpu")
     recipe = recipe_of(options.recipe or "torch", options.allow_code)
     return plan_model(
         model, options.seed or 0, recipe, dtype=dtype_of(options.dtype), frozen=options.frozen

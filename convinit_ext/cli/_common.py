@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +28,20 @@ def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device | 
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model's constructor returned a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def builder(spec: str) -> Callable[[], nn.Module]:
+    """Return the constructor of a model that MODULE:CALLABLE names."""
+    found = imported(spec, "model")
+    if isinstance(found, ModuleType):
+        raise ValueError(f"model {spec!r} is a module; name what in it makes the model, as {spec}.build")
+    if isinstance(found, nn.Module):
+        raise ValueError(f"model {spec!r} is a model already; name a class or a function that returns one")
+    if not callable(found):
+        raise ValueError(
+            f"model {spec!r} is a {type(found).__name__}, and no class or function that returns a model"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def imported(spec: str, what: str) -> Any:

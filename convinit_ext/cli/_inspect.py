@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from convinit_ext.cli._common import built, imported, recipe_of
+from convinit_ext.cli._common import builder, built, imported, recipe_of
 from convinit_ext.inspection import check_picture, inspect_model
 
 
@@ -16,7 +16,7 @@ def run_inspect(options: argparse.Namespace) -> None:
         check_picture(options.plot)  # before the work
     recipes = [recipe_of(text, options.allow_code) for text in options.recipe or ()]
     expected = recipe_of(options.expected, options.allow_code) if options.expected else None
-    build = imported(options.model, "model")
+    build = builder(options.model)
     inputs = _inputs(options.inputs) if options.inputs else None
     torch.manual_seed(options.seed)  # a model as it is has the values of its constructor
     model = built(build, on_meta=False)

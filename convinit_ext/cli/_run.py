@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.checkpoint import fingerprint, save_model
-from convinit_ext.cli._common import built, dtype_of, environment, environment_line, imported, recipe_of
+from convinit_ext.cli._common import builder, built, dtype_of, environment, environment_line, recipe_of
 from convinit_ext.cli._unet import FULL_WIDTH, UNet, width_for
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model import (
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     _check_save(options)
     options.recipe, options.dtype = recipe_of(options.recipe, options.allow_code), dtype_of(options.dtype)
     options.device = checked_device(options.device)
-    build = imported(options.model, "model") if options.model else _bundled(options.dtype, options.device)
+    build = builder(options.model) if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
         options.construct = "cpu" if (options.only or options.skip) and not options.dry_run else "meta"
     print(environment_line(), file=sys.stderr if options.json else sys.stdout)
@@ -172,7 +172,7 @@ class Case:
 def compare(build: Build, options: argparse.Namespace) -> tuple[Case, Case]:
     """Time both in turns, `repeats` times. Only one model is in memory at a time."""
     device, recipe = options.device, options.recipe
-    cold, warm = Case("cold: construct, and fill new memory"), Case("warm: fill again in place")
+    cold, warm = Case("cold: construct and fill"), Case("warm: fill in place")
     for _ in range(options.repeats):
         with _timed(cold.ours, device):
             model = built(build, options.construct == "meta", device)

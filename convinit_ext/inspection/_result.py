@@ -6,11 +6,10 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 
-from convinit_ext.model import finite, shape_text, shortened, table
+from convinit_ext.model import finite, fitted, shape_text, shortened
 
 _LEAST = 12  # characters of a column that is cut to fit
 
@@ -179,21 +178,8 @@ class Inspection:
         labels = (
             numbers if len(self.recipes) == 1 else [x for each in self.recipes for x in (each, numbers[1])]
         )
-        return shortened(_fitted([what, fact, *labels], cells, width), f"inspection.{where}")
-
-
-def _fitted(header: list[str], rows: Sequence[list[str]], width: int) -> list[str]:
-    """Lines of equal columns, whose first two are cut, in the middle of their texts, if there is no room."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for column in (0, 1):
-        excess = sum(widths) + 2 * (len(widths) - 1) - width
-        widths[column] = max(min(_LEAST, widths[column]), widths[column] - max(excess, 0))
-    cut = [[_cut(cell, size) for cell, size in zip(row, widths, strict=True)] for row in rows]
-    return table(header, cut, num_left=2)
-
-
-def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else f"{text[: size // 2 - 1]}..{text[len(text) - (size - 1) // 2 :]}"
+        lines, _ = fitted([what, fact, *labels], cells, 2, width, {0: _LEAST, 1: _LEAST}, ())
+        return shortened(lines, f"inspection.{where}")
 
 
 def _number(value: float) -> str:

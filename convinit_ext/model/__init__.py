@@ -8,10 +8,11 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
-from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, table
+from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text
 from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
+from convinit_ext.model._table import fitted, table, terminal_width, wrapped
 from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, forget, slabs
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "dtype_name",
     "fill_pieces",
     "finite",
+    "fitted",
     "forget",
     "grouped",
     "in_steps",
@@ -50,5 +52,7 @@ __all__ = [
     "size_text",
     "slabs",
     "table",
+    "terminal_width",
     "walk",
+    "wrapped",
 ]

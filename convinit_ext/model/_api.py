@@ -55,7 +55,8 @@ def init_model_(
         model: any module; DDP, torch.compile, FSDP and checkpoint wrappers do not change a name.
         seed: in [-2**63, 2**64).
         recipe: "torch" (every module as its reset_parameters does), "he", "xavier", "lecun", "trunc_normal",
-            "gpt", "llama", the path of a .toml or .json file, a Recipe, or a list of rules.
+            "gpt", "llama", "mamba", "deepnorm", the path of a .toml or .json file, a Recipe, or a list of
+            rules.
         device: where meta parameters and buffers go, such as "cuda"; None is the CPU, and for DTensors their
             mesh's kind of device.
         dtype: of all floating-point parameters and buffers afterwards, but for rotary frequencies and what

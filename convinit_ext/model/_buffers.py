@@ -17,6 +17,7 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
+from convinit_ext.model._computed import made_by, orthogonal
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
@@ -26,7 +27,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Drawn, Given, Same, Values, orthogonal, redrawn, slices
+from convinit_ext.model._values import Drawn, Given, Same, Values, slices
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -191,7 +192,7 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
         return Given(start)
     key, shape = key_of(), tuple(buffer.shape)
     if isinstance(start, Redrawn):
-        return redrawn(start, key)
+        return made_by(start, key, shape)
     if isinstance(start, Orthogonal):
         return orthogonal(start, key, shape)
     return Drawn(key, shape, start)

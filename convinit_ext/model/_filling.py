@@ -23,6 +23,7 @@ from convinit_ext.recipes import (
     ZEROS,
     CopyFrom,
     DeltaOrthogonal,
+    Explained,
     Kaiming,
     MinusIdentity,
     NormOf,
@@ -32,7 +33,9 @@ from convinit_ext.recipes import (
     Redrawn,
     RowZeroed,
     Rule,
+    Stacked,
     Target,
+    Transformed,
     Values,
     VarianceScaling,
     Xavier,
@@ -41,6 +44,7 @@ from convinit_ext.recipes import (
     is_distribution,
     is_values,
     layout_key,
+    original,
     patterns,
 )
 from convinit_ext.sharding import logical_shape
@@ -104,10 +108,15 @@ class Fillings:
         text, tensor = self._texts[id(rule)], target.tensor
         if not tensor.numel():
             found = ZEROS  # a fan of zero has no std
-        values = _checked(rule, target, said(rule, target, "parameter") if found is None else found)
+        found = said(rule, target, "parameter") if found is None else found
+        if isinstance(found, Explained):
+            text = f"{text} {found.why}"
+            found = found.values
+        values = _checked(rule, target, found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
         if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
-            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, None)
+            fans = values.fans if isinstance(values, Stacked) else None
+            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, fans)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
@@ -117,7 +126,7 @@ class Fillings:
         if isinstance(distribution, MATRICES):
             return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
-        fans = None if isinstance(distribution, Constant) else fans_of(rule.init, target)
+        fans = None if isinstance(distribution, Constant) else fans_of(original(rule).init, target)
         return Filling(values, text, fans)
 
 
@@ -161,7 +170,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Preset | Redrawn | NormOf | MinusIdentity)
+    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf | MinusIdentity)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:
@@ -258,7 +267,9 @@ def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
     paths: dict[Any, list[str]] = {}
     for each, rule in zip(held, rules, strict=True):
         kind: Any = each.node.module.__class__
-        if _resets_itself(kind) and id(rule) in of_torch:
+        first = original(rule)
+        knows_it = first is not rule and "readout_zero_init" in each.node.module.__dict__  # recipe mup
+        if _resets_itself(kind) and id(first) in of_torch and not knows_it:
             paths.setdefault(kind, []).append(repr(each.node.path))
     if paths:
         shown = "; ".join(f"{kind.__name__}: {listed(dict.fromkeys(of))}" for kind, of in paths.items())

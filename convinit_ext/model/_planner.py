@@ -14,6 +14,7 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules, check_parameters
+from convinit_ext.model._computed import made_by, orthogonal
 from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
@@ -34,6 +35,7 @@ from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._stacked import DrawnParts
 from convinit_ext.model._ties import rejoined
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import (
@@ -44,8 +46,6 @@ from convinit_ext.model._values import (
     Norm,
     Rounded,
     Values,
-    orthogonal,
-    redrawn,
 )
 from convinit_ext.recipes import (
     CopyFrom,
@@ -54,7 +54,9 @@ from convinit_ext.recipes import (
     Preset,
     Redrawn,
     RowZeroed,
+    Stacked,
     Target,
+    Transformed,
     made_once,
 )
 from convinit_ext.sharding import (
@@ -232,8 +234,10 @@ class _Planner:
         said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
-        if isinstance(said, Redrawn):
-            return redrawn(said, self._key_of(held.name)), None
+        if isinstance(said, Redrawn | Transformed):
+            return made_by(said, self._key_of(held.name), shape), None
+        if isinstance(said, Stacked):
+            return DrawnParts(self._key_of(held.name), shape, said), filling.fans
         if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         try:
@@ -300,7 +304,9 @@ class _Planner:
         dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
         has_others = dtype != drawn and torch.float64 in (dtype, drawn)
         if not isinstance(values, Drawn):
-            return Rounded(values, drawn) if has_others and isinstance(values, Computed) else values, fans
+            return Rounded(values, drawn) if has_others and isinstance(
+                values, Computed | DrawnParts
+            ) else values, fans
         if padding is not None and values.zero_row is None:
             values.zero_row = padding  # of this copy alone
         elif padding is not None and values.zero_row != padding:

@@ -14,10 +14,13 @@ import numpy as np
 
 from convinit_ext._engine import listed
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
+from convinit_ext.model._table import fitted, terminal_width, wrapped
 
 _MAX_LINES = 40  # of the printed table; its middle is left out where there are more
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes")
 _TEXT_COLUMNS = 4  # these lead, and are aligned to the left; numbers to the right
+# Where a terminal is narrow: texts that are cut, to how many characters, and columns that go first.
+_CUT, _SPARE = {3: 20, 1: 14, 0: 28}, (7, 5, 4, 2)
 _NEGLIGIBLE = 40.0  # e^-40 of a density is nothing to a standard deviation
 _INTERVALS = 1000  # of Simpson's rule
 Row = TypeVar("Row")
@@ -116,11 +119,22 @@ class Report:
             f"recipe {self.recipe}, seed {self.seed}"
         )
 
-    def __str__(self) -> str:
+    def text(self, width: int | None = None) -> str:
+        """Return the table and the totals.
+
+        Args:
+            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
+                terminal leaves them as wide as they are.
+        """
+        width = width or terminal_width()
         rows = [(row.name, _alike(row), row) for row in self.rows]
         cells = [_cells(name, group[0]) for name, group in grouped(rows)]
-        lines = table(_COLUMNS, cells, _TEXT_COLUMNS)
-        return "\n".join([*shortened(lines, "report.rows"), "", *self._notes(), self.summary()])
+        lines, left_out = fitted(_COLUMNS, cells, _TEXT_COLUMNS, width, _CUT, _SPARE)
+        notes = [f"left out to fit: {', '.join(left_out)}; all in report.rows"] if left_out else []
+        said = [wrapped(each, width) for each in (*notes, *self._notes(), self.summary())]
+        return "\n".join([*shortened(lines, "report.rows"), "", *said])
+
+    __str__ = text
 
     def _notes(self) -> list[str]:
         if not self.were_zero:
@@ -130,24 +144,6 @@ class Report:
         return [
             f"{were} zero get{'s' * is_one} other values, unless skip= leaves them: {listed(self.were_zero)}"
         ]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], num_left: int) -> list[str]:
-    """Lines of equal columns: the first `num_left` aligned to the left, the others to the right.
-
-    >>> table(("name", "std"), [("fc.weight", "0.5"), ("fc.bias", "0")], num_left=1)
-    ['name       std', '---------  ---', 'fc.weight  0.5', 'fc.bias      0']
-    """
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return ["  ".join(_aligned(line, widths, num_left)).rstrip() for line in lines]
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], num_left: int) -> list[str]:
-    return [
-        cell.ljust(width) if column < num_left else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
 
 
 def size_text(num_bytes: float) -> str:

@@ -14,10 +14,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from convinit_ext import init, keys
+from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Redrawn
+from convinit_ext.recipes import ZEROS
 from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
@@ -269,42 +269,6 @@ _kept: list[tuple[Computed, object, Tensor]] = []  # whose values, of what seed 
 def forget() -> None:
     """Let go of computed values, of which this process writes no further region."""
     _kept.clear()
-
-
-def redrawn(said: Redrawn, name: str) -> Computed:
-    """Return the values that a model's own code draws, with the key of a name."""
-    text = f"drawn by the model itself {name!r} {said.kind}"
-    return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
-
-
-def orthogonal(
-    said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
-) -> Computed:
-    """Return orthogonal matrices with the key of a name.
-
-    Args:
-        said: which.
-        name: that makes their key.
-        shape: of the logical tensor.
-        zero_row: the row of dimension 0 that is zero instead, if any.
-
-    Raises:
-        ValueError: a shape that they do not fit.
-    """
-    said.check(shape)
-
-    def compute(seed: int, dtype: torch.dtype) -> Tensor:
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        made, key = torch.empty(tuple(shape), dtype=exact, device="cpu"), keys.Key(seed, name)
-        if isinstance(said, Orthogonal):
-            init.orthogonal_(made, said.gain, key=key, blocks=said.blocks)
-        else:
-            init.delta_orthogonal_(made, said.gain, key=key)
-        if zero_row is not None:
-            made[zero_row] = 0
-        return made
-
-    return Computed(lambda: f"{said} {name!r} {zero_row}", compute)
 
 
 def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -5,17 +5,20 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import NO_MEMORY
+from convinit_ext._engine import NO_MEMORY, ops
+from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
 
@@ -111,6 +114,31 @@ class Redrawn:
         with drawing():
             torch.default_generator.manual_seed(key.words[0])
             return self.make()
+
+
+@dataclass(frozen=True, slots=True)
+class Transformed:
+    """Values that are put through a function in float64, and then rounded to float32, or left so.
+
+    Args:
+        distribution: of the values before.
+        function: of an array of float64; of operations that are rounded correctly, the same everywhere.
+        text: what it is, with every number.
+    """
+
+    distribution: Uniform | Constant
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    text: str
+
+    def values(self, key: Key, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return all of them, in float64 for that dtype and otherwise in float32."""
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        drawn = torch.empty(tuple(shape), dtype=exact, device="cpu")
+        ops.fill_([drawn], key.tensor(), [self.distribution], None)
+        return torch.from_numpy(self.function(drawn.double().numpy())).to(exact)
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from convinit_ext.distributions import (
     TruncatedNormal,
     Uniform,
 )
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn
+from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, Transformed
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._target import FANS, Fan, Target
 
@@ -38,19 +38,46 @@ class RowZeroed:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Matrices that are packed into one tensor, each with a distribution of its own.
+
+    Args:
+        parts: how many indices of `dim` each has, in order, and its distribution.
+        dim: along which they lie next to each other.
+        fans: (fan_in, fan_out) of the last of them.
+    """
+
+    parts: tuple[tuple[int, Distribution], ...]
+    dim: int
+    fans: tuple[int, int]
+
+
 # What a rule may have for an initialiser, and what a function of the Target may return.
 Values: TypeAlias = (
     Distribution
     | Orthogonal
     | DeltaOrthogonal
     | RowZeroed
+    | Stacked
     | CopyFrom
     | Preset
     | Redrawn
+    | Transformed
     | NormOf
     | MinusIdentity
 )
-Initialiser: TypeAlias = Values | Callable[[Target], Values | Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Values, and why a parameter has them, for the report."""
+
+    values: Values
+    why: str
+
+
+Initialiser: TypeAlias = Values | Callable[[Target], Values | Explained | Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +301,7 @@ def initialiser_text(init: object, exact: bool = False) -> str:
             return f"{name}({arguments})" if arguments else name
     if isinstance(init, RowZeroed):
         return f"{initialiser_text(init.distribution)}, row {init.row} zero"
-    if isinstance(init, Preset | NormOf | MinusIdentity):
+    if isinstance(init, Preset | Transformed | NormOf | MinusIdentity):
         return str(init)
     return getattr(init, "__name__", type(init).__name__)
 
@@ -299,5 +326,14 @@ def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
     return is_distribution(init) or isinstance(
         init,
-        Orthogonal | DeltaOrthogonal | RowZeroed | CopyFrom | Preset | Redrawn | NormOf | MinusIdentity,
+        Orthogonal
+        | DeltaOrthogonal
+        | RowZeroed
+        | Stacked
+        | CopyFrom
+        | Preset
+        | Redrawn
+        | Transformed
+        | NormOf
+        | MinusIdentity,
     )

@@ -53,7 +53,7 @@ def _of_time_step(target: Target) -> bool:
     return target.name.endswith(".dt_proj.bias") or target.name == "dt_proj.bias"
 
 
-def _is_rescaled(target: Target) -> bool:
+def is_rescaled(target: Target) -> bool:
     """Whether it is of a readout of mup, whose set_base_shapes has scaled what the layer drew."""
     facts = target.module.__dict__
     return "readout_zero_init" in facts and bool(facts.get("_has_rescaled_params"))
@@ -75,7 +75,8 @@ def _modulates(target: Target) -> bool:
     return kind.__module__.partition(".")[0] == "diffusers" and target.tensor.ndim >= 2 and not is_zero
 
 
-def _by_width(target: Target) -> Distribution:
+def by_width(target: Target) -> Distribution:
+    """Return normal values with a variance of one over the last dimension."""
     return Normal(0.0, target.tensor.shape[-1] ** -0.5)
 
 
@@ -104,9 +105,9 @@ OWN_BIAS = Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim
 # Before everything else in every ready-made recipe.
 KNOWN: tuple[Rule, ...] = (
     *ADAPTERS,
-    Rule(_rescaled, parameter=WEIGHT_OR_BIAS, where=_is_rescaled, label="uniform_(mup's readout)"),
+    Rule(_rescaled, parameter=WEIGHT_OR_BIAS, where=is_rescaled, label="uniform_(mup's readout)"),
     Rule(
-        _by_width,
+        by_width,
         parameter=re.compile("^(audio_)?scale_shift_table$"),
         where=_modulates,
         label="normal_(0, 1 / sqrt(dim))",

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
+from convinit_ext.recipes._depth import ByDepth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._scaled import original, scaled
 from convinit_ext.recipes._target import Target, is_own
 
 _T = TypeVar("_T")
@@ -24,7 +26,7 @@ RECIPES: dict[str, Recipe] = {}
 _LAST = set(map(id, LAST))
 _OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
-_KEYS = ("name", "extends", "defaults", "allow_unused", "rules")
+_KEYS = ("name", "extends", "defaults", "allow_unused", "depth_scaled", "rules")
 _TYPES = {
     "defaults": (bool,),
     "allow_unused": (bool,),
@@ -46,8 +48,8 @@ class Recipe:
     Raises:
         TypeError: something that is not a Rule among them.
 
-    >>> from convinit_ext.recipes._initialisers import ONES
-    >>> [rule.text for rule in Recipe((Rule(ONES, name="*.scale"),))]
+    >>> from convinit_ext.distributions import Constant
+    >>> [rule.text for rule in Recipe((Rule(Constant(1.0), name="*.scale"),))]
     ['ones_']
     """
 
@@ -108,8 +110,8 @@ class Recipe:
         Raises:
             ValueError: a rule that cannot be written: a function without a name to import it by, or a tensor.
 
-        >>> from convinit_ext.recipes._initialisers import ONES
-        >>> Recipe((Rule(ONES, name="*.scale"),)).to_dict()["rules"]
+        >>> from convinit_ext.distributions import Constant
+        >>> Recipe((Rule(Constant(1.0), name="*.scale"),)).to_dict()["rules"]
         [{'init': 'ones_', 'name': '*.scale'}]
         """
         table: dict[str, Any] = {"name": self.name, "defaults": self.defaults}
@@ -122,9 +124,13 @@ class Recipe:
 
     def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
         """Return the rule of each parameter; None where no rule matches."""
-        rules = tuple(rule for rule in self.rules if id(rule) not in _LAST)
-        asks = len(rules) < len(self.rules)  # it holds a ready-made one, whose last come after all others
-        rules += (LAST if asks else ()) + (DEFAULTS if self.defaults else ())
+        last: dict[int, Rule] = {}  # where it holds a ready-made one, whose last come after all others
+        for rule in self.rules:
+            if id(original(rule)) in _LAST:
+                last.setdefault(id(original(rule)), rule)
+        rules = tuple(rule for rule in self.rules if id(original(rule)) not in _LAST)
+        rules += (*last.values(), *(DEFAULTS if self.defaults else ()))
+        code = last.get(id(MODEL_CODE))
         # By what the parameters of a type share, rules each with what is left to ask.
         suitable: dict[tuple[type, str], list[tuple[Rule, Callable[[Target], bool] | None]]] = {}
         found: list[Rule | None] = []
@@ -142,14 +148,14 @@ class Recipe:
             else:
                 found.append(None)
         return [
-            _instead(target, asks) if rule is not None and rule.init is unknown else rule
+            _instead(target, code) if rule is not None and rule.init is unknown else rule
             for target, rule in zip(targets, found, strict=True)
         ]
 
 
-def _instead(target: Target, asks: bool) -> Rule | None:
-    """Return the rule of a parameter that another marks as unknown."""
-    return MODEL_CODE if asks and MODEL_CODE.matches(target) else None
+def _instead(target: Target, code: Rule | None) -> Rule | None:
+    """Return the rule of a parameter that another marks as unknown: the model's own code, if it is asked."""
+    return code if code is not None and code.matches(target) else None
 
 
 def _rest_of(rule: Rule) -> Callable[[Target], bool] | None:
@@ -193,6 +199,11 @@ def _from_dict(given: object, files: tuple[Path, ...], allow_code: bool) -> Reci
             rules += _by_name(table["extends"], allow_code, files, f"{place}extends: ")
         except OSError as error:
             raise ValueError(f"{place}extends {excerpt(table['extends'])}: {reason(error)}") from error
+    if "depth_scaled" in table:
+        try:
+            rules = list(scaled(rules, ByDepth(table["depth_scaled"])))
+        except ValueError as error:
+            raise ValueError(f"{place}depth_scaled: {error}") from error
     name = table.get("name", files[-1].stem if files else "custom")
     return Recipe(tuple(rules), name, table.get("defaults", True), table.get("allow_unused", False))
 
@@ -236,7 +247,7 @@ def is_ready_made(rule: Rule) -> bool:
     >>> is_ready_made(RECIPES["he"].rules[0]), is_ready_made(Rule(RECIPES["he"].rules[0].init))
     (True, False)
     """
-    return id(rule) in _OWN
+    return id(original(rule)) in _OWN
 
 
 def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule], *, allow_code: bool = False) -> Recipe:

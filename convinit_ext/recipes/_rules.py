@@ -37,8 +37,8 @@ class Rule:
         TypeError: an argument of another type.
         ValueError: a pattern that no name can fit; no types in module; both parameter and buffer.
 
-    >>> from convinit_ext.recipes._initialisers import ONES
-    >>> Rule(ONES, module=nn.BatchNorm2d, parameter="weight").text
+    >>> from convinit_ext.distributions import Constant
+    >>> Rule(Constant(1.0), module=nn.BatchNorm2d, parameter="weight").text
     'ones_'
     """
 

@@ -6,16 +6,16 @@ is imported.
 
 from __future__ import annotations
 
-import math
 import re
 
 from torch import nn
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
+from convinit_ext.recipes._depth import RESIDUAL, DepthNormal, check_num_layers
 from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
-from convinit_ext.recipes._model_code import LAST
+from convinit_ext.recipes._model_code import LAST, by_model_code
 from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
@@ -23,19 +23,6 @@ from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
 _LAYER_SCALE = 1e-6  # ConvNeXt's
-
-# The last projection of each residual branch, as models name it: of attention, and of the feed-forward part.
-_RESIDUAL = re.compile(
-    r"(^|\.)("
-    r"c_proj|out_proj|o_proj|wo|linear_proj"  # GPT-2, nanoGPT; OPT, torch.nn; Llama; torchtitan; Megatron
-    r"|dense_4h_to_h|fc_out|fc2|down_proj"  # NeoX, Bloom, Falcon; GPT-J; OPT; Llama
-    r"|linear_fc2|linear2|w2"  # Megatron; torch.nn; torchtitan
-    r"|(self_)?attention\.dense|(self_)?attn\.dense"  # NeoX, Bloom, Falcon; Phi
-    r")(\.weight)?$"
-)
-_OF_ONE_BLOCK = re.compile(r"expert|head|branch|adapter|ffn|mlp", re.IGNORECASE)  # lists inside a block
-_NUM_LAYERS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "num_decoder_layers")
-_CONFIGS = ("config", "model_args", "args", "params")
 
 # Layers of other packages are known by the names of their types, and these by their weight and bias alone.
 _HAVE_TWO = (*LAYERS, nn.Bilinear)
@@ -80,9 +67,9 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
                 embedding_rule(normal),
                 Rule(ZEROS, module=LAYERS, parameter="bias"),
                 Rule(ZEROS, where=_normalises_responses),
-                Rule(ZEROS, parameter="mask_token"),  # as in ViT and DINOv2 of transformers
+                Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
                 Rule(normal, parameter=_TOKENS),
-                Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),  # no gain
+                Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
                 Rule(normal, parameter="weight", where=_is_position_table),
                 Rule(
                     _layer_scale,
@@ -117,16 +104,12 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     True
     """
 
-    def residual(target: Target) -> Distribution:
-        layers = num_layers if num_layers is not None else _num_layers(target)
-        return Normal(0.0, std / math.sqrt(2 * layers))
-
-    if num_layers is not None and num_layers < 1:
-        raise ValueError(f"num_layers must be 1 or more, but found {num_layers}")
+    check_num_layers(num_layers)
+    residual = DepthNormal(std, num_layers)
     label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
     return own(
         Recipe(
-            (*KNOWN, Rule(residual, name=_RESIDUAL, where=_is_matrix_of_layer, label=label), *_language(std)),
+            (*KNOWN, Rule(residual, name=RESIDUAL, where=is_matrix_of_layer, label=label), *_language(std)),
             name="gpt",
             defaults=False,
             allow_unused=True,
@@ -161,10 +144,10 @@ def _language(std: float) -> tuple[Rule, ...]:
         embedding_rule(normal),
         *TORCH_NORMS,
         *NORM_LIKE,
-        Rule(normal, where=_is_matrix_of_layer),
+        Rule(normal, where=is_matrix_of_layer),
         Rule(ZEROS, parameter="*bias*", where=_is_of_layer),  # those of experts are matrices
         Rule(normal, parameter=_CLASS_TOKENS),
-        Rule(normal, parameter=_POSITIONS, where=lambda target: target.tensor.ndim >= 2),
+        Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
         *LAST,
     )
 
@@ -174,7 +157,7 @@ def _is_matrix(target: Target) -> bool:
     return target.tensor.ndim >= 2 and not target.parameter.endswith("bias")
 
 
-def _is_matrix_of_layer(target: Target) -> bool:
+def is_matrix_of_layer(target: Target) -> bool:
     return _is_matrix(target) and _is_of_layer(target)
 
 
@@ -199,6 +182,18 @@ def _is_position_table(target: Target) -> bool:
     return _is_matrix(target) and "Position" in type(target.module).__name__
 
 
+def _unsaid(target: Target) -> bool:
+    """Whether the model's own code says nothing of it."""
+    return by_model_code(target) is None
+
+
+def _is_position_embedding(target: Target) -> bool:
+    """Whether a table is none of gains: no vector, and not a constant but zero in the model's own code."""
+    return target.tensor.ndim >= 2 and (
+        not isinstance(said := by_model_code(target), Constant) or said.value == 0
+    )
+
+
 def _layer_scale_start(target: Target) -> float | None:
     """Return what the modules around a layer scale say, otherwise ConvNeXt's where they are called so."""
     around = (target.module, *reversed(target.parents))
@@ -219,63 +214,12 @@ def _layer_scale(target: Target) -> Distribution:
 
 
 def _is_known_layer_scale(target: Target) -> bool:
-    """Whether its module is no norm layer, whose gains are called gamma too, and its start is known."""
-    return not called_norm(target.module) and _layer_scale_start(target) is not None
+    """Whether its module is no norm layer, whose gains are called gamma too, and its start is known.
 
-
-def _num_layers(target: Target) -> int:
-    """Return what the nearest config says: a stage of a pipeline holds fewer blocks than the model has."""
-    around = (*target.parents, target.module)
-    for module in reversed(around):
-        for config in map(module.__dict__.get, _CONFIGS):
-            for name in _NUM_LAYERS:
-                found = config.get(name) if isinstance(config, dict) else getattr(config, name, None)
-                if isinstance(found, int) and found > 0:
-                    return found
-    lists = (index for index, module in enumerate(around) if _is_numbered(module))
-    outermost = next(lists, None)
-    if outermost is not None:
-        blocks, inside = around[outermost], around[outermost + 1 :]
-        is_nested = any(map(_is_list_of_blocks, inside))  # otherwise it is not walked through
-        return _num_blocks(blocks) if is_nested else len(blocks._modules)
-    raise ValueError(
-        "the number of layers is neither in a config of the model nor the length of a ModuleList; "
-        "pass it: recipe=convinit_ext.recipes.gpt(num_layers=12)"
-    )
-
-
-def _is_numbered(module: nn.Module) -> bool:
-    """Whether it is a ModuleList, or a ModuleDict of numbers as torchtitan has."""
-    is_dict = isinstance(module, nn.ModuleDict) and bool(module._modules)
-    return isinstance(module, nn.ModuleList) or (is_dict and all(map(str.isdecimal, module._modules)))
-
-
-def _is_list_of_blocks(module: nn.Module) -> bool:
-    """Whether it holds blocks: a type of module that has layers itself and repeats, or a single one."""
-    if not isinstance(module, nn.ModuleList | nn.Sequential):
-        return False
-    kinds = [type(each) for each in module if each._modules]
-    return len(kinds) == len(module) > 0 and (len(kinds) == 1 or len(set(kinds)) < len(kinds))
-
-
-def _num_blocks(module: nn.Module) -> int:
-    """Return the number of blocks in a list of them, or of stages that hold such lists."""
-    return sum(sum(map(_num_blocks, _lists_in(each))) or 1 for each in module.children())
-
-
-def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
-    """Return the lists of blocks in a stage; none of a block itself, which projects beside its lists."""
-    if _is_list_of_blocks(stage):
-        return [] if _OF_ONE_BLOCK.search(name) else [stage]
-    found: list[nn.Module] = []
-    for child, module in stage.named_children():
-        if _RESIDUAL.search(f"{name}.{child}") and not module._modules:
-            return []
-        inner = _lists_in(module, child)
-        if not inner and any(_RESIDUAL.search(each) for each, _ in module.named_parameters()):
-            return []
-        found += inner
-    return found
+    A module around it may say it, unless the model's own code does.
+    """
+    is_known = not called_norm(target.module) and _layer_scale_start(target) is not None
+    return is_known and _unsaid(target)
 
 
 TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())

@@ -53,8 +53,31 @@ struct Normal {
   }
 };
 
-// One value a word, by the inverse of the distribution function, taken from whichever tail is nearer.
+// One value a word, by the inverse of the distribution function P.
 struct TruncatedNormal {
+  // 1 - 2 P, from the word's distance to the median's, so that it has all its digits around the median. A
+  // distance of 2^31 or more wraps: to less than the first word's, or away from there.
+  CONVINIT_HD_METHOD static F32 above_less_below(const Parameters<float>& p, U32 word) {
+    const uint32_t center = static_cast<uint32_t>(p.center);
+    const I32 distance = bit_cast<I32>(word - center);
+    const Mask32 is_less = less(distance, splat(static_cast<int32_t>(0u - center)));
+    return fma(to_float(distance), splat(p.slope), select(is_less, splat(p.offset_if_less), splat(p.offset)));
+  }
+  CONVINIT_HD_METHOD static F64 above_less_below(const Parameters<double>& p, U64 word) {
+    const I64 distance = bit_cast<I64>((word >> 11) - p.center);
+    return fma(to_double(distance), splat(p.slope), splat(p.offset));
+  }
+  // The lower one of P and 1 - P, times 2^exponent: a sum from the nearer edge.
+  CONVINIT_HD_METHOD static F32 tail(const Parameters<float>& p, U32 word, F32 d) {
+    const U32 nearer = word ^ bit_cast<U32>(bit_cast<I32>(d) >> 31);
+    const F32 beyond = select(top_bit(bit_cast<U32>(d)), splat(p.upper), splat(p.lower));
+    return fma(to_float(nearer), splat(p.span), beyond);
+  }
+  CONVINIT_HD_METHOD static F64 tail(const Parameters<double>& p, U64 word, F64 d) {
+    const U64 nearer = word ^ bit_cast<U64>(bit_cast<I64>(d) >> 63);
+    const F64 beyond = select(top_bit(bit_cast<U64>(d)), splat(p.upper), splat(p.lower));
+    return fma(unsigned53_to_double(nearer >> 11), splat(p.span), beyond);
+  }
   template <class Vector, class Word, class Real>
   CONVINIT_HD_METHOD static Vector narrow_quantile(const Parameters<Real>& p, Word word) {
     const Vector u = open_unit(word);
@@ -64,19 +87,19 @@ struct TruncatedNormal {
   template <class Vector, class Word, class Real>
   CONVINIT_HD_METHOD static Vector quantile(const Parameters<Real>& p, Word word) {
     if (p.narrow) return narrow_quantile<Vector>(p, word);
-    const Vector from_lower = fma(open_unit(word), splat(p.span), splat(p.lower));
-    const Vector from_upper = fma(open_unit(~word), splat(p.span), splat(p.upper));
-    const Vector radius = sqrt(neg2log(min(from_lower, from_upper), splat(p.exponent)));
-    Vector z = near_quantile(radius);
-    if (p.far_tail) z = select(less(splat(near_radius(Real(0))), radius), far_quantile(radius, Real(0)), z);
-    z = fma(select(less(from_lower, from_upper), -z, z), splat(p.std), splat(p.mean));
+    const Vector d = above_less_below(p, word), t = tail(p, word, d);
+    Vector z = d * quantile_ratio(neglog4(fma(-t, t, t)));
+    if (p.far_tail) {
+      const Vector radius = sqrt(neg2log(t, splat(p.exponent)));
+      const Vector far = flip_sign(far_quantile(radius, Real(0)), bit_cast<Word>(d));
+      z = select(less(splat(near_radius(Real(0))), radius), far, z);
+    }
+    z = fma(z, splat(p.std), splat(p.mean));
     return min(max(z, splat(p.low)), splat(p.high));
   }
-  CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) {
-    return quantile<F32>(p, word ^ p.flip);
-  }
+  CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) { return quantile<F32>(p, word); }
   CONVINIT_HD_METHOD static F64 value(const Parameters<double>& p, U64 word) {
-    return quantile<F64>(p, word ^ static_cast<uint64_t>(static_cast<int64_t>(static_cast<int32_t>(p.flip))));
+    return quantile<F64>(p, word);
   }
 };
 

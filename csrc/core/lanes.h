@@ -39,6 +39,7 @@ CONVINIT_HD To bit_cast(From from) {
 
 CONVINIT_HD F32 splat(float x) { return x; }
 CONVINIT_HD F64 splat(double x) { return x; }
+CONVINIT_HD I32 splat(int32_t x) { return x; }
 
 CONVINIT_HD float fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 CONVINIT_HD double fma(double a, double b, double c) { return ::fma(a, b, c); }

@@ -3,6 +3,13 @@
 // (cpu/fill_avx2.cpp).
 #pragma once
 
+// As far as compilers tell: nvcc 13 defines nothing for its --use_fast_math and -ftz, which setup.py refuses.
+#if defined(__FAST_MATH__) || defined(__USE_FAST_MATH__) || defined(__CUDA_FTZ) || \
+    defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || __FINITE_MATH_ONLY__ > 0
+#error \
+    "convinit_ext must not be compiled with -ffast-math, --use_fast_math, -ftz=true or the like: values would change"
+#endif
+
 // CONVINIT_HD         a function of host and device
 // CONVINIT_HD_METHOD  the same for a member function, static ones included
 // CONVINIT_HD_CALLED  called on a GPU, not copied into its callers: what is long and seldom used, or too long

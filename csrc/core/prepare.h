@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "core/task.h"
 
@@ -35,29 +36,58 @@ static inline Scaled gaussian(double z) {
   return {sum, -static_cast<int64_t>(whole)};
 }
 
-constexpr double kInvSqrt2Pi = 0.39894228040143267794;
-constexpr double kSeriesEnd = 3.0;  // series below, continued fraction above
+// An unevaluated sum of two doubles, good for 100 bits: where the median lies among words of 53 bits takes
+// more than one has.
+struct Twofold {
+  double high, low;
+};
 
-// Mass between 0 and z, 0 <= z < kSeriesEnd: pdf(z) * (z + z^3/3 + z^5/15 + ...), all terms positive.
-static inline double series_mass(double z) {
-  const Scaled g = gaussian(z);
-  double term = z, sum = z;
-  for (int n = 3; n < 140; n += 2) {
-    term = term * (z * z) / n;
-    sum += term;
-  }
-  return std::ldexp(g.mantissa * kInvSqrt2Pi * sum, static_cast<int>(g.exponent));
+static inline Twofold two_sum(double a, double b) {
+  const double sum = a + b, added = sum - a;
+  return {sum, (a - (sum - added)) + (b - added)};
 }
 
-// Upper tail of the standard normal, z >= 0; above kSeriesEnd by Laplace's continued fraction (relative error
-// 1e-15).
-static inline Scaled upper_tail(double z) {
+static inline Twofold add(Twofold a, Twofold b) {
+  const Twofold sum = two_sum(a.high, b.high);
+  return two_sum(sum.high, sum.low + (a.low + b.low));
+}
+
+static inline Twofold negative(Twofold a) { return {-a.high, -a.low}; }
+
+static inline Twofold multiply(Twofold a, Twofold b) {
+  const double product = a.high * b.high;
+  const double cross = a.high * b.low + a.low * b.high;
+  return two_sum(product, std::fma(a.high, b.high, -product) + cross);
+}
+
+static inline Twofold divide(Twofold a, double b) {
+  const double quotient = a.high / b;
+  return two_sum(quotient, (std::fma(-quotient, b, a.high) + a.low) / b);
+}
+
+constexpr Twofold kInvSqrt2Pi = {0.39894228040143267794, -2.49232720227773e-17};
+constexpr double kSeriesEnd = 4.0;  // series below, continued fraction above
+
+// Mass between 0 and z, 0 <= z < kSeriesEnd: the power series of the density, integrated. No term is above
+// 2^10, so that 90 bits are left.
+static inline Twofold series_mass(double z) {
+  constexpr double kNegligible = 0x1p-100;
+  const Twofold factor = multiply({-z / 2, 0}, {z, 0});
+  Twofold term = {z, 0}, sum = term;
+  for (int n = 1; std::fabs(term.high) > kNegligible * z; ++n) {
+    term = divide(multiply(term, factor), n);
+    sum = add(sum, divide(term, 2 * n + 1));
+  }
+  return multiply(sum, kInvSqrt2Pi);
+}
+
+// Upper tail of the standard normal, z >= kSeriesEnd, by Laplace's continued fraction (relative error 1e-15).
+static inline Scaled fraction_tail(double z) {
   if (z > kFarthestSigma) return {0, 0};
-  if (z < kSeriesEnd) return {0.5 - series_mass(z), 0};
   double fraction = z;
   for (int n = 200; n >= 1; --n) fraction = z + n / fraction;
   const Scaled g = gaussian(z);
-  return {g.mantissa * kInvSqrt2Pi / fraction, g.exponent};
+  return {g.mantissa * kInvSqrt2Pi.high / fraction, g.exponent};
 }
 
 static inline double to_double(const Scaled& x) {
@@ -65,53 +95,96 @@ static inline double to_double(const Scaled& x) {
   return std::ldexp(x.mantissa, static_cast<int>(x.exponent < kUnderflow ? kUnderflow : x.exponent));
 }
 
-static inline double half_mass(double z) {
-  return z < kSeriesEnd ? series_mass(z) : 0.5 - to_double(upper_tail(z));
+// Of a bound: the mass between the mean and it, and the one beyond it.
+struct Bound {
+  Twofold mass;
+  Scaled tail;
+};
+
+static inline Bound bound_at(double z) {
+  if (z < kSeriesEnd) {
+    const Twofold mass = series_mass(z);
+    return {mass, {add({0.5, 0}, negative(mass)).high, 0}};
+  }
+  const Scaled tail = fraction_tail(z);
+  return {two_sum(0.5, -to_double(tail)), tail};
 }
 
-// Lower and upper masses outside [alpha, beta], the mass inside, all times 2^exponent; alpha <= 0.
+// Of [alpha, beta]: the masses outside and the one inside, all times 2^exponent; and as they are the one
+// inside and the one between alpha and the mean, negative where alpha is above it. Where no value is on a
+// side of the mean, the mass outside on that side is of no use, and is left out.
 struct Masses {
-  double lower, upper, inside;
+  double lower, upper, scaled_inside;
   double exponent;
+  Twofold inside, below;
 };
 
-static inline Masses two_sided_masses(double alpha, double beta) {
-  return {to_double(upper_tail(-alpha)), to_double(upper_tail(beta)), half_mass(-alpha) + half_mass(beta), 0};
+// Around the mean, or not far from it.
+static inline Masses near_masses(double alpha, double beta) {
+  const Bound a = bound_at(std::fabs(alpha)), b = beta == -alpha ? a : bound_at(std::fabs(beta));
+  const Twofold below = alpha < 0 ? a.mass : negative(a.mass);
+  const Twofold inside = add(below, beta < 0 ? negative(b.mass) : b.mass);
+  return {to_double(a.tail), to_double(b.tail), inside.high, 0, inside, below};
 }
 
-// beta <= 0. Scaled so that the larger tail's mantissa is in [1/2, 1); the upper mass is set out of reach.
-static inline Masses one_sided_masses(double alpha, double beta) {
-  constexpr double kNeverNearer = 2;
-  const Scaled outer = upper_tail(-alpha), inner = upper_tail(-beta);
+// In one tail, between `inner` and `outer` sigmas. Where that is small, the larger mass is scaled into [1/2,
+// 1).
+static inline Masses far_masses(double inner, double outer, bool is_upper) {
+  constexpr int64_t kSmallExponent = 60;
+  const Bound a = bound_at(inner), b = bound_at(outer);
   int shift = 0;
-  const double mantissa = std::frexp(inner.mantissa, &shift);
-  const int64_t exponent = -(inner.exponent + shift);
-  const double lower = to_double({outer.mantissa, outer.exponent + exponent});
-  return {lower, kNeverNearer, mantissa - lower, static_cast<double>(exponent)};
+  std::frexp(a.tail.mantissa, &shift);
+  const int64_t needed = -(a.tail.exponent + shift), exponent = needed > kSmallExponent ? needed : 0;
+  const double outside = to_double({b.tail.mantissa, b.tail.exponent + exponent});
+  const double inside = to_double({a.tail.mantissa, a.tail.exponent + exponent}) - outside;
+  const Twofold as_it_is = {to_double({inside, -exponent}), 0};
+  return {outside,  outside,
+          inside,   static_cast<double>(exponent),
+          as_it_is, is_upper ? negative(a.mass) : b.mass};
 }
 
-// Smallest u that a word gives, and the smallest probability that the near polynomial of math.h covers.
+static inline Masses masses_of(double alpha, double beta) {
+  if (alpha >= kSeriesEnd) return far_masses(alpha, beta, true);
+  if (beta <= -kSeriesEnd) return far_masses(-beta, -alpha, false);
+  return near_masses(alpha, beta);
+}
+
+// The smallest u that a word gives, half the distance of two; the smallest probability that quantile_ratio of
+// math.h covers; and how far a narrow interval reaches, away from the median and beside it.
 template <class Real>
-struct TailLimits;
+struct Limits;
 template <>
-struct TailLimits<float> {
-  static constexpr double kSmallestU = 0x1p-33, kNearProbability = 0x1p-35, kNarrow = 0.02;
+struct Limits<float> {
+  static constexpr double kSmallestU = 0x1p-33, kNearProbability = 0x1p-35, kNarrow = 0.02,
+                          kNarrowAtMedian = 5e-4;
 };
 template <>
-struct TailLimits<double> {
-  static constexpr double kSmallestU = 0x1p-54, kNearProbability = 0x1p-57, kNarrow = 0.002;
+struct Limits<double> {
+  static constexpr double kSmallestU = 0x1p-54, kNearProbability = 0x1p-57, kNarrow = 2e-6,
+                          kNarrowAtMedian = 2e-6;
 };
 
 template <class Real>
 static inline void set_masses(Parameters<Real>* p, const Masses& masses) {
-  p->lower = static_cast<Real>(masses.lower);
-  p->upper = static_cast<Real>(masses.upper);
-  p->span = static_cast<Real>(masses.inside);
+  constexpr double kHalfStep = Limits<Real>::kSmallestU, kLastWord = 0.5 / kHalfStep - 1;
+  const double half_step = kHalfStep * masses.scaled_inside;
+  const double lower = masses.lower + half_step, upper = masses.upper + half_step;
+  p->lower = static_cast<Real>(lower);
+  p->upper = static_cast<Real>(upper);
+  p->span = static_cast<Real>(2 * half_step);
   p->exponent = static_cast<Real>(masses.exponent);
-  const double outside = masses.lower < masses.upper ? masses.lower : masses.upper;
-  const double smallest = outside + TailLimits<Real>::kSmallestU * masses.inside;
-  p->far_tail = masses.exponent > 60 ||
-                std::ldexp(smallest, -static_cast<int>(masses.exponent)) < TailLimits<Real>::kNearProbability;
+  p->far_tail = masses.exponent > 0 || std::fmin(lower, upper) < Limits<Real>::kNearProbability;
+  // The word nearest to the median, and 1 - 2 P there. On one side of it a float's words may wrap.
+  const double median = masses.below.high / masses.inside.high / (2 * kHalfStep);
+  const double center = std::fmax(0.0, std::fmin(std::floor(median), kLastWord));
+  const Twofold u = multiply(two_sum(center, 0.5), {2 * kHalfStep, 0});
+  const double at_center = 2 * add(masses.below, negative(multiply(u, masses.inside))).high;
+  const double all = 2 * masses.inside.high;
+  const bool wraps_below = std::is_same<Real, float>::value && center > 0x1p31;
+  p->center = static_cast<uint64_t>(center);
+  p->slope = static_cast<Real>(-2 * kHalfStep * all);
+  p->offset = static_cast<Real>(wraps_below ? at_center + all : at_center);
+  p->offset_if_less = static_cast<Real>(wraps_below ? at_center : at_center - all);
 }
 
 static inline Distribution prepare_constant(double value) {
@@ -153,48 +226,37 @@ static inline Distribution prepare_normal(double mean, double std) {
   return d;
 }
 
-// In an interval of few sigmas the density is nearly exp(-c x), c = width * middle, over x in [0, 1], and a
-// probability near 1/2 has too few bits left to tell its places apart. The inverse there, to second order in
-// c (error in z below 1e-6 for float, 1e-9 for double), keeps all of them.
+// In an interval of few sigmas the density is nearly exp(-c x), c = width * middle, over x in [0, 1], and
+// away from the median a probability has too few bits left to tell its places apart. The inverse there, to
+// second order in c, keeps all of them. Its error in z is below 1e-6 |z| or 4e-11 (float), 1e-19 (double).
 template <class Real>
-static inline void set_narrow(Parameters<Real>* p, double alpha, double beta, double width) {
+static inline bool set_narrow(Parameters<Real>* p, double alpha, double beta, double width) {
   const double farthest = std::fmax(1.0, std::fmax(std::fabs(alpha), std::fabs(beta)));
-  p->narrow = (beta - alpha) * farthest <= TailLimits<Real>::kNarrow;
-  if (!p->narrow) return;
-  p->flip = 0;
+  const double sigmas = beta - alpha, nearest = std::fmax(0.0, std::fmax(alpha, -beta));
+  const double narrow = 8 * sigmas <= nearest ? Limits<Real>::kNarrow : Limits<Real>::kNarrowAtMedian;
+  p->narrow = sigmas * farthest <= narrow;
   p->span = static_cast<Real>(width);
-  p->warp = static_cast<Real>(-(beta - alpha) * (alpha + beta) / 4);
-}
-
-template <class Real>
-static inline void set_truncated(Parameters<Real>* p, double mean, double std, double a, double b, bool flip,
-                                 const Masses& masses) {
-  set_normal(p, mean, flip ? -std : std);
-  set_masses(p, masses);
-  p->low = static_cast<Real>(a);
-  p->high = static_cast<Real>(b);
-  p->flip = flip ? ~0u : 0u;
+  p->warp = static_cast<Real>(-sigmas * (alpha + beta) / 4);
+  return p->narrow;
 }
 
 static inline Distribution prepare_truncated_normal(double mean, double std, double a, double b) {
   if (std == 0) return prepare_constant(mean < a ? a : mean > b ? b : mean);
-  double alpha = (a - mean) / std, beta = (b - mean) / std;
+  const double alpha = (a - mean) / std, beta = (b - mean) / std;
   if (alpha > kFarthestSigma) return prepare_constant(a);
   if (beta < -kFarthestSigma) return prepare_constant(b);
-  const double lowest = alpha, highest = beta;
-  const bool flip = alpha > 0;
-  if (flip) {
-    const double mirrored = -alpha;
-    alpha = -beta;
-    beta = mirrored;
-  }
-  const Masses masses = beta <= 0 ? one_sided_masses(alpha, beta) : two_sided_masses(alpha, beta);
+  const Masses masses = masses_of(alpha, beta);
+  const auto set = [&](auto* p) {
+    using Real = decltype(p->value);
+    set_normal(p, mean, -std);
+    p->low = static_cast<Real>(a);
+    p->high = static_cast<Real>(b);
+    if (!set_narrow(p, alpha, beta, b - a)) set_masses(p, masses);
+  };
   Distribution d{};
   d.kind = Kind::kTruncatedNormal;
-  set_truncated(&d.single, mean, std, a, b, flip, masses);
-  set_truncated(&d.real, mean, std, a, b, flip, masses);
-  set_narrow(&d.single, lowest, highest, b - a);
-  set_narrow(&d.real, lowest, highest, b - a);
+  set(&d.single);
+  set(&d.real);
   return d;
 }
 

@@ -23,10 +23,11 @@ constexpr int kNumKinds = 4;
 //   constant           value
 //   uniform            low, span = high - low, last = the largest value allowed
 //   normal             mean, std
-//   truncated normal   mean, std (negative where the tails were swapped), low, high to clamp to, and
-//                      lower + u * span = a lower tail probability times 2^exponent, upper + (1 - u) * span
-//                      an upper one; where the interval is narrow: value = low + span * x, x = u + warp * u
-//                      (1 - u)
+//   truncated normal   mean, std (negative: values are those of -z), low, high to clamp to;
+//                      offset + slope * (word - center) = 1 - 2 P, near 0 at `center`, the word nearest to
+//                      the median (offset_if_less: distribution.h); lower + span * word and upper + span *
+//                      (last word - word) = P and 1 - P, times 2^exponent; where the interval is narrow:
+//                      value = low + span * x, x = u + warp * u (1 - u)
 template <class Real>
 struct Parameters {
   Real value;
@@ -34,8 +35,9 @@ struct Parameters {
   Real low, high, span, last;
   Real lower, upper;
   Real exponent;      // a whole number
-  uint32_t flip;      // all ones where the tails were swapped: u becomes 1 - u
-  uint32_t far_tail;  // whether a probability may lie below what the near polynomial covers
+  uint32_t far_tail;  // whether a probability may lie below what the near quantile covers
+  Real slope, offset, offset_if_less;
+  uint64_t center;
   Real warp;
   uint32_t narrow;
 };

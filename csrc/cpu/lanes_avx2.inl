@@ -21,6 +21,7 @@ constexpr int kBlocks = 4;
 
 CONVINIT_HD F32 splat(float x) { return _mm256_set1_ps(x); }
 CONVINIT_HD F64 splat(double x) { return _mm256_set1_pd(x); }
+CONVINIT_HD I32 splat(int32_t x) { return (I32)_mm256_set1_epi32(x); }
 CONVINIT_HD U64 splat(uint64_t x) { return (U64)_mm256_set1_epi64x(static_cast<int64_t>(x)); }
 
 CONVINIT_HD F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
@@ -33,6 +34,7 @@ CONVINIT_HD F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
 CONVINIT_HD F64 max(F64 a, F64 b) { return _mm256_max_pd(a, b); }
 CONVINIT_HD F32 select(Mask32 mask, F32 yes, F32 no) { return _mm256_blendv_ps(no, yes, (F32)mask); }
 CONVINIT_HD F64 select(Mask64 mask, F64 yes, F64 no) { return _mm256_blendv_pd(no, yes, (F64)mask); }
+CONVINIT_HD Mask32 less(I32 a, I32 b) { return a < b; }
 CONVINIT_HD Mask32 less(F32 a, F32 b) { return a < b; }
 CONVINIT_HD Mask64 less(F64 a, F64 b) { return a < b; }
 // A blend looks at the top bit only.

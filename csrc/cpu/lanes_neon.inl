@@ -20,6 +20,7 @@ constexpr int kBlocks = 2;
 
 CONVINIT_HD F32 splat(float x) { return (F32)vdupq_n_f32(x); }
 CONVINIT_HD F64 splat(double x) { return (F64)vdupq_n_f64(x); }
+CONVINIT_HD I32 splat(int32_t x) { return (I32)vdupq_n_s32(x); }
 CONVINIT_HD U32 splat(uint32_t x) { return (U32)vdupq_n_u32(x); }
 CONVINIT_HD U64 splat(uint64_t x) { return (U64)vdupq_n_u64(x); }
 
@@ -37,6 +38,7 @@ CONVINIT_HD F32 select(Mask32 mask, F32 yes, F32 no) {
 CONVINIT_HD F64 select(Mask64 mask, F64 yes, F64 no) {
   return (F64)vbslq_f64((uint64x2_t)mask, (float64x2_t)yes, (float64x2_t)no);
 }
+CONVINIT_HD Mask32 less(I32 a, I32 b) { return a < b; }
 CONVINIT_HD Mask32 less(F32 a, F32 b) { return a < b; }
 CONVINIT_HD Mask64 less(F64 a, F64 b) { return a < b; }
 // By a comparison: fmin and fmax differ from core/lanes.h for NaNs and zeros.

@@ -37,6 +37,7 @@ CONVINIT_HD X4<Vector> everywhere(Vector x) {
 }
 CONVINIT_HD F32 splat(float x) { return everywhere(vector::splat(x)); }
 CONVINIT_HD F64 splat(double x) { return everywhere(vector::splat(x)); }
+CONVINIT_HD I32 splat(int32_t x) { return everywhere(vector::splat(x)); }
 
 // Operators on two of a kind, and on one and a number for every lane.
 #define CONVINIT_X2_OPERATOR(op)                                   \

@@ -1,4 +1,4 @@
-// What a launch needs of CUDA's runtime. Included by *.cu, and by a test without CUDA.
+// What a launch needs of CUDA's runtime. Included by *.cu.
 
 #include <cuda_runtime.h>
 
@@ -24,6 +24,11 @@ struct Parameter {
 
 constexpr const char* kTooLarge = "the task list is too large for a kernel parameter";
 
+constexpr const char* kNoCode =
+    "this build has no code for this GPU, `python -m convinit_ext info` says for which ones: build it again "
+    "with "
+    "TORCH_CUDA_ARCH_LIST, 7.5 (sm_75) at least";
+
 bool set(Parameter* parameter, const void* image, int64_t num_bytes) {
   if (num_bytes > kParameterBytes) return false;
   std::memcpy(parameter->bytes, image, static_cast<size_t>(num_bytes));
@@ -35,6 +40,7 @@ bool set(Parameter* parameter, const void* image, int64_t num_bytes) {
 const char* describe(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
   (void)cudaGetLastError();
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) return kNoCode;
   return cudaGetErrorString(error);
 }
 

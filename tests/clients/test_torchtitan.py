@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 
@@ -24,7 +25,8 @@ from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm  # 
 from torchtitan.models.deepseek_v3.sharding import set_deepseek_v3_sharding_config  # noqa: E402
 from torchtitan.models.llama3.sharding import set_llama3_sharding_config  # noqa: E402
 
-from convinit_ext import fingerprint, init_model_, save_model, verify  # noqa: E402
+from convinit_ext import fingerprint, init_model_, plan_model, save_model, verify  # noqa: E402
+from convinit_ext.recipes import depth_scaled  # noqa: E402
 
 SIZE, VOCABULARY = 32, 64
 
@@ -86,6 +88,22 @@ def deepseek(enable_ep: bool = False) -> object:
     config = deepseek_v3.DeepSeekV3Model.Config(**around(deepseek_v3), layers=layers)
     set_deepseek_v3_sharding_config(config, enable_sp=True, enable_ep=enable_ep)
     return config
+
+
+@pytest.mark.parametrize("make", [llama, deepseek], ids=["llama3", "deepseek_v3"])
+def test_depth_scaled_has_torchtitan_s_stds(make):
+    with torch.device("meta"):
+        model = make().build()
+    scaled = re.compile(r"[.](wo|w2|w3|w2_EDF|w3_EFD|gate)([.]weight)?$")
+    plan = plan_model(model, recipe=depth_scaled("llama", by="layer", weights=scaled))
+    found = {row.name: row.std for row in plan.report.rows if row.name.startswith("layers.")}
+    wanted = {
+        f"{path}.{leaf}": init.keywords["std"]
+        for path, module in model.layers.named_modules(prefix="layers")
+        for leaf, init in (module.__dict__.get("_param_init") or {}).items()
+        if "std" in getattr(init, "keywords", ())
+    }
+    assert len(set(wanted.values())) == 3 and {name: found[name] for name in wanted} == wanted
 
 
 def parallel(config: object, backend: str = "partial_dtensor", **sizes: int) -> nn.Module:

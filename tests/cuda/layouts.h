@@ -16,10 +16,7 @@ struct Layout {
   std::vector<Dim> dims;  // as FillTask wants them
 };
 
-struct Grid {
-  uint32_t blocks, threads;
-};
-constexpr Grid kGrids[] = {{1, 1}, {1, 32}, {3, 64}, {7, 256}, {300, 32}};
+constexpr int kGrids[] = {1, 3, 7, 300};  // blocks that run at once
 
 inline std::vector<Layout> make_layouts() {
   std::vector<Layout> layouts;

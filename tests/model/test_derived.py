@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planning import make_plan
+from planning import GENERAL, make_plan
 from reference import layer_key, reference
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
 from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model, verify
-from convinit_ext.recipes import HE, RECIPES, TORCH, CopyFrom, Preset, RowZeroed, Rule
+from convinit_ext.recipes import HE, TORCH, CopyFrom, Preset, RowZeroed, Rule
 
 DRAWN = Rule(Uniform(-0.5, 0.25))  # the reference has a uniform's bits
 
@@ -211,7 +211,7 @@ def normalised() -> list[tuple[nn.Module, nn.Module, str, str, int]]:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_a_weight_normalised_weight_is_its_plain_initialisation(recipe):
     for module, plain, dim, magnitude, direction in normalised():
         report = init_model_(module, 3, recipe)

@@ -7,11 +7,11 @@ import types
 
 import pytest
 import torch
+from planning import GENERAL
 from test_known import fillings, holding, lora, vector
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_
-from convinit_ext.recipes import RECIPES
 
 ZERO = Constant(0.0)
 
@@ -26,13 +26,13 @@ def assert_halves(found: dict[str, object], first: str, second: str, fan_in: int
     assert found[first].params[:2] == pytest.approx(kaiming(fan_in).params[:2], rel=1e-12)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", GENERAL, ids=str)
 def test_the_first_half_is_drawn_as_nn_linears_in_every_recipe(recipe):
     found = fillings(lora("mine", True), recipe)
     assert_halves(found, "0.lora_A.default.weight", "0.lora_B.default.weight", 8)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", GENERAL, ids=str)
 def test_halves_that_a_layer_holds_itself(recipe):
     pair = {"lora_A": vector(2, 8), "lora_B": vector(6, 2)}
     found = fillings(holding("Linear", nn.Linear, (8, 6), **pair), recipe)
@@ -50,7 +50,7 @@ def test_half_a_pair_is_no_adapter():
     assert fillings(model, "torch")["0.lora_b.weight"] != ZERO
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+@pytest.mark.parametrize("recipe", GENERAL, ids=str)
 def test_pefts_configuration_may_ask_for_a_normal_first_half(recipe):
     model = lora("peft.tuners.lora.layer", True)
     for asked, expected in (("gaussian", Normal(0.0, 0.5)), (True, None)):

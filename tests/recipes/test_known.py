@@ -7,15 +7,15 @@ import warnings
 
 import pytest
 import torch
-from planning import make_plan
+from planning import GENERAL, make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_
-from convinit_ext.recipes import RECIPES, TORCH, Rule, Xavier, as_recipe, gpt
+from convinit_ext.recipes import TORCH, Rule, Xavier, as_recipe, gpt
 from convinit_ext.recipes._known import unknown
 
 ZERO, ONE = Constant(0.0), Constant(1.0)
-LISTS = [[Rule(Normal(0.0, 0.1), parameter="weight")], *RECIPES]
+LISTS = [[Rule(Normal(0.0, 0.1), parameter="weight")], *GENERAL]
 
 
 def vector(*shape: int) -> nn.Parameter:
@@ -92,7 +92,7 @@ OFFSETS = [
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(("attributes", "start"), OFFSETS, ids=str)
 def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes, start):
     norms = [holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")]
@@ -108,7 +108,7 @@ def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes,
             assert fillings(model, recipe)["0.weight"] == Constant(start)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(
     ("base", "arguments"),
     [
@@ -188,7 +188,7 @@ def lora(package: str, dictionary: bool) -> nn.Module:
     return nn.Sequential(layer)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_the_second_half_of_an_adapter_is_zero(recipe):
     for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
         found = fillings(model, recipe)
@@ -209,7 +209,7 @@ def experts(transposed: bool, kind: str = "NaiveMoe") -> nn.Module:
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_experts_in_one_tensor_have_the_fans_of_one_expert(recipe, transposed):
     recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
     one = {"gate_up_proj": nn.Linear(4, 12), "down_proj": nn.Linear(6, 4)}
@@ -253,14 +253,14 @@ class ScaledWordEmbedding(nn.Embedding): ...
 class LearnedPositions(nn.Embedding): ...
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_computed_tables_are_listed_and_frozen_words_are_not(recipe):
     kinds = [SinusoidalTable, MarianEmbedding, FixedPositions]
     model = nn.Sequential(*(kind(6, 4).requires_grad_(False) for kind in [*kinds, ScaledWordEmbedding]))
     model.append(FixedPositions(6, 4))  # not frozen
     model.append(LearnedPositions(6, 4).requires_grad_(False))
     assert unlisted(model, recipe, frozen="draw") == ["3.weight", "4.weight", "5.weight"]
-    init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *RECIPES[recipe]], frozen="draw")
+    init_model_(model, recipe=[Rule(ZERO, name="[012].weight"), *GENERAL[recipe]], frozen="draw")
 
 
 def test_what_is_unknown_says_so_where_a_rule_is_asked_anyhow():
@@ -275,7 +275,7 @@ def test_of_scripted_and_traced_modules_what_no_rule_names_is_listed_with_what_t
             warnings.simplefilter("ignore")
             module = build(nn.Sequential(nn.Linear(4, 4)))
         model = nn.Sequential(nn.Linear(4, 4), module) if nested else module
-        for recipe in RECIPES:
+        for recipe in GENERAL:
             said = r"(?s)0\.weight \[4, 4\] of .*torch\.jit .*: initialise before scripting"
             with pytest.raises(ValueError, match=said):
                 init_model_(model, recipe=recipe)
@@ -339,7 +339,7 @@ class MuReadout(nn.Linear):
 
 
 @pytest.mark.filterwarnings("ignore:recipe 'torch' does")
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_mups_readout_keeps_its_scale(recipe):
     bound = math.sqrt(8 / 200)  # sqrt(width / base width) times that of nn.Linear
     for zero, means in ((False, Uniform(-bound, bound)), (True, ZERO)):
@@ -353,7 +353,7 @@ def test_mups_readout_keeps_its_scale(recipe):
     assert fillings(plain, recipe)["weight"] == fillings(nn.Linear(200, 300), recipe)["weight"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_of_an_embeddings_adapter_the_first_half_is_zero_and_the_second_is_not(recipe):
     model = nn.Module()
     model.lora_embedding_A = nn.ParameterDict({"default": vector(2, 6)})
@@ -363,7 +363,7 @@ def test_of_an_embeddings_adapter_the_first_half_is_zero_and_the_second_is_not(r
     assert found["lora_embedding_A.default"] == ZERO and found["lora_embedding_B.default"] == Normal()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_diffusers_tables_of_shifts_and_scales_are_known_by_their_package(recipe):
     table = holding("WanTransformerBlock", scale_shift_table=vector(1, 6, 64))
     type(table).__module__ = "diffusers.models.transformers.transformer_wan"

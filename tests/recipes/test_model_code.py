@@ -8,12 +8,12 @@ import types
 import numpy as np
 import pytest
 import torch
-from planning import make_plan
+from planning import GENERAL, make_plan
 from safetensors.torch import load_file
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model, verify
-from convinit_ext.recipes import RECIPES, TORCH, CopyFrom, Rule, _model_code
+from convinit_ext.recipes import TORCH, CopyFrom, Rule, _model_code
 
 SAID = "the model's own init code"
 
@@ -49,7 +49,7 @@ def fillings(model: nn.Module, recipe: object = "torch") -> dict[str, object]:
     return {row.name: row.distribution for row in make_plan(model, recipe=recipe).rows if "p" in row.name}
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize(
     ("code", "means"),
@@ -165,7 +165,7 @@ def test_only_lists_with_a_ready_made_recipe_ask_and_their_own_rules_come_first(
     assert model.inner[0].p0.eq(1).all() and model.inner[0].bias.eq(0).all()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_a_bias_that_a_module_registers_by_itself_is_zero(recipe):
     model = nn.Module()
     model.head, model.bias = nn.Linear(4, 4), nn.Parameter(torch.ones(9))
@@ -272,7 +272,7 @@ class FromConfig(Mixin):
         return cls(**vars(config))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_what_a_constructor_makes_of_the_config_is_made_again(recipe):
     for device in ("cpu", "meta"):
         with torch.device(device):

@@ -9,12 +9,12 @@ import types
 
 import pytest
 import torch
-from planning import make_plan
+from planning import GENERAL, make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
 from convinit_ext.model._report import std_of
-from convinit_ext.recipes import RECIPES, Recipe, RowZeroed, Rule, gpt, llama, trunc_normal
+from convinit_ext.recipes import Recipe, RowZeroed, Rule, gpt, llama, trunc_normal
 
 LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2
 
@@ -183,7 +183,7 @@ def test_llama_has_one_std_whatever_the_depth_and_takes_experts():
         make_plan(model, recipe="llama")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_norms_that_add_one_to_their_weights_start_from_zero(recipe):
     theirs = ("Krea2RMSNorm", "QwenImage21ZeroCenterRMSNorm", "OffsetRMSNorm")  # of diffusers and torchtitan
     others = [type(name, (LlamaRMSNorm,), {})(8) for name in theirs]
@@ -222,7 +222,7 @@ def vector(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(shape or 8))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 def test_gains_called_gamma_start_from_what_their_norm_says(recipe):
     model = nn.ModuleDict(
         {
@@ -248,7 +248,7 @@ def test_gains_called_gamma_start_from_what_their_norm_says(recipe):
     }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(
     "module",
     [

@@ -1,4 +1,4 @@
-"""Recipes as TOML, JSON and dicts: what docs and README show, round trips, errors with their places."""
+"""Recipes as TOML, JSON and dicts: what the docs show, round trips, errors with their places."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from planning import make_plan
 from torch import nn
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, plan_model, recipes
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
 from convinit_ext.recipes import (
     HE,
     RECIPES,
@@ -30,7 +30,7 @@ from convinit_ext.recipes import (
 )
 
 ROOT = Path(__file__).parents[2]
-DOCS, README = (ROOT / "docs" / "recipes.md").read_text(), (ROOT / "README.md").read_text()
+DOCS, MODELS = ((ROOT / "docs" / name).read_text() for name in ("recipes.md", "models.md"))
 needs_toml = pytest.mark.skipif(
     sys.version_info < (3, 11) and find_spec("tomli") is None, reason="needs tomllib or tomli"
 )
@@ -60,17 +60,19 @@ class Block(nn.Module):
         self.proj, self.layer_scale1 = nn.Linear(4, 4), nn.Parameter(torch.empty(4))
 
 
-def test_every_line_of_the_readme_about_rules_runs_on_one_model():
-    (block,) = re.findall(r"```python\n(import re\n.*?)```", README, re.DOTALL)
+def test_the_rules_of_the_guide_do_what_they_say():
+    (block,) = re.findall(r"```python\n(import re\n.*?)```", MODELS, re.DOTALL)
     model = nn.ModuleDict(
         {side: nn.ModuleDict({"embed": nn.Embedding(5, 4)}) for side in ("encoder", "decoder")}
     )
     model.blocks, model.head = nn.ModuleList(Block() for _ in range(12)), nn.Linear(4, 2)
     stage = nn.ModuleList([Block()])
-    names = {"model": model, "stage": stage, "init_model_": init_model_, "plan_model": plan_model}
+    names: dict[str, object] = {}
     exec(block, names)
-    assert not model.head.bias.any() and model.blocks[3].layer_scale1.eq(1e-6).all()
     init_model_(model, seed=0, recipe=names["recipe"])
+    init_model_(stage, seed=0, recipe=names["recipe"], names={"0": "blocks.8"})
+    assert not model.head.bias.any() and model.blocks[3].layer_scale1.eq(1e-6).all()
+    assert torch.equal(model.encoder.embed.weight, model.decoder.embed.weight)
     assert torch.equal(stage[0].proj.weight, model.blocks[8].proj.weight)
 
 
@@ -394,12 +396,15 @@ def test_of_a_very_long_text_an_error_shows_the_beginning(given):
     [
         ("[", r"wrong\.json: "),
         ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
-        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, rules"),
+        (
+            "[]",
+            r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, depth_scaled",
+        ),
         ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
         ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
         (
             '{"rule": []}',
-            r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, allow_unused, rules",
+            r"wrong\.json: a recipe has no 'rule'; accepted are name, extends, defaults, allow_unused",
         ),
         ('{"rules": {}}', r"wrong\.json: a recipe's rules must be a list"),
         ('{"defaults": 1}', r"wrong\.json: a recipe's defaults must be a bool, not 1"),

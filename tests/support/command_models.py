@@ -23,6 +23,11 @@ def small() -> nn.Module:
 
 
 SMALL = f"{__name__}:small"
+A_MODEL = small()
+
+
+def wide() -> nn.Module:
+    return nn.ModuleDict({"a_transformer_block_with_a_long_name": nn.ModuleDict({"feed_forward": small()})})
 
 
 def only_on_the_cpu() -> nn.Module:

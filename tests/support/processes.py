@@ -13,13 +13,16 @@ FOLDERS = (SUPPORT, ROOT)  # the package too, where it is built in place and not
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def run_script(script: Path, num_processes: int | None = None, *, torchrun: bool = False) -> str:
+def run_script(
+    script: Path, num_processes: int | None = None, *arguments: object, torchrun: bool = False
+) -> str:
     """What the script prints; AssertionError with everything it said if it failed.
 
-    With `num_processes` it runs as that many ranks: by ranks.py, which is quick, or by torchrun.
+    With `num_processes` it runs as that many ranks: by ranks.py, which is quick and takes no arguments, or by
+    torchrun.
     """
     if num_processes is None:
-        command = [str(script)]
+        command = [str(script), *map(str, arguments)]
     elif torchrun:
         command = [*TORCHRUN, str(num_processes), str(script)]
     else:

@@ -134,14 +134,38 @@ def normal_sample(index, key, stream, bits):
 
 
 def truncated_normal_sample(index, key, stream, bits, alpha, beta):
-    """u and 1 - u are each exact to the last bit or better, so that neither tail is the poor one."""
     if bits == 32:
-        word = element_words_32(index, key, stream)
-        below, above = word.astype(np.float64), (np.uint64(2**32 - 1) - word).astype(np.float64)
-        return truncated_quantile((below + 0.5) * 2.0**-32, (above + 0.5) * 2.0**-32, alpha, beta)
-    word = element_words_64(index, key, stream) >> 11
-    below, above = word.astype(np.float64), (np.uint64(2**53 - 1) - word).astype(np.float64)
-    return truncated_quantile((below + 0.5) * 2.0**-53, (above + 0.5) * 2.0**-53, alpha, beta)
+        return truncated_sample_of_words(element_words_32(index, key, stream), 32, alpha, beta)
+    return truncated_sample_of_words(element_words_64(index, key, stream) >> 11, 53, alpha, beta)
+
+
+def truncated_sample_of_words(word, bits, alpha, beta):
+    """From whole numbers of that many bits. u and 1 - u are each exact to the last bit or better, so that
+    neither tail is the poor one; around the median P - 1/2 comes from the distance to the median's word."""
+    below, above = word.astype(np.float64), (np.uint64(2**bits - 1) - word).astype(np.float64)
+    z = truncated_quantile((below + 0.5) * 2.0**-bits, (above + 0.5) * 2.0**-bits, alpha, beta)
+    if alpha > 0.5 or beta < -0.5:
+        return z
+    center, mass, at_center = median_word(float(alpha), float(beta), bits)
+    distance = (word.astype(np.int64) - np.int64(center)).astype(np.float64)
+    past = mass * 2.0**-bits * distance + at_center
+    near = np.abs(past) < 0.25
+    erfinv = pytest.importorskip("scipy.special").erfinv
+    return np.where(near, math.sqrt(2.0) * erfinv(2.0 * np.where(near, past, 0.0)), z)
+
+
+@functools.lru_cache
+def median_word(alpha, beta, bits):
+    """The word nearest to the median, Phi(beta) - Phi(alpha), and P - 1/2 at that word: in 50 digits, since
+    words of 53 bits and their distances need more than a double has."""
+    mp = pytest.importorskip("mpmath")
+    with mp.workdps(50):
+        to_alpha, to_beta = (mp.erf(mp.mpf(each) / mp.sqrt(2)) / 2 for each in (alpha, beta))
+        mass = to_beta - to_alpha
+        if mass == 0:
+            return 0, 0.0, float(to_alpha)
+        center = min(max(int(mp.nint(-to_alpha / mass * 2**bits - mp.mpf(0.5))), 0), 2**bits - 1)
+        return center, float(mass), float(to_alpha + (center + mp.mpf(0.5)) / mp.mpf(2) ** bits * mass)
 
 
 def truncated_quantile(u, rest, alpha, beta):

@@ -11,14 +11,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from planning import GENERAL
 
 if not all(map(importlib.util.find_spec, ("transformers", "timm", "diffusers", "torchtitan"))):
     pytest.skip("make test-zoo runs it, with the libraries", allow_module_level=True)
 
 from judging import Library, judged
 from tiny_models import FAMILIES, quiet, without_torchvisions_ops
-
-from convinit_ext.recipes import RECIPES
 
 _SECONDS = 900  # for one type
 _IN_MEMORY = ("torch", "llama")
@@ -58,7 +57,7 @@ def test_no_recipe_makes_anything_wrong_of(build_of, record_property):
         except Exception as error:
             reason = f"does not build: {type(error).__name__}: {str(error)[:200]}"
             pytest.skip(reason)
-        for recipe in RECIPES:
+        for recipe in GENERAL:
             for meta in (True, False) if recipe in _IN_MEMORY else (True,):
                 verdict = judged(library, recipe, meta)
                 record_property(f"{recipe}, {'meta' if meta else 'memory'}", verdict.word)
