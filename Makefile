@@ -18,7 +18,7 @@ export CXX
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PIP := $(VENV)/bin/python -m pip install --quiet --quiet
+PIP := sh scripts/pip_install.sh $(VENV)/bin/python
 WORKERS ?= $(shell nproc)
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
 BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace

@@ -87,7 +87,7 @@ def pieces_between(texts: list[str]) -> list[str]:
 def texts_in_the_sources() -> list[str]:
     """Every string of the package, with dots for what an f-string leaves open."""
     texts = []
-    for path in ROOT.glob("convinit_ext/**/*.py"):
+    for path in (ROOT / "setup.py", *ROOT.glob("convinit_ext/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 constants = (isinstance(value, ast.Constant) and value.value for value in node.values)

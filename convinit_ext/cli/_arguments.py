@@ -182,10 +182,10 @@ def _add_fingerprint(commands: Any) -> None:
 def _add_stream(commands: Any) -> None:
     about = (
         "Write Philox words to a pipe, as 32-bit integers, lowest byte first: of one parameter, or of many "
-        "streams, a word of each in turn."
+        "streams, a word of each in turn. Ends when the reader does."
     )
-    examples = ["stream --by name | dieharder -a -g 200", "stream --seed 7 --count 1000000 > words"]
     what = "the random words behind the values, for a test battery that reads a pipe"
+    examples = ["stream --by name | dieharder -a -g 200"]
     stream = commands.add_parser("stream", help=what, **_described(about, _STATUS, examples))
     add = stream.add_argument
     add("--seed", type=seed_of, default=0, help="in [-2**63, 2**64) (default: 0)")

@@ -31,6 +31,8 @@ from convinit_ext.model import (
     make_plan,
     size_text,
     table,
+    terminal_width,
+    wrapped,
 )
 from convinit_ext.recipes import TORCH, as_recipe
 
@@ -62,6 +64,9 @@ def run(options: argparse.Namespace) -> None:
         if not options.json:
             print(f"\nThe same model by torch.nn.init, in turns; medians of {options.repeats}:\n")
             print("\n".join(table(_HEADER, [case.cells() for case in cases], num_left=1)))
+            if noise := [case.noise for case in cases if case.noise]:
+                text = f"noisy, this machine may be busy: {'; '.join(noise)}; see --repeats"
+                print(f"\n{wrapped(text, terminal_width())}")
     if options.json:
         print(json.dumps(facts, indent=2))
 
@@ -145,6 +150,7 @@ def _compares(options: argparse.Namespace) -> bool:
 
 
 _HEADER = ("", "convinit_ext", "torch.nn.init", "ratio")
+_NOISE = 2.0  # between the largest ratio of two repeats and the smallest
 
 
 @dataclasses.dataclass
@@ -160,8 +166,14 @@ class Case:
     def ratio(self) -> float:
         return statistics.median(self.theirs) / statistics.median(self.ours)
 
+    @property
+    def noise(self) -> str:
+        """The ratios that two repeats could have given, where they are far apart; else nothing."""
+        low, high = min(self.theirs) / max(self.ours), max(self.theirs) / min(self.ours)
+        return f"{self.name.partition(':')[0]} {low:.1f}x to {high:.1f}x" if high > _NOISE * low else ""
+
     def to_dict(self) -> dict[str, object]:
-        return dataclasses.asdict(self) | {"ratio": self.ratio}
+        return dataclasses.asdict(self) | {"ratio": self.ratio, "noisy": bool(self.noise)}
 
     def cells(self) -> list[str]:
         medians = map(statistics.median, (self.ours, self.theirs))

@@ -123,6 +123,41 @@ CONVINIT_HD_CALLED void fill_segments(const DeviceFill& task, const Dim* digits,
   }
 }
 
+// Segments that are a whole vector each, or several whole blocks.
+template <bool kAreVectors, class Source, class Sink>
+CONVINIT_HD_CALLED void fill_whole(const DeviceFill& task, const Dim* digits, Share share, Sink sink) {
+  using Out = typename Source::Out;
+  char* data = task.data;
+  const int64_t start = task.start;
+  [[maybe_unused]] const int64_t stride = task.data_stride;
+  const int32_t num_digits = task.num_digits;
+  [[maybe_unused]] const int32_t num_blocks = task.segment / Source::kPerBlock;
+  digits += task.first_digit;
+  Source source(task);
+  CONVINIT_NO_UNROLL
+  for (int64_t item = share.begin; item < share.end; item += share.step) {
+    CONVINIT_ASSUME_GLOBAL(data);
+    const Segment segment = whole_segment(start, digits, num_digits, static_cast<uint32_t>(item));
+    Out* to = reinterpret_cast<Out*>(data) + segment.place;
+    uint64_t block = static_cast<uint64_t>(segment.index) / Source::kPerBlock;
+    if constexpr (kAreVectors) {
+      seek(&source, scalar::high_half(block));
+      sink.template vector<Out>(vector_at(source, scalar::low_half(block)), reinterpret_cast<char*>(to),
+                                segment.index);
+    } else {
+      CONVINIT_NO_UNROLL
+      for (int32_t left = num_blocks; left > 0; --left, ++block) {
+        Out elements[Source::kPerBlock];
+        seek(&source, scalar::high_half(block));
+        block_at(source, scalar::low_half(block), elements);
+        sink.block(elements, 0, Source::kPerBlock, stride, to,
+                   static_cast<int64_t>(block * Source::kPerBlock));
+        to += Source::kPerBlock * stride;
+      }
+    }
+  }
+}
+
 // A thread's part of one visit of its block to a task.
 template <class Source, class Sink>
 CONVINIT_HD void fill_share(const DeviceFill& task, const Dim* digits, const Share& share,
@@ -132,9 +167,13 @@ CONVINIT_HD void fill_share(const DeviceFill& task, const Dim* digits, const Sha
     if (edges.number < kNumParts - kHead) {
       fill_segments<Source>(task, digits, {kHead + edges.number, kNumParts, edges.num_threads}, sink);
     }
-  } else {
-    fill_segments<Source>(task, digits, share, sink);
+    return;
   }
+  if constexpr (Source::kHasWhole) {
+    if (task.shape == Shape::kVectors) return fill_whole<true, Source>(task, digits, share, sink);
+    if (task.shape == Shape::kBlocks) return fill_whole<false, Source>(task, digits, share, sink);
+  }
+  fill_segments<Source>(task, digits, share, sink);
 }
 
 template <class Sampler, class Sink>

@@ -13,12 +13,19 @@ namespace cuda {
 CONVINIT_HD const Parameters<float>& parameters(const DeviceFill& task, float) { return task.single; }
 CONVINIT_HD const Parameters<double>& parameters(const DeviceFill& task, double) { return task.real; }
 
+// Whether segments may be Shape::kVectors and kBlocks: not where values take most of the time anyhow.
+template <class Sampler>
+constexpr bool kMakesWhole = true;
+template <>
+constexpr bool kMakesWhole<scalar::TruncatedNormal> = false;
+
 template <class Sampler, class Element>
 struct Samples {
   using Out = Element;
   using Real = typename Computed<Out>::Real;
   static constexpr int kPerBlock = Computed<Out>::kPerBlock;
   static constexpr int kPerVector = kVectorBytes / sizeof(Out);
+  static constexpr bool kHasWhole = kMakesWhole<Sampler>;
 
   CONVINIT_HD_METHOD explicit Samples(const DeviceFill& task)
       : p(parameters(task, Real(0))), key(task.key), high(0), keys(scalar::make_round_keys(task.key, 0)) {}
@@ -89,6 +96,7 @@ struct Repeated {
   using Out = Item;
   static constexpr int kPerBlock = kVectorBytes / (sizeof(Item) < 4 ? 4 : sizeof(Item));
   static constexpr int kPerVector = kVectorBytes / sizeof(Item);
+  static constexpr bool kHasWhole = true;
 
   CONVINIT_HD_METHOD explicit Repeated(const DeviceFill& task) : pattern(task.pattern) {}
 

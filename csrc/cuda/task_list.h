@@ -27,8 +27,10 @@ CONVINIT_HD Vector load(const char* from) {
 }
 
 // How a task's work is counted. A run is consecutive in the index and in memory. Any other layout counts
-// segments: up to `segment` consecutive positions of the innermost dimension.
-enum class Shape : int32_t { kRun, kSegments };
+// segments: up to `segment` consecutive positions of the innermost dimension. Vectors are segments that are
+// each a whole vector, in memory and in the index, and blocks such of whole Philox blocks, all of one length;
+// there are fewer than 2^32 of either.
+enum class Shape : int32_t { kRun, kSegments, kVectors, kBlocks };
 
 // Where a task's elements lie, in memory and in the index.
 struct Elements {
@@ -135,13 +137,31 @@ CONVINIT_HD int64_t take_digit(uint64_t* number, int64_t size) {
   return static_cast<int64_t>(whole - *number * static_cast<uint64_t>(size));
 }
 
+// Where a segment is that its row has all of, of a task that starts at this index and has fewer than 2^32 of
+// them. The last digit is what is left.
+CONVINIT_HD Segment whole_segment(int64_t start, const Dim* digits, int32_t num_digits, uint32_t number) {
+  Segment segment{0, start, 0};
+  const auto add = [&segment](uint32_t digit, const Dim& dim) {
+    segment.place += digit * dim.data_stride;
+    segment.index += digit * dim.index_stride;
+  };
+  CONVINIT_NO_UNROLL
+  for (; num_digits > 1; --num_digits) {
+    const uint32_t size = static_cast<uint32_t>(digits->size), quotient = number / size;
+    add(number - quotient * size, *digits++);
+    number = quotient;
+  }
+  add(number, *digits);
+  return segment;
+}
+
 // A segment that would begin before its row, or go on after it, is cut; nothing may be left.
 CONVINIT_HD Segment segment_of(const Elements& task, const Dim* digits, int64_t item) {
   uint64_t number = static_cast<uint64_t>(item);
   int64_t place = 0, index = task.start, position = 0;
   CONVINIT_NO_UNROLL
-  for (int32_t d = task.first_digit; d < task.first_digit + task.num_digits; ++d) {
-    const int64_t digit = take_digit(&number, digits[d].size);
+  for (int32_t d = task.first_digit, left = task.num_digits; left > 0; ++d, --left) {
+    const int64_t digit = left > 1 ? take_digit(&number, digits[d].size) : static_cast<int64_t>(number);
     if (d == task.segment_digit) {
       position = digit * task.segment;
     } else {

@@ -20,20 +20,28 @@ constexpr int64_t kLongestSegment = 16;  // elements that a thread takes one aft
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Neighbours in memory are for neighbouring threads: rows that lie together are cut into vectors, other rows
-// as long as a thread goes on. Returns the digits.
-static inline std::vector<Dim> set_segments(Elements* task, std::vector<Dim> dims, int64_t per_vector) {
+// as long as a thread goes on, and into equal ones of whole blocks where `per_block` is not 0 and the index
+// allows. Returns the digits.
+static inline std::vector<Dim> set_segments(Elements* task, std::vector<Dim> dims, int64_t per_vector,
+                                            int64_t per_block = 0) {
   const auto nearer = [](const Dim& a, const Dim& b) { return a.data_stride < b.data_stride; };
-  const auto aligned = [&](const Dim& dim) { return dim.index_stride % per_vector == 0; };
+  const auto all_aligned = [&](int64_t to) {
+    const auto aligned = [to](const Dim& dim) { return dim.index_stride % to == 0; };
+    return task->start % to == 0 && std::all_of(dims.begin(), dims.end(), aligned);
+  };
   const Dim row = dims.back();
   dims.pop_back();
   std::sort(dims.begin(), dims.end(), nearer);
   int64_t segment = 1, align = 1, before = 0;
   if (row.index_stride == 1 && (dims.empty() || row.data_stride <= dims[0].data_stride)) {
     align = segment = per_vector;
-    const bool all_aligned = task->start % align == 0 && std::all_of(dims.begin(), dims.end(), aligned);
-    before = all_aligned ? 0 : align - 1;  // at most, from the multiple of align before a row to the row
+    if (!all_aligned(align)) before = align - 1;  // at most, from the multiple of align before a row to it
   } else if (row.index_stride == 1) {
     segment = std::min(kLongestSegment, row.size);
+    if (per_block > 0 && row.size % per_block == 0 && all_aligned(per_block)) {
+      segment -= segment % per_block;
+      while (row.size % segment != 0) segment -= per_block;
+    }
   }
   const Dim digit = {ceil_div(before + row.size, segment), segment * row.data_stride,
                      segment * row.index_stride};
@@ -191,6 +199,22 @@ static inline void set_run(DeviceFill* task, int64_t per_vector) {
   task->num_items = (task->size - head) / per_vector;
 }
 
+// Of a task in segments: whether all of them are whole, and of what.
+static inline Shape whole_shape(const Elements& task, int64_t place, const std::vector<Dim>& digits,
+                                int64_t per_vector, int64_t per_block, bool vectors_are_exact) {
+  const auto whole = [&](int64_t in_memory, int64_t in_index) {
+    const auto aligned = [=](const Dim& dim) {
+      return dim.data_stride % in_memory == 0 && dim.index_stride % in_index == 0;
+    };
+    return place % in_memory == 0 && task.start % in_index == 0 && task.segment % in_index == 0 &&
+           std::all_of(digits.begin(), digits.end(), aligned);
+  };
+  if (task.index_stride != 1 || task.size % task.segment != 0 || task.num_items >> 32 != 0) return task.shape;
+  if (task.segment != per_vector || task.data_stride != 1)
+    return whole(1, std::max<int64_t>(per_block, task.align)) ? Shape::kBlocks : task.shape;
+  return vectors_are_exact && whole(per_vector, per_vector) ? Shape::kVectors : task.shape;
+}
+
 // Of a fill that is done; compared values must tell the index, also of a constant, which is the same at any.
 static inline void add_fill(const FillTask& fill, bool is_compared, PackedList<DeviceFill>* list) {
   const int64_t size = scalar::item_size(fill.dtype), per_vector = kVectorBytes / size;
@@ -214,7 +238,12 @@ static inline void add_fill(const FillTask& fill, bool is_compared, PackedList<D
     set_run(&task, per_vector);
     list->add(task, {});
   } else {
-    list->add(task, set_segments(&task, dims, per_vector));
+    const bool may_be_whole = fill.distribution.kind != Kind::kTruncatedNormal;
+    const int64_t per_block = kVectorBytes / std::max<int64_t>(size, 4);
+    const std::vector<Dim> digits = set_segments(&task, dims, per_vector, may_be_whole ? per_block : 0);
+    if (may_be_whole)
+      task.shape = whole_shape(task, place, digits, per_vector, per_block, vectors_are_exact(fill));
+    list->add(task, digits);
   }
 }
 

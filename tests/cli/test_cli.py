@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_run_prints_the_report_and_the_comparison(capsys, recipe):
     assert all(each in out for each in ("0.weight", "seed -5", "torch.nn.init", "cold", "warm"))
     assert run("--no-compare", "--construct", "cpu") == 0
     assert "cold" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"), [([0.8, 0.9, 1.0], ""), ([0.8, 0.9, 1.7], "cold 6.7x to 17.0x"), ([0.8], "")]
+)
+def test_a_row_whose_repeats_are_far_apart_is_called_noisy(theirs, said):
+    case = _run.Case("cold: construct and fill", 1, [0.1, 0.12, 0.11], theirs)
+    assert case.noise == said and case.to_dict()["noisy"] is bool(said)
+
+
+def test_run_says_which_rows_are_noisy(capsys, monkeypatch):
+    monkeypatch.setattr(_run, "_NOISE", 0.0)
+    assert run("--repeats", 1) == 0
+    assert re.search(r"\nnoisy, .*: cold .*x to .*x; warm .*x to .*x; see", capsys.readouterr().out)
+    monkeypatch.setattr(_run, "_NOISE", 1e9)
+    assert run("--repeats", 1) == 0
+    assert "noisy" not in capsys.readouterr().out
 
 
 def test_run_without_a_model_takes_the_bundled_one_scaled_to_the_memory(capsys, monkeypatch):

@@ -26,6 +26,7 @@ inline std::vector<Layout> make_layouts() {
   for (int64_t border : kBorders) {
     layouts.push_back({"run across a border", border - 77, {{200, 1, 1}}});
     layouts.push_back({"rows across a border", border - 80, {{7, 48, 40}, {32, 1, 1}}});
+    layouts.push_back({"whole blocks across a border", border - 80, {{7, 1, 40}, {40, 7, 1}}});
     layouts.push_back({"columns across a border", border - 81, {{7, 1, 40}, {37, 7, 1}}});
   }
   layouts.push_back({"scalar", 3, {}});
@@ -34,6 +35,9 @@ inline std::vector<Layout> make_layouts() {
   layouts.push_back({"every third index", 5, {{1001, 1, 3}}});
   layouts.push_back({"every fifth of both", 5, {{333, 5, 5}}});
   layouts.push_back({"transposed", 0, {{67, 1, 131}, {131, 67, 1}}});
+  layouts.push_back({"transposed, whole blocks", 8, {{25, 1, 80}, {80, 25, 1}}});
+  layouts.push_back(
+      {"transposed, whole blocks of other lengths", 32, {{3, 24 * 17, 24 * 32}, {17, 1, 32}, {24, 17, 1}}});
   layouts.push_back({"transposed, several units", 0, {{515, 1, 201}, {201, 515, 1}}});
   layouts.push_back({"channels last", 0, {{5, 7 * 33, 33 * 7}, {33, 1, 7}, {7, 33, 1}}});
   layouts.push_back({"channels last, long rows", 0, {{5, 49 * 33, 33 * 49}, {33, 1, 49}, {49, 33, 1}}});

@@ -55,7 +55,7 @@ inline std::vector<Tensor> every_distribution() {
   for (const Distribution& distribution : make_distributions()) {
     for (int i = 0; i < 5 * kNumDTypes; ++i) {
       Layout layout{"run", 7 * (i % 5), {{2001, 1, 1}}};
-      if (i % 5 == 4) layout = {"transposed", 3, {{31, 1, 64}, {64, 31, 1}}};
+      if (i % 5 == 4) layout = {"transposed", 4, {{31, 1, 64}, {64, 31, 1}}};
       tensors.push_back({layout, distribution, static_cast<DType>(i / 5), i % 5, tensors.size()});
     }
   }

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from instructions import OPERATIONS, TYPES, WORDS, why_unknown
+from opcodes import OPERATIONS, TYPES, WORDS, why_unknown
 
 MEMORY = re.compile(
     r"(ld|st|atom|red)(?:\.(global|shared|local|param))?(?:\.(add|min))?(?:\.(v2|v4))?\.([busf]\d+)"
