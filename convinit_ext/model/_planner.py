@@ -13,7 +13,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._before import beginnings, zeros
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules, check_parameters
+from convinit_ext.model._checks import check_modules
 from convinit_ext.model._computed import made_by, orthogonal
 from convinit_ext.model._copies import warn_of_copies
 from convinit_ext.model._dtypes import dtype_of
@@ -36,7 +36,7 @@ from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._stacked import DrawnParts
-from convinit_ext.model._ties import rejoined
+from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import (
     Computed,
@@ -91,7 +91,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
         held = _with_pieces(held, nodes, pieces)
     take_modules(held, options.like)
     selection = Selection(model, options.only, options.skip)
-    groups = _groups(nodes, held, selection, options)
+    groups = tied_groups(nodes, held, selection, options)
     key_of = _key_of(held, nodes, options)
     kept = kept_rows(groups, held, options)
     planner = _Planner(model, held, groups, kept, key_of, options)
@@ -130,22 +130,6 @@ def _with_pieces(
             name = walk.canonical(walk.join(node.canonical, leaf))
             found.append(NamedTensor(tensor, walk.join(node.path, leaf), name, node, [(module, leaf)]))
     return found
-
-
-def _groups(
-    nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[tuple[NamedTensor, ...]]:
-    """Return the parameters to fill, each with those tied to it; checked."""
-    chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
-    if selection.chooses_all or len(chosen) == len(held):
-        check_parameters(held, options)
-        return rejoined(walk.tied(held), nodes, options.reading)
-    check_parameters([each for each in held if id(each) in chosen], options)
-    # the others count as well, where their memory can be looked at: one may be tied to a chosen one
-    others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
-    groups = rejoined(walk.tied(others), nodes, options.reading)
-    groups = [group for group in groups if any(id(each) in chosen for each in group)]
-    return [group for group in groups if not any(selection.skipped(each) for each in group)]
 
 
 def _key_of(held: list[NamedTensor], nodes: list[NamedModule], options: Options) -> Callable[[str], str]:

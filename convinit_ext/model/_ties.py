@@ -8,12 +8,31 @@ from typing import Any
 import torch
 
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._checks import check_parameters
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._options import Options
+from convinit_ext.model._selection import Selection
 from convinit_ext.recipes import shown_copy
 from convinit_ext.sharding import is_dtensor
 
 
-def rejoined(
+def tied_groups(
+    nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
+) -> list[tuple[NamedTensor, ...]]:
+    """Return the parameters to fill, each with those tied to it; checked."""
+    chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
+    if selection.chooses_all or len(chosen) == len(held):
+        check_parameters(held, options)
+        return _rejoined(walk.tied(held), nodes, options.reading)
+    check_parameters([each for each in held if id(each) in chosen], options)
+    # the others count as well, where their memory can be looked at: one may be tied to a chosen one
+    others = [each for each in held if id(each) in chosen or walk.has_memory(each.tensor)]
+    groups = _rejoined(walk.tied(others), nodes, options.reading)
+    groups = [group for group in groups if any(id(each) in chosen for each in group)]
+    return [group for group in groups if not any(selection.skipped(each) for each in group)]
+
+
+def _rejoined(
     groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
 ) -> list[tuple[NamedTensor, ...]]:
     """Return groups of tied parameters, those together that the model's own code would tie.
