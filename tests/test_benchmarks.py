@@ -15,6 +15,7 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import bench_intercept
+import bench_peers
 import gpu_against_torch as gpu
 import models
 import table
@@ -110,6 +111,23 @@ def test_the_tables_of_the_pages_are_those_of_the_result_file(page, chosen):
     assert table.with_table(text, record, chosen) == text
     assert all(f"\n| {row['case']} |" in text for row in record["results"] if row["case"] in table.CHOSEN)
     assert {row["case"] for row in record["results"]} >= set(table.CHOSEN)
+
+
+def test_the_table_of_peers_is_that_of_the_result_file():
+    text = bench_peers.PERFORMANCE.read_text()
+    record = json.loads(bench_peers.RESULTS.read_text())
+    assert bench_peers.with_table(text, record) == text
+    assert len(record["results"]) >= 8
+
+
+def test_peers_are_timed_in_turns(capsys):
+    found = bench_peers.rows(repeats=1, sizes=[64])
+    assert {(row["case"], row["threads"]) for row in found} >= {("normal float64", 1), ("uniform float32", 1)}
+    assert all(
+        {"convinit_ext", "PyTorch", "NumPy SFC64", "fill_", "memset"} <= row["seconds"].keys()
+        for row in found
+    )
+    assert capsys.readouterr().out.count("|") == 8 * len(found)
 
 
 def test_the_clock_of_fills_changes_none():
