@@ -175,7 +175,7 @@ def _of_torch(model: nn.Module) -> Iterator[tuple[str, str]]:
             continue
         if "attention" in type(module).__name__.lower() or "Dynamically" in type(module).__name__:
             continue
-        if module._forward_pre_hooks or path.endswith("dt_proj"):  # of weight_norm; and as their model has it
+        if module._forward_pre_hooks:  # of weight_norm: such a module cannot be copied
             continue
         seen.add(shapes)
         fresh = copy.deepcopy(module)
@@ -184,6 +184,8 @@ def _of_torch(model: nn.Module) -> Iterator[tuple[str, str]]:
             module.named_parameters(recurse=False), fresh.parameters(), strict=False
         ):
             is_tied = places[id(value)] > 1
+            if path.endswith("dt_proj") and leaf == "bias":  # of a state space: recipe "torch" asks the model
+                continue
             if value.requires_grad and not is_tied and not alike(value, own):
                 yield f"{path}.{leaf}", f"recipe torch: {_shown(value)}, reset_parameters: {_shown(own)}"
 
