@@ -23,6 +23,7 @@ from torch import Tensor
 
 BLOCK_BYTES = 1 << 25
 _PREFIX, _SUFFIX, _LOCK_SUFFIX = ".", ".partial", ".lock"
+_OTHER_WRITES = "another process is writing this file"
 _POLL_SECONDS = 0.02  # how soon a thread sees that the other one has stopped
 
 
@@ -143,7 +144,10 @@ class _Writer:
             except BaseException as error:
                 interrupt = error
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # whose traceback has this frame: a circle would keep the caller's lock
 
     def _run(self) -> None:
         self._begun = True
@@ -159,7 +163,7 @@ class _Writer:
 
     def _write_file(self) -> None:
         temporary = self._path.with_name(temporary_of(self._path.name))
-        with open_alone(temporary) as file:
+        with _open_alone(temporary) as file:
             try:
                 file.truncate()
                 self._done.put(0)
@@ -196,27 +200,27 @@ def _write(descriptor: int, block: memoryview) -> int:
     return done
 
 
-def open_alone(path: Path, appends: bool = False) -> io.FileIO:
+def _open_alone(path: Path) -> io.FileIO:
     """Open a file that no other process has opened so; it is made if it is missing, and not emptied.
 
-    It is locked until it is closed; a process that ends, however, leaves no lock. One that appends is opened
-    by C code alone, so that no interrupt comes between its descriptor and the object that closes it.
+    It is locked until it is closed; a process that ends, however, leaves no lock.
 
     Raises:
         BlockingIOError: another process has it.
         FileExistsError: it is no plain file.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise FileExistsError(errno.EEXIST, f"remove {path.name!r} beside it first, which is no plain file")
+    _check_plain(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-    if appends:
-        file = io.FileIO(path, "a")
-    else:
-        file = io.FileIO(path, "w", opener=lambda name, _: os.open(name, flags, 0o666))
+    file = io.FileIO(path, "w", opener=lambda name, _: os.open(name, flags, 0o666))
     if not _is_alone(file.fileno(), path):
         file.close()
-        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing this file")
+        raise BlockingIOError(errno.EWOULDBLOCK, _OTHER_WRITES)
     return file
+
+
+def _check_plain(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise FileExistsError(errno.EEXIST, f"remove {path.name!r} beside it first, which is no plain file")
 
 
 def _is_alone(descriptor: int, path: Path) -> bool:
@@ -242,12 +246,24 @@ class Lock:
         self._file: io.FileIO | None = None
 
     def take(self, path: Path) -> None:
-        """Raises OSError as open_alone."""
+        """Open and lock the file, which is made if it is missing.
+
+        Raises:
+            BlockingIOError: another process has it.
+            FileExistsError: it is no plain file.
+        """
+        _check_plain(path)
         self._path = path
         try:
-            self._file = open_alone(path, appends=True)
+            # C code alone: no interrupt comes between the descriptor and what closes it. No local variable has
+            # it: an interrupt's traceback would keep it open, and locked.
+            self._file = io.FileIO(path, "a")
+            if not _is_alone(self._file.fileno(), path):
+                raise BlockingIOError(errno.EWOULDBLOCK, _OTHER_WRITES)
         except OSError:
-            self._path = None
+            if self._file is not None:
+                self._file.close()
+            self._path = self._file = None
             raise
 
     def __enter__(self) -> Lock:
@@ -264,14 +280,15 @@ class Lock:
         self.release()
 
     def release(self) -> None:
-        """Let other runs take the file, if this one has."""
+        """Remove the file, if this run has it, and let others make theirs."""
         if self._path is None:
             return
-        if self._file is None:  # an interrupt came before it was kept
+        if self._file is None:  # an interrupt came where it was opened
             with contextlib.suppress(OSError):
-                self._file = open_alone(self._path, appends=True)
-        if self._file is not None:
-            self._path.unlink(missing_ok=True)  # before another run can have it
+                self._file = io.FileIO(self._path, "a")
+        if self._file is not None and not self._file.closed:
+            if _is_alone(self._file.fileno(), self._path):  # an interrupt may have come before it was locked
+                self._path.unlink(missing_ok=True)  # before another run can have it
             self._file.close()
         self._path = self._file = None
 

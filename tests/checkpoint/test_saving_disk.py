@@ -304,7 +304,7 @@ def test_no_link_is_followed_that_comes_between_the_look_and_the_opening(
     with monkeypatch.context() as once:
         once.setattr(Path, "is_symlink", look)
         with pytest.raises(OSError):  # noqa: PT011  # each has its own
-            file_writer.Lock().take(path) if opened == "lock" else file_writer.open_alone(path)
+            file_writer.Lock().take(path) if opened == "lock" else file_writer._open_alone(path)
     assert path.is_symlink()
     if there:
         assert other.read_text() == "mine"

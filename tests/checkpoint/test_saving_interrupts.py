@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 
 import pytest
 import torch
@@ -106,6 +107,81 @@ def test_interrupts_at_any_moment(tmp_path, monkeypatch):
         gc.collect()  # an interrupt's traceback may hold a file that is closed with it
         assert os.listdir("/proc/self/fd") == descriptors
     assert num_interrupted > 10
+
+
+class InterruptAt:
+    """Raise Interrupt in this thread where the given step of a file's code is about to be taken, counted from 0."""
+
+    def __init__(self, step: int, *modules: object) -> None:
+        self.left = step
+        self._files = {module.__file__ for module in modules}
+
+    def __enter__(self) -> InterruptAt:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame, event, _):
+        if frame.f_code.co_filename not in self._files:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event in {"call", "opcode"}:
+            self.left -= 1
+            if self.left == -1:
+                sys.settrace(None)
+                raise Interrupt
+        return self._trace
+
+
+def test_interrupts_at_every_step_of_the_lock(tmp_path, monkeypatch):
+    """No file stays, whatever was about to be done; and it is gone before the collector of garbage comes."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    path, step, ends = tmp_path / ".lock", 0, []
+
+    def run() -> bool:
+        with (
+            InterruptAt(step, file_writer) as interrupt,
+            contextlib.suppress(Interrupt),
+            file_writer.Lock() as lock,
+        ):
+            lock.take(path)
+        return interrupt.left >= 0
+
+    gc.disable()
+    try:
+        while not run():
+            ends.append(path.exists())
+            step += 1
+            file_writer.Lock().take(path)  # it is free, and is given back at once
+    finally:
+        gc.enable()
+    assert len(ends) > 100
+    assert not any(ends), ends.index(True)
+    assert not path.exists()
+
+
+def test_an_interrupt_leaves_no_circle_of_references(tmp_path, monkeypatch):
+    """What the caller has, a lock above all, goes with the interrupt."""
+
+    class Mine:
+        pass
+
+    def save() -> weakref.ref:
+        mine = Mine()
+        alive.append(weakref.ref(mine))
+        save_model(model(), tmp_path / "out.safetensors")
+
+    alive = []
+    monkeypatch.setattr(file_writer, "_write", slow(file_writer._write, 0.2, 0.05, 0.03))
+    gc.disable()
+    try:
+        with contextlib.suppress(Interrupt), interrupts(0.0, 0.03, 3):
+            save()
+        assert alive[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("given", [3, 7])
