@@ -287,7 +287,7 @@ class Lock:
             with contextlib.suppress(OSError):
                 self._file = io.FileIO(self._path, "a")
         if self._file is not None and not self._file.closed:
-            if _is_alone(self._file.fileno(), self._path):  # an interrupt may have come before it was locked
+            if _is_alone(self._file.fileno(), self._path):  # not if an interrupt came before it was locked
                 self._path.unlink(missing_ok=True)  # before another run can have it
             self._file.close()
         self._path = self._file = None

@@ -110,7 +110,7 @@ def test_interrupts_at_any_moment(tmp_path, monkeypatch):
 
 
 class InterruptAt:
-    """Raise Interrupt in this thread where the given step of a file's code is about to be taken, counted from 0."""
+    """Raise Interrupt in this thread where the given step of these modules' code is about to be taken."""
 
     def __init__(self, step: int, *modules: object) -> None:
         self.left = step
