@@ -255,8 +255,8 @@ class Lock:
         _check_plain(path)
         self._path = path
         try:
-            # C code alone: no interrupt comes between the descriptor and what closes it. No local variable has
-            # it: an interrupt's traceback would keep it open, and locked.
+            # C code alone: no interrupt comes between the descriptor and what closes it. No local variable
+            # has it: an interrupt's traceback would keep it open, and locked.
             self._file = io.FileIO(path, "a")
             if not _is_alone(self._file.fileno(), path):
                 raise BlockingIOError(errno.EWOULDBLOCK, _OTHER_WRITES)
