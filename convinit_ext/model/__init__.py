@@ -13,7 +13,7 @@ from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
 from convinit_ext.model._table import fitted, table, terminal_width, wrapped
-from convinit_ext.model._values import Drawn, Given, Piece, fill_pieces, forget, slabs
+from convinit_ext.model._values import Drawn, Given, Piece, Same, fill_pieces, forget, slabs
 
 __all__ = [
     "DTYPES",
@@ -29,6 +29,7 @@ __all__ = [
     "Plan",
     "Report",
     "Row",
+    "Same",
     "SavedTensor",
     "Selectors",
     "available_memory",

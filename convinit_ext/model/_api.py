@@ -7,10 +7,10 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convinit_ext import keys
-from convinit_ext._engine import ops, uncompiled
+from convinit_ext._engine import is_plain, ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
@@ -21,7 +21,7 @@ from convinit_ext.model._report import Report
 from convinit_ext.model._run import run
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
-from convinit_ext.model._values import Drawn
+from convinit_ext.model._values import Drawn, Piece, Same
 from convinit_ext.recipes import Fan
 from convinit_ext.sharding import check_foreign, is_marked, is_sharded
 
@@ -232,13 +232,18 @@ class ModelPlan:
 
 
 class _OneCall:
-    """The one call that a plan comes down to where all it does is to fill parameters that have memory."""
+    """The one call that a plan comes down to where all it does is to fill tensors that have memory.
 
-    def __init__(self, rows: Sequence[Row]) -> None:
-        drawn = [row.values for row in rows if isinstance(row.values, Drawn)]
-        self._tensors = [row.tensor for row in rows]
-        self._names = [each.key for each in drawn]
-        self._kinds, self._params = ops.encoded([each.distribution for each in drawn])
+    Args:
+        pieces: what the engine fills.
+        others: tensors of dtypes that it does not know, each with the value that it starts from.
+    """
+
+    def __init__(self, pieces: Sequence[Piece], others: Sequence[tuple[Tensor, float]]) -> None:
+        self._tensors = [piece.memory for piece in pieces]
+        self._names = [piece.key for piece in pieces]
+        self._kinds, self._params = ops.encoded([piece.distribution for piece in pieces])
+        self._others = others
         self._seed: int | None = None
 
     @staticmethod
@@ -253,12 +258,25 @@ class _OneCall:
                 return first.tensor.dtype == row.dtype
             return not (row.is_fresh or is_sharded(first.tensor))
 
-        return None if plan.buffers or not all(map(is_one_piece, plan.rows)) else _OneCall(plan.rows)
+        def is_start(row: Row) -> bool:
+            tensor = row.tensor
+            is_usual = isinstance(row.values, Same) and not row.is_fresh
+            return is_usual and is_plain(tensor, any_dtype=True) and tensor.is_contiguous()
+
+        if not (all(map(is_one_piece, plan.rows)) and all(map(is_start, plan.buffers))):
+            return None
+        known = [row for row in plan.buffers if row.dtype in ops.SUPPORTED_DTYPES]
+        pieces = [piece for row in (*plan.rows, *known) for piece in row.pieces_of(row.tensor)]
+        rest = ((row.tensor, row.values) for row in plan.buffers if row.dtype not in ops.SUPPORTED_DTYPES)
+        return _OneCall(pieces, [(tensor, start.value) for tensor, start in rest if isinstance(start, Same)])
 
     def fill(self, seed: int) -> None:
         if seed != self._seed:
             self._keys, self._seed = keys.of_names(seed, self._names), seed
         ops.fill_encoded_(self._tensors, self._keys, self._kinds, self._params)
+        with torch.no_grad():
+            for tensor, value in self._others:
+                tensor.fill_(value)
 
 
 class _Places:

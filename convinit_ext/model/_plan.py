@@ -104,8 +104,8 @@ class Row:
     def pieces_of(self, memory: Tensor) -> Iterable[Piece]:
         """Return what the engine fills of the tensor, or of one like it, where all values are drawn."""
         values = self.values
-        assert isinstance(values, Drawn)
-        if self.rows is None:
+        assert isinstance(values, Drawn | Same)
+        if self.rows is None or isinstance(values, Same):
             return values.pieces_of(memory)
         return [piece for part in self.regions(memory) for piece in values.pieces(part)]
 

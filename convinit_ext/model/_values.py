@@ -16,7 +16,7 @@ from torch import Tensor
 
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
-from convinit_ext.distributions import Distribution
+from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes import ZEROS
 from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
 
@@ -104,6 +104,10 @@ class Same:
     """One value everywhere, in a tensor of any dtype."""
 
     value: float
+
+    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
+        """Yield what the engine fills of a plain tensor; no key decides anything."""
+        yield Piece("", memory, Constant(self.value), None)
 
     def write_(self, seed: int, part: Part) -> None:
         part.tensor.fill_(self.value)

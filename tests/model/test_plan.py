@@ -298,3 +298,25 @@ def test_the_garbage_collector_rests_while_a_plan_is_made(do, was_enabled):
         assert gc.isenabled() == was_enabled and not any(seen)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_buffers_start_anew_at_every_run(dtype, step):
+    """Constants of dtypes that the engine knows, others and strided ones, all with the parameters' fill."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm1d(4)).to(dtype)
+    model[2].running_var = torch.ones(4 * step, dtype=dtype)[::step]
+    model[2].register_buffer("flags", torch.zeros(3, dtype=torch.bool))
+    rules = [Rule(Constant(0.3), buffer="running_var"), Rule(Constant(1.0), buffer="flags"), *TORCH]
+    plan = plan_model(model, 5, rules)
+    for seed in (5, 6):
+        with torch.no_grad():
+            for each in (*model.parameters(), *model.buffers()):
+                each.copy_(torch.full_like(each, 7))
+        plan.run(seed)
+        assert verify(model, seed, rules)
+        assert [int(each.num_batches_tracked) for each in model[1:]] == [0, 0]
+        for each in model[1:]:
+            assert torch.equal(each.running_var, torch.full((4,), 0.3, dtype=dtype))
+            assert not each.running_mean.any()
+        assert model[2].flags.all()
