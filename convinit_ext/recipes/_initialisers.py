@@ -54,9 +54,8 @@ class Stacked:
 
 
 # What a rule may have for an initialiser, and what a function of the Target may return.
-Values: TypeAlias = (
-    Distribution
-    | Orthogonal
+_OtherValues: TypeAlias = (
+    Orthogonal
     | DeltaOrthogonal
     | RowZeroed
     | Stacked
@@ -67,6 +66,7 @@ Values: TypeAlias = (
     | NormOf
     | MinusIdentity
 )
+Values: TypeAlias = Distribution | _OtherValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,16 +324,4 @@ def is_distribution(value: object) -> TypeIs[Distribution]:
 
 def is_values(init: object) -> TypeIs[Values]:
     """Whether an initialiser is the values itself, and not a function of the Target."""
-    return is_distribution(init) or isinstance(
-        init,
-        Orthogonal
-        | DeltaOrthogonal
-        | RowZeroed
-        | Stacked
-        | CopyFrom
-        | Preset
-        | Redrawn
-        | Transformed
-        | NormOf
-        | MinusIdentity,
-    )
+    return is_distribution(init) or isinstance(init, _OtherValues)
