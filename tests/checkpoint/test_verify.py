@@ -14,14 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from verified import SEED, made
 
-from convinit_ext import (
-    Constant,
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    init_model_,
-    verify,
-)
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, verify
 from convinit_ext.checkpoint._verification import VerifiedRow
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 

@@ -11,12 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from verified import Net, on_meta
 
-from convinit_ext import (
-    Uniform,
-    plan_model,
-    save_model,
-    verify,
-)
+from convinit_ext import Uniform, plan_model, save_model, verify
 from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.recipes import Preset, Rule
 

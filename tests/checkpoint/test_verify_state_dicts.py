@@ -6,10 +6,7 @@ import torch
 from torch import nn
 from verified import SEED, made, on_meta
 
-from convinit_ext import (
-    init_model_,
-    verify,
-)
+from convinit_ext import init_model_, verify
 
 
 def test_a_state_dict_goes_by_canonical_names():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from convinit_ext import (
-    init_model_,
-)
+from convinit_ext import init_model_
 
 SEED = 2**63 + 11
 
