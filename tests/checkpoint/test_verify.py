@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from verified import SEED, made
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, verify
+from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, fingerprint, init_model_, verify
 from convinit_ext.checkpoint._verification import VerifiedRow
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
@@ -291,3 +291,12 @@ def test_a_bar_counts_the_bytes(capsys):
     pytest.importorskip("tqdm")
     assert verify(made(), SEED, progress=True)
     assert "verify: 100%" in capsys.readouterr().err
+
+
+def test_lazily_cloned_memory_is_read_where_it_is():
+    model = nn.Linear(8, 8)
+    init_model_(model, 0)
+    model.weight.data = torch._lazy_clone(model.weight.data)
+    assert verify(model, 0)
+    fingerprint(model)
+    assert torch._C._is_cow_tensor(model.weight)

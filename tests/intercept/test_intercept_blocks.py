@@ -248,3 +248,8 @@ def test_blocks_that_end_in_another_order():
     assert torch.zeros in seen
     assert_is(layers[1].weight, "weight", seed=1)
     assert state_of_torch() == before
+
+
+def test_intercept_takes_one_model():
+    with pytest.raises(TypeError, match="intercept takes one model"):
+        intercept(nn.Linear(2, 2), nn.Linear(2, 2))

@@ -113,3 +113,9 @@ def assert_same_bits(actual, expected, context: object = "") -> None:
             f"{count} of {left.size} differ, first at {where}: "
             f"{left[where]:#x} is not {right[where]:#x} {context}"
         )
+
+
+def freed(*shape: int) -> torch.Tensor:
+    tensor = torch.ones(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
