@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -11,15 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import CALLED, CSRC, CXX
 
 ROOT = Path(__file__).parent.parent
-CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "convinit_ext"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
-CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
-# Formulas are called, not copied into every caller (csrc/core/macros.h): a fraction of the time to compile.
-CALLED = "-DCONVINIT_INLINE=__attribute__((unused))"
 
 # What a file of each folder may include: folders of csrc, and headers from outside.
 STANDARD = "[a-z_]+"  # no folder, no ending

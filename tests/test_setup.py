@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiling import CSRC, CXX
 from test_build import last_line, run_python
-from test_layers import CSRC, CXX
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from filling import DTYPES, key_tensor
-from test_layouts import LAYOUTS
+from layouts import LAYOUTS
 from torch import Tensor
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform

@@ -10,8 +10,8 @@ import pytest
 import reference as ref
 import torch
 from filling import DTYPES, KEY, Backend, values
-from test_extreme_words import BEFORE, PER_BLOCK, solve
-from test_values import REALS, allowed_error
+from solved_words import BEFORE, PER_BLOCK, solve
+from tolerances import REALS, allowed_error
 
 mp = pytest.importorskip("mpmath")
 special = pytest.importorskip("scipy.special")
