@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
-import sys
 import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 import torch
+from processes import ROOT, last_line, run_python
 
 from convinit_ext import _C
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "convinit_ext"
-
-
-def run_python(
-    *arguments: str, cwd: Path = ROOT, python: str = sys.executable, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Another Python, without this one's CONVINIT_ISA unless given."""
-    inherited = {name: value for name, value in os.environ.items() if name != "CONVINIT_ISA"}
-    return subprocess.run(
-        [python, *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True
-    )
-
-
-def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
-
 
 # Where the package is installed for editing, its finder would still find the compiled part.
 NO_FINDER = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in repr(f)]"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from compiling import CALLED, CSRC, CXX
+from processes import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "convinit_ext"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -44,6 +44,15 @@ def includes(path: Path) -> list[tuple[bool, str]]:
 
 
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".inl", ".cu"))
+
+
+def test_no_file_is_long():
+    """But for the one whose functions' docstrings are their documentation."""
+    files = [path for folder in (PACKAGE, CSRC, ROOT / "tests") for path in folder.rglob("*.*")]
+    code = {path for path in files if path.suffix in (".py", ".pyi", ".h", ".cpp", ".inl", ".cu")}
+    lengths = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in code}
+    lengths.pop("convinit_ext/init/__init__.py")
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
 
 
 def test_imports_point_down():

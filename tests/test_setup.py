@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compiling import CSRC, CXX
-from test_build import last_line, run_python
+from processes import last_line, run_python
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 

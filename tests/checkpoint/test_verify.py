@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from filling import DTYPES
+from filling import DTYPES, as_integers
 from reference import layer_key, reference
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
@@ -21,8 +21,7 @@ from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 def flip(tensor: torch.Tensor, index: tuple[int, ...], bit: int = 0) -> None:
     """One bit of one element."""
-    same = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize]
-    tensor.detach().view(same)[index] ^= 1 << bit
+    as_integers(tensor.detach())[index] ^= 1 << bit
 
 
 # Values

@@ -11,19 +11,9 @@ import pytest
 import torch
 from command_models import SMALL
 from filling import DTYPES, KEY, SHIFTED, Backend, assert_same_bits, key_tensor
-from gpu import (
-    MANY,
-    NEEDS_A_GPU,
-    RANDOM,
-    arguments,
-    assert_equal_to_cpu,
-    assert_same_state,
-    launches,
-    network,
-    rows,
-    small_rows,
-)
+from gpu import MANY, NEEDS_A_GPU, RANDOM, arguments, assert_equal_to_cpu, launches, network, rows, small_rows
 from layouts import LARGE, LARGE_LAYOUTS, LARGE_SHAPE, LAYOUTS, SENTINEL
+from states import assert_same_state
 from torch import nn
 
 from convinit_ext import Key, Normal, Shard, Uniform, init, init_model_
@@ -145,8 +135,8 @@ def test_models_equal_the_cpus(recipe, dtype):
     assert launches(lambda: init_model_(moved, 11, recipe, dtype=dtype)) == 1
     assert launches(lambda: init_model_(meta, 11, recipe, device="cuda", dtype=dtype)) == 1
     assert {tensor.device.type for tensor in (*meta.parameters(), *meta.buffers())} == {"cuda"}
-    assert_same_state(moved, expected)
-    assert_same_state(meta, expected)
+    assert_same_state(moved, expected.state_dict())
+    assert_same_state(meta, expected.state_dict())
 
 
 @pytest.mark.parametrize("num_layers", [4, 500])
@@ -157,7 +147,7 @@ def test_a_model_on_the_cpu_and_a_gpu_is_one_launch(num_layers):
     init_model_(expected, 11)
     assert launches(lambda: init_model_(model, 11)) == 1
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu", "cuda"}
-    assert_same_state(model, expected)
+    assert_same_state(model, expected.state_dict())
 
 
 def test_the_command_line(capsys):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import BYTES, DEVICE_MEMORY, NEEDED, ON_CUDA, Given, by_value, bytes_of
-from filling import DTYPES, SHIFTED, assert_same_bits, key_tensor, shifted
+from filling import DTYPES, SHIFTED, as_integers, assert_same_bits, key_tensor, shifted
 from layouts import LAYOUTS
 
 from convinit_ext._engine import _checks as checks
@@ -110,7 +110,7 @@ def test_layouts(gpus, layout):
 
 def spoiled(tensor: torch.Tensor, *places: int) -> list[int]:
     """A bit of these elements is flipped: what a comparison should find of a whole tensor."""
-    bits = tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+    bits = as_integers(tensor)
     for place in places:
         at = np.unravel_index(place, tensor.shape)
         bits[at] = bits[at] ^ 4

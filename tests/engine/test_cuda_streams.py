@@ -13,7 +13,6 @@ from gpu import (
     NEEDS_A_GPU,
     arguments,
     assert_equal_to_cpu,
-    assert_same_state,
     captured,
     launches,
     network,
@@ -21,6 +20,7 @@ from gpu import (
     small_rows,
 )
 from layouts import SENTINEL
+from states import assert_same_state
 
 from convinit_ext import Key, init, init_model_
 from convinit_ext._engine import _ops as ops
@@ -179,7 +179,7 @@ def test_a_keyed_drop_in_call_and_a_model_are_captured():
         each.data.zero_()
     graph.replay()
     init_model_(expected, 4)
-    assert_same_state(model, expected)
+    assert_same_state(model, expected.state_dict())
     assert_same_bits(tensor, init.kaiming_normal_(torch.empty(64, 64), key=Key(0, "conv.weight")))
 
 

@@ -10,7 +10,7 @@ import pytest
 import reference as ref
 import torch
 from filling import DTYPES, KEY, SHIFTED, STANDARD, Backend, assert_same_bits, values
-from tolerances import REALS, allowed_error
+from tolerances import REALS, allowed_error, of_reals
 
 INF = math.inf
 LENGTHS = [*range(71), 127, 128, 129, 999, 1000, 1001, 1023, 1025, 4099]
@@ -18,7 +18,6 @@ LONGEST = max(LENGTHS)
 # Odd indices, and runs across element 2^32 and block 2^32 (element 2^33 of float64, 2^34 of the others).
 STARTS = [0, 1, 2, 3, 5, 7, 2**32 - 13, 2**33 - 9, 2**34 - 11, 2**40 + 1, 2**62 + 3]
 SMALL = [dtype for dtype in DTYPES if dtype not in REALS]
-of_reals = pytest.mark.parametrize("dtype", REALS)
 
 
 @functools.cache

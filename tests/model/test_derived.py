@@ -6,6 +6,7 @@ import pytest
 import torch
 from planning import GENERAL, make_plan
 from reference import layer_key, reference
+from states import snapshot
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
@@ -26,10 +27,6 @@ def pair(**kinds) -> nn.Module:
     for name, module in kinds.items():
         model.add_module(name, module)
     return model
-
-
-def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

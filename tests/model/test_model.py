@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from states import assert_same_state, snapshot
 from torch import nn
 
 from convinit_ext import Constant, Key, Uniform, init, init_model_
@@ -36,18 +37,6 @@ class Net(nn.Module):
 def on_meta(make):
     with torch.device("meta"):
         return make()
-
-
-def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    now = model.state_dict()
-    assert now.keys() == state.keys()
-    for name, tensor in state.items():
-        assert now[name].dtype == tensor.dtype, name
-        assert torch.equal(now[name], tensor), name
 
 
 def test_values_are_those_of_the_drop_in_functions_with_the_parameters_key():

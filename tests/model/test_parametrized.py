@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from planning import make_plan
+from planning import fillings, make_plan
+from states import assert_same_state
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
 
@@ -38,11 +39,6 @@ def wrapped(wrapper: str, model: nn.Module) -> nn.Module:
     return outer
 
 
-def assert_same(model: nn.Module, other: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name]), name
-
-
 @pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_do_not_count(wrapper):
@@ -51,14 +47,14 @@ def test_wrappers_do_not_count(wrapper):
     rules = [Rule(Constant(0.5), name="[0135].weight"), *TORCH]
     for model in (plain, outer):
         init_model_(model, 3, rules)
-    assert_same(inner, plain)
+    assert_same_state(inner, plain.state_dict())
     assert torch.all(inner[5].parametrizations.weight.original == 0.5)
     assert verify(outer, 3, rules) and fingerprint(outer) == plan_model(outer, 3, rules).fingerprint()
     only = ["0.weight", "2.weight", "3.weight"]
     assert [row.name for row in init_model_(outer, 4, only=only).rows] == [
         row.name for row in init_model_(plain, 4, only=only).rows
     ]
-    assert_same(inner, plain)
+    assert_same_state(inner, plain.state_dict())
 
 
 @pytest.mark.parametrize("layout", ["transposed", "sliced"])
@@ -79,7 +75,7 @@ def test_the_order_of_memory_does_not_count(dim, layout, tmp_path):
             weight.data = torch.empty(2 * weight.shape[0], 3 * weight.shape[1])[::2, ::3]
     init_model_(plain, 3)
     init_model_(other, 3)
-    assert_same(other, plain)
+    assert_same_state(other, plain.state_dict())
     save_model(other, tmp_path / "a.safetensors", 3)
     assert fingerprint(other) == fingerprint(tmp_path / "a.safetensors")
     assert fingerprint(other) == plan_model(other, 3).fingerprint()
@@ -143,7 +139,7 @@ def test_spectral_norms_vectors_start_anew_and_are_singular_vectors():
     assert moved == [f"0.parametrizations.weight.0.{name}" for name in ("_u", "_v")]
     init_model_(model, 5, only="1.weight")
     assert not torch.equal(model[1].weight_u, vectors["1.weight_u"])
-    rows = {row.name: row.distribution for row in make_plan(model).rows}
+    rows = fillings(model, "torch")
     assert rows["0.parametrizations.weight.original"] == make_plan(nn.Linear(6, 5)).rows[0].distribution
     assert rows["1.weight_orig"] == make_plan(nn.Linear(5, 4)).rows[0].distribution
 

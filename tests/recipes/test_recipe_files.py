@@ -7,10 +7,10 @@ import math
 import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from processes import ROOT
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
@@ -27,7 +27,6 @@ from convinit_ext.recipes import (
     Xavier,
 )
 
-ROOT = Path(__file__).parents[2]
 DOCS, MODELS = ((ROOT / "docs" / name).read_text() for name in ("recipes.md", "models.md"))
 needs_toml = pytest.mark.skipif(
     sys.version_info < (3, 11) and find_spec("tomli") is None, reason="needs tomllib or tomli"

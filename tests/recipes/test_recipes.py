@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from planning import make_plan
+from planning import fillings, make_plan
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -170,7 +170,7 @@ def test_padding_row_is_zero_and_the_others_do_not_notice(kind, padding):
 
 
 def distribution_of(module: nn.Module, recipe, fan="true", parameter="weight"):
-    return {row.name: row.distribution for row in make_plan(module, recipe=recipe, fan=fan).rows}[parameter]
+    return fillings(module, recipe, fan=fan)[parameter]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compiling import CALLED, CSRC, CXX
+from processes import ROOT
 
 from convinit_ext._engine import _ops as ops
 
@@ -16,7 +17,6 @@ NEEDED = [
     pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
     pytest.mark.skipif(CXX is None, reason="no compiler"),
 ]
-HERE = Path(__file__).parent.parent
 TORCH = Path(torch.__file__).parent
 ON_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
 BYTES = (torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
@@ -32,7 +32,7 @@ def loaded_library(folder: Path) -> ctypes.CDLL:
     """Build the ops with those GPUs, and register them in this process: once."""
     path = folder / "fake_gpu.so"
     sources = [
-        HERE / "cuda" / "fake_gpu.cpp",
+        ROOT / "tests" / "cuda" / "fake_gpu.cpp",
         *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "arguments")),
     ]
     command = [CXX, "-std=c++17", "-O0", CALLED, "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]

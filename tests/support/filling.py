@@ -106,6 +106,11 @@ def bits(array: np.ndarray | torch.Tensor) -> np.ndarray:
     return array.view(SAME_BITS[array.itemsize])
 
 
+def as_integers(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a tensor, an integer for each element."""
+    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
 def assert_same_bits(actual, expected, context: object = "") -> None:
     """Bit for bit: tells +0 from -0. Names the first element that differs."""
     left, right = bits(actual), bits(expected)

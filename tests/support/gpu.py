@@ -61,13 +61,6 @@ def network() -> nn.Module:
     )
 
 
-def assert_same_state(model: nn.Module, expected: nn.Module) -> None:
-    state, wanted = model.state_dict(), expected.state_dict()
-    assert state.keys() == wanted.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor.cpu(), wanted[name]), name
-
-
 def captured(function) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

@@ -30,3 +30,7 @@ def unlisted(model: nn.Module, recipe, **options) -> list[str]:
 
 def fillings(model: nn.Module, recipe, **arguments) -> dict[str, object]:
     return {row.name: row.distribution for row in make_plan(model, recipe=recipe, **arguments).rows}
+
+
+def stds(model: nn.Module, recipe) -> dict[str, float]:
+    return {row.name: row.std for row in make_plan(model, recipe=recipe).rows}

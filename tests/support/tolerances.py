@@ -1,8 +1,9 @@
-"""How far a value of a polynomial may lie from the reference's."""
+"""How far values of polynomials may lie from the reference's, in the dtypes that show it."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 REALS = {"float32": np.float32, "float64": np.float64}
 # Of the standard sample: relative to max(1, |z|).
@@ -19,3 +20,6 @@ def allowed_error(name: str, dtype: str, z: np.ndarray) -> np.ndarray:
     relative, always = TRUNCATED_TOLERANCE[dtype]
     allowed = np.maximum(relative * size, always)
     return np.minimum(allowed, TOLERANCE[dtype] * np.maximum(1.0, size)) if dtype == "float32" else allowed
+
+
+of_reals = pytest.mark.parametrize("dtype", REALS)
