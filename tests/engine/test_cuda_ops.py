@@ -1,16 +1,20 @@
 """The CUDA ops without a GPU: tests/cuda/fake_gpu.cpp stands in for the devices; the kernel's body runs here.
 
-Which device, stream and memory a list goes to, in what order, and what remains after an error.
+Which device, stream and memory a list goes to, in what order, and what remains after an error. The sums of
+digests are held against the contract in numpy.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import struct
 
 import numpy as np
 import pytest
+import reference_fingerprint
 import torch
-from fake_gpu import BYTES, DEVICE_MEMORY, NEEDED, ON_CUDA, Given, by_value, bytes_of
+from fake_gpu import BYTES, NEEDED, ON_CUDA, Given, Gpus, by_value, bytes_of, from_memory, loaded_library
 from filling import DTYPES, SHIFTED, as_integers, assert_same_bits, key_tensor, shifted
 from layouts import LAYOUTS
 
@@ -22,10 +26,14 @@ MANY = 50  # tensors: more than a kernel parameter describes
 OPS = ("fill", "digest", "compare")
 
 
-def from_memory(op: str) -> list[str]:
-    """Likewise of a long one."""
-    launch = f"launch {op} from memory on {{0}}, stream of {{0}}"
-    return [DEVICE_MEMORY] * (op != "fill") + [DEVICE_MEMORY, "pinned memory on {0}", "aten::copy_", launch]
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return loaded_library(tmp_path_factory.mktemp("fake_gpu"))
+
+
+@pytest.fixture
+def gpus(library: ctypes.CDLL) -> Gpus:
+    return Gpus(library)
 
 
 def arguments(op: str, number: int, boxes=None) -> Given:
@@ -115,6 +123,42 @@ def spoiled(tensor: torch.Tensor, *places: int) -> list[int]:
         at = np.unravel_index(place, tensor.shape)
         bits[at] = bits[at] ^ 4
     return [len(places), min(places, default=-1)]
+
+
+def digest_key(head: bytes) -> torch.Tensor:
+    return key_tensor(struct.unpack("<QQ", reference_fingerprint.blake(b"convinit-fp1-key", head)))
+
+
+def assert_digest(found: torch.Tensor, tensor: torch.Tensor) -> None:
+    """Of the contract, for the key of b"w"."""
+    assert found.dtype == torch.int64
+    expected = reference_fingerprint.sums(b"w", reference_fingerprint.words(tensor))
+    assert found.numpy().view(np.uint64).tolist() == [expected]
+
+
+@pytest.mark.parametrize("dtype", BYTES, ids=str)
+@pytest.mark.parametrize("layout", [*LAYOUTS, "one place"])
+def test_digests_of_layouts(gpus, layout, dtype):
+    shape, view = LAYOUTS.get(layout) or ((3, 1), lambda m: m.expand(3, 700))
+    memory = bytes_of(shape, dtype)
+    gpus.put_all([memory], 1)
+    assert_digest(gpus.run("digest", [view(memory)], digest_key(b"w")), view(memory))
+    assert gpus.log() == [line.format(1) for line in by_value("digest")]
+    assert gpus.library.fake_current_device() == 0
+
+
+@pytest.mark.parametrize("dtype", BYTES, ids=str)
+def test_digests_of_parts_add_up(gpus, dtype):
+    """Rows cut inside words, columns, and every third column."""
+    whole = gpus.put(bytes_of((41, 67), dtype), 0)
+    rows = [(whole[:5], ops.Box(0, (67, 1))), (whole[5:], ops.Box(5 * 67, (67, 1)))]
+    columns = [(whole[:, :9], ops.Box(0, (67, 1))), (whole[:, 9:], ops.Box(9, (67, 1)))]
+    thirds = [(whole[:, first::3], ops.Box(first, (67, 3))) for first in range(3)]
+    for parts in (rows, columns, thirds):
+        tensors, boxes = (list(each) for each in zip(*parts, strict=True))
+        keys = digest_key(b"w").expand(len(parts), 2).contiguous()
+        found = gpus.run("digest", tensors, keys, boxes=boxes)
+        assert_digest(found.sum(dim=0, keepdim=True), whole)
 
 
 # Lists

@@ -1,4 +1,4 @@
-"""GPUs that tests/cuda/fake_gpu.cpp makes up, and calls of the CUDA ops for them; for test_cuda_ops*.py."""
+"""GPUs that tests/cuda/fake_gpu.cpp makes up, and calls of the CUDA ops for them; for test_cuda_ops.py."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ DEVICE_MEMORY = "device memory on {0}"
 def by_value(op: str) -> list[str]:
     """What the log says of a short list; those that read have memory for their results first."""
     return [DEVICE_MEMORY] * (op != "fill") + [f"launch {op} by value on {{0}}, stream of {{0}}"]
+
+
+def from_memory(op: str) -> list[str]:
+    """Likewise of a long one."""
+    launch = f"launch {op} from memory on {{0}}, stream of {{0}}"
+    return [DEVICE_MEMORY] * (op != "fill") + [DEVICE_MEMORY, "pinned memory on {0}", "aten::copy_", launch]
 
 
 def loaded_library(folder: Path) -> ctypes.CDLL:
