@@ -252,6 +252,15 @@ def test_inference_tensors_and_views_that_overlap_can_be_looked_at():
     assert verify(model, 0, [Rule(Constant(0.0))], only="bias")
 
 
+def test_lazily_cloned_memory_is_read_where_it_is():
+    model = nn.Linear(8, 8)
+    init_model_(model, 0)
+    model.weight.data = torch._lazy_clone(model.weight.data)
+    assert verify(model, 0)
+    fingerprint(model)
+    assert torch._C._is_cow_tensor(model.weight)
+
+
 def test_nothing_is_written_and_no_graph_is_made():
     model = made()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -290,12 +299,3 @@ def test_a_bar_counts_the_bytes(capsys):
     pytest.importorskip("tqdm")
     assert verify(made(), SEED, progress=True)
     assert "verify: 100%" in capsys.readouterr().err
-
-
-def test_lazily_cloned_memory_is_read_where_it_is():
-    model = nn.Linear(8, 8)
-    init_model_(model, 0)
-    model.weight.data = torch._lazy_clone(model.weight.data)
-    assert verify(model, 0)
-    fingerprint(model)
-    assert torch._C._is_cow_tensor(model.weight)

@@ -68,6 +68,13 @@ def test_the_sign_of_a_zero_does_not_depend_on_an_earlier_call(fill, negative):
         assert_same_bits(after, filled_with(negative, (6, 4)))
 
 
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_the_sign_of_a_zero_bound_is_that_of_this_call(zero):
+    init.uniform_(torch.empty(4), -zero, 1e-46, key=Key(0, "weight"))
+    filled = init.uniform_(torch.empty(4), zero, 1e-46, key=Key(0, "weight"))
+    assert torch.signbit(filled).tolist() == [math.copysign(1.0, zero) < 0] * 4
+
+
 def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
     number, size = torch.tensor(1.0), (10, 10)
     first = init.normal_(torch.empty(size), 0.0, number, key=KEY)
@@ -304,10 +311,3 @@ def test_sparse_without_a_key_draws_two():
     twice = torch.Generator().manual_seed(5)
     draw(twice), draw(twice)
     assert torch.equal(generator.get_state(), twice.get_state())
-
-
-@pytest.mark.parametrize("zero", [0.0, -0.0])
-def test_the_sign_of_a_zero_bound_is_that_of_this_call(zero):
-    init.uniform_(torch.empty(4), -zero, 1e-46, key=Key(0, "weight"))
-    filled = init.uniform_(torch.empty(4), zero, 1e-46, key=Key(0, "weight"))
-    assert torch.signbit(filled).tolist() == [math.copysign(1.0, zero) < 0] * 4

@@ -146,6 +146,11 @@ def test_what_is_not_one_model_is_refused(model):
         intercept(model, seed=0)
 
 
+def test_intercept_takes_one_model():
+    with pytest.raises(TypeError, match="intercept takes one model"):
+        intercept(nn.Linear(2, 2), nn.Linear(2, 2))
+
+
 def test_wrong_seeds():
     with pytest.raises(TypeError, match="seed must be an int"):
         intercept(seed="0")
@@ -248,8 +253,3 @@ def test_blocks_that_end_in_another_order():
     assert torch.zeros in seen
     assert_is(layers[1].weight, "weight", seed=1)
     assert state_of_torch() == before
-
-
-def test_intercept_takes_one_model():
-    with pytest.raises(TypeError, match="intercept takes one model"):
-        intercept(nn.Linear(2, 2), nn.Linear(2, 2))
