@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import ROOT
 
 from convinit_ext import _C
 
-ROOT = Path(__file__).parent.parent
 MODULE = Path(_C.__file__)
 OBJECTS = ROOT / "build" / "objects" / "csrc"
 INCLUDE = Path(torch.__file__).parent / "include" / "torch" / "csrc"

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import subprocess
-import sys
 import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 import torch
+from processes import ROOT, last_line, run_python
 
 from convinit_ext import _C
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "convinit_ext"
-
-
-def run_python(
-    *arguments: str, cwd: Path = ROOT, python: str = sys.executable, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Another Python, without this one's CONVINIT_ISA unless given."""
-    inherited = {name: value for name, value in os.environ.items() if name != "CONVINIT_ISA"}
-    return subprocess.run(
-        [python, *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True
-    )
-
-
-def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
-
 
 # Where the package is installed for editing, its finder would still find the compiled part.
 NO_FINDER = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in repr(f)]"
@@ -58,28 +40,29 @@ def bare_python(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
-def test_a_build_without_torch_says_what_to_type(tmp_path: Path):
-    result = run_python("setup.py", "--version", python=bare_python(tmp_path))
+def refusal_of_setup(**where: str) -> str:
+    result = run_python("setup.py", "--version", **where)
     assert result.returncode != 0
     (line,) = result.stderr.splitlines()
+    return line
+
+
+def test_a_build_without_torch_says_what_to_type(tmp_path: Path):
+    line = refusal_of_setup(python=bare_python(tmp_path))
     assert "there is none: pip install torch, then pip install --no-build-isolation ." in line
 
 
 def test_a_build_that_torch_is_hidden_from_says_so(tmp_path: Path):
     """As pip's build isolation hides it: it is installed, and cannot be imported."""
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")")
-    result = run_python("setup.py", "--version", PYTHONPATH=str(tmp_path))
-    assert result.returncode != 0
-    (line,) = result.stderr.splitlines()
+    line = refusal_of_setup(PYTHONPATH=str(tmp_path))
     assert line.endswith("build isolation hides it: pip install --no-build-isolation .")
 
 
 def test_a_build_with_old_setuptools_says_what_to_type(tmp_path: Path):
     """Before it reads pyproject.toml, of which it would say pages."""
     (tmp_path / "setuptools.py").write_text('__version__ = "63.4.0"')
-    result = run_python("setup.py", "--version", PYTHONPATH=str(tmp_path))
-    assert result.returncode != 0
-    (line,) = result.stderr.splitlines()
+    line = refusal_of_setup(PYTHONPATH=str(tmp_path))
     assert "setuptools 64 or later, and setuptools 63.4.0 is installed: pip install 'setuptools>=64'" in line
 
 

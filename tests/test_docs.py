@@ -10,11 +10,11 @@ import contextlib
 import importlib
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from meshes import every_rank
+from processes import ROOT
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # noqa: F401
@@ -22,7 +22,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_modul
 
 import convinit_ext
 
-ROOT = Path(__file__).parents[1]
 # Guides for somebody who starts: nothing is given to their blocks.
 ALONE = {"start", "drop-in", "models", "which-recipe", "proof", "promises", "how-it-works"}
 ALONE |= {"accelerate", "lightning", "peft", "transformers"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shutil
 import subprocess
@@ -11,15 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import CALLED, CSRC, CXX
+from processes import ROOT
 
-ROOT = Path(__file__).parent.parent
-CSRC = ROOT / "csrc"
 PACKAGE = ROOT / "convinit_ext"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
-CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
-# Formulas are called, not copied into every caller (csrc/core/macros.h): a fraction of the time to compile.
-CALLED = "-DCONVINIT_INLINE=__attribute__((unused))"
 
 # What a file of each folder may include: folders of csrc, and headers from outside.
 STANDARD = "[a-z_]+"  # no folder, no ending
@@ -48,6 +44,15 @@ def includes(path: Path) -> list[tuple[bool, str]]:
 
 
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in (".h", ".cpp", ".inl", ".cu"))
+
+
+def test_no_file_is_long():
+    """But for the one whose functions' docstrings are their documentation."""
+    files = [path for folder in (PACKAGE, CSRC, ROOT / "tests") for path in folder.rglob("*.*")]
+    code = {path for path in files if path.suffix in (".py", ".pyi", ".h", ".cpp", ".inl", ".cu")}
+    lengths = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in code}
+    lengths.pop("convinit_ext/init/__init__.py")
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
 
 
 def test_imports_point_down():

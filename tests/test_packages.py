@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from test_build import ROOT, run_python
+from processes import ROOT, run_python
 
 from convinit_ext import _C
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_build import last_line, run_python
-from test_layers import CSRC, CXX
+from compiling import CSRC, CXX
+from processes import last_line, run_python
 
 SETUP = Path(__file__).parent.parent / "setup.py"
 

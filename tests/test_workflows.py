@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from processes import ROOT
 
 yaml = pytest.importorskip("yaml")
 
-ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

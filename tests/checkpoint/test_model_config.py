@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 from meshes import every_rank
-from test_saving_models import ANY, TRANSFORMERS, UNET, assert_equal
+from real_models import unet
+from saving import ANY, TRANSFORMERS
+from states import assert_same_state
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -22,10 +24,6 @@ def of_transformers() -> nn.Module:
     transformers = pytest.importorskip("transformers")
     config, kind, arguments = TRANSFORMERS["tied llama"]
     return getattr(transformers, kind)(getattr(transformers, config)(**arguments))
-
-
-def of_diffusers() -> nn.Module:
-    return pytest.importorskip("diffusers").UNet2DModel(**UNET)
 
 
 def parametrized(model: nn.Module) -> nn.Module:
@@ -49,7 +47,7 @@ WRAPPED = {
 
 @pytest.mark.filterwarnings("ignore")  # of the wrappers, and diffusers' own
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
-@pytest.mark.parametrize("build", [of_transformers, of_diffusers])
+@pytest.mark.parametrize("build", [of_transformers, unet], ids=["of_transformers", "of_diffusers"])
 def test_the_class_is_the_users(build, wrap):
     model = build()
     name, expected = base_name(model), config_files(model, torch.float32)
@@ -68,4 +66,4 @@ def test_float8_weights_are_loaded_into_a_wider_model(tmp_path, own):
     loaded = type(model).from_pretrained(tmp_path)
     expected = of_transformers()
     init_model_(expected, 7, ANY, dtype=torch.float8_e5m2)
-    assert_equal(loaded, expected.to(own if own.itemsize > 1 else torch.float32))
+    assert_same_state(loaded, expected.to(own if own.itemsize > 1 else torch.float32).state_dict())

@@ -9,12 +9,12 @@ import pytest
 import reference
 import torch
 from safetensors.torch import load_file, save
+from saving import filled, on_meta, rule_model, spectral, unique
 from torch import nn
-from torch.nn.utils import parametrizations, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, weight_norm
 
 from convinit_ext import Normal, Uniform, fingerprint, init_model_, plan_model, save_model
 from convinit_ext.checkpoint import _writer as file_writer
-from convinit_ext.checkpoint._layout import parsed_size
 from convinit_ext.checkpoint._safetensors import open_weights
 from convinit_ext.model import _values as values_module
 from convinit_ext.recipes import TORCH, Rule
@@ -46,15 +46,6 @@ def normed() -> nn.Module:
         parametrizations.weight_norm(nn.Conv1d(3, 5, 2), dim=1),
         parametrizations.weight_norm(nn.Linear(4, 3), dim=None),
         weight_norm(nn.Linear(9, 6)),
-    )
-
-
-def spectral() -> nn.Module:
-    return nn.Sequential(
-        parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)),
-        spectral_norm(nn.Linear(9, 6)),
-        parametrizations.orthogonal(nn.Linear(6, 6)),
-        parametrizations.orthogonal(nn.Linear(5, 8), use_trivialization=False),
     )
 
 
@@ -92,29 +83,6 @@ def assert_file_is(path, tensors):
     assert json.loads(written[8:length]) == json.loads(expected[8:length])
     assert list(json.loads(written[8:length])) == list(json.loads(expected[8:length]))
     assert written[length:] == expected[length:]
-
-
-def filled(build, **arguments):
-    model = build()
-    init_model_(model, **arguments)
-    return unique(model)
-
-
-def unique(model):
-    """The state dict without tied names."""
-    found, seen = {}, set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            found[name] = tensor.detach()
-    return found
-
-
-def on_meta(build):
-    if build is spectral:  # PyTorch looks at its values
-        return build().to("meta")
-    with torch.device("meta"):
-        return build()
 
 
 @pytest.mark.usefixtures("block_bytes")
@@ -176,10 +144,6 @@ def test_a_conjugate_view_is_another_tensor(tmp_path):
     for name, values in stored.items():
         assert torch.equal(values, model.state_dict()[name]), name
     assert fingerprint(model) == fingerprint(tmp_path / "a.safetensors") == plan_model(model).fingerprint()
-
-
-def rule_model() -> nn.Module:
-    return nn.Sequential(*(nn.Linear(6, 6) for _ in range(5)))
 
 
 PRESET = torch.linspace(-3, 3, 36, dtype=torch.float64).view(6, 6)
@@ -282,80 +246,8 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-SIZES = {
-    "5GB": 5 * 10**9,
-    " 500 mb ": 5 * 10**8,
-    "2GiB": 2 << 30,
-    "1.5KB": 1500,
-    "12": 12,
-    7: 7,
-    "1TB": 10**12,
-}
-
-
-def test_sizes():
-    from huggingface_hub.serialization._base import parse_size_to_int
-
-    for text, size in SIZES.items():
-        assert parsed_size(text) == size
-        if str(text).strip().upper().endswith("B") and "iB" not in str(text):
-            assert parse_size_to_int(text) == size
-    for wrong in ("", "GB", "-1GB", "5 GX", "five", 0, -1, "0GB", "1e3", "0.1", 10**400, "9" * 308 + "TB"):
-        with pytest.raises(ValueError, match="is no size"):
-            parsed_size(wrong)
-    for wrong in (1.5, True, None):
-        with pytest.raises(TypeError, match="max_shard_size"):
-            parsed_size(wrong)
-
-
-@pytest.mark.parametrize("max_bytes", [1, 150, 168, 400, 1000, 10**6])
-def test_files_are_split_as_huggingface_hub_splits_them(tmp_path, max_bytes):
-    from huggingface_hub import split_torch_state_dict_into_shards
-
-    model = rule_model()
-    split = split_torch_state_dict_into_shards(
-        model.state_dict(), filename_pattern="model{suffix}.safetensors", max_shard_size=max_bytes
-    )
-    report = save_model(model, tmp_path, max_shard_size=max_bytes)
-    assert [file.name for file in report.files] == list(split.filename_to_tensors)
-    for name, tensors in split.filename_to_tensors.items():
-        assert open_weights(tmp_path / name).tensors.keys() == set(tensors)
-    if split.is_sharded:
-        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-        assert index == {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-    opened = open_weights(tmp_path)
-    assert opened.metadata.keys() == {"format", "seed", "recipe", "contract", "plan"}
-    assert (opened.metadata["format"], opened.metadata["contract"]) == ("pt", "1")
-
-
 def test_a_parameter_named_as_the_metadata(tmp_path):
     model = nn.ParameterDict({"__metadata__": torch.zeros(3, 3)})
     with pytest.raises(ValueError, match=r"cannot hold a tensor named '__metadata__'"):
         save_model(model, tmp_path / "out", recipe=[Rule(name="*", init=ZEROS)])
     assert not (tmp_path / "out").exists()
-
-
-def test_progress_counts_every_byte(tmp_path, monkeypatch):
-    import tqdm.auto
-
-    bars = []
-
-    class Bar(tqdm.auto.tqdm):
-        def __init__(self, **arguments):
-            super().__init__(**arguments)
-            bars.append(self)
-
-    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
-    monkeypatch.setattr(file_writer, "BLOCK_BYTES", 64)
-    report = save_model(rule_model(), tmp_path, max_shard_size=200, progress=True)
-    (bar,) = bars
-    assert bar.n == bar.total == report.num_bytes > 0
-
-
-def test_the_report(tmp_path):
-    report = save_model(rule_model(), tmp_path, max_shard_size=200)
-    assert json.loads(json.dumps(report.to_dict()))["num_bytes"] == report.num_bytes
-    assert report.num_bytes == sum(each.stat().st_size for each in tmp_path.glob("*.safetensors"))
-    assert report.bytes_per_second > 0
-    assert "model-00005-of-00005.safetensors" in str(report)
-    assert [row.name for row in report.plan.rows] == list(rule_model().state_dict())

@@ -9,47 +9,14 @@ import pytest
 import torch
 from meshes import every_rank
 from processes import SUPPORT, run_script
+from real_models import unet
+from saving import ANY, TRANSFORMERS
+from states import assert_same_state
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 
-from convinit_ext import Normal, init_model_, plan_model, save_model
+from convinit_ext import init_model_, plan_model, save_model
 from convinit_ext.checkpoint._safetensors import open_weights
-from convinit_ext.recipes import TORCH, Rule
-
-ANY = [*TORCH, Rule(Normal(0.0, 0.02))]
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
-# (class of the config, class of the model, arguments)
-TRANSFORMERS = {
-    "tied llama": (
-        "LlamaConfig",
-        "LlamaForCausalLM",
-        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    ),
-    "bert": ("BertConfig", "BertForMaskedLM", TINY | {"intermediate_size": 48}),
-    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}),
-    "t5": (
-        "T5Config",
-        "T5ForConditionalGeneration",
-        {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 99},
-    ),
-    "vit": (
-        "ViTConfig",
-        "ViTForImageClassification",
-        {**TINY, "intermediate_size": 48, "image_size": 32, "patch_size": 8},
-    ),
-    "experts": (
-        "MixtralConfig",
-        "MixtralForCausalLM",
-        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 4},
-    ),
-}
-
-
-def assert_equal(one: nn.Module, other: nn.Module):
-    first, second = one.state_dict(), other.state_dict()
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert tensor.dtype == second[name].dtype and tensor.equal(second[name]), name
 
 
 @pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
@@ -67,19 +34,9 @@ def test_transformers_loads_it(tmp_path, case, max_shard_size, dtype):
     assert not any(info.values()), info
     expected = kind(config)
     init_model_(expected, 7, ANY, dtype=dtype)
-    assert_equal(loaded, expected)
+    assert_same_state(loaded, expected.state_dict())
     auto = transformers.AutoConfig.from_pretrained(tmp_path)
     assert auto.architectures == [case[1]]
-
-
-UNET = {
-    "sample_size": 16,
-    "block_out_channels": (32, 64),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 8,
-}
 
 
 @pytest.mark.filterwarnings("ignore")  # its own
@@ -87,15 +44,15 @@ UNET = {
 def test_diffusers_loads_it(tmp_path, max_shard_size):
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
-        model = diffusers.UNet2DModel(**UNET)
+        model = unet()
     save_model(model, tmp_path, 7, max_shard_size=max_shard_size)
     names = {each.name for each in tmp_path.iterdir()}
     assert "config.json" in names
     assert ("diffusion_pytorch_model.safetensors" in names) == (max_shard_size == "5GB")
     assert ("diffusion_pytorch_model.safetensors.index.json" in names) == (max_shard_size != "5GB")
-    expected = diffusers.UNet2DModel(**UNET)
+    expected = unet()
     init_model_(expected, 7)
-    assert_equal(diffusers.UNet2DModel.from_pretrained(tmp_path), expected)
+    assert_same_state(diffusers.UNet2DModel.from_pretrained(tmp_path), expected.state_dict())
     assert not save_model(model, tmp_path, 7, max_shard_size=max_shard_size).num_bytes
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from filling import DTYPES
+from real_models import resnet, unet
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -134,19 +135,6 @@ def llama() -> nn.Module:
     sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
     return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
-
-
-def resnet() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-    return transformers.ResNetForImageClassification(config)
-
-
-def unet() -> nn.Module:
-    diffusers = pytest.importorskip("diffusers")
-    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "layers_per_block": 1}
-    blocks |= {"up_block_types": ("AttnUpBlock2D", "UpBlock2D"), "norm_num_groups": 8}
-    return diffusers.UNet2DModel(sample_size=16, block_out_channels=(32, 32), **blocks)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])

@@ -1,4 +1,4 @@
-"""On a GPU: the bits of the CPU, one launch for a list, and PyTorch's rules for streams, graphs and memory.
+"""On a GPU: the bits of the CPU, one launch for a list, and PyTorch's rules for generators and memory.
 
 The tests of values, layouts, boxes and golden values run on every device there is; these are CUDA's own.
 """
@@ -6,68 +6,23 @@ The tests of values, layouts, boxes and golden values run on every device there 
 from __future__ import annotations
 
 import json
-import warnings
 
 import pytest
 import torch
 from command_models import SMALL
-from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, Backend, assert_same_bits, key_tensor
-from reference import layer_key
-from test_layouts import LARGE, LAYOUTS, SENTINEL
-from test_values import SHIFTED
+from filling import DTYPES, KEY, SHIFTED, Backend, assert_same_bits, key_tensor
+from gpu import MANY, NEEDS_A_GPU, RANDOM, arguments, assert_equal_to_cpu, launches, network, rows, small_rows
+from layouts import LARGE, LARGE_LAYOUTS, LARGE_SHAPE, LAYOUTS, SENTINEL
+from states import assert_same_state
 from torch import nn
 
-from convinit_ext import _C, Key, Normal, Shard, Uniform, init, init_model_
+from convinit_ext import Key, Normal, Shard, Uniform, init, init_model_
 from convinit_ext.__main__ import main
 from convinit_ext._engine import _ops as ops
 from convinit_ext._engine._ops import UnsupportedTensorError
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
-several_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+pytestmark = NEEDS_A_GPU
 CPU, GPU = Backend("cpu"), Backend("cuda")
-MANY = 300  # tensors: more than a kernel parameter can describe
-LONG = 1_000_000_000  # clock ticks: about half a second
-RANDOM = ("uniform", "normal", "truncated_normal")
-
-
-@pytest.fixture
-def never_waits():
-    """Any wait for the GPU that PyTorch knows of is an error."""
-    torch.cuda.synchronize()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Synchronization debug mode")  # that it is a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
-def rows() -> list[tuple[tuple[int, ...], str, str]]:
-    """(shape, dtype, distribution): every dtype and distribution, small tensors and a large one."""
-    shapes = ((0,), (1,), (9,), (3, 3), (1031,), (65, 3, 3, 3))
-    found = [(shape, dtype, name) for shape in shapes for dtype in DTYPES for name in SHIFTED]
-    return [*found[:7], ((LARGE,), "float32", "normal"), *found[7:], ((LARGE,), "bfloat16", "uniform")]
-
-
-def arguments(device: str, chosen=None):
-    """Tensors, keys and distributions of one call."""
-    chosen = rows() if chosen is None else chosen
-    tensors = [torch.empty(shape, dtype=DTYPES[dtype], device=device) for shape, dtype, _ in chosen]
-    keys = key_tensor(*[layer_key(3, f"layer{number}.weight") for number in range(len(chosen))])
-    return tensors, keys, [DISTRIBUTIONS[name](*SHIFTED[name][1:]) for *_, name in chosen]
-
-
-def assert_equal_to_cpu(tensors, chosen=None) -> None:
-    expected = arguments("cpu", chosen)
-    ops.fill_(*expected)
-    for tensor, on_cpu in zip(tensors, expected[0], strict=True):
-        assert_same_bits(tensor, on_cpu)
-
-
-def launches(function) -> int:
-    before = _C.num_cuda_launches()
-    function()
-    return _C.num_cuda_launches() - before
-
 
 # The same bits
 
@@ -91,16 +46,6 @@ def test_layouts_equal_the_cpus(dtype, layout):
         assert_same_bits(on_gpu, on_cpu, distribution)
 
 
-LARGE_SHAPE = (96, 80, 17, 23)
-LARGE_LAYOUTS = {
-    "channels_last": lambda m: m.to(memory_format=torch.channels_last),
-    "permuted": lambda m: m.permute(2, 0, 3, 1),
-    "transposed": lambda m: m.transpose(0, 3),
-    "sliced": lambda m: m[:, 1:, ::2, 1:],
-    "sliced channels_last": lambda m: m[1:, 3:].to(memory_format=torch.channels_last)[:, 1:],
-}
-
-
 @pytest.mark.parametrize("view", LARGE_LAYOUTS.values(), ids=LARGE_LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_layouts_equal_the_cpus(dtype, view):
@@ -108,10 +53,6 @@ def test_large_layouts_equal_the_cpus(dtype, view):
     for name in RANDOM:
         on_gpu, on_cpu = (view(backend.empty(shape, dtype).fill_(SENTINEL)) for backend in (GPU, CPU))
         assert_same_bits(GPU.fill_(on_gpu, SHIFTED[name]), CPU.fill_(on_cpu, SHIFTED[name]), name)
-
-
-def small_rows(num_tensors: int) -> list[tuple[tuple[int, ...], str, str]]:
-    return [((number % 97 + 1, 3), "float32", RANDOM[number % 3]) for number in range(num_tensors)]
 
 
 @pytest.mark.parametrize("num_tensors", [None, 1, 2, 5, 10, 20, 30, 50, 100, 2000])
@@ -184,23 +125,6 @@ def test_shards_equal_the_cpus(function):
 # Models
 
 
-def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3),
-        nn.BatchNorm2d(16),
-        nn.Embedding(20, 8, padding_idx=3),
-        nn.LSTM(8, 8, 2),
-        nn.Linear(5, 7),
-    )
-
-
-def assert_same_state(model: nn.Module, expected: nn.Module) -> None:
-    state, wanted = model.state_dict(), expected.state_dict()
-    assert state.keys() == wanted.keys()
-    for name, tensor in state.items():
-        assert torch.equal(tensor.cpu(), wanted[name]), name
-
-
 @pytest.mark.parametrize("recipe", ["torch", "he", "xavier"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 def test_models_equal_the_cpus(recipe, dtype):
@@ -211,8 +135,8 @@ def test_models_equal_the_cpus(recipe, dtype):
     assert launches(lambda: init_model_(moved, 11, recipe, dtype=dtype)) == 1
     assert launches(lambda: init_model_(meta, 11, recipe, device="cuda", dtype=dtype)) == 1
     assert {tensor.device.type for tensor in (*meta.parameters(), *meta.buffers())} == {"cuda"}
-    assert_same_state(moved, expected)
-    assert_same_state(meta, expected)
+    assert_same_state(moved, expected.state_dict())
+    assert_same_state(meta, expected.state_dict())
 
 
 @pytest.mark.parametrize("num_layers", [4, 500])
@@ -223,7 +147,7 @@ def test_a_model_on_the_cpu_and_a_gpu_is_one_launch(num_layers):
     init_model_(expected, 11)
     assert launches(lambda: init_model_(model, 11)) == 1
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu", "cuda"}
-    assert_same_state(model, expected)
+    assert_same_state(model, expected.state_dict())
 
 
 def test_the_command_line(capsys):
@@ -233,177 +157,6 @@ def test_the_command_line(capsys):
     assert {case["ratio"] > 0 for case in result["comparison"]["cases"]} == {True}
     for recipe in ("he", "torch"):
         assert main(["run", "--model", SMALL, "--device", "cuda", "--recipe", recipe, "--no-compare"]) == 0
-
-
-# Streams and devices
-
-
-@pytest.mark.parametrize("num_tensors", [1, MANY])
-def test_fills_run_on_the_current_stream(num_tensors):
-    """A stream held up by a long kernel holds up the fill; another stream, or the host, is not held up."""
-    chosen = [((64, 64), "float32", "normal")] * num_tensors
-    tensors, keys, kinds = arguments("cuda", chosen)
-    stream, done = torch.cuda.Stream(), torch.cuda.Event()
-    for wait in (0, LONG):  # the first time loads kernels and allocates
-        for tensor in tensors:
-            tensor.zero_()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            torch.cuda._sleep(wait)
-            ops.fill_(tensors, keys, kinds)
-            done.record()
-        held_up = not done.query()
-        sums = [tensor.abs().sum() for tensor in tensors[:3]]  # on the default stream
-        torch.cuda.default_stream().synchronize()
-    assert held_up and not done.query()
-    assert not any(each.item() for each in sums)
-    stream.synchronize()
-    assert_equal_to_cpu(tensors, chosen)
-
-
-def test_lists_are_not_overwritten_while_a_stream_lags_behind():
-    """The lists of many calls are on their way at once."""
-    chosen = [((9, 9), "float32", "normal")] * MANY
-    calls = [arguments("cuda", chosen) for _ in range(20)]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda._sleep(LONG)
-        for number, (tensors, keys, kinds) in enumerate(calls):
-            keys[:, 1] += number
-            ops.fill_(tensors, keys, kinds)
-    stream.synchronize()
-    for tensors, keys, kinds in calls:
-        expected = [torch.empty(9, 9) for _ in chosen]
-        ops.fill_(expected, keys, kinds)
-        for tensor, on_cpu in zip(tensors, expected, strict=True):
-            assert_same_bits(tensor, on_cpu)
-
-
-@pytest.mark.parametrize("num_tensors", [1, 10, MANY])
-def test_nothing_waits_for_the_gpu(never_waits, num_tensors):
-    tensors, keys, kinds = arguments("cuda", [((33, 5), "float32", "uniform")] * num_tensors)
-    ops.fill_(tensors, keys, kinds)
-    init.kaiming_normal_(tensors[0])
-    init.trunc_normal_(tensors[0], key=Key(0, "w"))
-    init.sparse_(tensors[0], 0.5)
-    init.uniform_(tensors[0], generator=torch.Generator("cuda").manual_seed(1))
-
-
-@pytest.mark.usefixtures("never_waits")
-def test_init_model_does_not_wait_for_the_gpu():
-    with torch.device("meta"):
-        model = network()
-    init_model_(model, device="cuda")
-    init_model_(model)
-
-
-@pytest.mark.parametrize(
-    "devices",
-    [
-        ("cpu", "cuda"),
-        pytest.param(("cuda:1",), marks=several_gpus),
-        pytest.param(("cpu", "cuda:0", "cuda:1"), marks=several_gpus),
-    ],
-)
-@pytest.mark.parametrize("num_tensors", [3, MANY])
-def test_a_list_on_several_devices_is_a_launch_each(devices, num_tensors):
-    """And the current device stays."""
-    torch.cuda.set_device(0)
-    chosen = [((33, number % 50 + 1), "float32", "normal") for number in range(num_tensors)]
-    tensors, keys, kinds = arguments("cpu", chosen)
-    tensors = [tensor.to(devices[number % len(devices)]) for number, tensor in enumerate(tensors)]
-    assert launches(lambda: ops.fill_(tensors, keys, kinds)) == sum(name != "cpu" for name in devices)
-    assert torch.cuda.current_device() == 0
-    assert_equal_to_cpu(tensors, chosen)
-    boxes = [ops.Box(5, (1000, 3)) for _ in tensors]
-    ops.fill_(tensors, keys, kinds, boxes)
-    expected = [torch.empty_like(tensor, device="cpu") for tensor in tensors]
-    ops.fill_(expected, keys, kinds, boxes)
-    for tensor, on_cpu in zip(tensors, expected, strict=True):
-        assert_same_bits(tensor, on_cpu)
-
-
-# Graphs
-
-
-def captured(function) -> torch.cuda.CUDAGraph:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
-    return graph
-
-
-@pytest.mark.parametrize("num_tensors", [1, 10, 2000])
-def test_a_graph_writes_the_same_values_at_every_replay(num_tensors):
-    chosen = small_rows(num_tensors)
-    tensors, keys, kinds = arguments("cuda", chosen)
-    graph = captured(lambda: ops.fill_(tensors, keys, kinds))
-    churn = [torch.randint(0, 255, (1 << 20,), dtype=torch.uint8, device="cuda") for _ in range(20)]
-    for _ in range(5):
-        for tensor in tensors:
-            tensor.fill_(SENTINEL)
-        churn.append(torch.ones(1 << 16).pin_memory().cuda(non_blocking=True))
-        graph.replay()
-        assert_equal_to_cpu(tensors, chosen)
-
-
-def test_a_graph_of_many_fills_and_other_work():
-    """The memory of one list is used again by what follows it in the graph."""
-    chosen = [((9, 9), "float32", "normal")] * MANY
-    first, second = arguments("cuda", chosen), arguments("cuda", chosen)
-    sums: list[torch.Tensor] = []
-
-    def work() -> None:
-        ops.fill_(*first)
-        scratch = [torch.full((4096,), float(number), device="cuda") for number in range(10)]
-        sums.append(torch.stack(scratch).sum())
-        ops.fill_(*second)
-
-    graph = captured(work)
-    for _ in range(3):
-        for tensor in (*first[0], *second[0]):
-            tensor.fill_(SENTINEL)
-        graph.replay()
-        assert_equal_to_cpu(first[0], chosen)
-        assert_equal_to_cpu(second[0], chosen)
-        assert sums[0].item() == 4096 * 45
-
-
-def test_a_keyed_drop_in_call_and_a_model_are_captured():
-    model, expected, tensor = network().cuda(), network(), torch.empty(64, 64, device="cuda")
-
-    def work() -> None:
-        init.kaiming_normal_(tensor, key=Key(0, "conv.weight"))
-        init_model_(model, 4)
-
-    graph = captured(work)
-    for each in (tensor, *model.parameters()):
-        each.data.zero_()
-    graph.replay()
-    init_model_(expected, 4)
-    assert_same_state(model, expected)
-    assert_same_bits(tensor, init.kaiming_normal_(torch.empty(64, 64), key=Key(0, "conv.weight")))
-
-
-@pytest.mark.parametrize("source", ["default", "cpu", "cuda"])
-def test_a_fill_without_a_key_is_refused_under_capture(source):
-    tensor = torch.zeros(64, 64, device="cuda")
-    generator = None if source == "default" else torch.Generator(source).manual_seed(1)
-    before = (generator or torch.default_generator).get_state()
-
-    def fill() -> None:
-        torch.zeros(3, device="cuda")  # else there is nothing in the graph, which is a warning
-        for function in (init.normal_, init.kaiming_uniform_, init.sparse_, init.orthogonal_):
-            given = {"sparsity": 0.5} if function is init.sparse_ else {}
-            with pytest.raises(RuntimeError, match=r"key=convinit_ext\.Key|cannot be captured"):
-                function(tensor, generator=generator, **given)
-
-    captured(fill)
-    assert torch.equal((generator or torch.default_generator).get_state(), before)
-    assert not tensor.any()
-    init.normal_(tensor, generator=generator)
-    assert tensor.any()
 
 
 # Generators

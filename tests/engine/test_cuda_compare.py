@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from filling import DISTRIBUTIONS, DTYPES, KEY, WHY_NO_GPU, key_tensor
-from test_cuda import LONG, MANY, RANDOM, arguments, captured, launches, network, several_gpus, small_rows
-from test_layouts import LARGE, LAYOUTS
-from test_values import SHIFTED
+from filling import DTYPES, KEY, SHIFTED, key_tensor, shifted
+from gpu import (
+    LONG,
+    MANY,
+    NEEDS_A_GPU,
+    RANDOM,
+    arguments,
+    captured,
+    launches,
+    network,
+    several_gpus,
+    small_rows,
+)
+from layouts import LARGE, LAYOUTS
 from torch import nn
 
 from convinit_ext import init_model_, verify
 from convinit_ext._engine import _ops as ops
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
+pytestmark = NEEDS_A_GPU
 EQUAL = [0, -1]
-
-
-def drawn(name: str):
-    return DISTRIBUTIONS[name](*SHIFTED[name][1:])
 
 
 def assert_same_differences(tensors, keys, kinds, boxes=None) -> list[list[int]]:
@@ -33,7 +39,7 @@ def assert_same_differences(tensors, keys, kinds, boxes=None) -> list[list[int]]
 def test_large_tensors(dtype, name):
     tensor = torch.empty(LARGE, dtype=DTYPES[dtype], device="cuda")
     for start in (0, 3, 2**34 - 501):
-        given = [tensor], key_tensor(KEY), [drawn(name)], [ops.Box(start, (1,))]
+        given = [tensor], key_tensor(KEY), [shifted(name)], [ops.Box(start, (1,))]
         ops.fill_(*given)
         assert ops.differences(*given).tolist() == [EQUAL]
         for place in (LARGE - 1, LARGE // 2, 5):  # ever earlier ones
@@ -49,7 +55,7 @@ def test_layouts(dtype, layout):
     shape, view = LAYOUTS[layout]
     for name in SHIFTED:
         tensor = view(torch.zeros(shape, dtype=DTYPES[dtype], device="cuda"))
-        given = [tensor], key_tensor(KEY), [drawn(name)]
+        given = [tensor], key_tensor(KEY), [shifted(name)]
         ops.fill_(*given)
         assert ops.differences(*given).tolist() == [EQUAL]
         if tensor.numel():
@@ -74,7 +80,7 @@ def test_a_list_on_several_devices(devices):
     given = [torch.empty(33, number % 50 + 1) for number in range(MANY)]
     given = [tensor.to(devices[number % len(devices)]) for number, tensor in enumerate(given)]
     keys = key_tensor(*[(number, 5) for number in range(MANY)])
-    kinds = [drawn(RANDOM[number % 3]) for number in range(MANY)]
+    kinds = [shifted(RANDOM[number % 3]) for number in range(MANY)]
     boxes = [ops.Box(number, (1000, 3)) for number in range(MANY)]
     ops.fill_(given, keys, kinds, boxes)
     for tensor in given[::7]:

@@ -6,14 +6,14 @@ import functools
 
 import pytest
 import torch
-from filling import KEY, WHY_NO_GPU, key_tensor
-from test_cuda import LARGE_LAYOUTS, LARGE_SHAPE, LONG, MANY, captured, launches, several_gpus
-from test_layouts import LARGE, LAYOUTS
+from filling import KEY, key_tensor
+from gpu import LONG, MANY, NEEDS_A_GPU, captured, launches, several_gpus
+from layouts import LARGE, LARGE_LAYOUTS, LARGE_SHAPE, LAYOUTS
 
 from convinit_ext import Uniform
 from convinit_ext._engine import _ops as ops
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(WHY_NO_GPU), reason=WHY_NO_GPU or "there is a GPU")]
+pytestmark = NEEDS_A_GPU
 BYTES = (torch.bool, torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
 
 

@@ -9,116 +9,38 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import reference_fingerprint
 import torch
-from filling import DISTRIBUTIONS, DTYPES, assert_same_bits, key_tensor
-from test_layers import CALLED, CSRC, CXX
-from test_layouts import LAYOUTS
-from test_values import SHIFTED
+from fake_gpu import BYTES, NEEDED, ON_CUDA, Given, Gpus, by_value, bytes_of, from_memory, loaded_library
+from filling import DTYPES, SHIFTED, as_integers, assert_same_bits, key_tensor, shifted
+from layouts import LAYOUTS
 
 from convinit_ext._engine import _checks as checks
 from convinit_ext._engine import _ops as ops
 
-pytestmark = [
-    pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
-    pytest.mark.skipif(CXX is None, reason="no compiler"),
-]
-HERE = Path(__file__).parent.parent
-TORCH = Path(torch.__file__).parent
-ON_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+pytestmark = NEEDED
 MANY = 50  # tensors: more than a kernel parameter describes
 OPS = ("fill", "digest", "compare")
-BYTES = (torch.uint8, torch.bfloat16, torch.float32, torch.int64, torch.complex128)
-DEVICE_MEMORY = "device memory on {0}"
-
-
-def by_value(op: str) -> list[str]:
-    """What the log says of a short list; those that read have memory for their results first."""
-    return [DEVICE_MEMORY] * (op != "fill") + [f"launch {op} by value on {{0}}, stream of {{0}}"]
-
-
-def from_memory(op: str) -> list[str]:
-    """Likewise of a long one."""
-    launch = f"launch {op} from memory on {{0}}, stream of {{0}}"
-    return [DEVICE_MEMORY] * (op != "fill") + [DEVICE_MEMORY, "pinned memory on {0}", "aten::copy_", launch]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("fake_gpu") / "fake_gpu.so"
-    sources = [
-        HERE / "cuda" / "fake_gpu.cpp",
-        *(CSRC / "torch" / f"{name}.cpp" for name in ("ops_cuda", "tasks", "arguments")),
-    ]
-    command = [CXX, "-std=c++17", "-O0", CALLED, "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic"]
-    command += ["-fvisibility=hidden", f"-I{CSRC}", f"-isystem{TORCH / 'include'}", *map(str, sources)]
-    command += [f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10", "-ldl", "-o", str(path)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    torch.ops.load_library(path)
-    loaded = ctypes.CDLL(str(path))
-    loaded.fake_put.argtypes = [ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int32]
-    loaded.fake_log.restype = ctypes.c_char_p
-    return loaded
-
-
-Given = tuple[list[torch.Tensor], torch.Tensor, list[ops.Encoded]]
-
-
-class Gpus:
-    """Puts tensors on devices, and calls the CUDA ops for them."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self.library = library
-        library.fake_reset()
-
-    def put(self, tensor: torch.Tensor, device: int) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        self.library.fake_put(storage.data_ptr(), storage.nbytes(), device)
-        return tensor
-
-    def put_all(self, tensors: list[torch.Tensor], *devices: int | None) -> None:
-        """On these devices in turn, of which None is the CPU. Those without elements have no address."""
-        for number, tensor in enumerate(tensors):
-            if (device := devices[number % len(devices)]) is not None:
-                self.put(tensor, device)
-        self.library.fake_put(0, 1, next(device for device in devices if device is not None))
-
-    def run(self, op: str, tensors, keys, kinds=(), boxes=None) -> torch.Tensor | None:
-        encoded = () if op == "digest" else ops.encoded(kinds)
-        where = ([], []) if boxes is None else ops._encode_boxes(tensors, boxes)
-        called = {"fill": ops._fill_op, "digest": ops._digest_op, "compare": ops._compare_op}[op]
-        return called.redispatch(ON_CUDA, tensors, keys, *encoded, *where)
-
-    def log(self) -> list[str]:
-        return self.library.fake_log().decode().splitlines()
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return loaded_library(tmp_path_factory.mktemp("fake_gpu"))
 
 
 @pytest.fixture
-def gpus(library) -> Gpus:
+def gpus(library: ctypes.CDLL) -> Gpus:
     return Gpus(library)
-
-
-def kind(name: str) -> ops.Encoded:
-    return DISTRIBUTIONS[name](*SHIFTED[name][1:])
-
-
-def bytes_of(shape, dtype: torch.dtype) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(7)
-    size = torch.Size(shape).numel() * dtype.itemsize
-    return torch.randint(0, 256, (size,), dtype=torch.uint8, generator=generator).view(dtype).view(shape)
 
 
 def arguments(op: str, number: int, boxes=None) -> Given:
     """Of one call: what is compared is as it should be, or has another element, or has none."""
     names = ("normal", "uniform", "truncated_normal", "constant")
     keys = key_tensor(*[(each, each + 1) for each in range(number)])
-    kinds = [kind(names[each % 4]) for each in range(number)]
+    kinds = [shifted(names[each % 4]) for each in range(number)]
     if op == "digest":
         shapes = ((1500,), (7, 33), (2, 3, 5), (0, 3), ())
         if boxes is not None:
@@ -161,7 +83,7 @@ def test_one_tensor_and_a_part_of_one(gpus, dtype):
         tensor, memory, drawn = (
             gpus.put(torch.zeros(1031, dtype=dtype), 1),
             torch.zeros(9, 7, dtype=dtype),
-            kind(name),
+            shifted(name),
         )
         ops._fill_one_op.redispatch(ON_CUDA, tensor, key, drawn.kind, *drawn.params)
         assert_same_bits(tensor, on_cpu("fill", [tensor], key, [drawn])[0])
@@ -180,15 +102,15 @@ def test_layouts(gpus, layout):
     for dtype, name in itertools.product(DTYPES.values(), SHIFTED):
         gpus.library.fake_reset()
         memory, expected = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-        ops.fill_([view(expected)], key, [kind(name)])
+        ops.fill_([view(expected)], key, [shifted(name)])
         tensor = view(memory)
         gpus.put_all([memory], 1)
-        gpus.run("fill", [tensor], key, [kind(name)])
+        gpus.run("fill", [tensor], key, [shifted(name)])
         assert_same_bits(memory, expected, (dtype, name))
-        assert gpus.run("compare", [tensor], key, [kind(name)]).tolist() == [[0, -1]]
+        assert gpus.run("compare", [tensor], key, [shifted(name)]).tolist() == [[0, -1]]
         if size := tensor.numel():
             wanted = spoiled(tensor, *{size // 3, size // 2, size - 1})
-            assert gpus.run("compare", [tensor], key, [kind(name)]).tolist() == [wanted]
+            assert gpus.run("compare", [tensor], key, [shifted(name)]).tolist() == [wanted]
         compared = [line.format(1) for line in by_value("compare")]
         assert gpus.log()[-2:] == compared
     assert gpus.library.fake_current_device() == 0
@@ -196,7 +118,7 @@ def test_layouts(gpus, layout):
 
 def spoiled(tensor: torch.Tensor, *places: int) -> list[int]:
     """A bit of these elements is flipped: what a comparison should find of a whole tensor."""
-    bits = tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+    bits = as_integers(tensor)
     for place in places:
         at = np.unravel_index(place, tensor.shape)
         bits[at] = bits[at] ^ 4
@@ -286,7 +208,7 @@ def test_each_device_gets_its_own_list_and_the_cpu_comes_last(gpus, boxed):
 
 def test_empty_tensors_are_no_work(gpus):
     tensors, keys = [torch.zeros(0, 3), torch.zeros(3, 0)], key_tensor((1, 2), (3, 4))
-    gpus.run("fill", tensors, keys, [kind("normal")] * 2)
+    gpus.run("fill", tensors, keys, [shifted("normal")] * 2)
     gpus.run("fill", [], keys[:0], [])
     assert gpus.log() == []
     gpus.put_all(tensors, 0)

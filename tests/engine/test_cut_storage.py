@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from filling import assert_same_bits, key_tensor
+from compiled_ops import KEYS, PARAMS
+from filling import assert_same_bits
 from torch import Tensor, nn
 
 from convinit_ext import _C, Key, Normal, Shard, fingerprint, init, init_model_, intercept, verify
@@ -14,8 +15,6 @@ from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Rule
 
 KEY = Key(0, "weight")
-KEYS = key_tensor((1, 2))
-PARAMS = [0.0, 1.0, 0.0, 0.0]
 BOX = ops.Box(5, (200, 2))
 RECIPE = [Rule(Normal())]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -13,12 +12,12 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
+from compiling import CXX
 from filling import DTYPES, Backend, assert_same_bits, values
+from processes import ROOT
 
 from convinit_ext import _C
 
-ROOT = Path(__file__).parents[2]
-CXX = shutil.which(os.environ.get("CXX", "c++").split()[-1])
 FLOAT8 = ["float8_e4m3fn", "float8_e5m2"]
 SMALL_TYPES = ["float16", "bfloat16", *FLOAT8]
 # The vectors' own rounding, compiled alone.

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import reference as ref
 from filling import Backend, assert_same_bits, values
-from test_values import allowed_error
+from solved_words import BEFORE, PER_BLOCK, solve
+from tolerances import allowed_error
 
-INVERSE_MULTIPLIERS = tuple(pow(int(each), -1, 2**32) for each in ref.PHILOX_MULTIPLIERS)
 EDGES_32 = [
     *(0, 1, 2, 127, 128, 129, 255, 256, 257),
     *(2**29 - 1, 2**29, 2**29 + 1, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1),
@@ -25,35 +25,7 @@ EDGES_64 = [
     *(0, 1, 2**10, 2**11 - 1, 2**11, 2**12, 2**61 - 1, 2**61, 2**61 + 1, 2**62 - 1, 2**62),
     *(2**63 - 1, 2**63, 2**63 + 2**11, 3 * 2**62, 2**64 - 2**12, 2**64 - 2**11, 2**64 - 1),
 ]
-BEFORE = 32  # elements filled before the extreme ones, so that these lie in the vectorised part
 INF = float("inf")
-
-
-def counter_of(words, key: int) -> tuple[int, int]:
-    """(block, stream) that give these four words: the ten rounds backwards."""
-    c0, c1, c2, c3 = words
-    for step in reversed(range(ref.PHILOX_ROUNDS)):
-        k0, k1 = (((key >> 32 * i) + step * ref.PHILOX_WEYL[i]) % 2**32 for i in (0, 1))
-        old0, old2 = c3 * INVERSE_MULTIPLIERS[0] % 2**32, c1 * INVERSE_MULTIPLIERS[1] % 2**32
-        c1, c3 = (
-            (old2 * int(ref.PHILOX_MULTIPLIERS[1]) >> 32) ^ c0 ^ k0,
-            (old0 * int(ref.PHILOX_MULTIPLIERS[0]) >> 32) ^ c2 ^ k1,
-        )
-        c0, c2 = old0, old2
-    return c0 | c1 << 32, c2 | c3 << 32
-
-
-def solve(words, seed: int = 0) -> tuple[int, int, int]:
-    """(key, stream, block) that give these words, the block small enough for an index of 63 bits."""
-    generator = random.Random(f"{seed} {words}")
-    while True:
-        key = generator.getrandbits(64)
-        block, stream = counter_of(words, key)
-        if BEFORE < block < 2**61 - BEFORE:
-            return key, stream, block
-
-
-PER_BLOCK = {"float32": 4, "float64": 2}
 
 
 @functools.cache

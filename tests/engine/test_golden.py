@@ -62,6 +62,14 @@ def stored_bits(tensor) -> np.ndarray:
     return raw.astype(f"<u{tensor.element_size()}")
 
 
+def shown(raw: np.ndarray) -> dict[str, object]:
+    """The first values, and a digest of all."""
+    return {
+        "bits": [f"{word:0{2 * raw.itemsize}x}" for word in raw[:NUM_LISTED]],
+        "digest": hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest(),
+    }
+
+
 def filled_row(backend: Backend, distribution, dtype, start) -> dict[str, object]:
     filled = backend.fill((NUM_DIGESTED,), distribution, dtype, ref.layer_key(SEED, NAME), start=start)
     raw = stored_bits(filled)
@@ -69,8 +77,7 @@ def filled_row(backend: Backend, distribution, dtype, start) -> dict[str, object
         "distribution": list(distribution),
         "dtype": dtype,
         "start": start,
-        "bits": [f"{word:0{2 * raw.itemsize}x}" for word in raw[:NUM_LISTED]],
-        "digest": hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest(),
+        **shown(raw),
     }
 
 
@@ -81,8 +88,7 @@ def orthogonal_row(shape, dtype, blocks) -> dict[str, object]:
         "shape": list(shape),
         "dtype": dtype,
         "blocks": blocks,
-        "bits": [f"{word:0{2 * raw.itemsize}x}" for word in raw[:NUM_LISTED]],
-        "digest": hashlib.blake2b(raw.tobytes(), digest_size=16).hexdigest(),
+        **shown(raw),
     }
 
 

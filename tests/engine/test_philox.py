@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference as ref
 from filling import Backend, assert_same_bits
-from test_reference import PHILOX_KNOWN_ANSWERS
+from solved_words import PHILOX_KNOWN_ANSWERS
 
 from convinit_ext import _C
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from filling import DTYPES, key_tensor
-from test_layouts import LAYOUTS
+from filling import DTYPES, as_integers, key_tensor
+from layouts import LAYOUTS
 from torch import Tensor
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform
@@ -20,15 +20,11 @@ KEYS = key_tensor((2**63 + 5, 7))
 DISTRIBUTIONS = [Constant(0.5), Uniform(-1.0, 2.0), Normal(0.5, 2.0), TruncatedNormal(0.0, 1.0, -2.0, 2.0)]
 
 
-def bits(tensor: Tensor) -> Tensor:
-    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
 def flip(tensor: Tensor, places: list[int]) -> None:
     """The lowest bit of the elements with these row-major indices."""
     for place in places:
         index = np.unravel_index(place, tensor.shape)
-        bits(tensor)[index] ^= 1
+        as_integers(tensor)[index] ^= 1
 
 
 def difference(tensor: Tensor, distribution: ops.Encoded, box: Box | None = None) -> list[int]:

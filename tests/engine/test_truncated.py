@@ -10,15 +10,14 @@ import pytest
 import reference as ref
 import torch
 from filling import DTYPES, KEY, Backend, values
-from test_extreme_words import BEFORE, PER_BLOCK, solve
-from test_values import REALS, allowed_error
+from solved_words import BEFORE, PER_BLOCK, solve
+from tolerances import REALS, allowed_error, of_reals
 
 mp = pytest.importorskip("mpmath")
 special = pytest.importorskip("scipy.special")
 
 INF = math.inf
 WORD_BITS = {"float32": 32, "float64": 53}
-of_reals = pytest.mark.parametrize("dtype", REALS)
 # The median among the words, at their edge and beyond; wide intervals and narrow ones.
 INTERVALS = [
     *[(-2.0, 2.0), (-INF, INF), (-0.5, 3.0), (-3.0, 0.5), (-1.0, 1.7), (-9.0, 0.5), (-3.7, 5.5)],

@@ -9,42 +9,15 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
-from filling import DTYPES, KEY, Backend, assert_same_bits, values
+from filling import DTYPES, KEY, SHIFTED, STANDARD, Backend, assert_same_bits, values
+from tolerances import REALS, allowed_error, of_reals
 
 INF = math.inf
 LENGTHS = [*range(71), 127, 128, 129, 999, 1000, 1001, 1023, 1025, 4099]
 LONGEST = max(LENGTHS)
 # Odd indices, and runs across element 2^32 and block 2^32 (element 2^33 of float64, 2^34 of the others).
 STARTS = [0, 1, 2, 3, 5, 7, 2**32 - 13, 2**33 - 9, 2**34 - 11, 2**40 + 1, 2**62 + 3]
-STANDARD = {
-    "constant": ("constant", 0.3),
-    "uniform": ("uniform", 0.0, 1.0),
-    "normal": ("normal", 0.0, 1.0),
-    "truncated_normal": ("truncated_normal", 0.0, 1.0, -2.0, 2.0),
-}
-SHIFTED = {
-    "constant": ("constant", -7.5e-4),
-    "uniform": ("uniform", -0.0361, 0.0417),
-    "normal": ("normal", 0.125, 0.0236),
-    "truncated_normal": ("truncated_normal", 0.01, 0.02, -0.03, 0.05),
-}
-REALS = {"float32": np.float32, "float64": np.float64}
 SMALL = [dtype for dtype in DTYPES if dtype not in REALS]
-# Of the standard sample: relative to max(1, |z|).
-TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
-# Of a truncated normal's: relative to |z|, and what is always allowed. Float32's is held to both.
-TRUNCATED_TOLERANCE = {"float32": (1e-5, 1e-10), "float64": (1e-9, 1e-18)}
-of_reals = pytest.mark.parametrize("dtype", REALS)
-
-
-def allowed_error(name: str, dtype: str, z: np.ndarray) -> np.ndarray:
-    """How far the standard sample may lie from z."""
-    size = np.abs(z)
-    if name == "normal":
-        return TOLERANCE[dtype] * np.maximum(1.0, size)
-    relative, always = TRUNCATED_TOLERANCE[dtype]
-    allowed = np.maximum(relative * size, always)
-    return np.minimum(allowed, TOLERANCE[dtype] * np.maximum(1.0, size)) if dtype == "float32" else allowed
 
 
 @functools.cache
@@ -116,6 +89,7 @@ def test_constant_is_rounded_as_pytorch_fills(backend: Backend, dtype):
 
 # Edges of the uniform distribution
 
+
 UNIFORM_BOUNDS = [
     *[(0.0, 0.0), (2.5, 2.5), (-1.0, 1.0), (0.1, 0.3), (1e-3, 1e6), (-5.0, -4.999999)],
     *[(1.0, 1.0 + 2.0**-23), (1.0, 1.0 + 1e-12), (1.0, 1.0 + 2.0**-52), (16777215.0, 16777217.0)],
@@ -160,6 +134,7 @@ def test_a_value_is_one_fma_of_the_standard_one(backend: Backend, dtype, name, m
 
 
 # Truncated normal: mean, std, a, b
+
 
 TRUNCATIONS = [
     *[(0.0, 1.0, near, INF) for near in (0.0, -0.5, 5.0, 10.0, 38.0, 100.0, 1000.0)],

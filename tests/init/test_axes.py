@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from filling import assert_same_bits
+from init_functions import Recorder
 
 from convinit_ext import Key, Shard, init
 from convinit_ext.distributions import fan_of, fans
@@ -219,12 +220,6 @@ def test_compiled_code_takes_axes(name):
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(torch.empty(3, 4, 5)), step(torch.empty(3, 4, 5)))
     torch.compiler.reset()
-
-
-class Recorder(torch.Tensor):
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return kwargs
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if "lecun" not in name])

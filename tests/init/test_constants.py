@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from processes import ROOT
+
 MODULES = sorted(
     path
     for folder in ("benchmarks", "convinit_ext", "examples", "tests")

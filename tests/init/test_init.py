@@ -1,4 +1,4 @@
-"""init.py: keys and generators, what is turned away untouched, the extras, and where the functions work."""
+"""init: values of keys and of generators, nothing drawn for nothing, groups, and what torch.nn.init lacks."""
 
 from __future__ import annotations
 
@@ -10,49 +10,14 @@ import numpy as np
 import pytest
 import torch
 from filling import assert_same_bits
+from init_functions import DTYPES, KEY, RANDOM, filled_with, random_function
 from reference import reference
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, Shard, TruncatedNormal, Uniform, init
 from convinit_ext._engine import _ops as ops
 from convinit_ext.keys import draw
 
-stats = pytest.importorskip("scipy.stats")
-
-KEY = Key(3, "conv.weight")
-RANDOM = {
-    "uniform_": init.uniform_,
-    "normal_": init.normal_,
-    "trunc_normal_": init.trunc_normal_,
-    "xavier_uniform_": init.xavier_uniform_,
-    "xavier_normal_": init.xavier_normal_,
-    "kaiming_uniform_": init.kaiming_uniform_,
-    "kaiming_normal_": init.kaiming_normal_,
-    "variance_scaling_": init.variance_scaling_,
-    "lecun_normal_": init.lecun_normal_,
-    "lecun_uniform_": init.lecun_uniform_,
-    "orthogonal_": init.orthogonal_,
-    "delta_orthogonal_": lambda weight, **source: init.delta_orthogonal_(
-        weight.unsqueeze(2), **source
-    ).squeeze(2),
-    "sparse_": lambda weight, **source: init.sparse_(weight, 0.3, **source),
-}
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-random_function = pytest.mark.parametrize("fill", RANDOM.values(), ids=RANDOM)
-
-
-def filled_with(distribution, shape, key=KEY, dtype=torch.float32):
-    """The tensor that the engine itself makes of a distribution."""
-    tensor = torch.empty(shape, dtype=dtype)
-    ops.fill_([tensor], key.tensor() if isinstance(key, Key) else key, [distribution])
-    return tensor
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
+pytestmark = pytest.mark.usefixtures("seeded")
 
 # Keys: values of a seed and a name, and of nothing else
 
@@ -101,6 +66,13 @@ def test_the_sign_of_a_zero_does_not_depend_on_an_earlier_call(fill, negative):
         fill(torch.empty(6, 4), 0.0)
         after = fill(torch.empty(6, 4), -0.0)
         assert_same_bits(after, filled_with(negative, (6, 4)))
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_the_sign_of_a_zero_bound_is_that_of_this_call(zero):
+    init.uniform_(torch.empty(4), -zero, 1e-46, key=Key(0, "weight"))
+    filled = init.uniform_(torch.empty(4), zero, 1e-46, key=Key(0, "weight"))
+    assert torch.signbit(filled).tolist() == [math.copysign(1.0, zero) < 0] * 4
 
 
 def test_a_number_held_by_a_tensor_is_read_at_every_call() -> None:
@@ -249,120 +221,6 @@ def test_nothing_to_fill_draws_nothing(fill, device):
     assert torch.equal(generator.get_state(), states[1])
 
 
-# Turned away: named, and nothing touched
-
-
-class CudaGenerator(torch.Generator):
-    """As far as a CPU fill looks at it, a generator on a GPU."""
-
-    device = torch.device("cuda", 0)
-
-
-def untouched(tensor_of, call, error, match):
-    """The call raises, the tensor keeps every bit, and no generator moves."""
-    generator = torch.Generator().manual_seed(5)
-    tensor = tensor_of()
-    before, version = tensor.clone(), tensor._version
-    states = torch.get_rng_state(), generator.get_state()
-    with pytest.raises(error, match=match):
-        call(tensor, generator)
-    assert tensor._version == version
-    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert torch.equal(generator.get_state(), states[1])
-
-
-@random_function
-@pytest.mark.parametrize(
-    ("source", "error", "match"),
-    [
-        (lambda g: {"key": KEY, "generator": g}, ValueError, "key= and generator="),
-        (lambda g: {"key": "conv.weight"}, TypeError, "key must be a convinit_ext.Key, not str"),
-        (lambda g: {"key": (3, "conv.weight")}, TypeError, "key must be a convinit_ext.Key, not tuple"),
-        (lambda g: {"generator": 3}, TypeError, "generator must be a torch.Generator, not int"),
-        (
-            lambda g: {"generator": CudaGenerator()},
-            RuntimeError,
-            "Expected a 'cpu' device .* but found 'cuda'",
-        ),
-    ],
-    ids=["key and generator", "string", "tuple", "integer", "device"],
-)
-def test_a_wrong_source_of_values(fill, source, error, match):
-    untouched(lambda: torch.ones(6, 4), lambda tensor, g: fill(tensor, **source(g)), error, match)
-
-
-UNSUPPORTED = {
-    "int64": (lambda: torch.ones(6, 4, dtype=torch.int64), "int64"),
-    "bool": (lambda: torch.ones(6, 4, dtype=torch.bool), "bool"),
-    "complex64": (lambda: torch.ones(6, 4, dtype=torch.complex64), "complex64"),
-    "sparse": (lambda: torch.ones(6, 4).to_sparse(), "layout torch.sparse_coo"),
-}
-FILLS = {name: fill for name, fill in RANDOM.items() if "orthogonal" not in name}
-
-
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
-@pytest.mark.parametrize(("tensor_of", "named"), UNSUPPORTED.values(), ids=UNSUPPORTED)
-@pytest.mark.parametrize("passed", [False, True], ids=["default generator", "generator"])
-def test_an_unsupported_tensor(fill, tensor_of, named, passed):
-    def call(tensor, generator):
-        fill(tensor, **({"generator": generator} if passed else {}))
-
-    untouched(tensor_of, call, NotImplementedError, named)
-    untouched(tensor_of, call, TypeError, named)
-    untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
-
-
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
-def test_overlapping_memory(fill):
-    untouched(
-        lambda: torch.ones(4).expand(6, 4), lambda t, _: fill(t), RuntimeError, "single memory location"
-    )
-
-
-BAD_ARGUMENTS = {
-    "low > high": (lambda w: init.uniform_(w, 2.0, 1.0), "from=2.0 and to=1.0"),
-    "NaN bound": (lambda w: init.uniform_(w, 0.0, math.nan), "to=nan"),
-    "infinite bound": (lambda w: init.uniform_(w, 0.0, math.inf), "to=inf"),
-    "negative std": (lambda w: init.normal_(w, 0.0, -1.0), "std -1.0"),
-    "negative std, truncated": (lambda w: init.trunc_normal_(w, 0.0, -1.0), "std -1.0"),
-    "negative std, sparse": (lambda w: init.sparse_(w, 0.1, -1.0), "std -1.0"),
-    "bounds of truncation": (lambda w: init.trunc_normal_(w, a=1.0, b=-1.0), "a=1.0 and b=-1.0"),
-    "negative gain": (lambda w: init.xavier_normal_(w, gain=-1.0), "std -"),
-    "mode": (lambda w: init.kaiming_normal_(w, mode="fan_avg"), r"Mode fan_avg .*'fan_in', 'fan_out'"),
-    "mode of variance scaling": (lambda w: init.variance_scaling_(w, mode="fan"), "Mode fan .*fan_geo_avg"),
-    "nonlinearity, no text": (
-        lambda w: init.kaiming_normal_(w, nonlinearity=["relu"]),
-        r"nonlinearity \['relu'\], .*'relu'",
-    ),
-    "nonlinearity": (lambda w: init.kaiming_uniform_(w, nonlinearity="gelu"), "nonlinearity gelu, .*'relu'"),
-    "distribution": (
-        lambda w: init.variance_scaling_(w, distribution="cauchy"),
-        "Distribution cauchy .*uniform",
-    ),
-    "scale": (lambda w: init.variance_scaling_(w, -2.0), "scale -2.0"),
-    "groups": (lambda w: init.kaiming_normal_(w, groups=4), "divisible by groups, but found 6 and groups=4"),
-    "groups, xavier": (lambda w: init.xavier_uniform_(w, groups=0), "groups=0"),
-    "sparsity NaN": (lambda w: init.sparse_(w, math.nan), "finite number, but found nan"),
-    "dimensions": (lambda w: init.lecun_normal_(w[0]), "fewer than 2 dimensions"),
-    "dimensions, delta": (lambda w: init.delta_orthogonal_(w), "3, 4, or 5 dimensions"),
-    "dimensions, identity": (lambda w: init.identity_(w[0]), "3, 4, or 5 dimensions"),
-    "more inputs than outputs": (lambda w: init.delta_orthogonal_(w.T.unsqueeze(2)), r"dim 1 .* 6 > 4"),
-}
-
-
-@pytest.mark.parametrize(("call", "match"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_a_bad_argument(call, match):
-    untouched(lambda: torch.ones(6, 4), lambda tensor, _: call(tensor), ValueError, match)
-
-
-@pytest.mark.parametrize("fill", [init.orthogonal_, init.delta_orthogonal_])
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-def test_orthogonal_names_the_dtypes_it_has(fill, dtype):
-    said = f"{dtype}.*accepted are float32"
-    untouched(lambda: torch.ones(6, 4, 3, dtype=dtype), lambda w, _: fill(w), TypeError, said)
-
-
 # Groups
 
 
@@ -453,73 +311,3 @@ def test_sparse_without_a_key_draws_two():
     twice = torch.Generator().manual_seed(5)
     draw(twice), draw(twice)
     assert torch.equal(generator.get_state(), twice.get_state())
-
-
-# Where the functions work
-
-
-@random_function
-def test_under_fake_tensor_mode(fill):
-    state = torch.get_rng_state()
-    with FakeTensorMode():
-        assert fill(torch.empty(6, 4)).shape == (6, 4)
-        assert fill(torch.empty(6, 4), key=KEY).shape == (6, 4)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_fake_tensor_outside_its_mode():
-    with FakeTensorMode():
-        weight = torch.empty(6, 4)
-    state = torch.get_rng_state()
-    assert init.kaiming_normal_(weight) is weight
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_under_a_functional_transform():
-    def loss(scale):
-        return (init.normal_(torch.empty(4)) * scale).sum()
-
-    torch.manual_seed(5)
-    gradient = torch.func.grad(loss)(torch.tensor(1.0))
-    torch.manual_seed(5)
-    assert gradient == init.normal_(torch.empty(4)).sum()
-
-
-@random_function
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*_prims_common.check:FutureWarning")
-def test_compiled_into_the_caller_without_a_break(fill, backend, source):
-    def caller(first, second):
-        return fill(first, **source) + 1, fill(second, **source)
-
-    expected = [part.clone() for part in caller(torch.empty(6, 4), torch.empty(6, 4))]
-    torch.manual_seed(0)
-    torch.compiler.reset()
-    compiled = torch.compile(caller, fullgraph=True, backend=backend)
-    for actual, eager in zip(compiled(torch.empty(6, 4), torch.empty(6, 4)), expected, strict=True):
-        assert torch.equal(actual, eager)
-
-
-@pytest.mark.parametrize("size", [3, 100_000])
-@pytest.mark.parametrize("source", [{}, {"key": KEY}], ids=["drawn", "key"])
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-def test_a_traced_fill_is_done_at_every_call(size, source):
-    traced = torch.jit.trace(lambda x: init.normal_(x + 0, **source), torch.zeros(size), check_trace=False)
-    torch.manual_seed(1)
-    first, second = traced(torch.zeros(size)), traced(torch.zeros(size))
-    torch.manual_seed(1)
-    assert torch.equal(first, init.normal_(torch.empty(size), **source))
-    assert torch.equal(second, init.normal_(torch.empty(size), **source))
-
-
-def test_seeds_given_to_compiled_code():
-    def caller(weight, seed):
-        key = Key(seed, f"layers.{weight.numel()}.weight")
-        return init.normal_(weight, 0, 1, key=key) + init.uniform_(torch.empty(4), -1, 1, key=KEY)
-
-    torch.compiler.reset()
-    compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
-    for seed in (3, 4, -5, 2**63 + 1):
-        assert torch.equal(compiled(torch.empty(4), seed), caller(torch.empty(4), seed)), seed

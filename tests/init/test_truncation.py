@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 from filling import assert_same_bits
+from init_functions import Recorder
 
 from convinit_ext import Key, TruncatedNormal, init
 from convinit_ext.distributions import truncated_std
@@ -124,12 +125,6 @@ def test_the_distribution_is_what_it_is_made_to():
 )
 def test_bounds_beyond_six_stds_cut_nothing(distribution, nothing):
     assert distribution.cuts_nothing is nothing
-
-
-class Recorder(torch.Tensor):
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        return kwargs
 
 
 def test_an_override_sees_them_if_they_are_given():

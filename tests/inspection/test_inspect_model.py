@@ -1,15 +1,14 @@
-"""inspect_model: its numbers against hooks and numpy, its sentences, and that it leaves all as it was."""
+"""inspect_model: its numbers against hooks and numpy, that it leaves all as it was, and what it refuses."""
 
 from __future__ import annotations
 
 import copy
 import random
-import re
 
 import numpy as np
 import pytest
-import real_models
 import torch
+from inspected import mlp
 from meshes import every_rank
 from torch import nn
 from torch.distributed.fsdp import fully_shard
@@ -20,11 +19,6 @@ from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
 from convinit_ext.recipes import Recipe, Rule
 
 SEED = 3
-
-
-def mlp(depth: int = 4, inplace: bool = False) -> nn.Sequential:
-    hidden = [layer for _ in range(depth) for layer in (nn.Linear(32, 32), nn.ReLU(inplace))]
-    return nn.Sequential(*hidden, nn.Linear(32, 6))
 
 
 class Shared(nn.Module):
@@ -142,128 +136,6 @@ def test_a_padding_row_does_not_count():
     assert sum(weight.counts) == 3 * 500
 
 
-def test_a_good_net_has_no_problems():
-    assert inspect_model(mlp(10), recipe="he").problems == ()
-
-
-@pytest.mark.parametrize("inplace", [False, True])
-def test_dead_layers_are_named(inplace):
-    model = mlp(inplace=inplace)
-    nn.init.constant_(model[2].bias, -100)
-    dead, unreached = inspect_model(model, recipe=None).problems
-    assert dead == "dead: the output of 3 (ReLU) is the same for every input"
-    names = "0.weight, 0.bias, 2.weight, 2.bias, 4.weight"
-    assert unreached == f"cannot learn at first: the gradient is zero of {names}"
-    found = inspect_model(model)
-    assert [row.name for row in found.rows if row.dead] == ["3"]
-    assert found.rows[3].zeros == 1 and found.rows[2].zeros == 0
-
-
-def test_zero_weights_are_dead_and_the_layers_before_learn_nothing():
-    model = mlp()
-    nn.init.zeros_(model[4].weight)
-    dead, unreached = inspect_model(model).problems
-    assert dead == "dead: the output of 4 (Linear) is the same for every input"
-    assert unreached.endswith("the gradient is zero of 0.weight, 0.bias, 2.weight, 2.bias")
-    nn.init.zeros_(model[4].bias)  # also where the batch is of one
-    assert inspect_model(model, torch.randn(1, 32)).problems[0] == dead
-
-
-def test_nearly_dead_layers_are_named():
-    model = mlp()
-    nn.init.constant_(model[2].bias[1:], -100)
-    (said,) = inspect_model(model, recipe=None).problems[:1]
-    assert said.startswith("nearly dead: the output is mostly zero of 3 (ReLU), 9")
-
-
-def test_exploding_layers_are_named():
-    model = mlp(6)
-    for layer in model[::2]:
-        nn.init.normal_(layer.weight, 0, 10)
-    outputs, gradients = inspect_model(model, torch.randn(512, 32)).problems
-    # std 10 on 32 inputs: 57 times the input, then 40 times the output of a ReLU
-    assert outputs.startswith("exploding outputs: 6 of 7 layers, from 2 (Linear), std ")
-    assert ", to 12 (Linear), " in outputs and "times its input" in outputs
-    assert "exploding gradients: " in gradients and ", to 0 (Linear), " in gradients
-    assert "; 12 (Linear) has 1" in gradients
-
-
-def test_vanishing_layers_are_named():
-    outputs, gradients = inspect_model(mlp(12), recipe="trunc_normal").problems
-    # std 0.02 on 32 inputs of which half are zero: 0.08 times a layer
-    assert outputs.startswith("vanishing outputs: 10 of 13 layers, from 6 (Linear), std ")
-    assert ", to 24 (Linear), " in outputs
-    assert gradients.startswith("vanishing gradients: ") and ", to 0 (Linear), " in gradients
-
-
-def test_one_steep_layer_is_named():
-    model = mlp()
-    init_model_(model, recipe="he")
-    model[4].weight.data *= 1e4
-    outputs = inspect_model(model).problems[0]
-    assert outputs.startswith("exploding outputs: 3 of 5 layers, from 4 (Linear)")
-    assert "; the steepest is 4 (Linear), 1" in outputs
-
-
-def test_a_branch_with_small_gradients_does_not_vanish():
-    model = nn.Sequential(nn.Embedding(20, 32), nn.TransformerEncoderLayer(32, 2, 64), nn.Linear(32, 4))
-    init_model_(model, recipe="he")
-    model[1].linear1.weight.data *= 1e-8
-    assert inspect_model(model).rows[5].gradient_std > 0.1  # of what is after it
-    model[1].linear2.weight.data *= 1e-8
-    found = inspect_model(model)
-    (small,) = (row.gradient_std for row in found.rows if row.name == "1.linear1")
-    assert small < 1e-7 and not [said for said in found.problems if "gradients" in said]
-
-
-class Positions(nn.Module):
-    """Makes a table that is the same for every input, as rotary embeddings do."""
-
-    def forward(self, x):
-        return torch.arange(12.0).expand(len(x), 2, 12)
-
-
-class Unused(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.positions = nn.Linear(4, 12), Positions()
-        self.other, self.more = nn.Linear(4, 4), nn.Parameter(torch.ones(2))
-
-    def forward(self, x):
-        return self.first(x) + self.positions(x).sum(1)
-
-
-def test_what_the_outputs_do_not_depend_on_is_unused():
-    said = ("unused: the outputs on these inputs do not depend on more, other.weight, other.bias",)
-    assert inspect_model(Unused()).problems == said
-
-
-def test_what_is_not_finite_is_named():
-    model = mlp()
-    model[2].weight.data[0, 0] = float("nan")
-    outputs, weights = inspect_model(model).problems
-    assert outputs == "not finite: 3.1% of what 2 (Linear) puts out, the first such layer"
-    assert weights == "not as intended: 2.weight (not finite)"
-    assert "NaN" not in inspect_model(model).to_json()
-    found = inspect_model(mlp().half(), torch.full((2, 32), 6e4, dtype=torch.float16))
-    assert found.problems[0].startswith("not finite: ") and "of what 0 (Linear)" in found.problems[0]
-
-
-def test_weights_that_are_not_as_expected_are_named():
-    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(100, 100))
-    init_model_(model, recipe="he")
-    assert inspect_model(model, expected="he").problems == ()
-    std = np.sqrt(2 / 100)
-    nn.init.normal_(model[0].weight, 0, 0.1)
-    nn.init.uniform_(model[1].weight, -np.sqrt(3) * std, np.sqrt(3) * std)  # of the right std
-    nn.init.ones_(model[1].bias)
-    (said,) = inspect_model(model, expected="he").problems
-    first, second, third = said.split("), ")
-    assert re.fullmatch(r"not as intended: 0.weight \(std 0.[01]\d*, kaiming_normal_.* has 0.141", first)
-    assert re.fullmatch(r"1.weight \(\d\d% of its values lie elsewhere than by kaiming_normal_.*\)", second)
-    assert third == "1.bias (100% of its values lie elsewhere than by zeros_)"
-
-
 def state(model, x):
     tensors = [x, *model.state_dict().values(), *(each.grad for each in model.parameters())]
     hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
@@ -328,112 +200,6 @@ def test_the_mode_is_the_models_own():
     model = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.9))
     assert inspect_model(model).rows[1].zeros > 0.5
     assert inspect_model(model.eval()).rows[1].zeros == 0
-
-
-class Late(nn.Module):
-    """Its first layer is not the first that it has."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.body = nn.Linear(7, 2), nn.Linear(3, 7)
-
-    def forward(self, x):
-        return self.head(self.body(x))
-
-
-def lenet() -> nn.Module:
-    layers = nn.Conv2d(1, 4, 5), nn.MaxPool2d(2), nn.Conv2d(4, 8, 5), nn.MaxPool2d(2), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(128, 10))  # of images of 28 pixels
-
-
-GUESSED = [
-    (lambda: nn.Linear(5, 2), "float32 [16, 5], guessed from the Linear"),
-    (lambda: nn.Linear(5, 2).double(), "float64 [16, 5], guessed from the Linear"),
-    (
-        lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 2)),
-        "int64 [16, 16], guessed from 0 (Embedding)",
-    ),
-    (lambda: nn.EmbeddingBag(9, 4), "int64 [16, 16], guessed from the EmbeddingBag"),
-    (lambda: nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 2)), "float32 [16, 5], guessed from 1 (Linear)"),
-    (lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), "float32 [16, 2, 64], guessed from 0 (Conv1d)"),
-    (lambda: nn.ConvTranspose2d(3, 4, 3), "float32 [16, 3, 32, 32], guessed from the ConvTranspose2d"),
-    (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 32, 32), nn.Flatten(), nn.Linear(196, 3)),
-        "float32 [2, 3, 224, 224], guessed from 0 (Conv2d)",  # a batch of as many as are not too much
-    ),
-    (lenet, "float32 [16, 1, 28, 28], guessed from 0 (Conv2d)"),
-    (lambda: nn.Conv3d(1, 2, 3), "float32 [16, 1, 16, 16, 16], guessed from the Conv3d"),
-    (lambda: nn.GRU(6, 4, batch_first=True), "float32 [16, 16, 6], guessed from the GRU"),
-    (lambda: nn.GRUCell(6, 4), "float32 [16, 6], guessed from the GRUCell"),
-    (Late, "float32 [16, 3], guessed from body (Linear)"),
-    (real_models.gpt2, "int64 [16, 16], guessed from transformer.wte (Embedding)"),
-    (
-        real_models.resnet,
-        "float32 [16, 3, 32, 32], guessed from resnet.embedder.embedder.convolution (Conv2d)",
-    ),
-]
-
-
-@pytest.mark.filterwarnings("ignore")  # of transformers
-@pytest.mark.parametrize(
-    ("build", "inputs"), GUESSED, ids=lambda value: value if isinstance(value, str) else ""
-)
-def test_inputs_are_guessed_by_the_first_layers(build, inputs):
-    torch.manual_seed(0)
-    found = inspect_model(build())
-    assert found.inputs == inputs
-    assert {row.calls for row in found.rows} == {1}  # nothing is left of guesses that failed
-    assert found.rows and (found.problems == () or "Cell" in inputs)  # whose state is zero
-
-
-def test_inputs_that_cannot_be_guessed_are_asked_for():
-    with pytest.raises(
-        ValueError, match=r"no inputs of Bilinear could be guessed.*pass inputs= \(--inputs.* nothing"
-    ):
-        inspect_model(nn.Bilinear(2, 2, 2))
-    model = nn.Sequential(nn.Unflatten(1, (3, 5)), nn.Flatten(), nn.Linear(7, 2))
-    tried = r"\n  float32 \[16, 7\], guessed from 2 \(Linear\): RuntimeError: .*3, 5"
-    with pytest.raises(ValueError, match=rf"no inputs of Sequential .*Tried:{tried}"):
-        inspect_model(model)
-
-
-class Two(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(4, 3)
-
-    def forward(self, x, *, scale=None, result="tuple"):
-        y = self.fc(x) * scale
-        return {"tuple": (y, None, "text"), "ints": y.argmax(1), "loss": {"loss": y.sum(), "y": y}}[result]
-
-
-def test_inputs_are_arguments():
-    x, scale = torch.ones(2, 4), torch.ones(3)
-    found = inspect_model(Two(), {"x": x, "scale": scale})
-    assert found.inputs == "x float32 [2, 4], scale float32 [3]"
-    bilinear = inspect_model(nn.Bilinear(4, 3, 2), (x, torch.ones(2, 3)))
-    assert bilinear.inputs == "float32 [2, 4], float32 [2, 3]"
-
-
-def test_a_loss_sends_back_a_gradient_of_one():
-    inputs = {"x": torch.ones(2, 4), "scale": torch.ones(3), "result": "loss"}
-    (row,) = inspect_model(Two(), inputs).rows
-    assert row.gradient_std == 1
-
-
-def test_without_a_gradient_only_the_way_forwards_is_looked_at():
-    said = ("no gradients: the outputs are integers or detached, or every parameter is frozen",)
-    inputs = {"x": torch.randn(2, 4), "scale": torch.ones(3), "result": "ints"}
-    found = inspect_model(Two(), inputs)
-    assert found.problems == said and np.isnan(found.rows[0].gradient_std)
-    model = mlp()
-    assert inspect_model(model.requires_grad_(False)).problems == said
-    model[8].requires_grad_(True)  # what is frozen need not learn
-    assert inspect_model(model).problems == ()
-    with torch.no_grad():
-        assert inspect_model(model).problems == ()
-    with torch.inference_mode():
-        assert inspect_model(model).problems == ()
 
 
 def test_several_recipes_have_rows_of_their_own():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
-import pickle
 
 import pytest
 import torch
+from states import assert_same_state, snapshot
 from torch import nn
 
 from convinit_ext import Constant, Key, Uniform, init, init_model_
@@ -38,18 +37,6 @@ class Net(nn.Module):
 def on_meta(make):
     with torch.device("meta"):
         return make()
-
-
-def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_same_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    now = model.state_dict()
-    assert now.keys() == state.keys()
-    for name, tensor in state.items():
-        assert now[name].dtype == tensor.dtype, name
-        assert torch.equal(now[name], tensor), name
 
 
 def test_values_are_those_of_the_drop_in_functions_with_the_parameters_key():
@@ -278,50 +265,6 @@ def test_a_copy_of_a_model_gets_the_same_values_under_more_threads(num_threads):
     other = copy.deepcopy(model)
     init_model_(other, 9)
     assert_same_state(other, snapshot(model))
-
-
-def test_report_has_a_row_for_every_parameter_and_becomes_json():
-    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
-    report = init_model_(model, seed=3, recipe="he", dtype=torch.bfloat16)
-    row = report.rows[0]
-    assert (row.name, row.shape, row.dtype, row.fan_in, row.fan_out) == (
-        "0.weight",
-        (8, 4, 3, 3),
-        "bfloat16",
-        36,
-        72,
-    )
-    assert row.initialiser == "kaiming_normal_(mode='fan_out', nonlinearity='relu')"
-    assert row.std == pytest.approx(math.sqrt(2 / 72))
-    assert report.num_bytes == 2 * report.num_elements == 2 * sum(p.numel() for p in model.parameters())
-    assert report.seconds > 0
-    assert report.bytes_per_second == report.num_bytes / report.seconds
-    read = json.loads(report.to_json())
-    assert read == json.loads(json.dumps(report.to_dict()))
-    assert read["rows"][0]["shape"] == [8, 4, 3, 3]
-    assert read["seed"] == 3
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))]
-)
-def test_a_report_can_be_copied(copied):
-    report = init_model_(nn.Linear(3, 2), seed=4)
-    again = copied(report)
-    assert again == report and str(again) == str(report) and again.to_dict() == report.to_dict()
-
-
-def test_report_prints_aligned_and_stays_short_for_large_models():
-    small = str(init_model_(nn.Sequential(nn.Linear(8, 4))))
-    header, rule, weight, *_ = small.splitlines()
-    assert header.split() == ["name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes"]
-    assert len(header) == len(rule) == len(weight)
-    assert "2 tensors, 36 elements, 144 B in" in small
-    large = str(init_model_(UNet(32)))
-    assert len(large.splitlines()) < 50
-    assert "(x2)" in large
-    assert "more lines" in large
-    assert max(map(len, large.splitlines())) < 200
 
 
 def test_bundled_model_is_half_a_billion_parameters_and_scales_down():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import translate
-from test_layers import CXX
+from compiling import CXX
 
 HERE = Path(__file__).parent
 HEAD = """.version 9.0

@@ -7,8 +7,8 @@ import types
 
 import pytest
 import torch
-from planning import GENERAL
-from test_known import fillings, holding, lora, vector
+from named_modules import holding, lora, vector
+from planning import GENERAL, fillings
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_

@@ -10,7 +10,7 @@ import pytest
 import torch
 from doors import check_every_door, check_writes_nothing
 from filling import assert_same_bits, values
-from planning import make_plan
+from planning import fillings, stds
 from reference import layer_key, reference
 from torch import nn
 
@@ -39,10 +39,6 @@ class Block(nn.Module):
         self.mlp = nn.ModuleDict({"gate_up_proj": nn.Linear(8, 40), "down_proj": nn.Linear(20, 8)})
 
 
-def stds(model: nn.Module, recipe="deepnorm") -> dict[str, float]:
-    return {row.name: row.std for row in make_plan(model, recipe=recipe).rows}
-
-
 def xavier(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
     return gain * math.sqrt(2.0 / (fan_in + fan_out))
 
@@ -59,7 +55,7 @@ def test_the_constants_are_those_of_the_table():
 def test_gains_of_an_encoder_beside_a_decoder_and_of_one_alone():
     with pytest.warns(UserWarning, match="enable_nested_tensor"):
         both = nn.ModuleDict({"net": nn.Transformer(8, 2, 3, 2, 24), "head": nn.Linear(8, 5)})
-    found, scales = stds(both), deepnorm_scales(3, 2)
+    found, scales = stds(both, "deepnorm"), deepnorm_scales(3, 2)
     for stack, beta in (("encoder.layers.2", scales.beta), ("decoder.layers.1", scales.decoder_beta)):
         assert found[f"net.{stack}.self_attn.out_proj.weight"] == xavier(8, 8, beta)
         assert found[f"net.{stack}.linear1.weight"] == xavier(8, 24, beta)
@@ -68,7 +64,7 @@ def test_gains_of_an_encoder_beside_a_decoder_and_of_one_alone():
     assert found["head.weight"] == pytest.approx(xavier(8, 5))
     assert stds(both, deepnorm(3, 2)).items() >= {k: v for k, v in found.items() if v == v}.items()
     check_writes_nothing(both, deepnorm(3), ValueError, "pass deepnorm(num_layers, num_decoder_layers)")
-    alone = stds(encoder(2))
+    alone = stds(encoder(2), "deepnorm")
     assert alone["layers.0.linear1.weight"] == xavier(8, 24, 16**-0.25)
     assert stds(encoder(2), deepnorm(32))["layers.0.linear1.weight"] == xavier(8, 24, 256**-0.25)
     check_writes_nothing(encoder(), deepnorm(2, 2), ValueError, "in no module called encoder or decoder")
@@ -111,13 +107,13 @@ def test_packed_projections_of_other_kinds():
     expected("0.attn.c_attn.weight", [8, 8, 8], dim=1)
     expected("1.attn.qkv_proj.weight", [8, 2, 2])
     expected("2.attn.kv_proj.weight", [8, 8])
-    assert stds(model)["2.mlp.gate_up_proj.weight"] == xavier(8, 20, 24**-0.25)
-    assert stds(model)["2.attn.q.weight"] == xavier(8, 8)
+    assert stds(model, "deepnorm")["2.mlp.gate_up_proj.weight"] == xavier(8, 20, 24**-0.25)
+    assert stds(model, "deepnorm")["2.attn.q.weight"] == xavier(8, 8)
 
 
 def test_embeddings_biases_norms_and_heads():
     model = nn.ModuleDict({"embed": nn.Embedding(9, 16), "stack": encoder(), "fc2": nn.Linear(8, 2)})
-    found = {row.name: row.distribution for row in make_plan(model, recipe="deepnorm").rows}
+    found = fillings(model, "deepnorm")
     assert found["embed.weight"] == Normal(0.0, 0.25)
     assert found["fc2.bias"] == found["stack.layers.0.self_attn.in_proj_bias"] == Constant(0.0)
     assert found["stack.layers.0.norm1.weight"] == Constant(1.0)
@@ -178,7 +174,7 @@ def test_models_of_transformers():
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
     config = transformers.T5Config(**sizes, num_layers=3, num_decoder_layers=2)
-    found, scales = stds(transformers.T5ForConditionalGeneration(config)), deepnorm_scales(3, 2)
+    found, scales = stds(transformers.T5ForConditionalGeneration(config), "deepnorm"), deepnorm_scales(3, 2)
     assert found["encoder.block.2.layer.0.SelfAttention.v.weight"] == xavier(16, 16, scales.beta)
     assert found["encoder.block.2.layer.0.SelfAttention.k.weight"] == xavier(16, 16)
     assert found["encoder.block.0.layer.1.DenseReluDense.wi.weight"] == xavier(16, 24, scales.beta)

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from doors import check_every_door, check_writes_nothing
-from planning import make_plan
+from planning import make_plan, stds
 from real_models import gpt2
 from torch import nn
 
@@ -38,10 +38,6 @@ class Titan(nn.Module):
         super().__init__()
         self.tok_embeddings, self.output = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
         self.layers = nn.ModuleDict({str(first + i): TitanBlock(first + i) for i in range(depth)})
-
-
-def stds(model: nn.Module, recipe: Recipe) -> dict[str, float]:
-    return {row.name: row.std for row in make_plan(model, recipe=recipe).rows}
 
 
 def test_over_llama_it_is_gpt_to_the_bit():

@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from planning import GENERAL, make_plan
+from named_modules import holding, lora, vector
+from planning import GENERAL, fillings, make_plan, unlisted
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_
@@ -16,30 +17,6 @@ from convinit_ext.recipes._known import unknown
 
 ZERO, ONE = Constant(0.0), Constant(1.0)
 LISTS = [[Rule(Normal(0.0, 0.1), parameter="weight")], *GENERAL]
-
-
-def vector(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.ones(shape or 8))
-
-
-def holding(name: str, base: type[nn.Module] = nn.Module, arguments: tuple = (), **parameters) -> nn.Module:
-    module = type(name, (base,), {})(*arguments)
-    for leaf, value in parameters.items():
-        setattr(module, leaf, value)
-    return module
-
-
-def fillings(model: nn.Module, recipe) -> dict[str, object]:
-    return {row.name: row.distribution for row in make_plan(model, recipe=recipe).rows}
-
-
-def unlisted(model: nn.Module, recipe, **options) -> list[str]:
-    """The parameters that the recipe decides for, of a model of which it does not know all."""
-    with pytest.raises(ValueError, match="has no rule for") as raised:
-        make_plan(model, recipe=recipe, **options)
-    lines = str(raised.value).splitlines()
-    listed = {line.split()[0] for line in lines if line.startswith("  ")}
-    return [name for name, _ in model.named_parameters() if name not in listed]
 
 
 @pytest.mark.parametrize("recipe", LISTS, ids=str)
@@ -179,15 +156,6 @@ def test_recipe_torch_warns_of_types_with_reset_parameters_of_their_own_once():
         make_plan(model, reading=True)
 
 
-def lora(package: str, dictionary: bool) -> nn.Module:
-    base = nn.ModuleDict if dictionary else type("LoraHalves", (nn.Module,), {})
-    layer = type("Linear", (nn.Module,), {"__module__": package})()
-    layer.base_layer, layer.lora_A, layer.lora_B = nn.Linear(8, 8), base(), base()
-    layer.lora_A.add_module("default", nn.Linear(8, 2, bias=False))
-    layer.lora_B.add_module("default", nn.Linear(2, 8))
-    return nn.Sequential(layer)
-
-
 @pytest.mark.parametrize("recipe", GENERAL)
 def test_the_second_half_of_an_adapter_is_zero(recipe):
     for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
@@ -283,50 +251,6 @@ def test_of_scripted_and_traced_modules_what_no_rule_names_is_listed_with_what_t
         assert all(each.eq(1).all() for each in module.parameters())
 
 
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.qkv, self.c_proj = nn.Linear(4, 12), nn.Linear(4, 4)
-
-
-class Mlp(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.c_proj = nn.Linear(4, 8), nn.Linear(8, 4)
-
-
-class Block(nn.Module):
-    def __init__(self, num_experts: int = 0) -> None:
-        super().__init__()
-        self.attention = Attention()
-        self.mlp = nn.ModuleList(Mlp() for _ in range(num_experts)) if num_experts else Mlp()
-
-
-def stage(*blocks: nn.Module, kind: type = nn.ModuleList) -> nn.Module:
-    return holding(
-        "Stage", down=nn.Conv1d(4, 4, 1), blocks=kind(blocks) if kind is nn.ModuleList else kind(*blocks)
-    )
-
-
-@pytest.mark.parametrize(
-    ("stages", "num_layers"),
-    [
-        (lambda: [nn.ModuleList(Block() for _ in range(4)) for _ in range(2)], 8),
-        (lambda: [stage(*(Block() for _ in range(depth))) for depth in (3, 5)], 8),
-        (lambda: [stage(*(Block() for _ in range(depth)), kind=nn.Sequential) for depth in (1, 5)], 6),
-        (lambda: [Block() for _ in range(3)], 3),
-        (lambda: [Block(num_experts=4) for _ in range(3)], 3),
-        (lambda: [nn.ModuleList([Attention(), Mlp()]) for _ in range(3)], 3),
-        (lambda: [nn.ModuleList(stage(Block(), Block()) for _ in range(3)) for _ in range(2)], 12),
-    ],
-    ids=["2 x 4", "3 + 5", "sequential", "flat", "experts", "pairs", "thrice"],
-)
-def test_the_number_of_layers_of_nested_lists_is_that_of_their_blocks(stages, num_layers):
-    found = fillings(nn.ModuleDict({"stages": nn.ModuleList(stages())}), "gpt")
-    projections = {value for name, value in found.items() if name.endswith("c_proj.weight")}
-    assert projections == {Normal(0.0, 0.02 / math.sqrt(2 * num_layers))}
-
-
 class MuReadout(nn.Linear):
     """The facts of mup's MuReadout after set_base_shapes, which has multiplied what it drew by `factor`."""
 
@@ -379,9 +303,3 @@ def test_diffusers_tables_of_shifts_and_scales_are_known_by_their_package(recipe
 @pytest.mark.parametrize("recipe", ["gpt", "llama"])
 def test_class_tokens_may_be_numbered(recipe, tokens):
     assert fillings(holding("CoaT", **{tokens: vector(1, 1, 8)}), recipe) == {tokens: Normal(0.0, 0.02)}
-
-
-def test_gpts_number_of_layers_is_that_of_a_dict_of_numbers():
-    model = nn.Module()
-    model.layers = nn.ModuleDict({str(number): nn.ModuleDict({"wo": nn.Linear(4, 4)}) for number in range(8)})
-    assert fillings(model, "gpt")["layers.3.wo.weight"] == Normal(0.0, 0.02 / math.sqrt(16))

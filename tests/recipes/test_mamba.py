@@ -10,7 +10,7 @@ import reference_state_space as oracle
 import torch
 from doors import check_every_door, check_writes_nothing
 from filling import assert_same_bits, values
-from planning import make_plan
+from planning import fillings, make_plan
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -115,7 +115,7 @@ def test_what_each_parameter_gets():
     assert said["layers.0.mixer.dt_proj.bias"].startswith("softplus^-1 of exp(uniform_(-6.90776, -2.30259))")
     assert said["layers.0.mixer.out_proj.weight"] == "kaiming_uniform_(a=2.23607) / sqrt(1 * 2)"
     other = mamba(num_layers=8, branches=2, dt_scale=0.5, a_range=(2.0, 3.0))
-    found = {row.name: row.distribution for row in make_plan(net(), recipe=other).rows}
+    found = fillings(net(), other)
     assert found["layers.0.mixer.out_proj.weight"].high == pytest.approx(1 / 16)
     assert found["layers.0.mixer.dt_proj.weight"] == Uniform(-0.5 * 3**-0.5, 0.5 * 3**-0.5)
     model = net()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from planning import GENERAL, make_plan
+from planning import fillings as every_filling
 from safetensors.torch import load_file
 from torch import nn
 
@@ -46,7 +47,7 @@ def built(device: str, *arguments) -> nn.Module:
 
 
 def fillings(model: nn.Module, recipe: object = "torch") -> dict[str, object]:
-    return {row.name: row.distribution for row in make_plan(model, recipe=recipe).rows if "p" in row.name}
+    return {name: means for name, means in every_filling(model, recipe).items() if "p" in name}
 
 
 @pytest.mark.parametrize("recipe", GENERAL)
@@ -129,7 +130,7 @@ def test_reset_parameters_and_init_weights_of_its_own_type_are_asked_and_those_o
     titan = Odd((3,))
     titan._param_init = {"p0": lambda parameter: nn.init.normal_(parameter, std=0.5)}
     for module, name, means in ((layer, "extra", 3.0), (whole, "p0", 2.0), (titan, "p0", None)):
-        found = {row.name: row.distribution for row in make_plan(module, recipe="llama").rows}[name]
+        found = every_filling(module, "llama")[name]
         assert found == (Normal(0.0, 0.5) if means is None else Constant(means))
     with pytest.raises(ValueError, match=r"no rule for 1 parameter:\n  extra \[3\] of GRU"):
         init_model_(plain)

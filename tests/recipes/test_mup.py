@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from doors import check_every_door, check_writes_nothing
-from planning import GENERAL, make_plan
+from planning import GENERAL, make_plan, stds
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, fingerprint, init_model_
@@ -45,10 +45,6 @@ class Net(nn.Module):
 def rules(*first: Rule) -> list[Rule]:
     stay = [Rule(Normal(0.0, 0.5), parameter="position"), Rule(Constant(2.0), parameter="scale")]
     return [*first, *stay, *TORCH]
-
-
-def stds(model: nn.Module, recipe) -> dict[str, float]:
-    return {row.name: row.std for row in make_plan(model, recipe=recipe).rows}
 
 
 HIDDEN = ("attention.in_proj_weight", "attention.out_proj.weight", "up.weight", "down.weight", "back.weight")

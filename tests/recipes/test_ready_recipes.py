@@ -1,4 +1,4 @@
-"""The recipes lecun, trunc_normal, gpt and llama, on small models as others write them, and on theirs."""
+"""The recipes trunc_normal, gpt and llama, on small models as others write them, and on theirs."""
 
 from __future__ import annotations
 
@@ -9,57 +9,12 @@ import types
 
 import pytest
 import torch
-from planning import GENERAL, make_plan
+from named_modules import holding, vector
+from planning import GENERAL, fillings, make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_
-from convinit_ext.model._report import std_of
 from convinit_ext.recipes import Recipe, RowZeroed, Rule, gpt, llama, trunc_normal
-
-LECUN_CUT = 0.87962566103423978  # std of a standard normal cut at -2 and 2
-
-
-def fillings(model: nn.Module, recipe, **arguments) -> dict[str, object]:
-    return {row.name: row.distribution for row in make_plan(model, recipe=recipe, **arguments).rows}
-
-
-def conv1d() -> type[nn.Module]:
-    """transformers' Conv1D, as a module of that name."""
-
-    class Conv1D(nn.Module):
-        def __init__(self, nf: int, nx: int) -> None:
-            super().__init__()
-            self.weight, self.bias = nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.empty(nf))
-
-    Conv1D.__module__ = "transformers.pytorch_utils"
-    return Conv1D
-
-
-def test_lecun_has_a_variance_of_one_over_the_true_fan_in():
-    for module, fan_in in (
-        (nn.Linear(50, 8), 50),
-        (nn.Conv2d(8, 16, 3, groups=4), 2 * 9),
-        (nn.ConvTranspose1d(6, 4, 3), 6 * 3),
-        (conv1d()(8, 50), 50),
-    ):
-        found = fillings(module, "lecun")
-        std = math.sqrt(1 / fan_in) / LECUN_CUT
-        assert found["weight"] == TruncatedNormal(0.0, std, -2 * std, 2 * std)
-        assert found["bias"] == Constant(0.0)
-        assert std_of(found["weight"]) == pytest.approx(fan_in**-0.5, rel=1e-6)
-    assert fillings(nn.Embedding(4, 3), "lecun")["weight"] == Normal()
-
-
-def test_conv1d_of_transformers_has_its_own_fans_and_its_constructors_values():
-    module = conv1d()(8, 50)
-    assert fillings(module, "torch") == {"weight": Normal(0.0, 0.02), "bias": Constant(0.0)}
-    assert fillings(module, "he")["weight"] == Normal(0.0, math.sqrt(2.0) / math.sqrt(50))
-    assert fillings(module, "he", fan="torch")["weight"] == Normal(0.0, math.sqrt(2.0) / math.sqrt(8))
-    assert fillings(module, "xavier")["weight"] == fillings(nn.Linear(50, 8), "xavier")["weight"]
-    assert {row.fans for row in make_plan(module, recipe="lecun").rows} == {(50, 8), None}
-    both = nn.Sequential(conv1d()(8, 50), nn.Linear(8, 50))  # one shape, two layouts
-    found = fillings(both, "lecun")
-    assert found["0.weight"] != found["1.weight"]
 
 
 class Block(nn.Module):
@@ -148,14 +103,6 @@ def test_gpt_reads_the_number_of_layers_from_the_nearest_config_or_is_told():
         gpt(num_layers=0)
 
 
-def holding(name: str, **shapes: tuple[int, ...]) -> nn.Module:
-    """A module of a type of that name with parameters of these shapes."""
-    module = type(name, (nn.Module,), {})()
-    for parameter, shape in shapes.items():
-        module.register_parameter(parameter, nn.Parameter(torch.empty(shape)))
-    return module
-
-
 @pytest.mark.parametrize("recipe", [llama(), gpt(num_layers=2)], ids=["llama", "gpt"])
 def test_what_is_of_no_known_layer_is_listed_and_not_guessed(recipe):
     mixer = holding("Mixer", A_log=(8, 4), dt_bias=(8,))  # Mamba's: no name and no dimensions tell its form
@@ -216,10 +163,6 @@ def norm(name: str, gamma=(8,), base: type[nn.Module] = nn.Module, **others) -> 
     for key, value in others.items():
         setattr(module, key, value)
     return module
-
-
-def vector(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(shape or 8))
 
 
 @pytest.mark.parametrize("recipe", GENERAL)

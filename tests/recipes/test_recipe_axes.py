@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from meshes import every_rank
-from planning import make_plan
+from planning import fillings, make_plan
 from torch import nn
 from torch.distributed.tensor import Shard as Cut
 from torch.distributed.tensor import distribute_module, distribute_tensor
@@ -96,7 +96,7 @@ def test_attention_packed_and_apart_have_one_spread():
         assert (whole.distribution, whole.fans) == (query.distribution, query.fans)
         torchs = make_plan(packed, recipe=recipe, fan="torch").rows
         assert next(row.fans for row in torchs if row.name == "in_proj_weight") == (256, 768)
-    torchs = {row.name: row.distribution for row in make_plan(packed, recipe="torch").rows}["in_proj_weight"]
+    torchs = fillings(packed, "torch")["in_proj_weight"]
     bound = math.sqrt(3.0) * math.sqrt(2.0 / (256 + 768))
     assert torchs == Uniform(-bound, bound), "PyTorch's"
 

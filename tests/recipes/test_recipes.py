@@ -1,4 +1,4 @@
-"""Recipes: `torch` does what every module of torch.nn does to itself; `he`, `xavier`; rules of one's own."""
+"""Recipes: `torch` does what every module of torch.nn does to itself; `he`, `xavier`; the order of rules."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import re
 
 import pytest
 import torch
-from planning import make_plan
+from planning import fillings, make_plan
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinit_ext import Constant, Normal, TruncatedNormal, Uniform, init_model_, recipes
-from convinit_ext.model._report import std_of
-from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, Target, Xavier, as_recipe
+from convinit_ext import Constant, Normal, Uniform, init_model_
+from convinit_ext.recipes import Rule, Target, Xavier
 
 stats = pytest.importorskip("scipy.stats")
 
@@ -171,7 +170,7 @@ def test_padding_row_is_zero_and_the_others_do_not_notice(kind, padding):
 
 
 def distribution_of(module: nn.Module, recipe, fan="true", parameter="weight"):
-    return {row.name: row.distribution for row in make_plan(module, recipe=recipe, fan=fan).rows}[parameter]
+    return fillings(module, recipe, fan=fan)[parameter]
 
 
 @pytest.mark.parametrize(
@@ -279,110 +278,3 @@ def test_a_function_sees_the_target():
     (target,) = seen
     assert (target.name, target.parameter, target.module) == ("0.0.weight", "weight", model[0][0])
     assert target.parents == (model, model[0])
-
-
-def test_every_unmatched_parameter_is_listed():
-    model = nn.Module()
-    model.pos_embed, model.head = nn.Parameter(torch.ones(1, 3, 4)), nn.Linear(4, 2)
-    model.scale = nn.Parameter(torch.ones(4))
-    with pytest.raises(
-        ValueError,
-        match=r"(?s)'torch' has no rule for 2 parameters.*pos_embed \[1, 3, 4\] of Module.*scale \[4\]",
-    ):
-        init_model_(model)
-    assert torch.equal(model.scale, torch.ones(4))
-    rules = [Rule(Constant(0.0), name="pos_embed"), Rule(Constant(1.0), name="scale"), *TORCH]
-    initialisers = {row.name: row.initialiser for row in init_model_(model, recipe=rules).rows}
-    assert (initialisers["pos_embed"], initialisers["scale"]) == ("zeros_", "ones_")
-
-
-@pytest.mark.parametrize(
-    ("make", "error", "said"),
-    [
-        (lambda: as_recipe("hee"), ValueError, "no recipe 'hee'; there are torch, he, xavier"),
-        (lambda: as_recipe(3), TypeError, "not int"),
-        (lambda: Recipe([Constant(0.0)]), TypeError, "Constant"),
-        (lambda: Rule("zeros"), TypeError, "'zeros'"),
-        (lambda: Rule(Constant(0.0), module="Linear"), TypeError, "'Linear'"),
-        (lambda: Rule(Constant(0.0), name=3), TypeError, "name must be a str"),
-        (lambda: Rule(Constant(0.0), name=re.compile("")), ValueError, "rule's name .* is an empty pattern"),
-        (lambda: Rule(Constant(0.0), parameter=re.compile("")), ValueError, "parameter .* is an empty"),
-        (lambda: Rule(Constant(0.0), buffer=re.compile("")), ValueError, "buffer .* is an empty pattern"),
-        (lambda: Rule(Constant(0.0), name="re:^blocks"), ValueError, "'re:.blocks' is a glob.*re.Pattern"),
-        (lambda: Rule(Constant(0.0), name="[]blocks"), ValueError, "never closed"),
-        (lambda: Rule(Constant(0.0), name="a[!]b"), ValueError, "never closed"),
-        (lambda: Rule(Constant(0.0), module=()), ValueError, "module is empty"),
-        (lambda: Rule(Constant(0.0), where=True), TypeError, "True"),
-        (lambda: Kaiming("normal", mode="fan"), ValueError, "fan"),
-        (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
-        (lambda: Kaiming("gauss"), ValueError, "gauss"),
-        (lambda: Kaiming("normal", fan="mine"), ValueError, "mine"),
-        (lambda: Xavier("uniform", gain=-1.0), ValueError, "uniform"),
-    ],
-)
-def test_wrong_recipes_say_what_is_wrong(make, error, said):
-    with pytest.raises(error, match=said):
-        make()
-
-
-def test_an_initialisers_errors_name_the_parameter():
-    model = nn.Sequential(nn.Linear(4, 4))
-    with pytest.raises(ValueError, match=r"'0.bias', kaiming_normal_: Fan in and fan out"):
-        make_plan(model, recipe=[Rule(Kaiming("normal"))])
-    with pytest.raises(TypeError, match=r"'0.weight'.*distribution, not 3"):
-        make_plan(model, recipe=[Rule(lambda target: 3)])
-    with pytest.raises(AttributeError, match=r"'0.weight', zeros_: 'Target' object has no attribute"):
-        make_plan(model, recipe=[Rule(nn.init.zeros_)])
-    with pytest.raises(AttributeError, match=r"'0.weight', where of ones_: 'Linear' object has no attribute"):
-        make_plan(model, recipe=[Rule(Constant(1.0), where=lambda target: target.module.groups > 1)])
-    with pytest.raises(ValueError, match=r"'0.weight'.*float16 cannot hold"):
-        make_plan(model, recipe=[Rule(Uniform(-7e4, 0.0))], dtype=torch.float16)
-
-
-@pytest.mark.parametrize(
-    "distribution",
-    [
-        TruncatedNormal(),
-        TruncatedNormal(0.0, 0.02, -0.04, 0.04),
-        TruncatedNormal(1.0, 1.0, 0.0, 3.0),
-        TruncatedNormal(0.0, 1.0, -math.inf, 0.5),
-    ],
-    ids=str,
-)
-def test_std_of_a_truncated_normal_is_that_of_its_values(distribution):
-    a, b = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
-    assert std_of(distribution) == pytest.approx(stats.truncnorm.std(a, b) * distribution.std, rel=1e-9)
-    assert std_of(Constant(3.0)) == 0.0
-
-
-class Scaled(nn.Module):
-    def __init__(self, name: str = "weight", *shape: int) -> None:
-        super().__init__()
-        self.register_parameter(name, nn.Parameter(torch.ones(shape or (2, 3))))
-
-
-def test_the_advice_for_parameters_without_a_rule_is_a_recipe_that_has_them():
-    def layer() -> nn.Module:
-        return nn.ModuleDict({"experts": Scaled("up_2", 3), "out": nn.Linear(4, 4)})
-
-    model = nn.ModuleList([layer() for _ in range(12)])
-    for name in ("torch", "he", "llama"):
-        with pytest.raises(ValueError, match="no rule for 12 parameters") as raised:
-            init_model_(model, recipe=name)
-        advice = re.search(r"recipe=(\[.*\]);", str(raised.value))[1]
-        assert advice == f"[Rule(Constant(0.0), name='*.experts.up_2'), *{name.upper()}]"
-        init_model_(model, recipe=eval(advice, vars(recipes) | {"Constant": Constant}))
-        assert not model[11]["experts"].up_2.any()
-    with pytest.raises(ValueError, match=r"up_2'\), \*the others\]; or run the model's own"):
-        init_model_(model, recipe=[Rule(Constant(0.0), name="*weight")])
-
-
-def test_the_advice_fits_no_other_parameter():
-    alone = nn.ParameterList([torch.ones(3)])
-    alone.add_module("layer", nn.Linear(2, 2))
-    rest = nn.ModuleDict({"a": nn.ModuleList([Scaled(), Scaled(), nn.Linear(3, 2)])})
-    for model, names in ((alone, ["0"]), (rest, ["a.0.weight", "a.1.weight"])):
-        with pytest.raises(ValueError, match="has no rule") as raised:
-            init_model_(model)
-        rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
-        assert f"recipe=[{rules}, *TORCH]" in str(raised.value)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from filling import assert_same_bits
-from test_sharding import ALL, FIXED, RANDOM, key_of, unset
+from initialisers import ALL, FIXED, RANDOM, key_of, unset
 
 from convinit_ext import Normal, Shard, init
 from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Same, whole

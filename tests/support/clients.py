@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from processes import run_script
+from said import say_together
 from torch import nn
 
 Case = Callable[[], None]
@@ -27,9 +28,7 @@ def run_cases(cases: Sequence[Case]) -> None:
         dist.init_process_group("gloo")
     for case in cases:
         case()
-        dist.barrier()
-        if dist.get_rank() == 0:
-            print(f"held: {case.__name__}", flush=True)
+        say_together(case.__name__)
     dist.barrier()
     dist.destroy_process_group()
 

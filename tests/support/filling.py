@@ -38,6 +38,10 @@ WHY_NO_GPU = (
 SAME_BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
+def shifted(name: str) -> distributions.Distribution:
+    return DISTRIBUTIONS[name](*SHIFTED[name][1:])
+
+
 def key_tensor(*keys: tuple[int, int]) -> torch.Tensor:
     """(key, stream) pairs as the engine takes them: int64, two's complement."""
     return torch.from_numpy(np.array(keys, dtype=np.uint64).view(np.int64).reshape(-1, 2))
@@ -102,6 +106,11 @@ def bits(array: np.ndarray | torch.Tensor) -> np.ndarray:
     return array.view(SAME_BITS[array.itemsize])
 
 
+def as_integers(tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a tensor, an integer for each element."""
+    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
 def assert_same_bits(actual, expected, context: object = "") -> None:
     """Bit for bit: tells +0 from -0. Names the first element that differs."""
     left, right = bits(actual), bits(expected)
@@ -113,3 +122,23 @@ def assert_same_bits(actual, expected, context: object = "") -> None:
             f"{count} of {left.size} differ, first at {where}: "
             f"{left[where]:#x} is not {right[where]:#x} {context}"
         )
+
+
+def freed(*shape: int) -> torch.Tensor:
+    tensor = torch.ones(shape)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+STANDARD = {
+    "constant": ("constant", 0.3),
+    "uniform": ("uniform", 0.0, 1.0),
+    "normal": ("normal", 0.0, 1.0),
+    "truncated_normal": ("truncated_normal", 0.0, 1.0, -2.0, 2.0),
+}
+SHIFTED = {
+    "constant": ("constant", -7.5e-4),
+    "uniform": ("uniform", -0.0361, 0.0417),
+    "normal": ("normal", 0.125, 0.0236),
+    "truncated_normal": ("truncated_normal", 0.01, 0.02, -0.03, 0.05),
+}

@@ -8,18 +8,13 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
+from said import say_together as say
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from convinit_ext import fingerprint, fingerprints
 from convinit_ext._engine._ops import UnsupportedTensorError
-
-
-def say(text: str) -> None:
-    dist.barrier()
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def state(mesh: DeviceMesh) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.distributed as dist
+from said import say
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 from torch.distributed.fsdp import ShardingStrategy
@@ -139,11 +140,6 @@ def assert_values_and_fingerprint(make: Callable[[], nn.Module]) -> None:
                 assert_same_as(expected, model)
                 assert fingerprint(model) == fingerprint(expected)
                 assert fingerprints(model) == fingerprints(expected)
-
-
-def say(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def main() -> None:

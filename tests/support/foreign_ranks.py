@@ -11,6 +11,7 @@ import types
 import pytest
 import torch
 import torch.distributed as dist
+from said import say
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -70,11 +71,6 @@ def assert_pieces_of(model: nn.Module, whole: nn.Module) -> None:
         piece, padding = own.ds_tensor[: stop - start], own.ds_tensor[stop - start :]
         assert torch.equal(piece, other.detach().flatten()[start:stop]), name
         assert (own.numel() == 0 and (padding == 7).all()) or not padding.numel(), name
-
-
-def say(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def zero3() -> None:

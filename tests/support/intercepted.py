@@ -1,4 +1,4 @@
-"""What a tensor filled inside an intercept block should hold, and models to fill; for test_intercept*.py."""
+"""What tensors filled inside an intercept block should hold, models to fill, and what no block may change."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from filling import DTYPES, assert_same_bits, values
 from reference import layer_key, reference
 from torch import nn
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 
 UNIT = ("normal", 0.0, 1.0)
 
@@ -59,3 +60,17 @@ MODULE_FUNCTIONS = {
     "normal_": {},
     "trunc_normal_": {"std": 0.02},
 }
+
+
+def state_of_torch():
+    functions = [getattr(nn.init, name) for name in nn.init.__all__]
+    return (
+        [
+            (id(function), function.__code__, function.__defaults__, dict(vars(function)))
+            for function in functions
+        ],
+        [id(getattr(torch.Tensor, name)) for name in ("normal_", "uniform_")],
+        dict(vars(nn.init)).keys(),
+        _len_torch_function_stack(),
+        _len_torch_dispatch_stack(),
+    )

@@ -1,4 +1,4 @@
-"""Python scripts in processes of their own, alone or as the ranks of a job."""
+"""Python in processes of its own: scripts, alone or as the ranks of a job, and anything else."""
 
 from __future__ import annotations
 
@@ -36,3 +36,17 @@ def run_script(
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def run_python(
+    *arguments: str, cwd: Path = ROOT, python: str = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Another Python, without this one's CONVINIT_ISA unless given."""
+    inherited = {name: value for name, value in os.environ.items() if name != "CONVINIT_ISA"}
+    return subprocess.run(
+        [python, *arguments], cwd=cwd, env=inherited | environment, capture_output=True, text=True
+    )
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from said import say
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -20,11 +21,6 @@ from convinit_ext.checkpoint._safetensors import open_weights
 
 def build() -> nn.Module:
     return nn.Sequential(*(nn.Linear(6, 6 + index) for index in (0, 0, 0, 0, 1)))
-
-
-def say(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def assert_saved(folder: Path, seed: int) -> None:

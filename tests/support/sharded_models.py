@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from filling import assert_same_bits
 from real_models import convnextv2, llama
+from said import say_together as say
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -105,12 +106,6 @@ def check(
     assert fingerprints(model) == fingerprints(whole)
     say(name)
     return model
-
-
-def say(text: str) -> None:
-    dist.barrier()
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def fsdp(mesh: DeviceMesh, **more: object) -> Cut:

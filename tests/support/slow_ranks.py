@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from said import say
 from torch import nn
 
 from convinit_ext import save_model, verify
@@ -23,11 +24,6 @@ SECONDS = 2  # of the timeout
 def model() -> nn.Module:
     with torch.device("meta"):
         return nn.Linear(8, 4)
-
-
-def say(text: str) -> None:
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def one_is_slow(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.distributed as dist
+from said import say_together as say
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -26,12 +27,6 @@ def sharded(mesh: DeviceMesh) -> nn.Module:
     fully_shard(model, mesh=mesh)
     init_model_(model, SEED, "he")
     return model
-
-
-def say(text: str) -> None:
-    dist.barrier()
-    if dist.get_rank() == 0:
-        print(f"held: {text}", flush=True)
 
 
 def trained(mesh: DeviceMesh) -> None:

@@ -1,8 +1,12 @@
-"""A report fits the terminal that it is printed on, and is whole elsewhere."""
+"""A report has a row for every parameter, fits the terminal that it is printed on, and is whole elsewhere."""
 
 from __future__ import annotations
 
+import copy
 import io
+import json
+import math
+import pickle
 import re
 import sys
 
@@ -10,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from convinit_ext import init_model_, verify
+from convinit_ext import Constant, TruncatedNormal, init_model_, verify
+from convinit_ext.cli._unet import UNet
 from convinit_ext.model import Report, fitted
+from convinit_ext.model._report import std_of
 
 HEADER = ["name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes"]
 
@@ -88,3 +94,64 @@ def test_columns_are_spared_before_texts_are_cut_below_what_they_keep():
     lines, left_out = fitted(header, rows, 2, 20, {0: 12}, [1])
     assert left_out == ["dtype"] and lines[2] == "aaaaaa..aaaaaaa    1"
     assert fitted(header, rows, 2, None, {0: 12}, [1])[0][2] == f"{'a' * 30}  float32    1"
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        TruncatedNormal(),
+        TruncatedNormal(0.0, 0.02, -0.04, 0.04),
+        TruncatedNormal(1.0, 1.0, 0.0, 3.0),
+        TruncatedNormal(0.0, 1.0, -math.inf, 0.5),
+    ],
+    ids=str,
+)
+def test_std_of_a_truncated_normal_is_that_of_its_values(distribution):
+    stats = pytest.importorskip("scipy.stats")
+    a, b = ((bound - distribution.mean) / distribution.std for bound in (distribution.a, distribution.b))
+    assert std_of(distribution) == pytest.approx(stats.truncnorm.std(a, b) * distribution.std, rel=1e-9)
+    assert std_of(Constant(3.0)) == 0.0
+
+
+def test_report_has_a_row_for_every_parameter_and_becomes_json():
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8))
+    report = init_model_(model, seed=3, recipe="he", dtype=torch.bfloat16)
+    row = report.rows[0]
+    assert (row.name, row.shape, row.dtype, row.fan_in, row.fan_out) == (
+        "0.weight",
+        (8, 4, 3, 3),
+        "bfloat16",
+        36,
+        72,
+    )
+    assert row.initialiser == "kaiming_normal_(mode='fan_out', nonlinearity='relu')"
+    assert row.std == pytest.approx(math.sqrt(2 / 72))
+    assert report.num_bytes == 2 * report.num_elements == 2 * sum(p.numel() for p in model.parameters())
+    assert report.seconds > 0
+    assert report.bytes_per_second == report.num_bytes / report.seconds
+    read = json.loads(report.to_json())
+    assert read == json.loads(json.dumps(report.to_dict()))
+    assert read["rows"][0]["shape"] == [8, 4, 3, 3]
+    assert read["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda report: pickle.loads(pickle.dumps(report))]
+)
+def test_a_report_can_be_copied(copied):
+    report = init_model_(nn.Linear(3, 2), seed=4)
+    again = copied(report)
+    assert again == report and str(again) == str(report) and again.to_dict() == report.to_dict()
+
+
+def test_report_prints_aligned_and_stays_short_for_large_models():
+    small = str(init_model_(nn.Sequential(nn.Linear(8, 4))))
+    header, rule, weight, *_ = small.splitlines()
+    assert header.split() == ["name", "shape", "dtype", "initialiser", "fan_in", "fan_out", "std", "bytes"]
+    assert len(header) == len(rule) == len(weight)
+    assert "2 tensors, 36 elements, 144 B in" in small
+    large = str(init_model_(UNet(32)))
+    assert len(large.splitlines()) < 50
+    assert "(x2)" in large
+    assert "more lines" in large
+    assert max(map(len, large.splitlines())) < 200

@@ -1,0 +1,12 @@
+"""A fixture for the tests of init."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Seed PyTorch's default generator, from which fills without a key draw."""
+    torch.manual_seed(0)
