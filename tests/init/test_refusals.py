@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-import time
 
 import pytest
 import torch
@@ -232,17 +231,21 @@ def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
 
 @pytest.mark.parametrize(
     ("shape", "strides", "overlap"),
-    [((5000, 5000), (1, 1), True), ((4, 3), (2, 3), True), ((3, 4), (2, 3), False), ((2, 2), (3, 2), False)],
+    [
+        ((1 << 20, 1 << 20), (1, 1), True),
+        ((4, 3), (2, 3), True),
+        ((3, 4), (2, 3), False),
+        ((2, 2), (3, 2), False),
+    ],
 )
 def test_views_whose_strides_do_not_nest(shape, strides, overlap):
-    memory = torch.zeros(10_000)
+    """Of 2^40 places nobody could sort all: they are counted first."""
+    memory = torch.zeros(1 << 21)
     view = memory.as_strided(shape, strides)
     if overlap:
-        started = time.perf_counter()
         with pytest.raises(RuntimeError, match="single memory location"):
             init.normal_(view, key=Key(0, "weight"))
         assert not memory.any()
-        assert time.perf_counter() - started < 0.5
     else:
         init.normal_(view, key=Key(0, "weight"))
         assert torch.equal(view, init.normal_(torch.empty(shape), key=Key(0, "weight")))
