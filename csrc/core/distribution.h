@@ -10,6 +10,7 @@ namespace convinit {
 namespace CONVINIT_LANES {
 
 // One value a word; u = (w >> 8) 2^-24, or (W >> 11) 2^-53 for double.
+#ifdef CONVINIT_SCALAR_LANES
 struct Uniform {
   CONVINIT_HD_METHOD static F32 value(const Parameters<float>& p, U32 word) {
     const F32 u = to_float(bit_cast<I32>(word >> 8)) * 0x1p-24f;
@@ -21,7 +22,6 @@ struct Uniform {
   }
 };
 
-#ifdef CONVINIT_SCALAR_LANES
 // The same values for less, where the span is at least this. 2^-24 times it is then exact, and no sum is less
 // than a float's smallest step but 0, so that none is rounded to a negative zero and any minimum serves.
 constexpr float kSmallestScaledSpan = 0x1p-100f;
@@ -31,6 +31,30 @@ struct ScaledUniform : Uniform {
     return ::fminf(fma(to_float(bit_cast<I32>(word >> 8)), p.span * 0x1p-24f, p.low), p.last);
   }
 };
+#else
+// The same values for less: functions_of() of cpu/isa.h sees to it that the span times a power of two is
+// exact. What the largest u gives tells beforehand whether a value may be above the last one.
+struct Uniform {
+  bool is_below;
+  CONVINIT_HD_METHOD F32 value(const Parameters<float>& p, U32 word) const {
+#ifdef CONVINIT_JOINS_UPPER_BYTES
+    const F32 x = fma(to_float(word), splat(p.span * 0x1p-32f), splat(p.low));
+#else
+    const F32 x = fma(to_float(bit_cast<I32>(word >> 8)), splat(p.span * 0x1p-24f), splat(p.low));
+#endif
+    return is_below ? x : min(x, splat(p.last));
+  }
+  CONVINIT_HD_METHOD F64 value(const Parameters<double>& p, U64 word) const {
+    const F64 x = fma(unsigned53_to_double(word >> 11), splat(p.span * 0x1p-53), splat(p.low));
+    return is_below ? x : min(x, splat(p.last));
+  }
+};
+CONVINIT_HD Uniform prepared(Uniform, const Parameters<float>& p) {
+  return {p.low < p.last && __builtin_fmaf(1 - 0x1p-24f, p.span, p.low) <= p.last};
+}
+CONVINIT_HD Uniform prepared(Uniform, const Parameters<double>& p) {
+  return {p.low < p.last && __builtin_fma(1 - 0x1p-53, p.span, p.low) <= p.last};
+}
 #endif
 
 // (w + 1/2) 2^-32, in (0, 1].
@@ -103,12 +127,18 @@ struct TruncatedNormal {
   }
 };
 
+// A sampler that knows what it can of the parameters.
+template <class Sampler, class Real>
+CONVINIT_HD Sampler prepared(Sampler sampler, const Parameters<Real>&) {
+  return sampler;
+}
+
 // The other samplers make their two values apart.
 template <class Sampler, class Real, class Word, class Vector>
-CONVINIT_HD void pair_of_values(Sampler, const Parameters<Real>& p, Word even, Word odd, Vector* first,
-                                Vector* second) {
-  *first = Sampler::value(p, even);
-  *second = Sampler::value(p, odd);
+CONVINIT_HD void pair_of_values(Sampler sampler, const Parameters<Real>& p, Word even, Word odd,
+                                Vector* first, Vector* second) {
+  *first = sampler.value(p, even);
+  *second = sampler.value(p, odd);
 }
 template <class Real, class Word, class Vector>
 CONVINIT_HD void pair_of_values(Normal, const Parameters<Real>& p, Word even, Word odd, Vector* first,
@@ -125,10 +155,23 @@ struct Values64 {
   F64 even, odd;
 };
 
+// The words of the group of blocks with that first product, as a sampler takes them.
 template <class Sampler>
-CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p, const RoundKeys& keys,
-                                     Word block_low) {
-  const WordPairs pairs = philox_pairs(keys, block_low);
+CONVINIT_HD WordPairs words_of(Sampler, const Parameters<float>&, const RoundKeys& keys, Product first) {
+  return philox_pairs(keys, first);
+}
+#ifdef CONVINIT_JOINS_UPPER_BYTES
+CONVINIT_HD WordPairs words_of(Uniform, const Parameters<float>&, const RoundKeys& keys, Product first) {
+  return philox_upper_pairs(keys, first);
+}
+#endif
+template <class Sampler>
+CONVINIT_HD Words words_of(Sampler, const Parameters<double>&, const RoundKeys& keys, Product first) {
+  return philox(keys, first);
+}
+
+template <class Sampler>
+CONVINIT_HD Values32 values_of(Sampler sampler, const Parameters<float>& p, const WordPairs& pairs) {
   U32 even[kVectors32], odd[kVectors32];
   split(pairs.even, even);
   split(pairs.odd, odd);
@@ -141,12 +184,16 @@ CONVINIT_HD Values32 values_of_group(Sampler sampler, const Parameters<float>& p
 }
 
 template <class Sampler>
-CONVINIT_HD Values64 values_of_group(Sampler sampler, const Parameters<double>& p, const RoundKeys& keys,
-                                     Word block_low) {
-  const Words words = philox(keys, block_low);
+CONVINIT_HD Values64 values_of(Sampler sampler, const Parameters<double>& p, const Words& words) {
   Values64 values;
   pair_of_values(sampler, p, join(words.w0, words.w1), join(words.w2, words.w3), &values.even, &values.odd);
   return values;
+}
+
+template <class Sampler, class Real>
+CONVINIT_HD auto values_of_group(Sampler sampler, const Parameters<Real>& p, const RoundKeys& keys,
+                                 Word block_low) {
+  return values_of(sampler, p, words_of(sampler, p, keys, first_product(block_low)));
 }
 
 }  // namespace CONVINIT_LANES

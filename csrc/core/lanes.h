@@ -111,6 +111,10 @@ CONVINIT_HD U64 join_high(Product low, Product high) { return join(low.high, hig
 
 // Low halves of the counters of a group that starts at block `first`.
 CONVINIT_HD Word counters(uint32_t first) { return first; }
+// Counters that are kBlocks further on, and their products with m.
+CONVINIT_HD Product next_product(Word* counters, Product, uint32_t m) {
+  return multiply_wide(*counters += kBlocks, m);
+}
 
 // The halves of 64-bit lanes as 32-bit lanes.
 CONVINIT_HD void split(U64 pairs, U32 (&words)[kVectors32]) {

@@ -60,6 +60,16 @@ CONVINIT_HD F64 neg2log(F64 v, F64 exponent) {
   return fma(e, splat(kNeg2Ln2), f * horner(kCoefficients, f));
 }
 
+// Whether the bit after the top one is set; and -yes or no. AVX-512 has instructions of its own.
+template <class Word>
+CONVINIT_HD auto second_bit(Word word) {
+  return top_bit(word << 1);
+}
+template <class Mask, class Vector>
+CONVINIT_HD Vector select_negative(Mask mask, Vector yes, Vector no) {
+  return select(mask, -yes, no);
+}
+
 struct Polar32 {
   F32 x, y;
 };
@@ -80,9 +90,9 @@ CONVINIT_HD Polar32 polar(F32 radius, U32 word) {
   const F32 x2 = x * x;
   const F32 s = x * horner(kSin, x2);
   const F32 c = horner(kCos, x2);
-  const Mask32 swap = top_bit(word << 1);
+  const Mask32 swap = second_bit(word);
   const F32 turned = flip_sign(radius, word);
-  return {turned * select(swap, -s, c), turned * select(swap, c, s)};
+  return {turned * select_negative(swap, s, c), turned * select(swap, c, s)};
 }
 
 CONVINIT_HD Polar64 polar(F64 radius, U64 word) {
@@ -103,9 +113,9 @@ CONVINIT_HD Polar64 polar(F64 radius, U64 word) {
   const F64 x2 = x * x;
   const F64 s = x * horner(kSin, x2);
   const F64 c = horner(kCos, x2);
-  const Mask64 swap = top_bit(word << 1);
+  const Mask64 swap = second_bit(word);
   const F64 turned = flip_sign(radius, word);
-  return {turned * select(swap, -s, c), turned * select(swap, c, s)};
+  return {turned * select_negative(swap, s, c), turned * select(swap, c, s)};
 }
 
 // -ln(4 v) for v > 0 and normal. v = 2^e (1 + f) with 1 + f in [3/4, 3/2), e times 2^23 (2^52). Error 1.7e-6

@@ -66,10 +66,12 @@ CONVINIT_HD Words philox_round(const Words& in, SameWord key0, SameWord key1) {
           xor3(high_word(product0), in.w3, word(key1)), low_word(product0)};
 }
 
-// State of the group of blocks whose indices have the low halves `block_low`, see counters(), and the
-// keys' high half, before the last round.
-CONVINIT_HD Words before_last_round(const RoundKeys& keys, Word block_low) {
-  const Product product0 = multiply_wide(block_low, kMultiplier0);
+// What round one multiplies: the low halves of the indices of a group's blocks, see counters().
+CONVINIT_HD Product first_product(Word block_low) { return multiply_wide(block_low, kMultiplier0); }
+
+// State of the group of blocks whose indices have the low halves of that product, and the keys' high half,
+// before the last round.
+CONVINIT_HD Words before_last_round(const RoundKeys& keys, Product product0) {
   const Word word2 = high_word(product0) ^ word(keys.round1_xor2);
   const Product product1 = multiply_wide(word2, kMultiplier1);
   Words words{high_word(product1) ^ word(keys.round2_xor0), low_word(product1),
@@ -81,9 +83,15 @@ CONVINIT_HD Words before_last_round(const RoundKeys& keys, Word block_low) {
   return words;
 }
 
-CONVINIT_HD Words philox(const RoundKeys& keys, Word block_low) {
-  return philox_round(before_last_round(keys, block_low), keys.key0[kRounds - 1], keys.key1[kRounds - 1]);
+CONVINIT_HD Words philox(const RoundKeys& keys, Product first) {
+  return philox_round(before_last_round(keys, first), keys.key0[kRounds - 1], keys.key1[kRounds - 1]);
 }
+
+#ifdef CONVINIT_SCALAR_LANES
+CONVINIT_HD Words philox(const RoundKeys& keys, Word block_low) {
+  return philox(keys, first_product(block_low));
+}
+#endif
 
 // The same words two to a lane: 0 and 2, and 1 and 3 (the first of a pair in the low half). Packing them
 // inside the last round is cheaper than after it.
@@ -91,13 +99,26 @@ struct WordPairs {
   U64 even, odd;
 };
 
-CONVINIT_HD WordPairs philox_pairs(const RoundKeys& keys, Word block_low) {
-  const Words in = before_last_round(keys, block_low);
+CONVINIT_HD WordPairs philox_pairs(const RoundKeys& keys, Product first) {
+  const Words in = before_last_round(keys, first);
   const Product product0 = multiply_wide(in.w0, kMultiplier0);
   const Product product1 = multiply_wide(in.w2, kMultiplier1);
   return {xor3(join_high(product1, product0), join(in.w1, in.w3), pair(keys.last_keys)),
           join(low_word(product1), low_word(product0))};
 }
+
+#ifdef CONVINIT_JOINS_UPPER_BYTES
+// The same without each word's lowest byte, which is zero.
+CONVINIT_HD WordPairs philox_upper_pairs(const RoundKeys& keys, Product first) {
+  constexpr uint64_t kUpperBytes = 0xffffff00ffffff00u;
+  const Words in = before_last_round(keys, first);
+  const Product product0 = multiply_wide(in.w0, kMultiplier0);
+  const Product product1 = multiply_wide(in.w2, kMultiplier1);
+  return {
+      xor3(join_high_upper(product1, product0), join_upper(in.w1, in.w3), pair(keys.last_keys & kUpperBytes)),
+      join_upper(low_word(product1), low_word(product0))};
+}
+#endif
 
 }  // namespace CONVINIT_LANES
 }  // namespace convinit

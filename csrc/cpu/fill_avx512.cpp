@@ -9,6 +9,11 @@
 #include "cpu/isa.h"
 #include "cpu/target_region.h"
 
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC then mixes the next group's words with this group's values, and does not hold one back for the other.
+#pragma GCC optimize("schedule-insns", "sched-pressure", "no-predictive-commoning")
+#endif
+
 #define CONVINIT_LANES avx512
 CONVINIT_TARGET_BEGIN("avx512f,avx512dq,avx512bw,avx512vl,fma,f16c")
 #include "cpu/lanes_avx512.inl"

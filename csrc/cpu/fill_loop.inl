@@ -92,22 +92,30 @@ class Matcher {
 };
 
 // A run within 2^32 blocks of the same round keys; `skip` elements of its first block come before it. Goes on
-// as long as the sink says so.
+// as long as the sink says so. The words of the next group come before the values of this one: each is a long
+// chain of operations, and a processor works at both at once.
 template <class Sampler, class Out, class Sink>
 CONVINIT_HD bool visit_run(const Parameters<typename Computed<Out>::Real>& p, const RoundKeys& keys,
                            uint32_t first_block, int64_t skip, int64_t count, Sink* sink) {
-  const Word step = word(kBlocks);
+  const Sampler sampler = prepared(Sampler(), p);
   Word block_low = counters(first_block);
-  if (skip > 0) {
-    const int64_t head = count < kGroup<Out> - skip ? count : kGroup<Out> - skip;
-    if (!sink->part(values_of_group(Sampler(), p, keys, block_low), skip, head)) return false;
+  Product product = first_product(block_low);
+  auto words = words_of(sampler, p, keys, product);
+  const int64_t head = kGroup<Out> - skip;
+  if (skip > 0 && count > head) {
+    if (!sink->part(values_of(sampler, p, words), skip, head)) return false;
+    product = next_product(&block_low, product, kMultiplier0);
+    words = words_of(sampler, p, keys, product);
+    skip = 0;
     count -= head;
-    block_low = block_low + step;
   }
-  for (; count >= kGroup<Out>; count -= kGroup<Out>, block_low = block_low + step) {
-    if (!sink->whole(values_of_group(Sampler(), p, keys, block_low))) return false;
+  for (; count > kGroup<Out>; count -= kGroup<Out>) {
+    product = next_product(&block_low, product, kMultiplier0);
+    const auto next = words_of(sampler, p, keys, product);
+    if (!sink->whole(values_of(sampler, p, words))) return false;
+    words = next;
   }
-  return count == 0 || sink->part(values_of_group(Sampler(), p, keys, block_low), 0, count);
+  return sink->part(values_of(sampler, p, words), skip, count);
 }
 
 template <class Sampler, class Out, class Sink>

@@ -59,7 +59,15 @@ std::vector<const FunctionTable*> available_tables();
 
 const FunctionTable& current_table();
 
-inline const Functions& functions_of(const FunctionTable& table, const FillTask& task) {
+// A uniform's span so small that the vectors' loops, which scale it, might not be exact is for the portable
+// one. One of zero is exact.
+constexpr double kSmallestScaledSpan64 = 0x1p-90;
+
+inline const Functions& functions_of(const FunctionTable& best, const FillTask& task) {
+  const double span = task.distribution.real.span;
+  const bool is_tiny =
+      task.distribution.kind == Kind::kUniform && span != 0 && !(span >= kSmallestScaledSpan64);
+  const FunctionTable& table = is_tiny ? kPortableTable : best;
   return table.functions[static_cast<int>(task.distribution.kind)][static_cast<int>(task.dtype)];
 }
 

@@ -39,6 +39,12 @@ CONVINIT_HD Mask32 less(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_
 CONVINIT_HD Mask64 less(F64 a, F64 b) { return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ); }
 CONVINIT_HD Mask32 top_bit(U32 word) { return _mm512_movepi32_mask((__m512i)word); }
 CONVINIT_HD Mask64 top_bit(U64 word) { return _mm512_movepi64_mask((__m512i)word); }
+CONVINIT_HD Mask32 second_bit(U32 word) {
+  return _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(0x40000000));
+}
+CONVINIT_HD F32 select_negative(Mask32 mask, F32 yes, F32 no) {
+  return _mm512_mask_xor_ps(no, mask, yes, splat(-0.0f));
+}
 CONVINIT_HD F32 flip_sign(F32 x, U32 word) { return (F32)((U32)x ^ (word & 0x80000000u)); }
 CONVINIT_HD F64 flip_sign(F64 x, U64 word) { return (F64)((U64)x ^ (word & 0x8000000000000000u)); }
 
@@ -65,6 +71,21 @@ CONVINIT_HD U64 join_high(U64 low, U64 high) {
   return (U64)_mm512_mask_shuffle_epi32((__m512i)high, kEvenWords, (__m512i)low, _MM_PERM_DDBB);
 }
 
+// The same with zeros in the lowest byte of each word, by shuffles of bytes: a uniform value needs no more,
+// and no shift then.
+#define CONVINIT_JOINS_UPPER_BYTES 1
+CONVINIT_HD __m512i in_each_16_bytes(__m128i x) { return _mm512_broadcast_i32x4(x); }
+CONVINIT_HD U64 join_upper(U64 low, U64 high) {
+  constexpr __mmask64 kChanged = 0xF1F1F1F1F1F1F1F1;
+  const __m512i from = in_each_16_bytes(_mm_setr_epi8(-1, 0, 0, 0, -1, 1, 2, 3, -1, 0, 0, 0, -1, 9, 10, 11));
+  return (U64)_mm512_mask_shuffle_epi8((__m512i)low, kChanged, (__m512i)high, from);
+}
+CONVINIT_HD U64 join_high_upper(U64 low, U64 high) {
+  constexpr __mmask64 kChanged = 0x1F1F1F1F1F1F1F1F;
+  const __m512i from = in_each_16_bytes(_mm_setr_epi8(-1, 5, 6, 7, -1, 0, 0, 0, -1, 13, 14, 15, -1, 0, 0, 0));
+  return (U64)_mm512_mask_shuffle_epi8((__m512i)high, kChanged, (__m512i)low, from);
+}
+
 CONVINIT_HD U64 counters(uint32_t first) {
   const U64 order = {0, 4, 1, 5, 2, 6, 3, 7};
   return splat(static_cast<uint64_t>(first)) + order;
@@ -84,19 +105,21 @@ CONVINIT_HD void store(Half* to, F32 even, F32 odd) {
   _mm256_storeu_si256((__m256i*)to, _mm512_cvtps_ph(low, kNearestEven));
   _mm256_storeu_si256((__m256i*)(to + 16), _mm512_cvtps_ph(high, kNearestEven));
 }
-// As to_bfloat16 in core/dtype.h, in the upper half of each lane (the hardware's own conversion flushes
-// denormals). A computed NaN stays one.
-CONVINIT_HD __m512i rounded_to_bfloat16(F32 x) {
-  const __mmask16 odd = _mm512_test_epi32_mask((__m512i)x, _mm512_set1_epi32(0x10000));
-  const __m512i rounded = _mm512_add_epi32((__m512i)x, _mm512_set1_epi32(0x7fff));
-  return _mm512_mask_add_epi32(rounded, odd, (__m512i)x, _mm512_set1_epi32(0x8000));
-}
+// As to_bfloat16 in core/dtype.h (the hardware's own conversion flushes denormals), the upper halves of 32
+// floats in one vector and the lower ones in another: one more where the lower half is above the middle, or
+// on it and the upper one odd. A computed NaN stays one.
 CONVINIT_HD void store(BFloat16* to, F32 even, F32 odd) {
-  constexpr __mmask32 kOddHalves = 0xAAAAAAAA;
-  const __m512i order = {0, 2, 4, 6, 1, 3, 5, 7};
-  const __m512i low = _mm512_srli_epi32(rounded_to_bfloat16(even), 16);
-  const __m512i packed = _mm512_mask_blend_epi16(kOddHalves, low, rounded_to_bfloat16(odd));
-  _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, packed));
+  constexpr __mmask64 kEvenHalves = 0x3333333333333333;
+  const __m512i down = in_each_16_bytes(_mm_setr_epi8(2, 3, 0, 0, 6, 7, 0, 0, 10, 11, 0, 0, 14, 15, 0, 0));
+  const __m512i up = in_each_16_bytes(_mm_setr_epi8(0, 0, 0, 1, 0, 0, 4, 5, 0, 0, 8, 9, 0, 0, 12, 13));
+  const __m512i upper = _mm512_mask_shuffle_epi8((__m512i)odd, kEvenHalves, (__m512i)even, down);
+  const __m512i lower = _mm512_mask_shuffle_epi8((__m512i)even, ~kEvenHalves, (__m512i)odd, up);
+  constexpr int kOrAnd = 0xF8;  // a | (b & c)
+  const __m512i one = _mm512_set1_epi16(1), order = {0, 2, 4, 6, 1, 3, 5, 7};
+  const __m512i rest = _mm512_ternarylogic_epi32(lower, upper, one, kOrAnd);
+  const __mmask32 is_more = _mm512_cmpgt_epu16_mask(rest, _mm512_set1_epi16(-0x8000));
+  const __m512i rounded = _mm512_mask_add_epi16(upper, is_more, upper, one);
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi64(order, rounded));
 }
 
 // For float8. Halves of a word are signed; packing takes 128 bits of a, then of b, in turn, and clamps.
@@ -122,6 +145,18 @@ CONVINIT_HD void store_bytes(void* to, U32 x) {
 #include "cpu/simd_x4.inl"
 
 #include "cpu/wide_words.inl"
+
+CONVINIT_HD X2<vector::Mask32> second_bit(X2<vector::U32> word) {
+  return {vector::second_bit(word.x), vector::second_bit(word.y)};
+}
+CONVINIT_HD X2<vector::F32> select_negative(X2<vector::Mask32> mask, X2<vector::F32> yes,
+                                            X2<vector::F32> no) {
+  return {vector::select_negative(mask.x, yes.x, no.x), vector::select_negative(mask.y, yes.y, no.y)};
+}
+CONVINIT_HD Mask32 second_bit(U32 word) { return {second_bit(word.x), second_bit(word.y)}; }
+CONVINIT_HD F32 select_negative(Mask32 mask, F32 yes, F32 no) {
+  return {select_negative(mask.x, yes.x, no.x), select_negative(mask.y, yes.y, no.y)};
+}
 
 }  // namespace avx512
 }  // namespace convinit

@@ -160,6 +160,11 @@ CONVINIT_HD Word counters(uint32_t first) {
   const vector::U32 order = {0, 1, 2, 3};
   return {vector::splat(first) + order, vector::splat(first + 4) + order};
 }
+// Counters that are kBlocks further on, and their products with m.
+CONVINIT_HD Product next_product(Word* counters, Product, uint32_t m) {
+  *counters = *counters + word(kBlocks);
+  return multiply_wide(*counters, m);
+}
 
 // A digest's words times its weights.
 CONVINIT_HD vector::U64 products(vector::U64 words, const uint32_t* weights) {

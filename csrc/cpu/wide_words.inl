@@ -36,9 +36,27 @@ CONVINIT_HD U64 counters(uint32_t first) {
           {vector::counters(first + 2 * kStep), vector::counters(first + 3 * kStep)}};
 }
 
+// Counters that are kBlocks further on and their products with m: a sum takes less than a product.
+CONVINIT_HD U64 next_product(U64* /*counters*/, U64 product, uint32_t m) {
+  return product + everywhere(vector::splat(uint64_t{m} * kBlocks));
+}
+
 // A digest's words, two to a lane, times its weights: the lower halves as they are loaded, and once more with
 // the upper halves moved down, and the weights of those.
 CONVINIT_HD vector::U64 products(vector::U64 words, const uint32_t* weights) {
   return vector::multiply_lower(words, load(weights)) +
          vector::multiply_lower(words >> 32, load(weights + kNextWeights));
 }
+
+#ifdef CONVINIT_JOINS_UPPER_BYTES
+using vector::join_high_upper;
+using vector::join_upper;
+template <class Vector>
+CONVINIT_HD X2<Vector> join_upper(X2<Vector> low, X2<Vector> high) {
+  return {join_upper(low.x, high.x), join_upper(low.y, high.y)};
+}
+template <class Vector>
+CONVINIT_HD X2<Vector> join_high_upper(X2<Vector> low, X2<Vector> high) {
+  return {join_high_upper(low.x, high.x), join_high_upper(low.y, high.y)};
+}
+#endif
