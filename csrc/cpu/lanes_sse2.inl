@@ -165,14 +165,14 @@ CONVINIT_HD void store(double* to, F64 even, F64 odd) {
 // As to_half in core/dtype.h.
 CONVINIT_HD I32 rounded_to_half(F32 x) {
   constexpr int32_t kNormal = static_cast<int32_t>(rebias(15) + (1u << 23)), kShift = kNormal + (13 << 23);
-  const I32 magnitude = (I32)x & 0x7fffffff;
-  const I32 denormal = (I32)((F32)magnitude + (F32)splat(kShift)) - kShift;
-  const I32 normal = (magnitude + 0xfff + ((magnitude >> 13) & 1) - static_cast<int32_t>(rebias(15))) >> 13;
-  const I32 is_denormal = magnitude < kNormal, is_nan = magnitude > 0x7f800000;
-  const I32 beyond = magnitude >= static_cast<int32_t>(kHalfOverflow);
+  const U32 bits = (U32)x & kFloatMagnitude;
+  const I32 magnitude = (I32)bits, denormal = (I32)((F32)bits + (F32)splat(kShift)) - kShift;
+  const I32 normal = (I32)((bits + 0xfffu + ((bits >> 13) & 1u) - rebias(15)) >> 13);
+  const I32 is_nan = magnitude > static_cast<int32_t>(kFloatInfinity);
+  const I32 is_beyond = magnitude >= static_cast<int32_t>(kHalfOverflow), is_denormal = magnitude < kNormal;
   const I32 finite = (is_denormal & denormal) | (~is_denormal & normal);
-  const I32 infinite = (is_nan & 0x0200) | 0x7c00;
-  return ((beyond & infinite) | (~beyond & finite)) | ((I32)x >> 16 & ~0x7fff);
+  const I32 beyond = (is_nan & 0x0200) | 0x7c00, sign = ((I32)x >> 16) & ~0x7fff;
+  return (is_beyond & beyond) | (~is_beyond & finite) | sign;
 }
 CONVINIT_HD void store(Half* to, F32 even, F32 odd) {
   const I32 low = rounded_to_half(_mm_unpacklo_ps(even, odd));
@@ -222,6 +222,7 @@ template <class Vector>
 CONVINIT_HD bool any(X2<Vector> mask) {
   return any(either(mask.x, mask.y));
 }
+
 // As in core/math.h, where no first rounding of a step ends halfway between two floats: so it is for all
 // polynomials there and all their arguments (tests/engine/test_formulas.py).
 template <int kCount>
