@@ -6,6 +6,10 @@ Every case runs the alternatives in turns and takes medians; a speed is their ra
 as PyTorch writes it) stands beside the single tensors as the ceiling that memory sets. `--models` adds whole
 models (needs diffusers and transformers, about 24 GiB of memory, some minutes). benchmarks/table.py puts the
 file into docs/performance.md and README.md.
+
+    ATEN_CPU_CAPABILITY=default python benchmarks/against_torch.py --isa sse2 --output mine.json
+
+times one instruction set, on single tensors, and as here against a PyTorch that uses no other either.
 """
 
 from __future__ import annotations
@@ -111,6 +115,14 @@ def tensors(repeats: int) -> Iterator[Result]:
     for shape in ((64, 64, 3, 3), (16, 3, 3, 3)):
         case = f"kaiming_normal_ float32 {'x'.join(map(str, shape))}"
         yield one_tensor(case, torch.empty(shape), "kaiming_normal_", 3 * repeats, calls=1000)
+
+
+def every_dtype(isa: str, repeats: int) -> Iterator[Result]:
+    """Each distribution, by the instruction set that is in force."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        for function in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_"):
+            case = f"{function} {str(dtype).removeprefix('torch.')}, {isa}"
+            yield one_tensor(case, torch.empty(1024, 1024, dtype=dtype), function, repeats)
 
 
 def thread_scaling(repeats: int) -> list[dict[str, object]]:
@@ -234,17 +246,22 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--models", action="store_true", help="whole models too")
+    parser.add_argument("--isa", choices=_C.available_isas(), help="this instruction set alone")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
 
     rows: list[dict[str, object]] = []
-    for result in tensors(options.repeats):
+    isa, repeats = options.isa, options.repeats
+    if isa:
+        _C.force_isa(isa)
+    for result in every_dtype(isa, repeats) if isa else tensors(repeats):
         rows.append(result.row())
         print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
-    rows += thread_scaling(options.repeats) + sharding(options.repeats) + float8(options.repeats)
+    if not isa:
+        rows += thread_scaling(repeats) + sharding(repeats) + float8(repeats)
     if options.models:
         for name, build in MODELS.items():
-            for result in whole_model(name, build, min(3, options.repeats)):
+            for result in whole_model(name, build, min(3, repeats)):
                 rows.append(result.row())
                 print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
     record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}

@@ -66,14 +66,14 @@ struct Normal {
   CONVINIT_HD_METHOD static void values(const Parameters<float>& p, U32 even, U32 odd, F32* first,
                                         F32* second) {
     const Polar32 z = polar(sqrt(neg2log(open_unit(even), splat(0.0f))), odd);
-    *first = fma(z.x, splat(p.std), splat(p.mean));
-    *second = fma(z.y, splat(p.std), splat(p.mean));
+    *first = scaled(z.x, p.std, p.mean);
+    *second = scaled(z.y, p.std, p.mean);
   }
   CONVINIT_HD_METHOD static void values(const Parameters<double>& p, U64 even, U64 odd, F64* first,
                                         F64* second) {
     const Polar64 z = polar(sqrt(neg2log(open_unit(even), splat(0.0))), odd);
-    *first = fma(z.x, splat(p.std), splat(p.mean));
-    *second = fma(z.y, splat(p.std), splat(p.mean));
+    *first = scaled(z.x, p.std, p.mean);
+    *second = scaled(z.y, p.std, p.mean);
   }
 };
 

@@ -13,7 +13,7 @@
 // CONVINIT_HD         a function of host and device
 // CONVINIT_HD_METHOD  the same for a member function, static ones included
 // CONVINIT_HD_CALLED  called on a GPU, not copied into its callers: what is long and seldom used, or too long
-//                     to be there twice
+//                     to be there twice. On a CPU where a source file says so
 // CONVINIT_DEVICE, CONVINIT_DEVICE_CALLED
 //                     of threads that wait for each other: on a GPU only, where there is one
 #if defined(__CUDACC__) || defined(__HIPCC__)
@@ -31,7 +31,9 @@
 #endif
 #define CONVINIT_HD static CONVINIT_INLINE
 #define CONVINIT_HD_METHOD inline __attribute__((always_inline))
+#ifndef CONVINIT_HD_CALLED
 #define CONVINIT_HD_CALLED CONVINIT_HD
+#endif
 #define CONVINIT_DEVICE CONVINIT_HD
 #define CONVINIT_DEVICE_CALLED CONVINIT_HD
 #endif

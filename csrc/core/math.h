@@ -18,6 +18,19 @@ CONVINIT_HD Vector horner(const Real (&coefficients)[kCount], Vector x) {
   return sum;
 }
 
+// The same for |x| <= 1/2 and coefficients whose terms fall: lanes without an fma of their own have a cheaper
+// way.
+template <class Vector, class Real, int kCount>
+CONVINIT_HD Vector falling_horner(const Real (&coefficients)[kCount], Vector x) {
+  return horner(coefficients, x);
+}
+
+// A standard value z, moved and scaled: 0, or far from the smallest normal number.
+template <class Vector, class Real>
+CONVINIT_HD Vector scaled(Vector z, Real std, Real mean) {
+  return fma(z, splat(std), splat(mean));
+}
+
 // -2 ln(v * 2^-exponent) for v > 0 and normal, exponent a whole number >= 0.
 // v = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): near v = 1 nothing cancels. The exponent stays where v
 // has it, so e comes times 2^23 (2^52). Relative error 1.2e-6 (float), 5e-16 (double) of the part in f.
@@ -29,7 +42,7 @@ CONVINIT_HD F32 neg2log(F32 v, F32 exponent) {
   const I32 scaled = (bit_cast<I32>(v) - kSqrtHalf) & static_cast<int32_t>(0xff800000);
   const F32 e = to_float(scaled) - exponent * 0x1p23f;
   const F32 f = bit_cast<F32>(bit_cast<I32>(v) - scaled) - 1.0f;
-  return fma(e, splat(kNeg2Ln2), f * horner(kCoefficients, f));
+  return fma(e, splat(kNeg2Ln2), f * falling_horner(kCoefficients, f));
 }
 
 CONVINIT_HD F64 neg2log(F64 v, F64 exponent) {
@@ -57,7 +70,7 @@ CONVINIT_HD F64 neg2log(F64 v, F64 exponent) {
   const I64 scaled = (bit_cast<I64>(v) - kSqrtHalf) & static_cast<int64_t>(0xfff0000000000000);
   const F64 e = to_double(scaled) - exponent * 0x1p52;
   const F64 f = bit_cast<F64>(bit_cast<I64>(v) - scaled) - 1.0;
-  return fma(e, splat(kNeg2Ln2), f * horner(kCoefficients, f));
+  return fma(e, splat(kNeg2Ln2), f * falling_horner(kCoefficients, f));
 }
 
 // Whether the bit after the top one is set; and -yes or no. AVX-512 has instructions of its own.
@@ -88,8 +101,8 @@ CONVINIT_HD Polar32 polar(F32 radius, U32 word) {
   constexpr uint32_t kTopBit = 0x80000000u;
   const F32 x = to_float(bit_cast<I32>((word << 2) ^ kTopBit)) * kTwoToMinus32;
   const F32 x2 = x * x;
-  const F32 s = x * horner(kSin, x2);
-  const F32 c = horner(kCos, x2);
+  const F32 s = x * falling_horner(kSin, x2);
+  const F32 c = falling_horner(kCos, x2);
   const Mask32 swap = second_bit(word);
   const F32 turned = flip_sign(radius, word);
   return {turned * select_negative(swap, s, c), turned * select(swap, c, s)};
@@ -111,8 +124,8 @@ CONVINIT_HD Polar64 polar(F64 radius, U64 word) {
   constexpr uint64_t kTopBit = 0x8000000000000000u;
   const F64 x = to_double(bit_cast<I64>((word << 2) ^ kTopBit)) * kTwoToMinus64;
   const F64 x2 = x * x;
-  const F64 s = x * horner(kSin, x2);
-  const F64 c = horner(kCos, x2);
+  const F64 s = x * falling_horner(kSin, x2);
+  const F64 c = falling_horner(kCos, x2);
   const Mask64 swap = second_bit(word);
   const F64 turned = flip_sign(radius, word);
   return {turned * select_negative(swap, s, c), turned * select(swap, c, s)};
@@ -127,7 +140,7 @@ CONVINIT_HD F32 neglog4(F32 v) {
   constexpr int32_t kThreeQuarters = 0x3f400000;
   const I32 scaled = (bit_cast<I32>(v) - kThreeQuarters) & static_cast<int32_t>(0xff800000);
   const F32 f = bit_cast<F32>(bit_cast<I32>(v) - scaled) - 1.0f;
-  return fma(to_float(scaled), splat(kNegLn2), horner(kCoefficients, f));
+  return fma(to_float(scaled), splat(kNegLn2), falling_horner(kCoefficients, f));
 }
 
 CONVINIT_HD F64 neglog4(F64 v) {
@@ -140,7 +153,7 @@ CONVINIT_HD F64 neglog4(F64 v) {
   constexpr int64_t kThreeQuarters = 0x3fe8000000000000;
   const I64 scaled = (bit_cast<I64>(v) - kThreeQuarters) & static_cast<int64_t>(0xfff0000000000000);
   const F64 f = bit_cast<F64>(bit_cast<I64>(v) - scaled) - 1.0;
-  return fma(to_double(scaled), splat(kNegLn2), horner(kCoefficients, f));
+  return fma(to_double(scaled), splat(kNegLn2), falling_horner(kCoefficients, f));
 }
 
 // z / (2 P - 1), where P = Phi(z), as a function of w = -ln(4 P (1 - P)): even in z and smooth, so that one

@@ -12,7 +12,7 @@
 namespace convinit {
 namespace {
 
-constexpr const char* kKnownNames[] = {"portable", "avx2", "avx512", "neon"};
+constexpr const char* kKnownNames[] = {"portable", "sse2", "avx2", "avx512", "neon"};
 
 #if defined(__x86_64__)
 bool has_f16c() {  // no name for __builtin_cpu_supports in older compilers
@@ -39,6 +39,7 @@ std::vector<const FunctionTable*> available_tables() {
   std::vector<const FunctionTable*> tables{&kPortableTable};
 #if defined(__x86_64__)
   __builtin_cpu_init();
+  tables.push_back(&kSse2Table);
   if (has_avx2()) tables.push_back(&kAvx2Table);
   if (has_avx512()) tables.push_back(&kAvx512Table);
 #elif defined(__aarch64__)

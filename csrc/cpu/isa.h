@@ -48,6 +48,7 @@ struct FunctionTable {
 
 extern const FunctionTable kPortableTable;
 #if defined(__x86_64__)
+extern const FunctionTable kSse2Table;
 extern const FunctionTable kAvx2Table;
 extern const FunctionTable kAvx512Table;
 #elif defined(__aarch64__)

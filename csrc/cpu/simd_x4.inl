@@ -57,7 +57,6 @@ CONVINIT_X2_OPERATOR(&)
 CONVINIT_X2_OPERATOR(^)
 CONVINIT_X2_OPERATOR(<<)
 CONVINIT_X2_OPERATOR(>>)
-#undef CONVINIT_X2_OPERATOR
 
 template <class Vector>
 CONVINIT_HD X2<Vector> operator-(X2<Vector> a) {
@@ -76,7 +75,7 @@ CONVINIT_HD X2<Vector> operator*(Number a, X2<Vector> b) {
   return {a * b.x, a * b.y};
 }
 
-// Functions of one, two and three vectors.
+// Functions of one, two and three vectors. Lanes that have more of them use the macros again.
 #define CONVINIT_X2_FUNCTION1(name)                           \
   using vector::name;                                         \
   template <class A>                                          \
@@ -107,9 +106,6 @@ CONVINIT_X2_FUNCTION2(min)
 CONVINIT_X2_FUNCTION3(fma)
 CONVINIT_X2_FUNCTION3(select)
 CONVINIT_X2_FUNCTION3(xor3)
-#undef CONVINIT_X2_FUNCTION1
-#undef CONVINIT_X2_FUNCTION2
-#undef CONVINIT_X2_FUNCTION3
 
 CONVINIT_HD vector::U64 load(const void* from) {
   vector::U64 lanes;

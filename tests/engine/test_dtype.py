@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import reference as ref
 import torch
-from compiling import CXX
+from compiling import compiled, compiled_library
 from filling import DTYPES, Backend, assert_same_bits, values
-from processes import ROOT
 
 from convinit_ext import _C
 
@@ -22,6 +21,7 @@ FLOAT8 = ["float8_e4m3fn", "float8_e5m2"]
 SMALL_TYPES = ["float16", "bfloat16", *FLOAT8]
 # The vectors' own rounding, compiled alone.
 LANES_FLAGS = {
+    "sse2": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mf16c"],
     "neon": [],
@@ -54,18 +54,9 @@ def rounded_by_torch(floats: np.ndarray, dtype: str) -> np.ndarray:
     return bits
 
 
-def compiled(cxx: str | None, folder: Path, source: str, *flags: str) -> Path:
-    if cxx is None:
-        pytest.skip("no compiler")
-    built = folder / "built"
-    flags += "-std=c++17", "-O2", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"
-    subprocess.run([cxx, *flags, str(ROOT / "tests" / "native" / source), "-o", str(built)], check=True)
-    return built
-
-
 def called(folder: Path, source: str, *flags: str) -> Rounding:
     """What a source rounds to, here."""
-    library = ctypes.CDLL(str(compiled(CXX, folder, source, "-fPIC", "-shared", *flags)))
+    library = compiled_library(folder, source, *flags)
 
     def rounded(floats: np.ndarray, dtype: str) -> np.ndarray:
         bits = np.empty(floats.shape, np.uint8 if dtype in FLOAT8 else np.int16)
