@@ -1,8 +1,8 @@
 """Says how many lines of csrc/cpu and csrc/core programs have run, and which they have not.
 
-python scripts/native_coverage.py FOLDER PERCENT    # of objects compiled with --coverage, after they ran (GCC 9)
+python scripts/native_coverage.py FOLDER PERCENT    # of objects that GCC compiled with --coverage
 
-A line counts once, whichever instruction set, type or program ran it. Fails where there are fewer than PERCENT.
+A line counts once, whichever instruction set, type or program ran it. Fails where fewer than PERCENT ran.
 """
 
 import json
