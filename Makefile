@@ -21,16 +21,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP := sh scripts/pip_install.sh $(VENV)/bin/python
 WORKERS ?= $(shell nproc)
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
-BUILD_AGAIN := $(VENV)/bin/python setup.py --quiet build_ext --inplace
+COMPILE := $(VENV)/bin/python scripts/compile.py
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
 CXX_TESTS := $(wildcard tests/*/*.cpp tests/*/*.h tests/*/*.cu benchmarks/*/*.cpp benchmarks/*/*.c)
 # Without contraction, as setup.py has it. Formulas are called, not copied (csrc/core/macros.h). GCC's own AVX-512 headers
 # set off its warnings about uninitialised variables.
 CHECKED := -std=c++17 -ffp-contract=off -DCONVINIT_INLINE='__attribute__((unused))' -Wall -Wextra -Wno-psabi -pthread -Icsrc
-SANITIZE := $(CXX) $(CHECKED) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all \
-	-Wno-uninitialized -Wno-maybe-uninitialized
-SANITIZED := $(patsubst %.cpp,build/sanitize/%.o,$(wildcard csrc/cpu/*.cpp) tests/cuda/engine_on_cpu.cpp)
-SANITIZED_TESTS := tests/sanitize/fill_everything tests/cuda/kernels
+# The kernels alone, without torch: every access watched, every race of threads, every line counted.
+NATIVE_sanitize := -fsanitize=address,undefined -fno-sanitize-recover=all
+NATIVE_races := -fsanitize=thread
+NATIVE_coverage := --coverage
+NATIVE := $(CXX) $(CHECKED) -O1 -g1 -Wno-uninitialized -Wno-maybe-uninitialized
+NATIVE_TESTS := tests/sanitize/fill_everything tests/cuda/kernels
+NATIVE_SOURCES := $(wildcard csrc/cpu/*.cpp) tests/cuda/engine_on_cpu.cpp $(NATIVE_TESTS:%=%.cpp)
 ARM := aarch64-linux-gnu-g++ $(CHECKED) -O2 -Werror -static
 ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
 # A GPU's code for one generation, and the formulas of the oldest as nvcc's intermediate code: they differ (cuda/convert.h).
@@ -52,8 +55,7 @@ PTX_PROGRAMS := $(foreach arch,$(ARCHS),build/ptx/$(arch)/kernels build/ptx/$(ar
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
+.PHONY: run test test-slow test-install test-wheel coverage test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -70,6 +72,18 @@ test-slow: $(VENV)/built $(VENV)/test-tools
 # Of those, the ones that install the package as a user does. What `built` compiled is not compiled again.
 test-install: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -m slow tests/test_build.py tests/test_packages.py
+
+# One wheel under the oldest torch and the newest, in virtual environments of their own (10 GB with CUDA's libraries).
+test-wheel:
+	scripts/test_wheel.sh
+
+# How many of the lines the tests run: 95 of 100 of the Python's, 90 of those of csrc/cpu and csrc/core. With GCC.
+coverage: $(VENV)/built $(VENV)/test-tools $(NATIVE_TESTS:%=run/coverage/%)
+	rm -f .coverage*
+	$(VENV)/bin/python -m coverage run -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m coverage combine --quiet
+	$(VENV)/bin/python scripts/native_coverage.py build/coverage 90
+	$(VENV)/bin/python -m coverage report
 
 # With other frameworks' own code, and the pages about them, on two processes without a GPU, in a virtual environment of
 # its own (3 GB).
@@ -110,18 +124,20 @@ format: $(VENV)/lint-tools
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
 
 # The CPU kernels, and the GPU kernels' bodies on the CPU, alone, without torch, under AddressSanitizer and
-# UndefinedBehaviorSanitizer.
-sanitize: $(SANITIZED_TESTS:%=sanitize/%)
+# UndefinedBehaviorSanitizer; the CPU kernels' threads under ThreadSanitizer.
+sanitize: $(NATIVE_TESTS:%=run/sanitize/%) run/races/tests/sanitize/fill_everything
 
-$(SANITIZED_TESTS:%=sanitize/%): %: build/%
+run/%: build/%
 	$<
 
-$(SANITIZED_TESTS:%=build/sanitize/%): %: %.o $(SANITIZED)
-	$(SANITIZE) $^ -o $@
-
-$(SANITIZED) $(SANITIZED_TESTS:%=build/sanitize/%.o): build/sanitize/%.o: %.cpp $(CXX_SOURCES) $(wildcard tests/*/*.h)
-	@mkdir -p $(@D)
-	$(SANITIZE) -c $< -o $@
+define native
+$(NATIVE_TESTS:%=build/$(1)/%): %: %.o $(patsubst %.cpp,build/$(1)/%.o,$(filter-out $(NATIVE_TESTS:%=%.cpp),$(NATIVE_SOURCES)))
+	$(NATIVE) $(NATIVE_$(1)) $$^ -o $$@
+$(patsubst %.cpp,build/$(1)/%.o,$(NATIVE_SOURCES)): build/$(1)/%.o: %.cpp $(CXX_SOURCES) $(wildcard tests/*/*.h)
+	@mkdir -p $$(@D)
+	$(NATIVE) $(NATIVE_$(1)) -c $$< -o $$@
+endef
+$(foreach kind,sanitize races coverage,$(eval $(call native,$(kind))))
 
 # The CPU kernels for 64-bit Arm, compiled on another machine and run in an emulator: its vectors against one value at a time.
 check-arm:
@@ -210,7 +226,8 @@ $(VENV)/torch-$(TORCH): $(VENV)/created
 $(VENV)/built: $(VENV)/torch-$(TORCH) setup.py pyproject.toml $(CXX_SOURCES)
 	$(stop_if_a_tool_is_missing)
 	@echo "Building convinit_ext"
-	@$(if $(filter-out $(CXX_SOURCES),$?),$(INSTALL),$(BUILD_AGAIN))
+	@$(COMPILE)
+	@$(if $(filter-out $(CXX_SOURCES),$?),$(INSTALL))
 	@touch $@
 
 $(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in one command and under 8 minutes: builds for the GPU that is here, runs its tests and
-# benchmarks, and a part of the tests under compute-sanitizer. Installs nothing; needs torch with CUDA, nvcc, pybind11,
+# benchmarks, and a part of the tests under compute-sanitizer. Installs nothing; needs torch with CUDA, nvcc,
 # ninja, safetensors and pytest.
 # Every step runs whatever became of the others; the end says which failed.
 #

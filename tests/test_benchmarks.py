@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,16 @@ def test_the_tables_of_the_pages_are_those_of_the_result_file(page, chosen):
     assert table.with_table(text, record, chosen) == text
     assert all(f"\n| {row['case']} |" in text for row in record["results"] if row["case"] in table.CHOSEN)
     assert {row["case"] for row in record["results"]} >= set(table.CHOSEN)
+
+
+@pytest.mark.parametrize("path", sorted(table.ROOT.glob("*/results/*.json")), ids=lambda path: path.name)
+def test_a_result_file_says_its_command_and_its_versions(path):
+    record = json.loads(path.read_text())
+    for command in record["commands"] if "commands" in record else [record["command"]]:
+        program, script, *_ = shlex.split(command)
+        assert program in ("nvcc", "cuobjdump", "nvdisasm") or (table.ROOT / script).is_file(), command
+    where = record.get("environment", record)
+    assert "nvcc" in where or (where["python"] and where["torch"])
 
 
 def test_the_table_of_peers_is_that_of_the_result_file():

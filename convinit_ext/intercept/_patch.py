@@ -79,7 +79,7 @@ def push(handler: Handler) -> None:
 def pop(handler: Handler) -> None:
     """Forget a handler, whichever others were pushed since, and however far its `push` came."""
     handler.is_open = False
-    _forget(*(each for each in tuple(_open) if each() is handler))
+    _forget(*(each for each in _open.copy() if each() is handler))
     _stack.set(tuple(each for each in _stack.get() if _is_open(each)))
 
 

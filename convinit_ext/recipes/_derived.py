@@ -5,6 +5,7 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,10 +92,13 @@ class Preset:
         return "preset"
 
 
+_generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
+
+
 @contextmanager
 def drawing() -> Iterator[None]:
     """Let foreign code make and draw tensors on the CPU, and keep PyTorch's generator as it is."""
-    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    with _generator_in_use, torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         yield
 
 

@@ -1,6 +1,7 @@
 // The pybind11 module `_C`: build facts, the instruction set in use, and raw words for known-answer tests.
 // Loading it also registers the ops of ops.cpp, which are written against torch's stable ABI and need no
 // pybind11.
+#include <pybind11/critical_section.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -123,6 +124,7 @@ PyMethodDef kFillSmall{"fill_small", reinterpret_cast<PyCFunction>(reinterpret_c
 template <class Visit>
 bool visit_values(const py::object& mapping, Visit visit) {
   if (PyDict_Check(mapping.ptr())) {
+    const py::scoped_critical_section no_other_thread_changes_it(mapping);
     PyObject* value = nullptr;
     for (Py_ssize_t at = 0; PyDict_Next(mapping.ptr(), &at, nullptr, &value);)
       if (!visit(value)) return false;
@@ -135,11 +137,13 @@ bool visit_values(const py::object& mapping, Visit visit) {
 
 // The module's own attribute, without the search through its classes where it is in the module's __dict__.
 py::object own_attribute(PyObject* module, PyObject* attributes, PyObject* name) {
-  PyObject* found = PyDict_GetItemWithError(attributes, name);
-  py::object attribute = found != nullptr ? py::reinterpret_borrow<py::object>(found)
-                                          : py::reinterpret_steal<py::object>(PyObject_GetAttr(module, name));
-  if (!attribute) throw py::error_already_set();
-  return attribute;
+  PyObject* found = PyObject_GetItem(attributes, name);
+  if (found == nullptr) {
+    PyErr_Clear();
+    found = PyObject_GetAttr(module, name);
+  }
+  if (found == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(found);
 }
 
 template <class Visit>
@@ -196,7 +200,7 @@ std::map<std::string, std::string> build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(_C, m) {
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.doc() = "Facts about this build of convinit_ext; the ops themselves are torch.ops.convinit_ext.";
   m.def("build_info", &build_info, "Compiler, C++ standard, torch built against, CUDA.");
   m.def(
