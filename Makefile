@@ -55,7 +55,7 @@ stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh
 	$(missing),$(error $(missing)))
 
 .PHONY: $(SANITIZED_TESTS:%=sanitize/%)
-.PHONY: run test test-slow test-install test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
+.PHONY: run test test-slow test-install test-clients with-clients fuzz test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -65,7 +65,7 @@ run: $(VENV)/built
 test: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-# Those that take minutes or many GiB of memory, and those of properties with twenty times the examples.
+# Those that take minutes or many GiB of memory, and those of properties with 1,000 examples each: 10,000 cases.
 test-slow: $(VENV)/built $(VENV)/test-tools
 	HYPOTHESIS_PROFILE=many $(VENV)/bin/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
@@ -81,6 +81,10 @@ test-clients:
 with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
 	$(VENV)/bin/python -m pytest -W default tests/clients tests/test_docs.py -k clients $(ARGS)
+
+# Hostile arguments and files for as many minutes: what ends a process, hangs or says nothing goes into a corpus.
+fuzz: $(VENV)/built $(VENV)/test-tools
+	PYTHONPATH=. $(VENV)/bin/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),60)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.

@@ -248,9 +248,10 @@ def checked_seed(seed: int) -> int:
     Raises:
         TypeError, ValueError: as Key.
     """
-    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
-        raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
-    seed = operator.index(seed)
+    try:
+        seed = operator.index(None if isinstance(seed, bool) else seed)
+    except (TypeError, ValueError):  # the last of a tensor of several elements
+        raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)") from None
     if not INT64_MIN <= seed < _UINT64_END:
         raise ValueError(f"seed must be in [-2**63, 2**64), but found {seed}")
     return seed

@@ -132,7 +132,7 @@ def test_the_p_values_of_anderson_and_darling(samples):
 
 @pytest.mark.parametrize("kind", pages.TABLES)
 def test_the_tables_of_the_page_are_those_of_the_result_file(kind):
-    record = json.loads((common.RESULTS / f"quality_{kind}.json").read_text())
+    record = json.loads(pages.FILES[kind].read_text())
     text = pages.PAGE.read_text()
     assert pages.with_tables(text, kind, record) == text
     assert record["command"].startswith("python benchmarks/quality/") and record["results"]

@@ -2,10 +2,10 @@
 
 python benchmarks/quality/one_fingerprint.py [--small-only] [--torch PYTHON ...] [--deepspeed PYTHON]
 
-Small ones of the five go every way, in every build order; those at the shapes of their papers too, with
-orders in turn. --torch names interpreters with other releases of PyTorch, --deepspeed one with DeepSpeed. For
-Arm and PTX: make build/arm/engine_rows build/ptx/90/engine_rows. A way that does not go here is a row that
-says so.
+Small ones of the five go every way, in every build order; those at the shapes of their papers too, but with
+orders in turn, and with two processes alone where --torch and --deepspeed name interpreters that have another
+release of PyTorch, and DeepSpeed. For Arm and PTX: make build/arm/engine_rows build/ptx/90/engine_rows. A way
+that does not go here is a row that says so.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from convinit_ext.model import Plan
 
 WAYS_SCRIPT = Path(__file__).with_name("ways.py")
 DEEPSPEED = "ZeRO-3, DeepSpeed"
-ENGINES = {  # those that fill tensors without torch: a program, and what runs it
-    "NEON (qemu)": (ROOT / "build/arm/engine_rows", ["qemu-aarch64"]),
-    "PTX on the CPU": (ROOT / "build/ptx/90/engine_rows", []),
+ENGINES = {  # those that fill tensors without torch: a program, what runs it, and how much is not too slow
+    "NEON (qemu)": (ROOT / "build/arm/engine_rows", ["qemu-aarch64"], 3 * 10**8),
+    "PTX on the CPU": (ROOT / "build/ptx/90/engine_rows", [], 10**7),
 }
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)  # as csrc/core/task.h has them
 Row = dict[str, Any]
@@ -83,10 +83,6 @@ def by_engine(program: Path, runner: list[str], small: bool, models: Iterable[st
         yield {"order": ORDERS[0], "model": name, "fingerprint": digests.of_all(heads, total)}
 
 
-def too_slow(engine: str, is_small: bool) -> str | None:
-    return None if is_small or "PTX" not in engine else "one thread at a time: too slow for these"
-
-
 def missing(program: Path, runner: list[str]) -> str | None:
     if runner and shutil.which(runner[0]) is None:
         return f"there is no {runner[0]}"
@@ -129,18 +125,12 @@ class Table:
 def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator[None]:
     """Add the rows of the small models, or of the real ones, and yield after each step."""
     is_small = size == "small"
-    for engine, (program, runner) in ENGINES.items():
-        if reason := too_slow(engine, is_small) or missing(program, runner):
-            table.leave_out(size, engine, reason)
-            continue
-        for run in by_engine(program, runner, is_small, options.models):
-            table.add(size, engine, 1, run)
-        yield
-    sharded = [way for way in WAYS if way != DEEPSPEED]
+    sharded, few = [way for way in WAYS if way != DEEPSPEED], options.processes if is_small else [2]
     steps: list[tuple[str, int, list[str]]] = [(sys.executable, 0, [])]
-    steps += [(python, n, sharded) for python in (sys.executable, *options.torch) for n in options.processes]
-    if options.deepspeed:  # which has every module whole in every process first
-        steps += [(options.deepspeed, n, [DEEPSPEED]) for n in (options.processes if is_small else [2])]
+    steps += [(sys.executable, number, sharded) for number in options.processes]
+    steps += [(python, number, sharded) for python in options.torch for number in few]
+    if options.deepspeed:
+        steps += [(options.deepspeed, number, [DEEPSPEED]) for number in few]
     else:
         table.leave_out(size, DEEPSPEED, "there is no DeepSpeed")
     for python, processes, chosen in steps:
@@ -152,6 +142,24 @@ def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator
         except RuntimeError as error:
             table.leave_out(size, f"{python}, {processes} processes", str(error))
         yield
+    add_engines(table, size, options.models)
+    yield
+
+
+def add_engines(table: Table, size: str, models: Iterable[str]) -> None:
+    for engine, (program, runner, most) in ENGINES.items():
+        if reason := missing(program, runner):
+            table.leave_out(size, engine, reason)
+            continue
+        slow = [name for name in models if num_parameters(name, size == "small") > most]
+        for run in by_engine(program, runner, size == "small", [name for name in models if name not in slow]):
+            table.add(size, engine, 1, run)
+        if slow:
+            table.leave_out(size, engine, f"too slow for {', '.join(slow)}")
+
+
+def num_parameters(name: str, small: bool) -> int:
+    return sum(map(torch.numel, built(CASES[name], small, ORDERS[0]).parameters()))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -167,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
     models = {
         name: {
             "what": CASES[name].what,
-            "parameters": sum(map(torch.numel, built(CASES[name], False, ORDERS[0]).parameters())),
+            "parameters": num_parameters(name, False),
             "dtype": str(CASES[name].dtype).removeprefix("torch."),
         }
         for name in options.models
