@@ -36,9 +36,9 @@ CLEAR = TypeError, ValueError, RuntimeError, IndexError, OverflowError, Attribut
 # What Python says where nobody looked at an argument.
 UNCLEAR = "|".join(
     (
-        r"^$|^(type )?'?[^']*'? ?object '?[^']*'? ?(has no attr|is not|does not)|^type object|^object of type",
+        r"^$|^(type )?'?[^']*'? ?object '?[^']*'? ?(has no attr|is not|does not)|^type object",
         r"^'[^']*' (not supported|object)|^unsupported operand|^must be real|^int too large|^bad operand",
-        r"^unhashable|^Overflow when|^too many val|^cannot unpack|^cannot convert float|^float\(\) arg",
+        r"^object of type|^unhashable|^Overflow when|^too many val|^cannot unpack|^float\(\) arg",
     )
 )
 

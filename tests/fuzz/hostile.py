@@ -25,8 +25,8 @@ range(3); {}; {'a': 1}; {3}; int; len; iter([1]); object(); np.float64('nan'); n
 torch.int8; torch.Generator(); torch.empty(0, 3); torch.tensor(1.0); torch.zeros(3, 2).long()
 torch.zeros(2, 2) == 0; torch.zeros(2, 2) * 1j; torch.zeros(2, 2).to_sparse(); torch.zeros(2, device='meta')
 torch.zeros(1).expand(3, 3); torch.zeros([1] * 40); torch.zeros(2, 2, requires_grad=True)
-torch.zeros(2, 2, requires_grad=True) * 2; nn.LazyLinear(3); nn.Linear(2, 2); Key(0, 'a'); Shard((8, 8), (0, 0))
-recipes.Rule(recipes.Kaiming(), name='*')""".replace("\n", "; ").split("; ")
+torch.zeros(2, 2, requires_grad=True) * 2; nn.LazyLinear(3); nn.Linear(2, 2); Key(0, 'a')
+Shard((8, 8), (0, 0)); recipes.Rule(recipes.Kaiming(), name='*')""".replace("\n", "; ").split("; ")
 SENSIBLE = {
     "tensor": "torch.zeros(4, 6)",
     "model": "nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))",
