@@ -148,9 +148,19 @@ def one_fingerprint_tables(record: Record) -> Iterator[str]:
                 yield line(
                     way_text(row), *(", ".join(map(str, row[key])) for key in ("processes", "torch")), *said
                 )
-        for row in rows:
-            if row["size"] == size and "not_run" in row:
-                yield line(row["way"], "not run here", "; ".join(row["not_run"]), *[""] * len(names))
+        ran = {row["way"] for row in rows if row["size"] == size and "runs" in row}
+        missing = [
+            (row["way"], "; ".join(row["not_run"]))
+            for row in rows
+            if row["size"] == size and "not_run" in row
+        ]
+        missing += [
+            (way, "")
+            for way in dict.fromkeys(row["way"] for row in rows)
+            if way not in {*ran, *dict(missing)}
+        ]
+        for way, reason in missing:
+            yield line(way, "not run here", reason, *[""] * len(names))
     yield from ("", machine(record, "torch"))
 
 
