@@ -1,5 +1,5 @@
-// Fills tensors by this processor's instruction set, or by nvcc's PTX on the CPU (tests/ptx), and digests them:
-// what one_fingerprint.py runs in an emulator. Reads a line for each tensor from standard input,
+// Fills tensors by this processor's instruction set, or by nvcc's PTX on the CPU (tests/ptx), and digests
+// them: what one_fingerprint.py runs in an emulator. Reads a line for each tensor from standard input,
 //
 //     KIND FOUR_PARAMETERS DTYPE NUM_ELEMENTS KEY STREAM DIGEST_KEY DIGEST_STREAM
 //
@@ -80,10 +80,10 @@ int main() {
       const Dim dim{std::min(kPiece, count - start), 1, 1};
       const int32_t num_dims = dim.size > 1;
       uint64_t sums[kSums];
-      fill_and_digest({memory.data(), start, &dim, num_dims, dtype, key, distribution},
-                      {memory.data(), start, &dim, num_dims, static_cast<int32_t>(scalar::item_size(dtype)),
-                       digest_key},
-                      sums);
+      fill_and_digest(
+          {memory.data(), start, &dim, num_dims, dtype, key, distribution},
+          {memory.data(), start, &dim, num_dims, static_cast<int32_t>(scalar::item_size(dtype)), digest_key},
+          sums);
       for (int a = 0; a < kSums; ++a) total[a] += sums[a];
     }
     for (const uint64_t sum : total) std::printf("%" PRIu64 " ", sum);

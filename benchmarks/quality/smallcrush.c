@@ -49,14 +49,17 @@ int main(int count, char** arguments) {
   int chosen[256] = {0}, num_chosen = 0;
   for (int i = 1; i < count; ++i) {
     const int number = atoi(arguments[i]), size = sizeof batteries / sizeof *batteries;
-    int is_known = strcmp(arguments[i], "reversed") == 0 || (number > 0 && number <= battery->num_tests);
-    reversed |= is_known && number == 0;
-    num_chosen += is_known ? chosen[number] = number > 0 : 0;
-    for (int j = 0; j < size && !is_known; ++j) {
-      if ((is_known = strcmp(arguments[i], batteries[j].name) == 0)) battery = &batteries[j];
-    }
-    if (!is_known) {
-      fprintf(stderr, "smallcrush: unknown argument \"%s\"; accepted are crush, bigcrush, reversed, and 1 to %d\n",
+    int named = 0;
+    while (named < size && strcmp(arguments[i], batteries[named].name) != 0) ++named;
+    if (named < size) {
+      battery = &batteries[named];
+    } else if (strcmp(arguments[i], "reversed") == 0) {
+      reversed = 1;
+    } else if (number > 0 && number <= battery->num_tests) {
+      num_chosen += chosen[number] = 1;
+    } else {
+      fprintf(stderr,
+              "smallcrush: unknown argument \"%s\"; accepted are crush, bigcrush, reversed, and 1 to %d\n",
               arguments[i], battery->num_tests);
       return 2;
     }
@@ -69,7 +72,8 @@ int main(int count, char** arguments) {
     int repeats[256] = {0};
     repeats[test] = 1;
     battery->run(generator, repeats);
-    for (int i = 0; i < bbattery_NTests; ++i) printf("= %d %s | %.17g\n", test, bbattery_TestNames[i], bbattery_pVal[i]);
+    for (int i = 0; i < bbattery_NTests; ++i)
+      printf("= %d %s | %.17g\n", test, bbattery_TestNames[i], bbattery_pVal[i]);
     fflush(stdout);
   }
   unif01_DeleteExternGenBits(generator);

@@ -83,8 +83,8 @@ def is_marked(tensor: Tensor) -> bool:
         return False
     if not isinstance(tensor, Tensor):
         raise AttributeError(  # as of torch.nn.init
-            f"what is filled must be a torch.Tensor, not a {type(tensor).__name__}; of a layer pass a parameter, "
-            "such as layer.weight"
+            f"what is filled must be a torch.Tensor, not a {type(tensor).__name__}; of a layer pass a "
+            "parameter, such as layer.weight"
         )
     return not _ALL_MARKS.isdisjoint(facts or ())
 
