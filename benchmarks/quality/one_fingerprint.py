@@ -1,6 +1,6 @@
 """One fingerprint of five models, whatever initialises them: a table of ways, and what each of them gives.
 
-python benchmarks/quality/one_fingerprint.py [--small-only] [--torch PYTHON ...] [--deepspeed PYTHON]
+python benchmarks/quality/one_fingerprint.py [--sizes small] [--torch PYTHON ...] [--deepspeed PYTHON]
 
 Small ones of the five go every way, in every build order; those at the shapes of their papers too, but with
 orders in turn, and with two processes alone where --torch and --deepspeed name interpreters that have another
@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, ROOT, processor_seconds, write
+from common import RESULTS, ROOT, write
 from five_models import CASES, ORDERS, SEED
-from ways import WAYS, built
+from ways import TOO_LARGE, WAYS, built
 
 from convinit_ext import keys, plan_model
 from convinit_ext._engine import digests
@@ -50,7 +51,7 @@ def ways(python: str, *arguments: object) -> Iterator[Row]:
     first, *rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")] or [{}]
     yield from (row | first for row in rows)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
 
 
 def engine_lines(plan: Plan) -> Iterator[tuple[bytes, str]]:
@@ -126,7 +127,7 @@ def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator
     """Add the rows of the small models, or of the real ones, and yield after each step."""
     is_small = size == "small"
     sharded, few = [way for way in WAYS if way != DEEPSPEED], options.processes if is_small else [2]
-    steps: list[tuple[str, int, list[str]]] = [(sys.executable, 0, [])]
+    steps: list[tuple[str, int, list[str]]] = [] if options.more else [(sys.executable, 0, [])]
     steps += [(sys.executable, number, sharded) for number in options.processes]
     steps += [(python, number, sharded) for python in options.torch for number in few]
     if options.deepspeed:
@@ -140,8 +141,10 @@ def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator
             for run in ways(python, *arguments, *(["--ways", *chosen] if chosen else [])):
                 table.add(size, run["way"], max(processes, 1), run)
         except RuntimeError as error:
-            table.leave_out(size, f"{python}, {processes} processes", str(error))
+            table.leave_out(size, f"{Path(python).name}, {processes} processes", str(error))
         yield
+    for name, way in () if is_small else TOO_LARGE:
+        table.leave_out(size, way, f"{name}, whose layer each of several processes would hold whole")
     add_engines(table, size, options.models)
     yield
 
@@ -164,14 +167,18 @@ def num_parameters(name: str, small: bool) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--small-only", action="store_true")
+    parser.add_argument("--sizes", nargs="+", choices=["small", "real"], default=["small", "real"])
+    parser.add_argument("--more", action="store_true", help="beside the rows that the file has")
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--torch", nargs="+", metavar="PYTHON", default=[])
     parser.add_argument("--deepspeed", metavar="PYTHON")
     parser.add_argument("--output", type=Path, default=RESULTS / "one_fingerprint.json")
     options = parser.parse_args(arguments)
-    table = Table()
+    table, command = Table(), shlex.join(["python", *sys.argv])
+    if options.more:
+        record = json.loads(options.output.read_text())
+        table.rows, command = record["results"], f"{record['command']} && {command}"
     models = {
         name: {
             "what": CASES[name].what,
@@ -180,11 +187,11 @@ def main(arguments: list[str] | None = None) -> int:
         }
         for name in options.models
     }
-    sizes = ["small"] if options.small_only else ["small", "real"]
-    for _ in itertools.chain.from_iterable(fill_table(table, size, options) for size in sizes):
-        figures = {"processor_seconds": processor_seconds(), "seed": SEED, "models": models}
-        write(options.output, {}, **figures, results=table.rows)
-    differ = [(size, name) for size in sizes for name in models if len(table.fingerprints(size, name)) > 1]
+    for _ in itertools.chain.from_iterable(fill_table(table, size, options) for size in options.sizes):
+        write(options.output, {}, seed=SEED, models=models, results=table.rows, command=command)
+    differ = [
+        (size, name) for size in options.sizes for name in models if len(table.fingerprints(size, name)) > 1
+    ]
     print(f"more than one fingerprint: {differ}" if differ else "one fingerprint of each model")
     return int(bool(differ))
 

@@ -124,10 +124,15 @@ def ordinal(step: int) -> str:
 
 
 def crush_tables(record: Record) -> Iterator[str]:
-    """Yield the lines of the batteries, and how long they took."""
+    """Yield the lines of Crush: how many of its 96 tests ended, in how much time, and what they said."""
+    ended: dict[str, set[str]] = {}
+    for row in record["results"]:
+        ended.setdefault(f"{row['battery']}, {row['stream']}", set()).add(row["test"].split()[0])
+    for name, tests in ended.items():
+        minutes = record["minutes"][name]
+        yield f"{name}: {len(tests)} of 96 tests ended, in {minutes:.0f} minutes beside other work."
+    yield ""
     yield from stream_tables(record)
-    took = [f"{name} {minutes:.0f} minutes" for name, minutes in record["minutes"].items() if minutes >= 1]
-    yield from ("", f"On a machine with other work: {'; '.join(took)}.")
 
 
 def one_fingerprint_tables(record: Record) -> Iterator[str]:
@@ -148,20 +153,16 @@ def one_fingerprint_tables(record: Record) -> Iterator[str]:
                 yield line(
                     way_text(row), *(", ".join(map(str, row[key])) for key in ("processes", "torch")), *said
                 )
-        ran = {row["way"] for row in rows if row["size"] == size and "runs" in row}
-        missing = [
-            (row["way"], "; ".join(row["not_run"]))
-            for row in rows
-            if row["size"] == size and "not_run" in row
-        ]
-        missing += [
-            (way, "")
-            for way in dict.fromkeys(row["way"] for row in rows)
-            if way not in {*ran, *dict(missing)}
-        ]
-        for way, reason in missing:
+        for way, reason in not_run(rows, size).items():
             yield line(way, "not run here", reason, *[""] * len(names))
     yield from ("", machine(record, "torch"))
+
+
+def not_run(rows: list[Record], size: str) -> dict[str, str]:
+    """Return what was left out, and why: also ways that models of the other size went alone."""
+    reasons = {row["way"]: "; ".join(row.get("not_run", ())) for row in rows if row["size"] == size}
+    others = {row["way"]: "not reached" for row in rows if "runs" in row and row["way"] not in reasons}
+    return {way: reason for way, reason in (reasons | others).items() if reason}
 
 
 def found_by(rows: list[Record], size: str, name: str) -> list[str]:
