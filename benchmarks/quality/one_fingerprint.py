@@ -51,7 +51,8 @@ def ways(python: str, *arguments: object) -> Iterator[Row]:
     first, *rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")] or [{}]
     yield from (row | first for row in rows)
     if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        last = done.stderr.strip().splitlines()[-1]
+        raise RuntimeError("the system ran out of memory in the midst" if "SIGKILL" in last else last)
 
 
 def engine_lines(plan: Plan) -> Iterator[tuple[bytes, str]]:

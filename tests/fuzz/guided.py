@@ -13,18 +13,17 @@ import sys
 import warnings
 from pathlib import Path
 
-import atheris
-
-with atheris.instrument_imports(include=["convinit_ext.checkpoint", "json"]):
-    import fuzz
-
-
-def one_input(data: bytes) -> None:
-    if found := fuzz.finding({"file": base64.b64encode(data).decode()}):
-        raise AssertionError(found)
-
 
 def main() -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["convinit_ext.checkpoint", "json"]):
+        import fuzz
+
+    def one_input(data: bytes) -> None:
+        if found := fuzz.finding({"file": base64.b64encode(data).decode()}):
+            raise AssertionError(found)
+
     warnings.simplefilter("ignore")
     for number in range(50 if len(sys.argv) > 1 else 0):
         start = Path(sys.argv[1]) / f"start-{number}"
