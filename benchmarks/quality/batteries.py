@@ -132,7 +132,10 @@ def batteries(options: argparse.Namespace) -> dict[str, Battery]:
         return lambda stream, seed, _: dieharder(test, stream, seed)
 
     def of_crush(*arguments: str) -> Battery:
-        return lambda stream, seed, only: crush(options.smallcrush, arguments, stream, seed, only, until)
+        def battery(stream: str, seed: int, only: list[str]) -> Found:
+            return crush(options.smallcrush, arguments, stream, seed, only, math.inf if only else until)
+
+        return battery
 
     chosen = {}
     if options.smallcrush:
