@@ -35,7 +35,8 @@ NATIVE := $(CXX) $(CHECKED) -O1 -g1 -Wno-uninitialized -Wno-maybe-uninitialized
 NATIVE_TESTS := tests/sanitize/fill_everything tests/cuda/kernels
 NATIVE_SOURCES := $(wildcard csrc/cpu/*.cpp) tests/cuda/engine_on_cpu.cpp $(NATIVE_TESTS:%=%.cpp)
 ARM := aarch64-linux-gnu-g++ $(CHECKED) -O2 -Werror -static
-ARM_OBJECTS := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp) tests/sanitize/fill_everything.cpp)
+ARM_ENGINE := $(patsubst %.cpp,build/arm/%.o,$(wildcard csrc/cpu/*.cpp))
+ARM_PROGRAMS := build/arm/fill_everything build/arm/engine_rows
 # A GPU's code for one generation, and the formulas of the oldest as nvcc's intermediate code: they differ (cuda/convert.h).
 NVCC := nvcc -std=c++17 --fmad=false -Icsrc -gencode arch=compute_75,code=compute_75 -gencode arch=compute_90,code=sm_90
 CUDA_OBJECTS := $(patsubst %.cu,build/%.o,$(wildcard csrc/cuda/*.cu) tests/cuda/core_compiles.cu)
@@ -50,12 +51,13 @@ PTX_KERNELS := $(patsubst csrc/cuda/%.cu,%,$(wildcard csrc/cuda/*.cu))
 PTX_HOST := $(PTX_KERNELS:%=build/ptx/%.o) build/ptx/runtime.o \
 	$(patsubst %.cpp,build/ptx/%.o,$(wildcard csrc/cpu/*.cpp) tests/ptx/machine.cpp)
 PTX_PROGRAMS := $(foreach arch,$(ARCHS),build/ptx/$(arch)/kernels build/ptx/$(arch)/launcher)
+PTX_ROWS := $(ARCHS:%=build/ptx/%/engine_rows)
 
 # Stops with the sentence that scripts/missing_tool.sh prints, if it prints one. Expanded before a recipe's first line runs.
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow test-install test-wheel coverage test-clients with-clients test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
+.PHONY: run test test-slow test-install test-wheel coverage test-clients with-clients fuzz test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -65,7 +67,7 @@ run: $(VENV)/built
 test: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
-# Those that take minutes or many GiB of memory, and those of properties with twenty times the examples.
+# Those that take minutes or many GiB of memory, and those of properties with 1,000 examples each: 10,000 cases.
 test-slow: $(VENV)/built $(VENV)/test-tools
 	HYPOTHESIS_PROFILE=many $(VENV)/bin/python -m pytest -m 'slow or hypothesis' $(ARGS)
 
@@ -93,6 +95,10 @@ test-clients:
 with-clients: export DS_ACCELERATOR := cpu
 with-clients: $(VENV)/built $(VENV)/clients
 	$(VENV)/bin/python -m pytest -W default tests/clients tests/test_docs.py -k clients $(ARGS)
+
+# Hostile arguments and files for as many minutes: what ends a process, hangs or says nothing goes into a corpus.
+fuzz: $(VENV)/built $(VENV)/test-tools
+	PYTHONPATH=. $(VENV)/bin/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),60)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.
@@ -145,10 +151,12 @@ check-arm:
 		$(MAKE) build/arm/fill_everything && qemu-aarch64 build/arm/fill_everything neon; \
 	else echo "check-arm: left out, there is no aarch64-linux-gnu-g++ or no qemu-aarch64 on PATH"; fi
 
-build/arm/fill_everything: $(ARM_OBJECTS)
+build/arm/fill_everything: build/arm/tests/sanitize/fill_everything.o
+build/arm/engine_rows: build/arm/benchmarks/quality/engine_rows.o
+$(ARM_PROGRAMS): $(ARM_ENGINE)
 	$(ARM) $^ -o $@
 
-$(ARM_OBJECTS): build/arm/%.o: %.cpp $(CXX_SOURCES)
+build/arm/%.o: %.cpp $(CXX_SOURCES)
 	@mkdir -p $(@D)
 	$(ARM) -c $< -o $@
 
@@ -175,10 +183,11 @@ check-ptx:
 
 $(filter %/kernels,$(PTX_PROGRAMS)): build/ptx/tests/cuda/kernels.o
 $(filter %/launcher,$(PTX_PROGRAMS)): build/ptx/tests/cuda/launcher.o
-$(foreach name,kernels launcher,$(ARCHS:%=build/ptx/%/$(name))): build/ptx/%: $(PTX_HOST)
+$(PTX_ROWS): build/ptx/benchmarks/quality/engine_rows.o
+$(foreach name,kernels launcher engine_rows,$(ARCHS:%=build/ptx/%/$(name))): build/ptx/%: $(PTX_HOST)
 	$(PTX_CXX) $^ -o $@
 define ptx_arch
-$(filter build/ptx/$(1)/%,$(PTX_PROGRAMS)): $(PTX_KERNELS:%=build/ptx/$(1)/%.o)
+$(filter build/ptx/$(1)/%,$(PTX_PROGRAMS) $(PTX_ROWS)): $(PTX_KERNELS:%=build/ptx/$(1)/%.o)
 build/ptx/$(1)/%.cpp: build/ptx/%.o $(wildcard tests/ptx/*.py)
 	@mkdir -p $$(@D)
 	$$(PYTHON) tests/ptx/translate.py build/ptx/$$*.compute_$(1).ptx > $$@

@@ -81,7 +81,7 @@ class Key(_Words):
 
     Raises:
         TypeError: a seed that is not an integer, a name that is not a string.
-        ValueError: a seed out of range, an empty name.
+        ValueError: a seed out of range, an empty name, half a surrogate pair in it.
 
     Attributes:
         words: (key, stream), two unsigned 64-bit integers.
@@ -99,9 +99,13 @@ class Key(_Words):
     def __post_init__(self) -> None:
         seed = checked_seed(self.seed)
         name = canonical_name(self.name)
+        try:
+            words = _signed_words_of(seed, name)
+        except UnicodeEncodeError:
+            raise ValueError(f"name must be text that UTF-8 can hold, not {name!r}") from None
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "signed_words", _signed_words_of(seed, name))
+        object.__setattr__(self, "signed_words", words)
 
     @property
     def words(self) -> tuple[int, int]:
@@ -248,9 +252,12 @@ def checked_seed(seed: int) -> int:
     Raises:
         TypeError, ValueError: as Key.
     """
-    if isinstance(seed, bool) or not (isinstance(seed, int) or hasattr(seed, "__index__")):
-        raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)")
-    seed = operator.index(seed)
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        seed = operator.index(seed)
+    except (TypeError, ValueError):  # the last of a tensor of several elements
+        raise TypeError(f"seed must be an int, not {type(seed).__name__}; write Key(seed, name)") from None
     if not INT64_MIN <= seed < _UINT64_END:
         raise ValueError(f"seed must be in [-2**63, 2**64), but found {seed}")
     return seed

@@ -17,7 +17,7 @@ if importlib.util.find_spec("hypothesis"):
     from hypothesis import settings
 
     settings.register_profile("few", max_examples=30, deadline=None)
-    settings.register_profile("many", max_examples=600, deadline=None)
+    settings.register_profile("many", max_examples=1000, deadline=None)  # of ten properties: 10,000
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "few"))
 
 

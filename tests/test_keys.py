@@ -54,6 +54,7 @@ REFUSED = [
         ((0, name), TypeError, f"name must be a str, not {type(name).__name__}")
         for name in (None, 3, b"conv.weight")
     ),
+    ((0, "conv.\ud800"), ValueError, r"name must be text that UTF-8 can hold, not 'conv\.\\ud800'"),
 ]
 
 

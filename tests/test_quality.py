@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,7 @@ def battery(tmp_path) -> str:
     return str(program)
 
 
-def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_path, battery, monkeypatch):
-    monkeypatch.setattr(batteries, "version_of_dieharder", lambda: "none")
+def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_path, battery):
     output = tmp_path / "stream.json"
     batteries.main(["--tests", "--smallcrush", battery, "--only", "one key", "--output", str(output)])
     record = json.loads(output.read_text())
@@ -51,7 +51,8 @@ def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_p
     }
     assert weak["test"] == "weak" and weak["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.001)
     assert other["test"] == "weak #2" and "fresh" not in other
-    assert record["environment"]["dieharder"] == "none" and record["command"].startswith("python ")
+    assert "dieharder" not in record["environment"] and record["command"].startswith("python ")
+    assert record["minutes"].keys() == {"SmallCrush, one key", "SmallCrush, bits reversed, one key"}
     text = "\n".join(pages.stream_tables(record))
     assert "| one key | 6 | 0.001 | " in text
     assert "- SmallCrush, weak, one key: 0.001; on fresh seeds 0.001, 0.001, 0.001" in text
@@ -70,6 +71,35 @@ def test_a_battery_that_fails_or_says_nothing_is_an_error(tmp_path, battery, end
     Path(battery).write_text(f"#!{sys.executable}\nimport sys\n{ends}\n")
     with pytest.raises(RuntimeError, match=said):
         batteries.crush(battery, (), "one key", 0)
+
+
+SLOW = """#!{python}
+import sys
+print("=", "3 Gap | 0.001" if "3" in sys.argv else "1 Collision | 0.5", flush=True)
+while sys.stdin.buffer.read(1 << 16):
+    pass
+sys.exit(3)
+"""
+
+
+def test_what_has_not_ended_in_time_is_left_out(battery):
+    Path(battery).write_text(SLOW.format(python=sys.executable))
+    soon = time.monotonic() + 1
+    assert batteries.crush(battery, ["crush"], "one key", 0, until=soon) == [("1 Collision", 0.5)]
+    assert batteries.crush(battery, ["crush"], "one key", 0, ["3 Gap"], until=time.monotonic() + 1) == [
+        ("3 Gap", 0.001)
+    ]
+    text = "\n".join(
+        pages.crush_tables(
+            {
+                "results": [{"battery": "Crush", "stream": "one key", "test": "1 Collision", "p": 0.5}],
+                "minutes": {"Crush, one key": 61.2},
+                "environment": {"processor": "P", "python": "3"},
+                "command": "c",
+            }
+        )
+    )
+    assert "Crush, one key: 1 of 96 tests ended, in 61 minutes" in text
 
 
 @pytest.fixture
@@ -132,7 +162,7 @@ def test_the_p_values_of_anderson_and_darling(samples):
 
 @pytest.mark.parametrize("kind", pages.TABLES)
 def test_the_tables_of_the_page_are_those_of_the_result_file(kind):
-    record = json.loads((common.RESULTS / f"quality_{kind}.json").read_text())
+    record = json.loads(pages.FILES[kind].read_text())
     text = pages.PAGE.read_text()
     assert pages.with_tables(text, kind, record) == text
     assert record["command"].startswith("python benchmarks/quality/") and record["results"]

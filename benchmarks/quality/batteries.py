@@ -1,9 +1,11 @@
 """Runs test batteries of random number generators on the words of five kinds of streams.
 
 python benchmarks/quality/batteries.py [--full] [--smallcrush PROGRAM] [--only STREAM] [--output FILE]
+python benchmarks/quality/batteries.py --tests --smallcrush PROGRAM --size crush [--minutes NUMBER]
 
-Needs dieharder (Debian: apt-get install dieharder); with --smallcrush also TestU01 and the program made of
-smallcrush.c. --full is all of dieharder, and Crush for SmallCrush: hours.
+Needs dieharder (Debian: apt-get install dieharder) for all tests but none; with --smallcrush also TestU01 and
+the program made of smallcrush.c. --full is all of dieharder: hours. Crush is one to two hours a stream. With
+--minutes what has not ended by then is left out.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import os
+import math
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import FRESH_SEEDS, RESULTS, is_weak, write
+from common import FRESH_SEEDS, RESULTS, is_weak, processor_seconds, write
 
 from convinit_ext.cli import _stream
 
@@ -39,22 +43,34 @@ FULL = ("-a",)
 ROW = re.compile(r"^\s*(\S+)\|\s*(\d+)\|\s*\d+\|\s*\d+\|\s*([\d.]+)\|", re.MULTILINE)  # of dieharder
 STATISTIC = re.compile(r"^= (.+?) \| (\S+)$", re.MULTILINE)  # of smallcrush.c
 
+SIZES = {"smallcrush": "SmallCrush", "crush": "Crush", "bigcrush": "BigCrush"}
+OUT_OF_WORDS = 3  # smallcrush.c's status
+
 versions: dict[str, str] = {}  # of the batteries that ran
 Found = list[tuple[str, float]]  # the name of a statistic, and its p-value
+Battery = Callable[[str, int, list[str]], Found]  # of a stream and a seed: all statistics, or at least these
 
 
-def fed(command: list[str], stream: str, seed: int) -> str:
-    """Return what a program prints that reads the stream's words until it has enough."""
+def fed(command: list[str], stream: str, seed: int, until: float = math.inf) -> str:
+    """Return what a program prints that reads the stream's words until it has enough, or until that time."""
     by, num_streams = STREAMS[stream]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output) as process,
+    ):
+        assert process.stdin
+        accepted = {0}
         with contextlib.suppress(BrokenPipeError):  # it has enough
             for words in _stream.interleaved(seed, "weight", by, num_streams):
+                if time.monotonic() > until:
+                    accepted.add(OUT_OF_WORDS)
+                    break
                 process.stdin.write(words.data)
-        printed = process.stdout.read().decode()
-        with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-    if process.returncode:
+        process.wait()
+        output.seek(0)
+        printed = output.read()
+    if process.returncode not in accepted:
         raise RuntimeError(f"{' '.join(command)} failed with status {process.returncode}: {printed}")
     return printed
 
@@ -66,12 +82,21 @@ def dieharder(test: str, stream: str, seed: int) -> Found:
     return numbered(found, command)
 
 
-def crush(program: str, arguments: tuple[str, ...], stream: str, seed: int) -> Found:
-    command = [program, *arguments]
-    printed = fed(command, stream, seed)
+def crush(
+    program: str,
+    arguments: Sequence[str],
+    stream: str,
+    seed: int,
+    only: Sequence[str] = (),
+    until: float = math.inf,
+) -> Found:
+    """Return what TestU01 says; of a battery's tests all, or those of the statistics `only`."""
+    command = [program, *arguments, *dict.fromkeys(name.split()[0] for name in only)]
+    printed = fed(command, stream, seed, until)
     if version := re.search(r"TestU01 ([\d.]+)", printed):
         versions["TestU01"] = version[1]
-    return numbered([(name, float(p)) for name, p in STATISTIC.findall(printed)], command)
+    found = [(name, float(p)) for name, p in STATISTIC.findall(printed)]
+    return numbered(found, command) if found or time.monotonic() < until else []
 
 
 def numbered(found: Found, command: list[str]) -> Found:
@@ -86,30 +111,36 @@ def numbered(found: Found, command: list[str]) -> Found:
     ]
 
 
-def judged(battery: Callable[[str, int], Found], stream: str) -> list[dict[str, Any]]:
+def judged(battery: Battery, stream: str) -> list[dict[str, Any]]:
     """Return a row for each p-value on seed 0; a weak one has those of the fresh seeds beside it."""
-    rows = [{"stream": stream, "test": name, "p": p} for name, p in battery(stream, 0)]
-    if any(is_weak(row["p"]) for row in rows):
-        fresh = {seed: dict(battery(stream, seed)) for seed in FRESH_SEEDS}
-        for row in rows:
-            if is_weak(row["p"]):
-                row["fresh"] = {str(seed): found[row["test"]] for seed, found in fresh.items()}
+    rows: list[dict[str, Any]] = [
+        {"stream": stream, "test": name, "p": p} for name, p in battery(stream, 0, [])
+    ]
+    if weak := [row for row in rows if is_weak(row["p"])]:
+        names = [row["test"] for row in weak]
+        fresh = {str(seed): dict(battery(stream, seed, names)) for seed in FRESH_SEEDS}
+        for row in weak:
+            row["fresh"] = {seed: found.get(row["test"]) for seed, found in fresh.items()}
     return rows
 
 
-def batteries(options: argparse.Namespace) -> dict[str, Callable[[str, int], Found]]:
+def batteries(options: argparse.Namespace) -> dict[str, Battery]:
     """Return what is to be run, by the name that its rows have."""
+    until = time.monotonic() + 60 * options.minutes
 
-    def of_dieharder(test: str) -> Callable[[str, int], Found]:
-        return lambda stream, seed: dieharder(test, stream, seed)
+    def of_dieharder(test: str) -> Battery:
+        return lambda stream, seed, _: dieharder(test, stream, seed)
 
-    def of_crush(*arguments: str) -> Callable[[str, int], Found]:
-        return lambda stream, seed: crush(options.smallcrush, arguments, stream, seed)
+    def of_crush(*arguments: str) -> Battery:
+        def battery(stream: str, seed: int, only: list[str]) -> Found:
+            return crush(options.smallcrush, arguments, stream, seed, only, math.inf if only else until)
+
+        return battery
 
     chosen = {}
     if options.smallcrush:
-        size, name = (("crush",), "Crush") if options.full else ((), "SmallCrush")
-        chosen = {name: of_crush(*size), f"{name}, bits reversed": of_crush(*size, "reversed")}
+        size, name = options.size, SIZES[options.size]
+        chosen = {name: of_crush(size), f"{name}, bits reversed": of_crush(size, "reversed")}
     tests = FULL if options.full else FAST if options.tests is None else options.tests
     return chosen | {f"dieharder {test}": of_dieharder(test) for test in tests}
 
@@ -121,27 +152,28 @@ def version_of_dieharder() -> str:
     return re.search(r"version (\S+)", printed)[1]  # type: ignore[index]
 
 
-def processor_seconds() -> int:
-    taken = os.times()
-    return round(taken.user + taken.system + taken.children_user + taken.children_system)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--tests", nargs="*", help='of dieharder, as its -d takes them: "202 -n 5"')
     parser.add_argument("--smallcrush", metavar="PROGRAM", help="made of smallcrush.c")
+    parser.add_argument("--size", choices=SIZES, default="smallcrush", help="TestU01's battery")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of TestU01, all together")
     parser.add_argument("--only", action="append", choices=STREAMS, help="default: all five")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality_stream.json")
     options = parser.parse_args(arguments)
-    versions["dieharder"] = version_of_dieharder()
-    rows = []
+    if options.tests != []:
+        versions["dieharder"] = version_of_dieharder()
+    rows, minutes = [], {}
     for name, battery in batteries(options).items():
         for stream in options.only or STREAMS:
+            start = time.monotonic()
             for row in judged(battery, stream):
                 rows.append({"battery": name, **row})
                 print(*rows[-1].values(), sep=" | ", flush=True)
-        write(options.output, versions, processor_seconds=processor_seconds(), results=rows)  # so far
+            minutes[f"{name}, {stream}"] = round((time.monotonic() - start) / 60, 1)
+            figures = {"processor_seconds": processor_seconds(), "minutes": minutes}
+            write(options.output, versions, **figures, results=rows)  # so far
 
 
 if __name__ == "__main__":

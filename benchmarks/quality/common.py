@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,14 @@ def is_weak(p: float) -> bool:
     return min(p, 1.0 - p) < WEAK
 
 
+def processor_seconds() -> int:
+    """Return what this process and those that it waited for have taken of the processor."""
+    taken = os.times()
+    return round(taken.user + taken.system + taken.children_user + taken.children_system)
+
+
 def write(path: Path, versions: dict[str, str], **results: Any) -> None:
     """Write a result file with its command, its machine and what ran on it."""
-    command = " ".join(["python", *sys.argv])
+    command = shlex.join(["python", *sys.argv])
     record = {"command": command, "environment": environment() | versions, **results}
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -1,10 +1,11 @@
-"""Writes the tables of benchmarks/results/quality_*.json into docs/quality.md.
+"""Writes the tables of quality_*.json and one_fingerprint.json, in benchmarks/results, into docs/quality.md.
 
 python benchmarks/quality/pages.py    # each stands between two markers
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,13 @@ from typing import Any
 from common import RESULTS, ROOT, is_weak
 
 PAGE = ROOT / "docs" / "quality.md"
+KINDS = ("stream", "crush", "samples", "truncated", "one_fingerprint")
+FILES = {kind: RESULTS / f"quality_{kind}.json" for kind in KINDS[:-1]} | {
+    KINDS[-1]: RESULTS / f"{KINDS[-1]}.json"
+}
 MARKERS = {
     kind: (f"<!-- {kind}: begin (made by benchmarks/quality/pages.py) -->", f"<!-- {kind}: end -->")
-    for kind in ("stream", "samples", "truncated")
+    for kind in KINDS
 }
 Record = dict[str, Any]
 
@@ -118,7 +123,76 @@ def ordinal(step: int) -> str:
     return "" if step == 1 else f"{step}th "
 
 
-TABLES = {"stream": stream_tables, "samples": samples_tables, "truncated": samples_tables}
+def crush_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of Crush: how many of its 96 tests ended, in how much time, and what they said."""
+    ended: dict[str, set[str]] = {}
+    for row in record["results"]:
+        ended.setdefault(f"{row['battery']}, {row['stream']}", set()).add(row["test"].split()[0])
+    for name, tests in ended.items():
+        minutes = record["minutes"][name]
+        yield f"{name}: {len(tests)} of 96 tests ended, in {minutes:.0f} minutes beside other work."
+    yield ""
+    yield from stream_tables(record)
+
+
+def one_fingerprint_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of the models, and of the ways by which each was initialised."""
+    names, rows = list(record["models"]), record["results"]
+    yield from header("model", "what", "parameters", "dtype", "fingerprint", "small")
+    for name, model in record["models"].items():
+        said = [found_by(rows, size, name) for size in ("real", "small")]
+        yield line(
+            name, model["what"], f"{model['parameters']:,}", model["dtype"], *map(fingerprints_text, said)
+        )
+    for size, what in (("real", "At these shapes"), ("small", "Small, every build order in every way")):
+        yield from ("", f"{what}:", "")
+        yield from header("way", "processes", "torch", *names)
+        for row in rows:
+            if row["size"] == size and "runs" in row:
+                said = [runs_text(row["runs"].get(name, {}), found_by(rows, size, name)) for name in names]
+                yield line(
+                    way_text(row), *(", ".join(map(str, row[key])) for key in ("processes", "torch")), *said
+                )
+        for way, reason in not_run(rows, size).items():
+            yield line(way, "not run here", reason, *[""] * len(names))
+    yield from ("", machine(record, "torch"))
+
+
+def not_run(rows: list[Record], size: str) -> dict[str, str]:
+    """Return what was left out, and why: also ways that models of the other size went alone."""
+    reasons = {row["way"]: "; ".join(row.get("not_run", ())) for row in rows if row["size"] == size}
+    others = {row["way"]: "not reached" for row in rows if "runs" in row and row["way"] not in reasons}
+    return {way: reason for way, reason in (reasons | others).items() if reason}
+
+
+def found_by(rows: list[Record], size: str, name: str) -> list[str]:
+    """Return all the fingerprints of a model, the first one first."""
+    found = [row["runs"].get(name, ()) for row in rows if row["size"] == size and "runs" in row]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def fingerprints_text(found: list[str]) -> str:
+    return " and ".join(f"`{each}`" for each in found) or "-"
+
+
+def runs_text(runs: dict[str, int], found: list[str]) -> str:
+    """Return how many runs gave the model's one fingerprint; which ones, if there are others."""
+    if not runs:
+        return "-"
+    return f"{sum(runs.values())} equal" if [*runs] == found else f"**differs: {fingerprints_text([*runs])}**"
+
+
+def way_text(row: Record) -> str:
+    return f"{row['way']} {row['deepspeed']}" if "deepspeed" in row else row["way"]
+
+
+TABLES = {
+    "stream": stream_tables,
+    "crush": crush_tables,
+    "samples": samples_tables,
+    "truncated": samples_tables,
+    "one_fingerprint": one_fingerprint_tables,
+}
 
 
 def with_tables(text: str, kind: str, record: Record) -> str:
@@ -132,7 +206,7 @@ def with_tables(text: str, kind: str, record: Record) -> str:
 def main() -> None:
     text = PAGE.read_text()
     for kind in TABLES:
-        text = with_tables(text, kind, json.loads((RESULTS / f"quality_{kind}.json").read_text()))
+        text = with_tables(text, kind, json.loads(FILES[kind].read_text()))
     PAGE.write_text(text)
 
 

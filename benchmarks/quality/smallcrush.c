@@ -1,10 +1,11 @@
 // TestU01's batteries on 32-bit words from standard input, lowest byte first. Prints the statistics' names
-// and p-values.
+// and p-values, each test's when it has ended: "= NUMBER NAME | P". Words that come to an end are status 3.
 //
 //     cc -O2 benchmarks/quality/smallcrush.c -ltestu01 -lprobdist -lmylib -lm -o build/smallcrush
-//     python -m convinit_ext stream | build/smallcrush [crush | bigcrush] [reversed]
+//     python -m convinit_ext stream | build/smallcrush [crush | bigcrush] [reversed] [NUMBER ...]
 //
-// "reversed" turns every word round: TestU01 looks at the high bits first, and hardly at the lowest.
+// "reversed" turns every word round: TestU01 looks at the high bits first, and hardly at the lowest. Numbers
+// choose some of the battery's tests.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static unsigned int next_word(void) {
     at = 0;
     if (held == 0) {
       fputs("smallcrush: the words have come to an end\n", stderr);
-      exit(1);
+      exit(3);
     }
   }
   unsigned int word = words[at++];
@@ -34,26 +35,47 @@ static unsigned int next_word(void) {
   return word;
 }
 
+typedef struct {
+  const char* name;
+  int num_tests;
+  void (*run)(unif01_Gen*, int[]);  // each test as often as the array says, from its element 1 on
+} Battery;
+
 int main(int count, char** arguments) {
-  void (*battery)(unif01_Gen*) = bbattery_SmallCrush;
+  static const Battery batteries[] = {{"smallcrush", 10, bbattery_RepeatSmallCrush},
+                                      {"crush", 96, bbattery_RepeatCrush},
+                                      {"bigcrush", 106, bbattery_RepeatBigCrush}};
+  const Battery* battery = &batteries[0];
+  int chosen[256] = {0}, num_chosen = 0;
   for (int i = 1; i < count; ++i) {
-    if (strcmp(arguments[i], "reversed") == 0) {
+    const int number = atoi(arguments[i]), size = sizeof batteries / sizeof *batteries;
+    int named = 0;
+    while (named < size && strcmp(arguments[i], batteries[named].name) != 0) ++named;
+    if (named < size) {
+      battery = &batteries[named];
+    } else if (strcmp(arguments[i], "reversed") == 0) {
       reversed = 1;
-    } else if (strcmp(arguments[i], "crush") == 0) {
-      battery = bbattery_Crush;
-    } else if (strcmp(arguments[i], "bigcrush") == 0) {
-      battery = bbattery_BigCrush;
+    } else if (number > 0 && number <= battery->num_tests) {
+      num_chosen += chosen[number] = 1;
     } else {
-      fprintf(stderr, "smallcrush: unknown argument \"%s\"; accepted are crush, bigcrush, reversed\n",
-              arguments[i]);
+      fprintf(stderr,
+              "smallcrush: unknown argument \"%s\"; accepted are crush, bigcrush, reversed, and 1 to %d\n",
+              arguments[i], battery->num_tests);
       return 2;
     }
   }
   swrite_Basic = 0;
   char name[] = "words";
   unif01_Gen* generator = unif01_CreateExternGenBits(name, next_word);
-  battery(generator);
+  for (int test = 1; test <= battery->num_tests; ++test) {
+    if (num_chosen > 0 && !chosen[test]) continue;
+    int repeats[256] = {0};
+    repeats[test] = 1;
+    battery->run(generator, repeats);
+    for (int i = 0; i < bbattery_NTests; ++i)
+      printf("= %d %s | %.17g\n", test, bbattery_TestNames[i], bbattery_pVal[i]);
+    fflush(stdout);
+  }
   unif01_DeleteExternGenBits(generator);
-  for (int i = 0; i < bbattery_NTests; ++i) printf("= %s | %.17g\n", bbattery_TestNames[i], bbattery_pVal[i]);
   return 0;
 }

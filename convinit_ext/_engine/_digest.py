@@ -35,7 +35,10 @@ def header(name: str, dtype: torch.dtype, shape: Sequence[int]) -> bytes:
 
 
 def _text(text: str) -> bytes:
-    encoded = text.encode()
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"name must be text that UTF-8 can hold, not {text!r}") from None
     return struct.pack("<Q", len(encoded)) + encoded
 
 

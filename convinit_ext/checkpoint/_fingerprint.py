@@ -71,6 +71,8 @@ def fingerprint(target: Fingerprinted, name: str = "") -> str:
     >>> fingerprint(nn.Linear(2, 2)) == fingerprint(nn.Linear(2, 2))
     False
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a string, not {name!r}")
     if isinstance(target, Tensor):
         return _of_named(name, target)
     if name:

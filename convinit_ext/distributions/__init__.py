@@ -206,14 +206,21 @@ def kaiming_std(fan: float, gain: float) -> float:
 
 def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
     """Glorot & Bengio 2010, eq. 12, as torch.nn.init.xavier_normal_ computes it."""
-    return gain * math.sqrt(2.0 / float(fan_in + fan_out))
+    std = math.sqrt(2.0 / float(fan_in + fan_out))
+    try:
+        return gain * std
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"gain must be a number, not {gain!r}") from error
 
 
 def variance_scaling_std(scale: float, fan: float) -> float:
     """The std of variance scale / fan, as jax.nn.initializers.variance_scaling computes it."""
-    if not 0.0 <= scale < _INF:
-        raise ParameterError(f"variance scaling expects scale >= 0.0 and finite, but found scale {scale}")
-    return math.sqrt(scale / fan)
+    try:
+        if 0.0 <= scale < _INF:
+            return math.sqrt(scale / fan)
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"scale must be a number of float64, not {scale!r}") from error
+    raise ParameterError(f"variance scaling expects scale >= 0.0 and finite, but found scale {scale}")
 
 
 def truncated_std(cut: float) -> float:
@@ -263,6 +270,8 @@ def zero_mean(std: float, form: str) -> Distribution:
 
 def kaiming_fan(shape: Sequence[int], mode: str, groups: int = 1, axes: Axes = PYTORCH) -> int:
     """The fan of one of the two modes that torch.nn.init.kaiming_normal_ has, in any case."""
+    if not isinstance(mode, str):
+        raise AttributeError(f"mode must be 'fan_in' or 'fan_out', not {mode!r}")  # as of torch.nn.init
     lower = mode.lower()
     if lower not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {lower} not supported, please use one of ['fan_in', 'fan_out']")

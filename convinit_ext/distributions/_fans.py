@@ -88,6 +88,7 @@ def fans(
         return _fans_of_axes((shape[1], shape[0], *shape[2:]) if transposed else shape, axes)
     first, second, *kernel = shape
     if groups != 1:
+        groups = _whole(groups, "groups")
         if groups < 1 or first % groups:
             raise ValueError(f"dim 0 must be divisible by groups, but found {first} and groups={groups}")
         first //= groups
@@ -162,13 +163,17 @@ def as_blocks(given: int) -> int:
     Raises:
         TypeError, ValueError: no integer; less than 1.
     """
-    try:
-        blocks = operator.index(given)
-    except TypeError:
-        raise TypeError(f"blocks must be an int, not {given!r}") from None
+    blocks = _whole(given, "blocks")
     if blocks < 1:
         raise ValueError(f"blocks must be 1 or more, but found {blocks}")
     return blocks
+
+
+def _whole(given: int, what: str) -> int:
+    try:
+        return operator.index(given)
+    except (TypeError, ValueError):  # the last of a tensor of several elements
+        raise TypeError(f"{what} must be an int, not {given!r}") from None
 
 
 def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
@@ -211,7 +216,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
             param = 0.01
         elif isinstance(param, bool) or not isinstance(param, (int, float)):
             raise ValueError(f"negative_slope {param} not a valid number")
-        return math.sqrt(2.0 / (1 + param**2))
+        try:
+            return math.sqrt(2.0 / (1 + param**2))
+        except OverflowError as error:
+            raise OverflowError(f"negative_slope {param} is beyond float64") from error
     gain = _GAINS.get(nonlinearity) if isinstance(nonlinearity, str) else None
     if gain is None:
         raise ValueError(

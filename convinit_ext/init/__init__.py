@@ -199,7 +199,7 @@ def trunc_normal_(
     """
     if has_torch_function_unary(tensor):
         return override(trunc_normal_, locals())
-    if tensor.is_meta:
+    if isinstance(tensor, Tensor) and tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
     if cut is None and corrected is False:

@@ -55,7 +55,8 @@ def kaiming_distribution(
     if is_compiling():
         fan = kaiming_fan(shape, mode, groups, Axes(*axes))
         return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
-    if axes == PYTORCH and type(a) in _NUMBERS and type(nonlinearity) is str:
+    plain = type(a) in _NUMBERS and type(mode) is type(nonlinearity) is str and type(groups) is int
+    if axes == PYTORCH and plain:
         return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
     return kaiming(shape, a, mode, nonlinearity, form, groups, Axes(*axes))
 
@@ -69,7 +70,7 @@ def xavier_distribution(
     """
     if is_compiling():
         return scaled("xavier_std", form, gain, *fans(shape, groups=groups, **Axes(*axes)._asdict()))
-    if axes == PYTORCH and type(gain) in _NUMBERS and gain:
+    if axes == PYTORCH and type(gain) in _NUMBERS and gain and type(groups) is int:
         return _remembered_xavier(shape, gain, form, groups)
     return xavier(shape, gain, form, groups, Axes(*axes))
 

@@ -138,11 +138,11 @@ def check_not_lost(tensor: Tensor, shard: Shard | None = None) -> None:
     """
     if is_compiling():
         return
-    base = None
+    base, marked = None, is_marked(tensor)
     if not has_torch_function_unary(tensor):
         check_not_a_copy(tensor)
         base = tensor._base
-    if is_marked(tensor) or (base is not None and is_marked(base)):
+    if marked or (base is not None and is_marked(base)):
         check_alone(tensor, shard is not None)
 
 

@@ -137,8 +137,8 @@ def _check(tensor: Tensor, gain: float, shard: Shard | None) -> float:
     check_not_lost(tensor, shard)
     try:
         gain = float(1.0 * gain)  # a string would be one too
-    except TypeError as error:
-        raise TypeError(f"gain must be a number, not {gain!r}") from error
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"gain must be a number, not {gain!r}") from error
     if shard is not None or is_sharded(tensor):
         with torch.no_grad():
             parts(tensor, shard)

@@ -102,7 +102,11 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     >>> w.sum().item(), w[2, 2, 1, 1].item()
     (4.0, 1.0)
     """
-    gain = float(gain)
+    try:
+        gain = float(gain)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise type(error)(f"gain must be a number, not {gain!r}") from error
+    check_not_lost(tensor, shard)
     check_tensor(local_of(tensor))
     _check_wide(tensor, "identity_")
     if len(logical_shape(tensor, shard)) == 2 and groups == 1:
@@ -214,8 +218,8 @@ def _num_zeros(sparsity: float, num_rows: int) -> int:
     """
     try:
         return len(range(num_rows)[: math.ceil(sparsity * num_rows)])
-    except (ValueError, OverflowError) as error:
-        raise type(error)(f"sparsity must be a finite number, but found {sparsity}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise type(error)(f"sparsity must be a finite number, but found {sparsity!r}") from error
 
 
 def _zero_lowest(part: Part, shape: tuple[int, ...], num_zeros: int, words: Tensor) -> None:

@@ -142,7 +142,7 @@ def checked_device(device: torch.device | str | None) -> torch.device:
     """Return where new memory goes; raise ValueError if it cannot be filled there."""
     try:
         checked = torch.device("cpu" if device is None else device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"device {device!r}: {error}") from error
     if checked.type == "cuda":
         _check_cuda(checked)

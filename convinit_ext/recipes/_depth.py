@@ -218,3 +218,5 @@ def check_num_layers(given: int | None, what: str = "num_layers") -> None:
         raise TypeError(f"{what} must be an int, not {given!r}")
     if given is not None and given < 1:
         raise ValueError(f"{what} must be 1 or more, but found {given}")
+    if given is not None and given >= 2**31:
+        raise ValueError(f"{what} must be less than 2**31, but found {given}")

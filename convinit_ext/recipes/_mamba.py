@@ -65,6 +65,8 @@ def mamba(
     check_num_layers(branches, "branches")
     _check(dt_init_floor=dt_init_floor, dt_scale=dt_scale)
     _check(dt_min=dt_min, dt_max=dt_max)
+    if not isinstance(a_range, tuple | list) or len(a_range) != 2:
+        raise TypeError(f"a_range must be two numbers, not {a_range!r}")
     _check(**{"a_range[0]": a_range[0], "a_range[1]": a_range[1]})
     low, high = _log(np.array([dt_min, dt_max])).tolist()
     steps = Uniform(low, high)

@@ -169,6 +169,8 @@ def _starts_from_zero(target: Target) -> bool:
 
 def _distinct(model: nn.Module) -> list[Target]:
     """Return the parameters, those that are tied once under their first names."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     found: dict[int, Target] = {}
     for target in _targets(model):
         found.setdefault(id(target.tensor), target)

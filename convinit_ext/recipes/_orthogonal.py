@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,5 +73,5 @@ class DeltaOrthogonal:
 def _check_gain(gain: float) -> None:
     if not isinstance(gain, float | int):
         raise TypeError(f"gain must be a number, not {gain!r}")
-    if not math.isfinite(gain):
+    if not -sys.float_info.max <= gain <= sys.float_info.max:
         raise ValueError(f"gain must be finite, but found {gain}")

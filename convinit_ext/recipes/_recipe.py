@@ -59,7 +59,7 @@ class Recipe:
     allow_unused: InitVar[bool] = False
 
     def __post_init__(self, allow_unused: bool) -> None:
-        rules = tuple(self.rules)
+        rules = tuple(self.rules) if isinstance(self.rules, Iterable) else (self.rules,)
         for rule in rules:
             if not isinstance(rule, Rule):
                 raise TypeError(f"a recipe is a list of convinit_ext.recipes.Rule, and {rule!r} is none")

@@ -70,6 +70,7 @@ def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]
         found = foreign(tensor)
         return tensor.shape if found is None else found.shape
     check_shard(shard)
+    is_marked(tensor)  # refuses what is no tensor
     return shard.shape
 
 

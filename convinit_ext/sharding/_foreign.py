@@ -78,7 +78,15 @@ def is_marked(tensor: Tensor) -> bool:
     """Return whether a tensor has attributes that say more of it than its shape and memory do."""
     if is_dynamo_compiling():  # which traces no tensor's attributes
         return False
-    return bool(tensor.__dict__) and not _ALL_MARKS.isdisjoint(tensor.__dict__)
+    facts = getattr(tensor, "__dict__", None)
+    if not facts and facts is not None:
+        return False
+    if not isinstance(tensor, Tensor):
+        raise AttributeError(  # as of torch.nn.init
+            f"what is filled must be a torch.Tensor, not a {type(tensor).__name__}; of a layer pass a "
+            "parameter, such as layer.weight"
+        )
+    return not _ALL_MARKS.isdisjoint(facts or ())
 
 
 def foreign(tensor: Tensor) -> Foreign | None:

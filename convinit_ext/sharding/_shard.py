@@ -39,14 +39,15 @@ class Shard:
     indices: range | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        shape = tuple(_index(size, "a size of shape") for size in self.shape)
+        shape = _sizes(self.shape)
         if self.indices is not None:
             object.__setattr__(self, "shape", shape)
             _check_indices(self.indices, shape)
             return
-        if len(shape) != len(self.offset):
-            raise ValueError(f"offset has {len(self.offset)} numbers, and shape {list(shape)} {len(shape)}")
-        offset = tuple(_checked_offset(each, size) for each, size in zip(self.offset, shape, strict=True))
+        starts = _listed(self.offset, "offset")
+        if len(shape) != len(starts):
+            raise ValueError(f"offset has {len(starts)} numbers, and shape {list(shape)} {len(shape)}")
+        offset = tuple(_checked_offset(each, size) for each, size in zip(starts, shape, strict=True))
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "offset", offset)
 
@@ -62,11 +63,17 @@ class Shard:
             stride: how many parts a rank has (Megatron's partition_stride).
 
         Raises:
+            TypeError: sizes or numbers that are no integers.
             ValueError: parts that are not equal; a rank or a dimension that is not there.
 
         >>> Shard.split((8, 4), dim=0, rank=1, num_ranks=2).offset
         ((range(4, 8),), (range(0, 4),))
         """
+        shape = _sizes(shape)
+        dim, rank, num_ranks, stride = (
+            _integer(value, what)
+            for value, what in ((dim, "dim"), (rank, "rank"), (num_ranks, "num_ranks"), (stride, "stride"))
+        )
         if not -len(shape) <= dim < len(shape):
             raise ValueError(f"there is no dim {dim} in shape {list(shape)}")
         if not 0 <= rank < num_ranks or stride < 1:
@@ -79,7 +86,7 @@ class Shard:
         offset[dim] = tuple(
             range(part * length, (part + 1) * length) for part in range(rank, num_parts, num_ranks)
         )
-        return cls(tuple(shape), tuple(offset))
+        return cls(shape, tuple(offset))
 
     @classmethod
     def flat(cls, shape: Sequence[int], start: int, length: int) -> Shard:
@@ -97,7 +104,7 @@ class Shard:
         range(2, 10)
         """
         start = _index(start, "start")
-        return cls(tuple(shape), (), indices=range(start, start + _index(length, "length")))
+        return cls(_sizes(shape), (), indices=range(start, start + _index(length, "length")))
 
     def boxes(self, local: Sequence[int]) -> Iterator[tuple[range, ...]]:
         """Return the boxes that a 1-dimensional local tensor of this shape is, one after the other.
@@ -142,12 +149,31 @@ class Shard:
         return joined(runs)
 
 
+def _listed(given: Any, what: str) -> tuple[Any, ...]:
+    try:
+        return tuple(given)
+    except TypeError:
+        raise TypeError(f"{what} must have a number for each dimension, and {given!r} has none") from None
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    return tuple(_index(size, "a size of shape") for size in _listed(shape, "shape"))
+
+
+def _integer(value: Any, what: str) -> int:
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except (TypeError, ValueError):  # the last of a tensor of several elements
+        pass
+    raise TypeError(f"{what} must be an int, not {value!r}")
+
+
 def _index(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be an int, not {value!r}")
-    if operator.index(value) < 0:
+    number = _integer(value, what)
+    if number < 0:
         raise ValueError(f"{what} must not be negative, and {value} is")
-    return operator.index(value)
+    return number
 
 
 def _checked_offset(offset: Any, size: int) -> int | range | tuple[range, ...]:

@@ -121,3 +121,21 @@ def test_normals_of_extreme_words(backend: Backend, dtype, bounds):
     np.testing.assert_array_less(np.abs(filled - z), allowed_error(distribution[0], dtype, z))
     low, high = bounds or (-INF, INF)
     assert np.isfinite(filled).all() and np.all((filled >= low) & (filled <= high))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words", "expected"),
+    [
+        ("float32", (0, 2**29, 0, 0), 6.7637),  # the smallest radius word, at an angle of 0
+        ("float32", (2**32 - 129, 2**29, 0, 0), 2**-11.5),
+        ("float32", (2**32 - 128, 2**29, 0, 0), 0.0),  # 128 of 2^32: a zero in 2^25
+        ("float64", (0, 0, 0, 2**29), 8.652),
+        ("float64", (2**32 - 1, 2**32 - 1, 0, 2**29), 0.0),  # 2^11 of 2^64: a zero in 2^53
+        ("float64", (2**32 - 2**11 - 1, 2**32 - 1, 0, 2**29), 2**-25.5),
+    ],
+)
+def test_normals_end_and_are_zero_where_the_promises_say(backend: Backend, dtype, words, expected):
+    key, stream, block = solve(words)
+    start = block * PER_BLOCK[dtype] - BEFORE
+    filled = backend.fill((2 * BEFORE,), ("normal", 0.0, 1.0), dtype, (key, stream), start=start)
+    assert values(filled)[BEFORE] == pytest.approx(expected, rel=1e-4)

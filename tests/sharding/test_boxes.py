@@ -150,12 +150,29 @@ def test_without_one_row():
         (((8, 4), (range(4, 9), 0)), ValueError, r"range\(4, 9\) must rise, and stay inside"),
         (((8, 4), (range(4, 0, -1), 0)), ValueError, "must rise"),
         (((8, 4), ([3], 0)), TypeError, "list of ranges, not one with 3"),
+        ((8, (0, 0)), TypeError, "shape must have a number for each dimension, and 8 has none"),
+        (((8, 4), 0), TypeError, "offset must have a number for each dimension, and 0 has none"),
     ],
     ids=lambda value: str(value) if isinstance(value, str) else "",
 )
 def test_wrong_shards_are_named(arguments, error, said):
     with pytest.raises(error, match=said):
         Shard(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((8, 0, 0, 2), "shape must have a number for each dimension, and 8 has none"),
+        (((8, 4), "0", 0, 2), "dim must be an int, not '0'"),
+        (((8, 4), 0, 0.0, 2), r"rank must be an int, not 0\.0"),
+        (((8, 4), 0, 0, True), "num_ranks must be an int, not True"),
+        (((8, 4), 0, 0, 2, torch.ones(2).long()), "stride must be an int, not tensor"),
+    ],
+)
+def test_splits_of_no_numbers_are_named(arguments, said):
+    with pytest.raises(TypeError, match=said):
+        Shard.split(*arguments)
 
 
 @pytest.mark.parametrize(
