@@ -44,6 +44,7 @@ from convinit_ext.recipes import (
     is_distribution,
     is_values,
     layout_key,
+    named,
     original,
     patterns,
 )
@@ -189,12 +190,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
             return rule.init
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
-    except (TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # a user's
-        about = f"{kind} {target.name!r}, {rule.text}"
-        kinds = (TypeError, AttributeError)  # the latter of one that knows only some modules
-        raise next((each for each in kinds if isinstance(error, each)), ValueError)(
-            f"{about}: {error}"
-        ) from error
+    except Exception as error:  # a user's
+        raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 
 def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:

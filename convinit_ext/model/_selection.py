@@ -13,7 +13,7 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._parametrize import plain_name
 from convinit_ext.model._rows import WHOLE, Rows, checked_rows
-from convinit_ext.recipes import patterns
+from convinit_ext.recipes import named, patterns
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice | Iterable[int]] | None"
@@ -207,6 +207,8 @@ def _by_function(names: list[str], buffers: list[str], function: Callable[[str],
             if name in buffers:
                 continue
             raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
+        except Exception as error:  # the user's
+            raise named(error, f"names: the function, called with {name!r}") from error
     return mapped | {name: name for name in buffers if name not in mapped}
 
 

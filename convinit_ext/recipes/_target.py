@@ -97,6 +97,18 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
     return found
 
 
+def named(error: Exception, about: str) -> Exception:
+    """Return the error of a user's function with what it was asked about before its text.
+
+    A TypeError, AttributeError, LookupError or RuntimeError stays one, and any other becomes a ValueError:
+    these take a text alone, which an error of the user's own need not.
+    """
+    kinds = (TypeError, AttributeError, RuntimeError, ValueError, LookupError)
+    kind = next((each for each in kinds if isinstance(error, each)), None)
+    says_little = kind in (None, LookupError) or not str(error)
+    return (kind or ValueError)(f"{about}: {repr(error) if says_little else error}")
+
+
 def is_own(function: Callable[..., Any]) -> bool:
     """Return whether a function is this package's, which writes to no tensor."""
     module = getattr(function, "__module__", None)
