@@ -300,7 +300,7 @@ def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Re
         )
     others = {each.name for each in held} - {each.name for each in lost}
     names = _patterns([each.name for each in lost], others)
-    rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+    rules = listed(f"Rule(Constant(0.0), name={name!r})" for name in names)
     rest = recipe.name.upper() if recipe.name in RECIPES else "the others"
     return (
         f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "
