@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,6 @@ from torch._C import (
 )
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import Parameter
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -35,7 +33,7 @@ from convinit_ext._engine import (
     ops,
 )
 from convinit_ext.distributions import Distribution
-from convinit_ext.init import fill_
+from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
@@ -52,10 +50,7 @@ from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.sharding import (
-    FSDP,
-    MEGATRON,
     check_alone,
-    check_not_alias,
     check_not_slice,
     copy_whole_,
     is_dtensor,
@@ -64,6 +59,7 @@ from convinit_ext.sharding import (
     is_sharded,
     local_of,
     logical_shape,
+    may_be_alias,
     owners,
 )
 
@@ -248,9 +244,8 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor)
-        if is_quick and type(tensor) is not Parameter and (MEGATRON in sys.modules or FSDP in sys.modules):
-            check_not_alias(tensor)
+        is_quick = is_plain(tensor) and tensor.is_contiguous() and tensor.is_leaf  # others may be copies
+        is_quick = is_quick and not (is_marked(tensor) or may_be_alias(tensor))
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -265,11 +260,15 @@ class Fills(_patch.Handler):
         function: Callable[..., Tensor] = getattr(init, name)
         if is_sharded(tensor):
             return function(tensor, *args)
+        if not tensor.is_leaf:
+            check_not_lost(tensor)
         if name not in ("eye_", "dirac_"):
             return self.change(Tensor.fill_, (tensor, *args))
         view = self._view(tensor, None)
         if view is None:
-            return function(tensor, *args) if owners(tensor) else None
+            if owners(tensor):
+                check_not_lost(tensor)
+            return None
         view.check_not_cut(tensor)
         if view.box is None and is_marked(view.parameter.tensor):
             function(view.parameter.tensor, *args)

@@ -2,7 +2,14 @@
 
 from convinit_ext.sharding import _dtensor as boxes
 from convinit_ext.sharding import _ranks as ranks
-from convinit_ext.sharding._aliases import FSDP, MEGATRON, check_not_alias, check_not_slice, owners
+from convinit_ext.sharding._aliases import (
+    FSDP,
+    MEGATRON,
+    check_not_alias,
+    check_not_slice,
+    may_be_alias,
+    owners,
+)
 from convinit_ext.sharding._dtensor import (
     FsdpState,
     copy_whole_,
@@ -66,6 +73,7 @@ __all__ = [
     "local_of",
     "logical",
     "logical_shape",
+    "may_be_alias",
     "members",
     "note_layers",
     "owners",

@@ -28,6 +28,11 @@ _loaded = sys.modules
 _holders: dict[int, list[ref[Tensor]]] = {}  # by storage, as the last look found them
 
 
+def may_be_alias(tensor: Tensor) -> bool:
+    """Return whether `owners` is worth asking: a quick no for parameters, and where nothing cuts any."""
+    return type(tensor) is not Parameter and (MEGATRON in _loaded or FSDP in _loaded)
+
+
 def owners(tensor: Tensor) -> list[Tensor]:
     """Return the marked tensors, mostly one parameter, whose memory a tensor without marks shares."""
     if type(tensor) is not Tensor or is_compiling() or is_marked(tensor) or not _has_storage(tensor):
