@@ -47,7 +47,7 @@ from convinit_ext.intercept._signatures import (
     Request,
 )
 from convinit_ext.intercept._tracker import Tracker
-from convinit_ext.intercept._views import ParameterView
+from convinit_ext.intercept._views import ParameterView, is_recorded
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.sharding import (
     check_alone,
@@ -244,8 +244,8 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and tensor.is_contiguous() and tensor.is_leaf  # others may be copies
-        is_quick = is_quick and not (is_marked(tensor) or may_be_alias(tensor))
+        is_quick = is_plain(tensor) and tensor.is_contiguous()
+        is_quick = is_quick and not (is_recorded(tensor) or is_marked(tensor) or may_be_alias(tensor))
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -260,7 +260,7 @@ class Fills(_patch.Handler):
         function: Callable[..., Tensor] = getattr(init, name)
         if is_sharded(tensor):
             return function(tensor, *args)
-        if not tensor.is_leaf:
+        if is_recorded(tensor):
             check_not_lost(tensor)
         if name not in ("eye_", "dirac_"):
             return self.change(Tensor.fill_, (tensor, *args))

@@ -211,6 +211,14 @@ class ParameterView:
         return f"{name}#{number}" if number else name
 
 
+def is_recorded(tensor: Tensor) -> bool:
+    """Return whether autograd recorded how a tensor came about: a view, or a copy of something else."""
+    try:
+        return tensor.grad_fn is not None
+    except RuntimeError:  # of one of chunk's views, when another has changed
+        return True
+
+
 @lru_cache(maxsize=1024)
 def box_in(view: Layout, whole: Layout, place: Box | None = None) -> Box | None:
     """Return where a view's elements are in the row-major order of a logical tensor.
