@@ -99,7 +99,7 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         return
     if do in _READS and isinstance(tensor, FakeTensor):
         raise ValueError(f"cannot {do} a fake tensor: it has no values")
-    _check_memory(tensor)
+    check_memory(tensor)
     if do not in _READS and not tensor.is_contiguous() and _overlaps_itself(tensor):
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
@@ -107,7 +107,7 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         )
 
 
-def _check_memory(tensor: Tensor) -> None:
+def check_memory(tensor: Tensor) -> None:
     """Raise RuntimeError where a tensor's storage was resized, and ends before its elements do."""
     if isinstance(tensor, FakeTensor) or not _has_storage(tensor) or not tensor.numel():
         return

@@ -179,13 +179,12 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _found(path: Path) -> Path:
-    if path.is_dir():
-        return _found_in(path)
     if not path.exists():
         raise WeightsError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise WeightsError(f"{path}: must be a file or a folder")
-    return path
+    found = _found_in(path) if path.is_dir() else path
+    if not found.is_file():  # to open a pipe would wait for somebody to write
+        raise WeightsError(f"{found}: must be a file{'' if path.is_dir() else ' or a folder'}")
+    return found
 
 
 def _found_in(folder: Path) -> Path:

@@ -42,7 +42,8 @@ from convinit_ext.init._fans import (
     xavier_uniform_,
 )
 from convinit_ext.init._fans import xavier_distribution as xavier_distribution
-from convinit_ext.init._fill import check_extras, check_not_lost, override
+from convinit_ext.init._fill import check_extras, override
+from convinit_ext.init._fill import check_not_lost as check_not_lost
 from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_

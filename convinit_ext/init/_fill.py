@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active, _has_storage
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
+from torch.nn import Parameter
 from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
@@ -20,6 +22,7 @@ from convinit_ext._engine import (
     SMALL,
     Box,
     bounds_fit,
+    check_memory,
     check_tensor,
     fill_one_,
     fill_small_,
@@ -39,8 +42,11 @@ from convinit_ext.keys import (
     draw,
 )
 from convinit_ext.sharding import (
+    FSDP,
+    MEGATRON,
     Shard,
     check_alone,
+    check_not_alias,
     is_dtensor,
     is_marked,
     is_sharded,
@@ -49,6 +55,7 @@ from convinit_ext.sharding import (
     parts,
 )
 
+_loaded = sys.modules
 _UNIFORM = 1  # Uniform.kind
 # The arguments that torch.nn.init does not have, with their defaults.
 _OURS: dict[str, object] = {
@@ -83,6 +90,8 @@ def fill_(
         and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
         params = distribution.params
+        if type(tensor) is not Parameter and (MEGATRON in _loaded or FSDP in _loaded):
+            check_not_alias(tensor)
         try:
             recorded = tensor.grad_fn is not None
         except RuntimeError:  # of one of chunk's views, when another has changed
@@ -132,7 +141,7 @@ def check_not_lost(tensor: Tensor, shard: Shard | None = None) -> None:
     """Raise for a fill that the model would not see, or of a part that nobody knows.
 
     Raises:
-        RuntimeError: as `check_not_a_copy`.
+        RuntimeError: as `check_not_a_copy`; a storage without memory, to which PyTorch would write.
         ValueError: a parameter whose values DeepSpeed or FullyShardedDataParallel holds elsewhere, or a part
             of one, and it cannot be told which.
     """
@@ -144,6 +153,10 @@ def check_not_lost(tensor: Tensor, shard: Shard | None = None) -> None:
         base = tensor._base
     if marked or (base is not None and is_marked(base)):
         check_alone(tensor, shard is not None)
+    elif shard is None:
+        check_not_alias(tensor)
+    if type(tensor) in PLAIN:
+        check_memory(tensor)
 
 
 def check_not_a_copy(tensor: Tensor) -> None:

@@ -29,6 +29,7 @@ from convinit_ext._engine import listed
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._fills import Fills
 from convinit_ext.intercept._signatures import (
+    CHANGES,
     DRAWS,
     METHODS,
 )
@@ -180,8 +181,13 @@ class _Mode(TorchFunctionMode):
         if is_compiling():
             return func(*args, **kwargs)
         if read is None:
-            result = func(*args, **kwargs)
             fills = _patch.innermost()
+            if func in CHANGES and isinstance(fills, Fills):
+                with DisableTorchFunction():
+                    changed = fills.change(func, args)
+                if changed is not None:
+                    return changed
+            result = func(*args, **kwargs)
             if isinstance(fills, Fills) and (fills.drawn or func in DRAWS):
                 with DisableTorchFunction():
                     fills.follow(func, args, result)

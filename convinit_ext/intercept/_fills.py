@@ -33,9 +33,11 @@ from convinit_ext._engine import (
     ops,
 )
 from convinit_ext.distributions import Distribution
-from convinit_ext.init import fill_
+from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._signatures import (
+    BY_PLACE,
+    CONSTANTS,
     DRAWS,
     FIXED_FUNCTIONS,
     INIT_FUNCTIONS,
@@ -45,9 +47,21 @@ from convinit_ext.intercept._signatures import (
     Request,
 )
 from convinit_ext.intercept._tracker import Tracker
-from convinit_ext.intercept._views import ParameterView
+from convinit_ext.intercept._views import ParameterView, is_recorded
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
-from convinit_ext.sharding import is_dtensor, is_marked, is_sharded, local_of
+from convinit_ext.sharding import (
+    check_alone,
+    check_not_slice,
+    copy_whole_,
+    is_dtensor,
+    is_marked,
+    is_placeholder,
+    is_sharded,
+    local_of,
+    logical_shape,
+    may_be_alias,
+    owners,
+)
 
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 
@@ -78,7 +92,39 @@ class Fills(_patch.Handler):
             return None
         if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
             return None
-        return self._fill(tensor, self._view(tensor, generator), distribution, generator)
+        view = self._view(tensor, generator)
+        if view is not None:
+            view.check_not_cut(tensor, by_place=True)
+        return self._fill(tensor, view, distribution, generator)
+
+    def change(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+        """Do what another method that writes does to a placeholder, which has no memory of its own values.
+
+        Returns:
+            None if PyTorch is to do it.
+
+        Raises:
+            ValueError: PyTorch would write nothing, or into a range that is not the slice that it looks like.
+        """
+        tensor, *rest = args
+        if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
+            return None
+        if not is_placeholder(tensor):
+            if func in CONSTANTS or not tensor.numel():
+                check_not_slice(tensor)
+            return None
+        check_alone(tensor, is_placed=False)
+        value = 0.0 if func is Tensor.zero_ else rest[0] if rest else None
+        if func in CONSTANTS and isinstance(value, int | float):
+            return init.constant_(tensor, value)
+        if func is Tensor.copy_ and isinstance(value, Tensor) and value.shape == logical_shape(tensor):
+            copy_whole_(tensor, value)
+            return tensor
+        raise ValueError(
+            f"it is a placeholder of DeepSpeed's ZeRO-3, of shape {list(logical_shape(tensor))} (ds_shape), "
+            f"to which Tensor.{func.__name__} would write nothing; accepted are zero_(), fill_(number) and "
+            "copy_(tensor of that shape), or all inside deepspeed.zero.GatheredParameters"
+        )
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """Do what a function of torch.nn.init does; return None if PyTorch is to do it."""
@@ -90,11 +136,12 @@ class Fills(_patch.Handler):
                 self._warn_of_mark(name, tensor)
                 return tensor
             if name in FIXED_FUNCTIONS:
-                function: Callable[..., Tensor] = getattr(init, name)
-                return function(*args) if is_sharded(tensor) else None
+                return self._fill_fixed(name, *args)
             if name in MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), *args)
             view = self._view(tensor, args[-1])
+            if view is not None:
+                view.check_not_cut(tensor, name in BY_PLACE)
             try:
                 distribution = INIT_FUNCTIONS[name](_with_marks(tensor, view), *args[1:-1])
             except WRONG_ARGUMENTS:  # as above
@@ -197,7 +244,8 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor)
+        is_quick = is_plain(tensor) and tensor.is_contiguous()
+        is_quick = is_quick and not (is_recorded(tensor) or is_marked(tensor) or may_be_alias(tensor))
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -207,6 +255,26 @@ class Fills(_patch.Handler):
             with torch.no_grad():
                 fill_(tensor, distribution, generator or self._generator, None)
 
+    def _fill_fixed(self, name: str, tensor: Tensor, *args: Any) -> Tensor | None:
+        """Do what a function that draws nothing does; return None if PyTorch is to do it."""
+        function: Callable[..., Tensor] = getattr(init, name)
+        if is_sharded(tensor):
+            return function(tensor, *args)
+        if is_recorded(tensor):
+            check_not_lost(tensor)
+        if name not in ("eye_", "dirac_"):
+            return self.change(Tensor.fill_, (tensor, *args))
+        view = self._view(tensor, None)
+        if view is None:
+            if owners(tensor):
+                check_not_lost(tensor)
+            return None
+        view.check_not_cut(tensor)
+        if view.box is None and is_marked(view.parameter.tensor):
+            function(view.parameter.tensor, *args)
+            return tensor
+        return None
+
     def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
         *given, generator = args
@@ -215,10 +283,13 @@ class Fills(_patch.Handler):
             view = None  # no name says which matrix it is: a process knows its own part of it alone
         target, key = tensor, None
         if view is not None:
+            view.check_not_cut(tensor)
             number = view.number()
             key = Key(self._seed, view.key_name(number, tensor.shape))
             if view.box is None and view.parameter.is_sharded():
                 target = view.parameter.tensor
+            elif owners(tensor):  # which init would ask for its place
+                target = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         try:
             if view is None and self._fill_temporary(generator, function, tensor, *given):
                 return tensor
@@ -226,6 +297,8 @@ class Fills(_patch.Handler):
                 generator = self._generator
             with torch.no_grad():
                 function(target, *given, generator, key=key)
+                if view is not None and view.box is not None and target is not tensor:
+                    tensor.copy_(target)
         except UnsupportedTensorError:
             return None
         if view is not None:
@@ -256,7 +329,7 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
 def _with_marks(tensor: Tensor, view: ParameterView | None) -> Tensor:
     """Return a tensor whose attributes say which part of a larger one it is: `.data` has none of them."""
     if view is not None and view.box is None and is_marked(view.parameter.tensor):
-        return view.parameter.tensor if tensor.shape == view.parameter.tensor.shape else tensor
+        return view.parameter.tensor
     return tensor
 
 
@@ -266,7 +339,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.dtype not in SUPPORTED_DTYPES
         or tensor.layout is not STRIDED
         or tensor.is_meta
-        or (tensor.numel() == 0 and not is_marked(tensor))
+        or (tensor.numel() == 0 and not is_marked(tensor) and not owners(tensor))
         or tensor.is_neg()
         or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()

@@ -49,6 +49,11 @@ METHODS: dict[Callable[..., Any], Callable[..., Request]] = {
 DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
+# Methods that write other values than draws. To a placeholder's empty memory they would write nothing.
+_CHANGES = """zero_ fill_ copy_ add_ sub_ mul_ div_ clamp_ erfinv_ exp_ log_ exponential_ log_normal_ cauchy_
+    bernoulli_ random_ geometric_ masked_fill_ index_fill_ index_copy_ fill_diagonal_ lerp_ __setitem__"""
+CHANGES = frozenset(getattr(torch.Tensor, name) for name in _CHANGES.split())
+CONSTANTS = (torch.Tensor.zero_, torch.Tensor.fill_)
 # From all arguments of a function of torch.nn.init, in order, but for the last, its generator.
 INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     "normal_": lambda tensor, mean, std: init.normal_distribution(float(mean), float(std)),
@@ -64,5 +69,6 @@ INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     ),
 }
 MATRIX_FUNCTIONS = ("orthogonal_", "sparse_")  # which draw more than the tensor's values
+BY_PLACE = ("normal_", "uniform_", "trunc_normal_")  # whose values do not depend on a tensor's shape
 # Which draw nothing: PyTorch's are right but for parameters of which a process holds a part.
 FIXED_FUNCTIONS = ("constant_", "dirac_", "eye_", "ones_", "zeros_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext._engine import Box, extent, row_major, span
-from convinit_ext.sharding import is_marked, is_sharded, logical_shape, parts
+from convinit_ext.sharding import (
+    is_flat_piece,
+    is_marked,
+    is_placeholder,
+    is_sharded,
+    local_of,
+    logical_shape,
+    parts,
+)
 
 
 class Layout(NamedTuple):
@@ -158,6 +166,38 @@ class ParameterView:
         else:
             parameter.num_part_fills[self.elements] = number + 1 - parameter.num_fills
 
+    def check_not_cut(self, tensor: Tensor, by_place: bool = False) -> None:
+        """Check that a slice of another framework's part is what it is on one process, and no part of that.
+
+        Args:
+            tensor: the slice.
+            by_place: whether its values depend on where each element is alone, not on the slice's shape.
+
+        Raises:
+            ValueError: it is a part, or a slice of a range of the flattened parameter.
+        """
+        whole, box = self.parameter.tensor, self.box
+        if box is None or not is_marked(whole):  # of a DTensor's local tensor fans are what the code computes
+            return
+        local, shape = local_of(whole).shape, logical_shape(whole)
+        is_flat = len(local) != len(shape) or is_flat_piece(whole)
+        if is_flat and self.elements is not None and not is_placeholder(whole):
+            about = "this process has a range of the flattened parameter, whose slices are no slices of it"
+        elif by_place:
+            return
+        else:
+            cut = zip(row_major(shape), local, shape, strict=False)
+            is_whole = not is_flat and not any(
+                size != full and _runs_along(step, full, tensor.shape, box) for step, size, full in cut
+            )
+            if is_whole:
+                return
+            about = "this process has a part of the parameter, and of the slice"
+        raise ValueError(
+            f"cannot fill this slice of {self.parameter.name!r} inside intercept: {about}. Fill the "
+            "parameter itself, or the slice by a function of convinit_ext.init with key= and shard="
+        )
+
     def key_name(self, number: int, shape: torch.Size | None = None) -> str:
         """Return the name of the key of the fill of this number.
 
@@ -169,6 +209,14 @@ class ParameterView:
         if shape is not None and self.box is not None and self.elements is not None:
             name += f"[{self.box.start},{tuple(shape)},{tuple(self.box.strides)}]"
         return f"{name}#{number}" if number else name
+
+
+def is_recorded(tensor: Tensor) -> bool:
+    """Return whether autograd recorded how a tensor came about: a view, or a copy of something else."""
+    try:
+        return tensor.grad_fn is not None
+    except RuntimeError:  # of one of chunk's views, when another has changed
+        return True
 
 
 @lru_cache(maxsize=1024)
@@ -204,6 +252,14 @@ def box_in(view: Layout, whole: Layout, place: Box | None = None) -> Box | None:
         return None
     is_in_order = whole.strides == place.strides == row_major(whole.shape)
     return Box(place.start + steps[0], view.strides if is_in_order else tuple(steps[1:]))
+
+
+def _runs_along(step: int, size: int, view: Sequence[int], box: Box) -> bool:
+    """Return whether a view's elements differ in one index of the logical tensor, of this step and size."""
+    return any(
+        stride % (step * size) and box.start % step + stride * (count - 1) >= step
+        for stride, count in zip(box.strides, view, strict=True)
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -44,6 +44,7 @@ from convinit_ext.recipes import (
     is_distribution,
     is_values,
     layout_key,
+    named,
     original,
     patterns,
 )
@@ -189,12 +190,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
             return rule.init
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
-    except (TypeError, AttributeError, ValueError, ZeroDivisionError, RuntimeError) as error:  # a user's
-        about = f"{kind} {target.name!r}, {rule.text}"
-        kinds = (TypeError, AttributeError)  # the latter of one that knows only some modules
-        raise next((each for each in kinds if isinstance(error, each)), ValueError)(
-            f"{about}: {error}"
-        ) from error
+    except Exception as error:  # a user's
+        raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 
 def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
@@ -303,7 +300,7 @@ def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Re
         )
     others = {each.name for each in held} - {each.name for each in lost}
     names = _patterns([each.name for each in lost], others)
-    rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
+    rules = listed(f"Rule(Constant(0.0), name={name!r})" for name in names)
     rest = recipe.name.upper() if recipe.name in RECIPES else "the others"
     return (
         f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "

@@ -19,7 +19,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import PLAIN, span
+from convinit_ext._engine import PLAIN, listed, span
 from convinit_ext.keys import canonical_name
 from convinit_ext.sharding import local_of
 
@@ -172,7 +172,7 @@ def _check_shapes(nodes: Sequence[NamedModule]) -> None:
     ]
     if absent:
         raise ValueError(
-            f"parameters or buffers without a shape yet: {', '.join(absent)}; "
+            f"parameters or buffers without a shape yet: {listed(absent)}; "
             "run their lazy modules on an input first"
         )
 

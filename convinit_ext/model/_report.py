@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 
 from convinit_ext._engine import listed
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
@@ -32,13 +33,13 @@ class ReportRow(NamedTuple):
 
     Args:
         name: canonical name.
-        shape: of the tensor.
+        shape: of the tensor; where this process holds a part, of the whole.
         dtype: "float32".
         initialiser: in the words of torch.nn.init.
         fan_in: None where the values do not depend on fans.
         fan_out: likewise.
         std: standard deviation of the distribution; NaN where the values are not drawn.
-        num_bytes: size of the tensor.
+        num_bytes: of what this process holds of it.
     """
 
     name: str
@@ -85,6 +86,12 @@ class Report:
         return sum(row.num_bytes for row in self.rows)
 
     @property
+    def is_part(self) -> bool:
+        """Whether this process holds parts of tensors, so that `num_bytes` is of fewer elements."""
+        sizes = ((row.num_elements * getattr(torch, row.dtype).itemsize, row.num_bytes) for row in self.rows)
+        return any(whole != held for whole, held in sizes)
+
+    @property
     def bytes_per_second(self) -> float:
         return self.num_bytes / self.seconds if self.seconds > 0 else 0.0
 
@@ -113,9 +120,10 @@ class Report:
         '0 tensors, 0 elements, 0 B in 0.500 s (0 B/s); recipe he, seed 7'
         """
         done = f"in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s)"
+        whole, here = (" of the whole", " of it in this process") if self.is_part else ("", "")
         return (
-            f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements, "
-            f"{size_text(self.num_bytes)} {'planned, nothing done' if self.dry else done}; "
+            f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements{whole}, "
+            f"{size_text(self.num_bytes)}{here} {'planned, nothing done' if self.dry else done}; "
             f"recipe {self.recipe}, seed {self.seed}"
         )
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from convinit_ext._engine import excerpt, listed
 from convinit_ext.model._plan import Row
 from convinit_ext.sharding import Runs, logical_shape
 
@@ -87,7 +88,7 @@ def limit(row: Row, rows: Sequence[Rows], reading: bool) -> None:
     except IndexError as error:
         raise ValueError(f"{about} has no row {error}") from error
     if not any(runs):
-        raise ValueError(f"{about} has none of these rows: {', '.join(map(str, rows))}")
+        raise ValueError(f"{about} has none of these rows: {listed(map(excerpt, rows))}")
     if row.tensor.is_meta and not reading:
         raise ValueError(f"{about} is on the meta device: its other rows have no values; choose it whole")
     if runs != (range(shape[0]),):

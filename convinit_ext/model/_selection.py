@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
+from convinit_ext._engine import listed
 from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._parametrize import plain_name
 from convinit_ext.model._rows import WHOLE, Rows, checked_rows
-from convinit_ext.recipes import patterns
+from convinit_ext.recipes import named, patterns
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice | Iterable[int]] | None"
@@ -146,7 +147,7 @@ class _Set:
 
     def check_used(self) -> None:
         if self._unused:
-            shown = ", ".join(repr(each) for each in self._unused.values())
+            shown = listed(map(repr, self._unused.values()))
             raise ValueError(f"{self._what} chooses nothing by {shown}: no parameter or buffer fits")
 
 
@@ -207,6 +208,8 @@ def _by_function(names: list[str], buffers: list[str], function: Callable[[str],
             if name in buffers:
                 continue
             raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
+        except Exception as error:  # the user's
+            raise named(error, f"names: the function, called with {name!r}") from error
     return mapped | {name: name for name in buffers if name not in mapped}
 
 
@@ -229,9 +232,7 @@ def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, st
         mapped[name] = name if found is None else _replaced(name, found, prefixes[found])
         unused.discard(name if found is None else found)
     if unused:
-        raise ValueError(
-            f"names: no parameter is called or begins with {', '.join(map(repr, sorted(unused)))}"
-        )
+        raise ValueError(f"names: no parameter is called or begins with {listed(map(repr, sorted(unused)))}")
     return mapped
 
 

@@ -48,6 +48,7 @@ from convinit_ext.recipes._target import Fan as Fan
 from convinit_ext.recipes._target import Target
 from convinit_ext.recipes._target import call as call
 from convinit_ext.recipes._target import layout_key as layout_key
+from convinit_ext.recipes._target import named as named
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [

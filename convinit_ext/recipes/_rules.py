@@ -10,7 +10,7 @@ from torch import nn
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._initialisers import Initialiser, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._target import Target, call
+from convinit_ext.recipes._target import Target, call, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Rule:
             return False
         try:
             return self.where is None or bool(call(self.where, target))
-        except (AttributeError, RuntimeError) as error:  # not every module has the attribute; no values
-            raise type(error)(f"{target.name!r}, where of {self.text}: {error}") from error
+        except Exception as error:  # the user's: not every module has the attribute
+            raise named(error, f"{target.name!r}, where of {self.text}") from error
 
     @property
     def text(self) -> str:

@@ -9,7 +9,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._C import _has_storage
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import distributions
 from convinit_ext.distributions import PYTORCH, Axes, Axis
@@ -75,6 +77,7 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
     Raises:
         ValueError: it says a tensor on the meta device.
+        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written.
     """
     if is_own(function):
         return function(target)
@@ -85,7 +88,8 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
         each[leaf] = shown
     try:
         plain = None if target.plain is None else replace(target.plain, tensor=shown)
-        found = function(replace(target, tensor=shown, plain=plain))
+        with _Untouched(target):
+            found = function(replace(target, tensor=shown, plain=plain))
     finally:
         for each in held:
             each[leaf] = target.tensor
@@ -97,10 +101,54 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
     return found
 
 
+def named(error: Exception, about: str) -> Exception:
+    """Return the error of a user's function with what it was asked about before its text.
+
+    A TypeError, AttributeError, LookupError or RuntimeError stays one, and any other becomes a ValueError:
+    these take a text alone, which an error of the user's own need not.
+    """
+    kinds = (TypeError, AttributeError, RuntimeError, ValueError, LookupError)
+    kind = next((each for each in kinds if isinstance(error, each)), None)
+    says_little = kind in (None, LookupError) or not str(error)
+    return (kind or ValueError)(f"{about}: {repr(error) if says_little else error}")
+
+
 def is_own(function: Callable[..., Any]) -> bool:
     """Return whether a function is this package's, which writes to no tensor."""
     module = getattr(function, "__module__", None)
     return module is not None and module.startswith(_OWN)
+
+
+class _Untouched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's has no types
+    """Keeps a function from writing to the parameters and buffers of a model."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._model: nn.Module = (*target.parents, target.module)[0]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for at, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = kwargs.get(argument.name) if at >= len(args) else args[at]
+                for each in given if isinstance(given, list | tuple) else [given]:
+                    if isinstance(each, Tensor) and not each.is_meta:
+                        self._check_not_written(each)
+        return func(*args, **kwargs)
+
+    def _check_not_written(self, tensor: Tensor) -> None:
+        for name, own in (*self._model.named_parameters(), *self._model.named_buffers()):
+            if _share_memory(tensor, own):
+                raise RuntimeError(
+                    f"it writes to {name!r} while the model is planned; accepted are functions that return "
+                    "what target.tensor is to hold"
+                )
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    a, b = (getattr(each, "_local_tensor", each) for each in (a, b))  # of a DTensor
+    has = _has_storage(a) and _has_storage(b)
+    return a is b or (has and a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
 def _shown(tensor: Tensor) -> Tensor:

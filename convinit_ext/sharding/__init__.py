@@ -2,6 +2,14 @@
 
 from convinit_ext.sharding import _dtensor as boxes
 from convinit_ext.sharding import _ranks as ranks
+from convinit_ext.sharding._aliases import (
+    FSDP,
+    MEGATRON,
+    check_not_alias,
+    check_not_slice,
+    may_be_alias,
+    owners,
+)
 from convinit_ext.sharding._dtensor import (
     FsdpState,
     copy_whole_,
@@ -22,6 +30,7 @@ from convinit_ext.sharding._foreign import (
     check_foreign,
     is_flat_piece,
     is_marked,
+    is_placeholder,
     keeps_dtype,
     settle,
 )
@@ -32,6 +41,8 @@ from convinit_ext.sharding._ranks import Ranks, added_up, check_same, gathered, 
 from convinit_ext.sharding._shard import Runs, Shard
 
 __all__ = [
+    "FSDP",
+    "MEGATRON",
     "FlatPiece",
     "FsdpState",
     "Part",
@@ -44,6 +55,8 @@ __all__ = [
     "check_alone",
     "check_foreign",
     "check_name",
+    "check_not_alias",
+    "check_not_slice",
     "check_same",
     "copy_whole_",
     "flat_pieces",
@@ -54,13 +67,16 @@ __all__ = [
     "is_flat_piece",
     "is_marked",
     "is_partial",
+    "is_placeholder",
     "is_sharded",
     "keeps_dtype",
     "local_of",
     "logical",
     "logical_shape",
+    "may_be_alias",
     "members",
     "note_layers",
+    "owners",
     "parts",
     "place",
     "ranks",

@@ -64,6 +64,11 @@ def is_flat_piece(tensor: Tensor) -> bool:
     return _FLAT in tensor.__dict__ and foreign(tensor) is not None
 
 
+def is_placeholder(tensor: Tensor) -> bool:
+    """Return whether a parameter is one of ZeRO-3's, whose own memory is empty."""
+    return _ZERO3 in tensor.__dict__ and foreign(tensor) is not None
+
+
 def is_of_flat(tensor: Tensor) -> bool:
     """Return whether FullyShardedDataParallel made a tensor, or took it, for its flat parameter."""
     return _FLAT in tensor.__dict__

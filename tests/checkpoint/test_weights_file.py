@@ -169,6 +169,12 @@ def test_what_is_no_file(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         open_weights(tmp_path / "a.safetensors")
     os.mkfifo(tmp_path / "pipe")
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        folder = tmp_path / f"with {name}"
+        folder.mkdir()
+        os.mkfifo(folder / name)
+        with pytest.raises(WeightsError, match=f"{name}: must be a file$"):
+            fingerprint(folder)
     with pytest.raises(WeightsError, match="must be a file or a folder"):
         open_weights(tmp_path / "pipe")
 

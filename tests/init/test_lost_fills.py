@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.nn import utils
 from torch.nn.utils import parametrizations, prune
 
-from convinit_ext import Key, init
+from convinit_ext import Key, init, intercept
 
 KEY = Key(0, "weight")
 LOST = "nothing else would see the values"
@@ -154,3 +154,24 @@ def test_what_dtensors_are_converted_to(name, placement, fill):
             assert table.grad_fn is None
         with torch.no_grad():  # what it was computed from is known to nobody
             assert fill(CONVERTED[name](table)).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["normal_", "uniform_", "trunc_normal_", "xavier_normal_", "orthogonal_", "eye_", "ones_"]
+)
+@pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_inside_intercept(wrap, name):
+    model = nn.Sequential(wrap(nn.Linear(4, 4)))
+    weight = model[0].weight
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for block in ((model, 3), (None, 3), (model,), ()):
+        with intercept(*block):
+            for lost in (weight, weight[:2]):
+                with pytest.raises(RuntimeError, match=LOST):
+                    getattr(nn.init, name)(lost)
+            plain = nn.Linear(4, 4)
+            getattr(nn.init, name)(plain.weight)
+            getattr(nn.init, name)(plain.weight[:2])
+    after = model.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)

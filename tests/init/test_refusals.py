@@ -28,6 +28,16 @@ def untouched_generator():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("function", [init.ones_, init.zeros_, init.eye_, init.identity_, init.constant_])
+def test_constants_are_not_written_to_freed_memory(function):
+    values = {"val": 2.0} if function is init.constant_ else {}
+    for tensor in (freed(4, 4), nn.Parameter(freed(4, 4))):
+        with pytest.raises(RuntimeError, match="holds no memory"):
+            function(tensor, **values)
+    with pytest.raises(RuntimeError, match="holds no memory"):
+        init.dirac_(freed(4, 4, 3))
+
+
 @pytest.mark.usefixtures("untouched_generator")
 @pytest.mark.parametrize("size", [4, 60_000])
 def test_bounds_that_a_dtype_cannot_hold_draw_nothing(size):

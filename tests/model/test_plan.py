@@ -260,7 +260,7 @@ def test_what_a_rules_function_writes_does_not_reach_the_model(kind, door, tmp_p
         "verify": lambda: verify(model, 0, rules),
         "save_model": lambda: save_model(model, tmp_path, 0, rules),
     }
-    with pytest.raises(ValueError, match=r"parameter '0\.weight', <lambda>: .*meta"):
+    with pytest.raises((ValueError, RuntimeError), match=r"parameter '0\.weight', <lambda>: .*meta"):
         doors[door]()
     assert torch.equal(model[0].weight, before)
 

@@ -9,7 +9,7 @@ import torch
 from reference import layer_key, reference
 from torch import nn
 
-from convinit_ext import Constant, Uniform, fingerprint, init_model_, plan_model
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model
 from convinit_ext.model import _api as model_module
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
@@ -321,3 +321,23 @@ def test_running_again_is_cheaper_than_planning_again(monkeypatch):
     plan = plan_model(Net(), recipe=[Rule(Constant(1.0))])
     monkeypatch.setattr(model_module, "make_plan", None)
     plan.run(3)
+
+
+def test_errors_about_many_names_list_the_first():
+    model = nn.ModuleList(nn.Linear(2, 2) for _ in range(300))
+    for index, layer in enumerate(model):
+        layer.register_parameter(f"odd{index}", nn.Parameter(torch.ones(2)))
+    many = [f"other{index}" for index in range(300)]
+    for options, said in (
+        ({"recipe": "he"}, "no rule for 300 parameters"),
+        ({"recipe": [Rule(Normal())], "names": dict.fromkeys(many, "x")}, r"begins with .* and 280 more"),
+        ({"recipe": [Rule(Normal())], "only": many}, "only chooses nothing by .* and 280 more"),
+        ({"recipe": [Rule(Normal())], "skip": many}, "skip chooses nothing by .* and 280 more"),
+        ({"recipe": [Rule(Normal())], "only": {"0.weight": range(2, 300)}}, "has no row 2"),
+    ):
+        with pytest.raises(ValueError, match=said) as raised:
+            plan_model(model, **options)
+        assert len(str(raised.value)) < 3000
+    lazy = nn.ModuleList(nn.LazyLinear(2) for _ in range(300))
+    with pytest.raises(ValueError, match=r"without a shape yet: .* and 580 more"):
+        plan_model(lazy)

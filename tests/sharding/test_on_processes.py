@@ -28,6 +28,7 @@ def cases(script: str, num_processes: int) -> list[str]:
         ("flat_ranks.py", 2, 1),  # the older FSDP
         ("foreign_ranks.py", 2, 8),
         ("foreign_ranks.py", 3, 8),
+        ("alias_ranks.py", 2, 3),
     ],
 )
 def test_on_processes(script: str, num_processes: int, num_cases: int):

@@ -74,6 +74,20 @@ def test_copies_presets_and_padding_rows(meta, dtype):
         assert report.num_bytes == sum(p.to_local().nbytes for p in model.parameters())
 
 
+def test_a_report_says_what_is_of_the_whole_and_what_is_here():
+    whole = init_model_(build(), 3, RECIPE)
+    assert not whole.is_part and "152 elements, 752 B in " in whole.summary()
+    for mesh in every_rank((2, 2)):
+        model = sharded(mesh, build())
+        held = sum(each.to_local().numel() * each.element_size() for each in model.parameters())
+        report = init_model_(model, 3, RECIPE)
+        assert report.is_part and report.num_bytes == held < whole.num_bytes
+        assert f"152 elements of the whole, {held} B of it in this process in " in report.summary()
+        assert [row.shape for row in report.rows] == [row.shape for row in whole.rows]
+        copies = distribute_module(nn.Linear(7, 5), mesh)
+        assert "40 elements, 160 B in " in init_model_(copies, 3).summary()
+
+
 def test_a_plan_runs_again_and_a_part_alone():
     whole = build()
     init_model_(whole, 5)
