@@ -57,7 +57,7 @@ PTX_ROWS := $(ARCHS:%=build/ptx/%/engine_rows)
 stop_if_a_tool_is_missing = $(eval missing := $(shell sh scripts/missing_tool.sh '$(PYTHON)' '$(CXX)'))$(if \
 	$(missing),$(error $(missing)))
 
-.PHONY: run test test-slow test-install test-wheel coverage test-clients with-clients fuzz test-zoo with-zoo bench docs lint format sanitize check-arm check-cuda check-ptx test-cuda-build clean
+.PHONY: run test test-slow test-install test-wheel coverage test-clients with-clients fuzz test-zoo with-zoo bench docs lint format sanitize check-races check-arm check-cuda check-ptx test-cuda-build clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/built
@@ -130,8 +130,9 @@ format: $(VENV)/lint-tools
 	$(VENV)/bin/clang-format -i $(CXX_SOURCES) $(CXX_TESTS)
 
 # The CPU kernels, and the GPU kernels' bodies on the CPU, alone, without torch, under AddressSanitizer and
-# UndefinedBehaviorSanitizer; the CPU kernels' threads under ThreadSanitizer.
-sanitize: $(NATIVE_TESTS:%=run/sanitize/%) run/races/tests/sanitize/fill_everything
+# UndefinedBehaviorSanitizer. The CPU kernels' threads under ThreadSanitizer, which takes minutes.
+sanitize: $(NATIVE_TESTS:%=run/sanitize/%)
+check-races: run/races/tests/sanitize/fill_everything
 
 run/%: build/%
 	$<

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._C import _has_storage
 from torch.compiler import is_compiling
 from torch.nn import Parameter
+from torch.nn.parameter import is_lazy
 
 from convinit_ext.sharding._flat import check_alone, note_alone
 from convinit_ext.sharding._foreign import foreign, is_flat_piece, is_marked, is_of_flat, is_placeholder
@@ -94,11 +95,12 @@ def _known(storage: int) -> Iterator[Tensor]:
 def _look(storage: int) -> None:
     """Note who holds which memory: parameters, what has marks, and all tensors of one storage."""
     _holders.clear()
-    for each in gc.get_objects():
-        if issubclass(type(each), Tensor) and _has_storage(each):
-            own = _storage(each)
-            if own == storage or issubclass(type(each), Parameter) or is_marked(each):
-                _holders.setdefault(own, []).append(ref(each))
+    with torch._C.DisableTorchFunctionSubclass():  # any tensor may turn up, and some refuse to be asked
+        for each in gc.get_objects():
+            if issubclass(type(each), Tensor) and not is_lazy(each) and _has_storage(each):
+                own = _storage(each)
+                if own == storage or issubclass(type(each), Parameter) or is_marked(each):
+                    _holders.setdefault(own, []).append(ref(each))
 
 
 def _storage(tensor: Tensor) -> int:

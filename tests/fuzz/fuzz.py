@@ -4,7 +4,7 @@ python tests/fuzz/fuzz.py [--minutes NUMBER] [--seed NUMBER]
 
 Cases are run in processes of their own, so that a crash and a hang are seen. Wrong is also an error that does
 not say what is wrong, and one after the first write. A case that finds something goes into corpus.jsonl,
-which test_fuzz.py runs.
+which test_corpus.py runs.
 """
 
 from __future__ import annotations

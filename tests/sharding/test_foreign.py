@@ -169,12 +169,20 @@ def test_offloaded_parameters(many):
             del holder._hf_hook
 
 
+class Asked(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, function, types, arguments=(), keywords=None):
+        raise AssertionError(function)
+
+
 def test_a_view_of_a_part_is_refused():
     weight = model_with(megatron)[1].weight
     before = weight.detach().clone()
+    others = nn.LazyLinear(2), Asked(torch.zeros(3))  # tensors of the process that refuse to be asked
     for fill in (init.normal_, init.ones_, init.orthogonal_):
         with pytest.raises(ValueError, match=r"(view|part along dim 0) of a .*parameter.* key= and shard="):
             fill(weight[:2])
     assert torch.equal(weight, before)
     init.normal_(weight[:2], key=Key(3, "w"), shard=Shard.split((8, 4), 0, 1, 4))
     assert torch.equal(weight[:2], init.normal_(torch.empty(8, 4), key=Key(3, "w"))[2:4])
+    assert len(others) == 2
