@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
@@ -175,14 +176,22 @@ class Asked(torch.Tensor):
         raise AssertionError(function)
 
 
+def test_an_alias_of_a_part_is_refused_whatever_else_there_is(monkeypatch):
+    """Some tensors of the process refuse to be asked."""
+    monkeypatch.setitem(sys.modules, "megatron.core.parallel_state", types.ModuleType("parallel_state"))
+    weight = model_with(megatron)[1].weight
+    others = nn.LazyLinear(2), Asked(torch.zeros(3))
+    with pytest.raises(ValueError, match="as Megatron cuts it"):
+        init.normal_(weight.data)
+    del others
+
+
 def test_a_view_of_a_part_is_refused():
     weight = model_with(megatron)[1].weight
     before = weight.detach().clone()
-    others = nn.LazyLinear(2), Asked(torch.zeros(3))  # tensors of the process that refuse to be asked
     for fill in (init.normal_, init.ones_, init.orthogonal_):
         with pytest.raises(ValueError, match=r"(view|part along dim 0) of a .*parameter.* key= and shard="):
             fill(weight[:2])
     assert torch.equal(weight, before)
     init.normal_(weight[:2], key=Key(3, "w"), shard=Shard.split((8, 4), 0, 1, 4))
     assert torch.equal(weight[:2], init.normal_(torch.empty(8, 4), key=Key(3, "w"))[2:4])
-    assert len(others) == 2
