@@ -17,7 +17,6 @@ from torch import Tensor
 from torch._C import _has_storage
 from torch.compiler import is_compiling
 from torch.nn import Parameter
-from torch.nn.parameter import is_lazy
 
 from convinit_ext.sharding._flat import check_alone, note_alone
 from convinit_ext.sharding._foreign import foreign, is_flat_piece, is_marked, is_of_flat, is_placeholder
@@ -97,7 +96,7 @@ def _look(storage: int) -> None:
     _holders.clear()
     with torch._C.DisableTorchFunctionSubclass():  # any tensor may turn up, and some refuse to be asked
         for each in gc.get_objects():
-            if issubclass(type(each), Tensor) and not is_lazy(each) and _has_storage(each):
+            if issubclass(type(each), Tensor) and _has_storage(each):
                 own = _storage(each)
                 if own == storage or issubclass(type(each), Parameter) or is_marked(each):
                     _holders.setdefault(own, []).append(ref(each))
