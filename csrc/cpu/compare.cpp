@@ -37,15 +37,18 @@ void add(const Difference& part, Difference* whole) {
 void compare_run(const FillTask& task, const Functions& functions, int64_t index, int64_t count,
                  const char* present, int64_t size, char* buffer, Difference* found) {
   while (count > 0) {
-    const int64_t same = functions.match(task.distribution, task.key, index, count, present);
+    const int64_t same =
+        functions.match == nullptr ? 0 : functions.match(task.distribution, task.key, index, count, present);
     const int64_t length = std::min(count - same, kStretchBytes / size);
     if (length > 0) {
       functions.generate(task.distribution, task.key, index + same, length, buffer);
-      Difference part = visit_bits(size, [&](auto bits) {
-        return compare_items<decltype(bits)>(buffer, present + same * size, length);
-      });
-      part.first += index + same;
-      add(part, found);
+      if (std::memcmp(buffer, present + same * size, static_cast<size_t>(length * size)) != 0) {
+        Difference part = visit_bits(size, [&](auto bits) {
+          return compare_items<decltype(bits)>(buffer, present + same * size, length);
+        });
+        part.first += index + same;
+        add(part, found);
+      }
     }
     index += same + length;
     count -= same + length;

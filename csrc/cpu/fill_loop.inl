@@ -144,6 +144,10 @@ static void generate(const Distribution& distribution, const Key& key, int64_t s
   visit<Sampler, Out>(distribution, key, start, count, &writer);
 }
 
+#ifdef CONVINIT_WITHOUT_MATCH
+template <class Sampler, class Out>
+constexpr MatchFunction match = nullptr;
+#else
 template <class Sampler, class Out>
 static int64_t match(const Distribution& distribution, const Key& key, int64_t start, int64_t count,
                      const void* memory) {
@@ -151,6 +155,7 @@ static int64_t match(const Distribution& distribution, const Key& key, int64_t s
   visit<Sampler, Out>(distribution, key, start, count, &matcher);
   return matcher.num_same();
 }
+#endif
 
 template <class Out>
 CONVINIT_HD Out constant_of(const Distribution& distribution) {
@@ -186,6 +191,18 @@ template <class Sampler, class Out>
 static constexpr Functions functions() {
   return {generate<Sampler, Out>, match<Sampler, Out>};
 }
+// Values that take long to make: a buffer between them and the memory costs next to nothing.
+template <class Sampler, class Out>
+static constexpr Functions functions_without_match() {
+  return {generate<Sampler, Out>, nullptr};
+}
+template <class Out>
+static constexpr Functions normals() {
+  if constexpr (sizeof(Out) == sizeof(double))
+    return functions_without_match<Normal, Out>();
+  else
+    return functions<Normal, Out>();
+}
 template <class Out>
 static constexpr Functions constants() {
   return {generate_constant<Out>, match_constant<Out>};
@@ -199,8 +216,8 @@ static constexpr FunctionTable table_of(const char* isa) {
           multiply,
           {{constants<Out>()...},
            {functions<Uniform, Out>()...},
-           {functions<Normal, Out>()...},
-           {functions<TruncatedNormal, Out>()...}}};
+           {normals<Out>()...},
+           {functions_without_match<TruncatedNormal, Out>()...}}};
 }
 static constexpr FunctionTable make_table(const char* isa) {
   return table_of<float, double, Half, BFloat16, Float8E4M3, Float8E5M2>(isa);

@@ -24,6 +24,7 @@ CONVINIT_HD void store(double* to, F64 even, F64 odd) {
 }  // namespace scalar
 }  // namespace convinit
 
+#define CONVINIT_WITHOUT_MATCH
 #include "cpu/fill_loop.inl"
 
 namespace convinit {

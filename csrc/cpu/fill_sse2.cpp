@@ -13,6 +13,7 @@
 #endif
 
 #define CONVINIT_LANES sse2
+#define CONVINIT_WITHOUT_MATCH
 #define CONVINIT_HD_CALLED static __attribute__((noinline, unused))
 #include "cpu/lanes_sse2.inl"
 

@@ -16,7 +16,8 @@ using GenerateFunction = void (*)(const Distribution& distribution, const Key& k
                                   int64_t count, void* out);
 
 // How many of the values that GenerateFunction writes are in memory already, bit for bit, before the first
-// group that has one that is not: `count` if all are.
+// group that has one that is not: `count` if all are. Null where every loop's code twice is too much: of
+// values that take long to make, and for instruction sets that few machines end with.
 using MatchFunction = int64_t (*)(const Distribution& distribution, const Key& key, int64_t start,
                                   int64_t count, const void* memory);
 
