@@ -33,7 +33,7 @@ class Handler:
 
     def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
         """Fill for a function of this name with all these arguments; return None to decline."""
-        raise NotImplementedError
+        raise NotImplementedError  # of each kind of block its own
 
 
 def _patched_code(function: FunctionType) -> CodeType:

@@ -177,10 +177,10 @@ def _is_copy(values: Values) -> bool:
 def _checked(rule: Rule, target: Target, found: object) -> Values:
     """Return what a rule says of a parameter, if that is something that a parameter can be."""
     inner = found.distribution if isinstance(found, RowZeroed) else found
-    if not is_values(inner) or isinstance(inner, RowZeroed):
+    if not (is_values(found) and is_values(inner)) or isinstance(inner, RowZeroed):
         about = f"parameter {target.name!r}, {rule.text}"
         raise TypeError(f"{about}: must return a distribution, not {inner!r}")
-    return found  # type: ignore[return-value]  # RowZeroed or what it has inside
+    return found
 
 
 def said(rule: Rule, target: Target, kind: str) -> object:

@@ -44,7 +44,7 @@ class Offers:
         if values is None:
             values = _by_name(leaf, held.tensor)
         if values is None and held.tensor.is_meta:
-            values = _of_frozen_norm(node.module, leaf)
+            values = _of_frozen_norm(node.module, leaf, held.tensor)
         if values is None and held.tensor.is_meta:
             made = constructed(node.module, node.parents)
             buffer = None if made is None else made._buffers.get(leaf)
@@ -52,12 +52,12 @@ class Offers:
         return values if values is not None and values.shape == held.tensor.shape else None
 
 
-def _of_frozen_norm(module: nn.Module, leaf: str) -> Tensor | None:
+def _of_frozen_norm(module: nn.Module, leaf: str, buffer: Tensor) -> Tensor | None:
     """What DETR's frozen BatchNorm, which has buffers alone, starts from."""
     start = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.get(leaf)
     if start is None or "FrozenBatchNorm" not in type(module).__name__:
         return None
-    return torch.full_like(module._buffers[leaf], start, device="cpu")  # type: ignore[arg-type]  # it is not None
+    return torch.full_like(buffer, start, device="cpu")
 
 
 def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:

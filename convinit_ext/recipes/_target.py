@@ -123,7 +123,7 @@ class _Untouched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
     """Keeps a function from writing to the parameters and buffers of a model."""
 
     def __init__(self, target: Target) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self._model: nn.Module = (*target.parents, target.module)[0]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

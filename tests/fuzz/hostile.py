@@ -5,18 +5,18 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import math  # noqa: F401
+import math  # noqa: F401  # for eval
 import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np  # noqa: F401
+import numpy as np  # noqa: F401  # for eval
 import torch
 from safetensors.torch import save
-from torch import nn  # noqa: F401
+from torch import nn  # noqa: F401  # for eval
 
 import convinit_ext as package
-from convinit_ext import Key, Shard, init, recipes  # noqa: F401
+from convinit_ext import Key, Shard, init, recipes  # noqa: F401  # for eval
 
 # Python text, by which the corpus says what an argument was.
 HOSTILE = """None; True; 0; 1; -1; 2**31; 2**63; -(2**63) - 1; 10**400; 0.5; -0.0; 1e308; 1j; math.nan
