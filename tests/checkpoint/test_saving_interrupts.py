@@ -93,10 +93,10 @@ def test_interrupts_at_any_moment(tmp_path, monkeypatch):
     seconds = time.perf_counter() - began
     descriptors, num_interrupted = os.listdir("/proc/self/fd"), 0
     for step in range(40):
-        folder = tmp_path / f"out {step}"
+        folder, whose = tmp_path / f"out {step}", model()  # PyTorch's own modes do not stand an interrupt
         try:
             with interrupts(1e-4 + seconds * step / 40, 0.002, 1 + step % 3):
-                save_model(model(), folder, seed=step, **arguments)
+                save_model(whose, folder, seed=step, **arguments)
         except Interrupt:
             num_interrupted += 1
         there = {each.name: each.stat().st_size for each in folder.iterdir()} if folder.is_dir() else {}
@@ -106,7 +106,7 @@ def test_interrupts_at_any_moment(tmp_path, monkeypatch):
         assert verify(folder, seed=step, model=model())
         gc.collect()  # an interrupt's traceback may hold a file that is closed with it
         assert os.listdir("/proc/self/fd") == descriptors
-    assert num_interrupted > 10
+    assert num_interrupted > 10 and torch.empty(0).device.type == "cpu"
 
 
 class InterruptAt:
