@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 from filling import Backend, available_backends, forced_isa
+from torch._C import _len_torch_function_stack, _pop_torch_function_stack
 
 from convinit_ext import _C
 
@@ -26,6 +27,14 @@ def pytest_configure() -> None:
     if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
         torch.set_num_threads(max(2, (os.cpu_count() or 1) // num_workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def no_mode_stays():
+    """A test that leaves one of PyTorch's modes active fails by itself, and none after it."""
+    yield
+    left = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
+    assert not left
 
 
 @pytest.fixture(params=_C.available_isas())

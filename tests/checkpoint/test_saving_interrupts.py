@@ -90,7 +90,8 @@ def test_interrupts_at_any_moment(tmp_path, monkeypatch):
     arguments = {"max_shard_size": "100KB", "overwrite": True}
     seconds = []
     for number in range(3):  # the first may take much longer than those to be interrupted
-        began, files = time.perf_counter(), save_model(model(), tmp_path / f"whole {number}", **arguments).files
+        began = time.perf_counter()
+        files = save_model(model(), tmp_path / f"whole {number}", **arguments).files
         seconds.append(time.perf_counter() - began)
     sizes = {each.name: each.num_bytes for each in files}
     descriptors, num_interrupted = os.listdir("/proc/self/fd"), 0
