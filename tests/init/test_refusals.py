@@ -181,7 +181,6 @@ MEMBERS = {
     },
     "drawn": init.normal_,
     "sparse_": functools.partial(init.sparse_, sparsity=0.5, key=Key(0, "weight")),
-    "eye_": init.eye_,
     "identity_": init.identity_,
 }
 
@@ -211,9 +210,10 @@ def test_new_tensors_inside_of_vmap_have_equal_values(name):
         init.zeros_,
         init.ones_,
         lambda member: init.constant_(member, 2.0),
+        init.eye_,
         lambda m: init.dirac_(m[..., None]),
     ],
-    ids=["zeros_", "ones_", "constant_", "dirac_"],
+    ids=["zeros_", "ones_", "constant_", "eye_", "dirac_"],
 )
 def test_constants_of_members_of_a_batch(fill):
     members = torch.full((2, 3, 3), 7.0)
@@ -237,6 +237,25 @@ def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
     assert fill(fake_weight, **given) is fake_weight
     if fill is init.normal_:
         fill(fake_weight, **given, shard=Shard((8, 3), (4, 0)))
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)],
+)
+def test_fake_tensors_outside_their_mode_take_constants(fill):
+    fake_weight = FakeTensorMode().from_tensor(torch.zeros(4, 3))
+    assert fill(fake_weight) is fake_weight
+    fake_kernel = fake_weight[..., None]
+    assert init.dirac_(fake_kernel) is fake_kernel
+
+
+@pytest.mark.parametrize(("fill", "shape"), [(init.eye_, (3, 3)), (init.dirac_, (3, 3, 1))])
+def test_ones_on_a_diagonal_are_of_dense_tensors(fill, shape):
+    weight = torch.full(shape, 7.0).to_sparse()
+    with pytest.raises(NotImplementedError, match=r"layout torch\.sparse_coo"):
+        fill(weight)
+    assert torch.equal(weight.to_dense(), torch.full(shape, 7.0))
 
 
 @pytest.mark.parametrize(
