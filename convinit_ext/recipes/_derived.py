@@ -18,7 +18,7 @@ from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import NO_MEMORY, ops
+from convinit_ext._engine import check_memory, ops
 from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
@@ -192,7 +192,7 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
     Raises:
         TypeError: a quantised or nested one.
-        ValueError: a fake one where `target` is none, or one whose memory was freed.
+        ValueError: a fake one where `target` is none, or one whose memory was freed, or a part of it.
     """
     if values.is_quantized or values.is_nested:
         kind = "quantised" if values.is_quantized else "nested"
@@ -200,10 +200,13 @@ def check_given(values: Tensor, target: Tensor) -> None:
     if isinstance(values, FakeTensor):
         if not (isinstance(target, FakeTensor) or _dispatch_modes()):
             raise ValueError("a fake tensor has no values; accepted is one with memory")
-    elif is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
         return
-    elif values.numel() and not values.untyped_storage().size():
-        raise ValueError(NO_MEMORY)
+    if is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
+        return
+    try:
+        check_memory(values)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:

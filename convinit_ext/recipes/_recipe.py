@@ -12,12 +12,13 @@ from typing import Any, TypeVar
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._depth import ByDepth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
+from convinit_ext.recipes._functions import is_own
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import original, scaled
-from convinit_ext.recipes._target import Target, is_own
+from convinit_ext.recipes._target import Target
 
 _T = TypeVar("_T")
 
