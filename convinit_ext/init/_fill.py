@@ -85,8 +85,6 @@ def fill_(
     if (
         shard is None
         and is_plain(tensor)
-        and (not tensor.__dict__ or not is_marked(tensor))
-        and tensor.is_contiguous()
         and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
         params = distribution.params

@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch._C import _has_storage
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys
@@ -98,6 +99,7 @@ class Tracker:
         for each in walk.buffers(nodes):
             if not is_lazy(each.tensor) and each.tensor.is_floating_point():
                 found.append(each)
+        found = [each for each in found if _has_storage(local_of(each.tensor))]  # PyTorch fills the others
         names = [keys.canonical_name(each.name) for each in found]
         words = torch.split(keys.of_names(self._seed, names), 1) if names else ()
         self._by_storage: dict[int, list[TrackedParameter]] = {}
@@ -131,7 +133,8 @@ class Tracker:
         return is_shared and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
-        return [_storage(member) for member in self._members if isinstance(member, Tensor)]
+        tensors = (each for each in self._members if isinstance(each, Tensor))
+        return [_storage(each) for each in tensors if _has_storage(each)]
 
 
 def _storage(tensor: Tensor) -> int:

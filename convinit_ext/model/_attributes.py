@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ _RECOMPUTED = ("_g", "_orig")
 
 
 def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
-    """Every tensor in a plain attribute of a module, or in a list, tuple or dict there, once.
+    """Every tensor in a plain attribute of a module, or in a container there, once.
 
     Those that are parameters or buffers too are left out, and weights that a hook computes before each call.
     """
@@ -44,10 +46,21 @@ def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
                 yield found
 
 
-def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors_in(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:
+    """Yield every tensor in a value with what leads there, whatever containers and modules are around it."""
     if isinstance(value, Tensor):
         yield name, value
-    elif type(value) in (list, tuple):
-        yield from ((f"{name}[{at}]", each) for at, each in enumerate(value) if isinstance(each, Tensor))
-    elif type(value) is dict:
-        yield from ((f"{name}[{key!r}]", each) for key, each in value.items() if isinstance(each, Tensor))
+        return
+    inside: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        inside = ((f"{name}[{key!r}]", each) for key, each in value.items())
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        inside = ((f"{name}[{at}]", each) for at, each in enumerate(value))
+    elif isinstance(value, nn.Module):  # in a list it is no part of the model
+        held = (*value.named_parameters(), *value.named_buffers())
+        inside = ((f"{name}.{leaf}", each) for leaf, each in held)
+    elif is_dataclass(value) and not isinstance(value, type):
+        inside = ((f"{name}.{each.name}", getattr(value, each.name, None)) for each in fields(value))
+    if id(value) not in within:
+        for leaf, each in inside:
+            yield from _tensors_in(leaf, each, (*within, id(value)))

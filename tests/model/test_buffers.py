@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import types
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
 from meshes import every_rank
 from reference import layer_key, reference
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model
@@ -312,7 +315,43 @@ def test_buffers_of_a_deep_copy_hold_what_they_should():
     assert copied.scale.eq(5).all() and torch.equal(copied.inner.table, model.inner.table)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x], lambda x: (x,), lambda x: {"a": x}])
+class Pair(NamedTuple):
+    first: object
+
+
+@dataclass
+class Held:
+    value: object
+
+
+def in_a_circle(tensor: Tensor) -> list[object]:
+    held: list[object] = [tensor]
+    held.append(held)
+    return held
+
+
+def in_a_module(tensor: Tensor) -> list[object]:
+    module = nn.Module()
+    module.register_buffer("table", tensor)
+    return [module]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: [x],
+        lambda x: (x,),
+        lambda x: {"a": x},
+        lambda x: {"a": [{"b": (x,)}]},
+        lambda x: {x},
+        lambda x: deque([x]),
+        Pair,
+        Held,
+        in_a_circle,
+        in_a_module,
+    ],
+)
 def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2))
