@@ -96,8 +96,10 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
     """
     if is_compiling():
         return
-    check_not_batched(tensor, do)
-    if do not in _READS:
+    if do in _READS:
+        check_not_transformed(tensor, do)
+    else:
+        check_not_batched(tensor, do)
         check_inference(tensor)
     check_kind(tensor, do)
     if tensor.is_meta:
@@ -150,6 +152,16 @@ def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
                 "stacked, and pass the result in; for equal values in all members fill a new tensor inside"
             )
         tensor = get_unwrapped(tensor)
+
+
+def check_not_transformed(tensor: Tensor, do: str = "fill") -> None:
+    """Raise RuntimeError for what a transform of torch.func shows of a tensor, whose memory nobody sees."""
+    check_not_batched(tensor, do)
+    if is_functorch_wrapped_tensor(tensor):
+        raise RuntimeError(
+            f"cannot {do} a tensor inside a transform of torch.func, such as grad; do it outside, and pass "
+            "the parameters in (torch.func.functional_call)"
+        )
 
 
 def check_kind(tensor: Tensor, do: str = "fill") -> None:

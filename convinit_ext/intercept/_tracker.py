@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
 from types import FrameType
 
 import torch
@@ -18,9 +17,7 @@ from torch.nn.parameter import is_lazy
 from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.sharding import local_of, note_layers
-
-_num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+from convinit_ext.sharding import is_held_by_others, local_of, note_layers
 
 
 class Tracker:
@@ -40,8 +37,6 @@ class Tracker:
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
         self.num_temporaries: Counter[str] = Counter()  # filled in each scope
-        alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
-        self._num_users_of_one = _num_users(_storage(alone)) if _num_users else 0
         self._read()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
@@ -129,8 +124,7 @@ class Tracker:
         if id(tensor) in self._member_ids or not _C.has_members(self._modules, self._members):
             return True
         storage = _storage(local_of(tensor))
-        is_shared = _num_users is None or _num_users(storage) > self._num_users_of_one
-        return is_shared and self._present_storages() != self._storages
+        return is_held_by_others(storage) and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
         tensors = (each for each in self._members if isinstance(each, Tensor))

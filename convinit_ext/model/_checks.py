@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from convinit_ext._engine import (
     UnsupportedTensorError,
     check_dtype,
+    check_not_transformed,
     check_own_operations,
     check_tensor,
     in_fake_mode,
@@ -105,6 +106,7 @@ def _check(tensor: Tensor, options: Options) -> None:
         parts(tensor)  # raises what is wrong with its placements
         tensor = local_of(tensor)
     check_own_operations(tensor, "verify" if reading else "fill")
+    check_not_transformed(tensor, "verify" if reading else "fill")
     if reading:
         if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
             check_dtype(tensor.dtype, "verify")

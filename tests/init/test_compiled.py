@@ -183,7 +183,6 @@ FILLS: dict[str, Callable[[Tensor], Tensor]] = {
     "delta_orthogonal_": lambda w: init.delta_orthogonal_(w.t()[..., None], key=KEY),
     "several": several,
     "sparse_": lambda w: init.sparse_(w, 0.3, key=KEY),
-    "drawn sparse_": lambda w: init.sparse_(w, 0.3),
     "all but some sparse_": lambda w: init.sparse_(w, -0.6, key=KEY),
     "eye_": init.eye_,
     "dirac_": lambda w: init.dirac_(w[..., None], 2),

@@ -12,7 +12,7 @@ from filling import freed
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import Constant, Key, Shard, Uniform, init, init_model_
+from convinit_ext import Constant, Key, Shard, Uniform, fingerprint, init, init_model_, verify
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Rule
 
@@ -278,3 +278,23 @@ def test_views_whose_strides_do_not_nest(shape, strides, overlap):
     else:
         init.normal_(view, key=Key(0, "weight"))
         assert torch.equal(view, init.normal_(torch.empty(shape), key=Key(0, "weight")))
+
+
+def test_whole_models_and_values_inside_transforms_of_torch_func():
+    layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    doors = {
+        "fill": lambda: init_model_(layer),
+        "verify": lambda: verify(layer),
+        "digest": lambda: fingerprint(layer),
+        "verify ": lambda: verify({"weight": layer.weight, "bias": torch.ones(3)}, model=other),
+    }
+
+    def member(weight: torch.Tensor) -> torch.Tensor:
+        layer._parameters["weight"] = weight
+        for do, ask in doors.items():
+            with pytest.raises(RuntimeError, match=rf"'weight': cannot {do.strip()} a tensor (inside|that)"):
+                ask()
+        return (weight * 1).sum()
+
+    torch.func.grad(member)(torch.zeros(3, 3))
+    torch.func.vmap(member)(torch.zeros(2, 3, 3))

@@ -264,3 +264,13 @@ def test_tensors_without_memory_of_their_own_are_left_to_pytorch(make, as_buffer
         if layer.table.is_nested:
             nn.init.normal_(layer.table)
     assert torch.equal(layer.weight, init.normal_(torch.empty(layer.weight.shape), key=Key(3, "weight")))
+
+
+def test_a_block_inside_a_transform_of_torch_func():
+    def loss(scale: torch.Tensor) -> torch.Tensor:
+        layer = a_layer()
+        with intercept(layer, seed=3):
+            nn.init.ones_(layer.weight)
+        return (layer.weight * scale).sum()
+
+    assert torch.func.grad(loss)(torch.tensor(2.0)) == a_layer().weight.numel()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import types
-from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import pytest
 import torch
 from meshes import every_rank
 from reference import layer_key, reference
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model
@@ -313,54 +310,6 @@ def test_buffers_of_a_deep_copy_hold_what_they_should():
     assert not copied.inner.linear.weight._version  # as after to_empty
     init_model_(copied, 3)  # without a warning
     assert copied.scale.eq(5).all() and torch.equal(copied.inner.table, model.inner.table)
-
-
-class Pair(NamedTuple):
-    first: object
-
-
-@dataclass
-class Held:
-    value: object
-
-
-def in_a_circle(tensor: Tensor) -> list[object]:
-    held: list[object] = [tensor]
-    held.append(held)
-    return held
-
-
-def in_a_module(tensor: Tensor) -> list[object]:
-    module = nn.Module()
-    module.register_buffer("table", tensor)
-    return [module]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda x: x,
-        lambda x: [x],
-        lambda x: (x,),
-        lambda x: {"a": x},
-        lambda x: {"a": [{"b": (x,)}]},
-        lambda x: {x},
-        lambda x: deque([x]),
-        Pair,
-        Held,
-        in_a_circle,
-        in_a_module,
-    ],
-)
-def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Linear(2, 2), nn.LSTM(2, 2))
-        model[0].positions = wrap(torch.arange(4.0))
-    with pytest.raises(ValueError, match=r"  0\.positions\S* \[4\] of Linear, a plain attribute"):
-        init_model_(model)
-    assert model[0].weight.is_meta
-    init_model_(model, skip="0.positions*")
-    assert not model[0].weight.is_meta
 
 
 class DetrFrozenBatchNorm2d(nn.Module):
