@@ -5,6 +5,7 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -92,23 +93,35 @@ class Preset:
         return "preset"
 
 
+_LOW = (1 << 32) - 1
 _generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Let foreign code make and draw tensors on the CPU, and keep PyTorch's generator as it is."""
+    """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
     with _generator_in_use, torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        yield
+        by_python, by_numpy = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(by_python)
+            np.random.set_state(by_numpy)
+
+
+def generators() -> object:
+    """Return what PyTorch's, Python's and NumPy's global generators draw next: equal if nothing was drawn."""
+    kind, numbers, *rest = np.random.get_state(legacy=True)
+    return torch.get_rng_state().tolist(), random.getstate(), (kind, numbers.tolist(), rest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redrawn:
-    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
+    """Values that a model's own init code draws with global generators, which a key seeds.
 
     Args:
         kind: of the module.
-        make: returns the values, once the generator is seeded.
+        make: returns the values, once the generators are seeded.
     """
 
     kind: str
@@ -116,8 +129,16 @@ class Redrawn:
 
     def values(self, key: Key) -> Tensor:
         with drawing():
-            torch.default_generator.manual_seed(key.words[0])
+            seed = key.words[0]
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed((seed & _LOW, seed >> 32))
             return self.make()
+
+    def follows_seed(self) -> bool:
+        """Return whether the values are a key's, and of no other source of randomness."""
+        key = Key(0, self.kind)
+        return torch.equal(self.values(key), self.values(key))
 
 
 @dataclass(frozen=True, slots=True)

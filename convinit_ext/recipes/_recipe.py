@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import partial
 from os import PathLike, fspath
+from os.path import realpath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,7 +184,7 @@ def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | 
 def _load(path: Path, extending: tuple[Path, ...], allow_code: bool) -> Recipe:
     """Return the recipe in a file that the last of the files `extending` extends."""
     files = (*extending, path)
-    if path.resolve() in [each.resolve() for each in extending]:
+    if realpath(path) in map(realpath, extending):
         raise ValueError(f"recipes extend each other in a cycle: {' -> '.join(map(str, files))}")
     if len(files) > _MAX_DEPTH:
         raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")
