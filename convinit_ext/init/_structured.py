@@ -16,6 +16,7 @@ from convinit_ext._engine import (
     check_kind,
     check_tensor,
     increment_version,
+    on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Normal, Uniform, as_groups
@@ -105,7 +106,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     else:
         dirac_(tensor, groups, shard=shard)
     local = local_of(tensor)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
         local.mul_(gain)
     if local is not tensor:
         increment_version(tensor)
@@ -120,7 +121,7 @@ def _check_wide(tensor: Tensor, name: str) -> None:
 def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tensor:
     """Zeros, and a one for output r, input r modulo the outputs of a group, at the kernel's centre."""
     shape = logical_shape(tensor, shard)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
         if shard is None and not is_sharded(tensor):  # by what compilers and fake tensors know
             check_kind(tensor, "write")
             matrix = tensor.zero_()
@@ -206,7 +207,7 @@ def sparse_(
         return tensor
     local = local_of(tensor)
     words = draw(generator, local) if key is None else as_words(Key(key.seed, key.name + "#zeros"), local)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
         if in_graph:
             scores = tensor.new_empty(shape, dtype=torch.float64)
             fill_in_graph_(scores, words, Uniform())
