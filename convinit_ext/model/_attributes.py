@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, join
 
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# Recurrent modules keep a second list of their weights, which they read anew before each call.
+_NOT_ASKED = frozenset((*vars(nn.Module()), "_flat_weights"))
 # Ends of names beside a weight that a hook computes: of weight_norm, spectral_norm and pruning.
 _RECOMPUTED = ("_g", "_orig")
 
@@ -34,9 +35,7 @@ def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
             for suffix in _RECOMPUTED:
                 seen.add(id(attributes.get(name.removesuffix(suffix))))
         held = (
-            pair
-            for name in attributes.keys() - _OF_EVERY_MODULE
-            for pair in _tensors_in(name, attributes[name])
+            pair for name in attributes.keys() - _NOT_ASKED for pair in _tensors_in(name, attributes[name])
         )
         for leaf, tensor in sorted(held, key=lambda pair: pair[0]):
             if id(tensor) not in seen:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,8 +112,9 @@ def drawing() -> Iterator[None]:
 
 def generators() -> object:
     """Return what PyTorch's, Python's and NumPy's global generators draw next: equal if nothing was drawn."""
-    kind, numbers, *rest = np.random.get_state(legacy=True)
-    return torch.get_rng_state().tolist(), random.getstate(), (kind, numbers.tolist(), rest)
+    by_numpy: Any = np.random.get_state(legacy=False)
+    numbers = by_numpy["state"]["key"].tolist(), by_numpy["state"]["pos"], by_numpy["has_gauss"]
+    return torch.get_rng_state().tolist(), random.getstate(), numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,3 +59,12 @@ def test_tensors_on_meta_in_plain_attributes_are_named(wrap):
     assert model[0].weight.is_meta
     init_model_(model, skip="0.positions*")
     assert not model[0].weight.is_meta
+
+
+def test_the_second_list_of_a_recurrent_modules_weights_is_read_anew():
+    with torch.device("meta"):
+        layer = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
+    other = nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
+    init_model_(layer, 3)
+    init_model_(other, 3)
+    assert torch.equal(layer(torch.ones(2, 3))[0], other(torch.ones(2, 3))[0])
