@@ -151,8 +151,9 @@ class KeyRow:
 
     def __init__(self, seed: int) -> None:
         self._begun = hashlib.blake2b(_uint64_bytes(checked_seed(seed)), digest_size=16, person=_PERSON)
-        self.words = torch.empty(1, 2, dtype=torch.int64, device=_CPU)
-        self._memory = self.words.numpy().data.cast("B")
+        memory = np.empty((1, 2), dtype=np.int64)
+        self.words = torch.from_numpy(memory)  # memory of its own inside a transform of torch.func too
+        self._memory = memory.data.cast("B")
 
     def of(self, name: str) -> torch.Tensor:
         """The words of a canonical name: int64 [1, 2], good until the next call."""

@@ -6,6 +6,7 @@ from convinit_ext._engine import _ops as ops
 from convinit_ext._engine._checks import (
     HAS_CUDA,
     LARGEST,
+    MARKS,
     NO_MEMORY,
     PLAIN,
     STRIDED,
@@ -15,10 +16,12 @@ from convinit_ext._engine._checks import (
     check_dtype,
     check_kind,
     check_memory,
-    check_not_batched,
     check_not_in_fake_mode,
+    check_not_transformed,
+    check_own_operations,
     check_tensor,
     extent,
+    has_own_operations,
     in_fake_mode,
     is_plain,
     span,
@@ -26,6 +29,7 @@ from convinit_ext._engine._checks import (
 from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
+from convinit_ext._engine._fork import on_this_thread
 from convinit_ext._engine._load import _C
 from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
@@ -44,6 +48,7 @@ __all__ = [
     "FINGERPRINT_VERSION",
     "HAS_CUDA",
     "LARGEST",
+    "MARKS",
     "NO_MEMORY",
     "NUM_SUMS",
     "PLAIN",
@@ -58,8 +63,9 @@ __all__ = [
     "check_dtype",
     "check_kind",
     "check_memory",
-    "check_not_batched",
     "check_not_in_fake_mode",
+    "check_not_transformed",
+    "check_own_operations",
     "check_tensor",
     "differences",
     "digests",
@@ -69,12 +75,14 @@ __all__ = [
     "fill_",
     "fill_one_",
     "fill_small_",
+    "has_own_operations",
     "in_fake_mode",
     "increment_version",
     "is_plain",
     "lines",
     "listed",
     "make_orthogonal_",
+    "on_this_thread",
     "ops",
     "progress_bar",
     "reason",

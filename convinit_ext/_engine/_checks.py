@@ -40,6 +40,8 @@ PLAIN = (Tensor, Parameter)
 NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 STRIDED = torch.strided
+# Attributes that say more of a tensor than its shape and memory do: rooms that know such tensors add theirs.
+MARKS: set[str] = set()
 _READS = ("verify", "digest")
 
 
@@ -53,14 +55,16 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
 def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
-    After a yes `check_tensor` raises nothing, whatever it is to do, if the tensor is also contiguous
-    (otherwise its elements may overlap); there are elements; and no mode, transform, trace or compiler is
-    active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for "write" alone.
+    After a yes `check_tensor` raises nothing, whatever it is to do; there are elements, in their order and
+    without gaps; nothing marks the tensor as a part of another (MARKS); and no mode, transform, trace or
+    compiler is active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for
+    "write" alone.
     """
     return (
         not is_compiling()
         and type(tensor) in PLAIN
         and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
+        and (not tensor.__dict__ or MARKS.isdisjoint(tensor.__dict__))
         and tensor.layout is STRIDED
         and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
@@ -68,6 +72,7 @@ def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
         and _get_tracing_state() is None
         and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
         and _C.in_memory(tensor)
+        and tensor.is_contiguous()
     )
 
 
@@ -91,8 +96,10 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
     """
     if is_compiling():
         return
-    check_not_batched(tensor, do)
-    if do not in _READS:
+    if do in _READS:
+        check_not_transformed(tensor, do)
+    else:
+        check_not_batched(tensor, do)
         check_inference(tensor)
     check_kind(tensor, do)
     if tensor.is_meta:
@@ -147,12 +154,24 @@ def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
         tensor = get_unwrapped(tensor)
 
 
+def check_not_transformed(tensor: Tensor, do: str = "fill") -> None:
+    """Raise RuntimeError for what a transform of torch.func shows of a tensor, whose memory nobody sees."""
+    check_not_batched(tensor, do)
+    if is_functorch_wrapped_tensor(tensor):
+        raise RuntimeError(
+            f"cannot {do} a tensor inside a transform of torch.func, such as grad; do it outside, and pass "
+            "the parameters in (torch.func.functional_call)"
+        )
+
+
 def check_kind(tensor: Tensor, do: str = "fill") -> None:
     """Raise what `check_tensor` raises of a tensor's kind; looks at no memory: a compiler may call it."""
     if is_traceable_wrapper_subclass(tensor):
         raise UnsupportedTensorError(
             f"cannot {do} a {type(tensor).__name__}; accepted is a plain tensor, such as its local part"
         )
+    if do in _READS:
+        check_own_operations(tensor, do)
     if tensor.layout is not STRIDED:
         raise UnsupportedTensorError(
             f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
@@ -170,6 +189,21 @@ def check_kind(tensor: Tensor, do: str = "fill") -> None:
             raise ValueError(f"cannot {do} a tensor on the meta device: it has no values")
     elif do != "write":
         _check_device(tensor, do)
+
+
+def has_own_operations(tensor: Tensor) -> bool:
+    """Return whether a subclass, as quantised weights have, may make the values of others: no fake tensor."""
+    own: object = type(tensor).__torch_dispatch__
+    return own is not Tensor.__torch_dispatch__ and not isinstance(tensor, FakeTensor)
+
+
+def check_own_operations(tensor: Tensor, do: str) -> None:
+    """Raise UnsupportedTensorError for a tensor that `has_own_operations`: a fill would be lost."""
+    if has_own_operations(tensor):
+        raise UnsupportedTensorError(
+            f"cannot {do} a {type(tensor).__name__}, whose operations are its own (__torch_dispatch__); "
+            "accepted is a plain tensor: initialise the model before its weights are converted"
+        )
 
 
 def check_dtype(dtype: torch.dtype, do: str = "fill") -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from convinit_ext._engine._checks import check_kind
+from convinit_ext._engine._fork import on_this_thread
 from convinit_ext._engine._ops import NUM_SUMS
 
 P = ParamSpec("P")
@@ -38,12 +39,13 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if "torch._dynamo" not in sys.modules:
-            return function(*args, **kwargs)
-        if not disabled:
-            made = disable(function, reason=reason)  # a line of its own: torch 2.11 breaks its graph here
-            disabled.append(made)
-        return disabled[0](*args, **kwargs)
+        with on_this_thread():
+            if "torch._dynamo" not in sys.modules:
+                return function(*args, **kwargs)
+            if not disabled:
+                made = disable(function, reason=reason)  # a line of its own: torch 2.11 breaks its graph here
+                disabled.append(made)
+            return disabled[0](*args, **kwargs)
 
     marks: Any = call
     marks._torchdynamo_disable = True

@@ -15,7 +15,7 @@ from convinit_ext import keys
 from convinit_ext._engine import Box, differences, is_plain, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
 from convinit_ext.model import Drawn, Piece, Row, Same, forget, in_steps, slabs
-from convinit_ext.sharding import Part, is_marked, local_of, logical_shape
+from convinit_ext.sharding import Part, local_of, logical_shape
 
 _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into the engine of its own
 _SCRATCH_BYTES = 1 << 26  # of values that are made at a time
@@ -81,7 +81,7 @@ def _is_drawn(subject: Subject) -> bool:
     """Whether the engine compares it by itself, where it is."""
     tensor, values = subject.tensor, subject.row.values
     if isinstance(values, Same):
-        return is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor)
+        return is_plain(tensor)
     return isinstance(values, Drawn) and tensor.dtype in ops.SUPPORTED_DTYPES and not tensor.is_neg()
 
 

@@ -21,6 +21,7 @@ _STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by C
 _DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
 _PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
 _SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
+_ROWS = re.compile(r"(?!re:)(.+)\[(-?\d+)?:(-?\d+)?\]")  # no class of characters that a name would fit
 _PATH = "a .safetensors file, an index, or a folder that holds either"
 _MODEL = "makes the model, whose names and module types count and no value"
 _RECIPE = f"{', '.join(RECIPES)}, a .toml or .json file, or MODULE:NAME of yours"
@@ -225,11 +226,25 @@ def _add_frozen(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(parser: argparse.ArgumentParser, only: str, skip: str) -> None:
-    globs = "a glob on the names of parameters or modules, or re:EXPRESSION; may be repeated"
-    for option, what in (("--only", only), ("--skip", skip)):
-        parser.add_argument(
-            option, action="append", type=_pattern, metavar="PATTERN", help=f"{what}: {globs}"
-        )
+    globs = "a glob on the names of parameters or modules, or re:EXPRESSION"
+    rows = "embed.weight[32000:] are rows of a parameter"
+    more = "may be repeated"
+    add = parser.add_argument
+    add("--only", action=_Only, type=_with_rows, metavar="PATTERN", help=f"{only}: {globs}; {rows}; {more}")
+    add("--skip", action="append", type=_pattern, metavar="PATTERN", help=f"{skip}: {globs}; {more}")
+
+
+class _Only(argparse.Action):
+    """Collects patterns with their rows, as only= takes them."""
+
+    def __call__(self, parser: Any, options: argparse.Namespace, given: Any, option: Any = None) -> None:
+        pattern, rows = given
+        chosen = getattr(options, self.dest) or {}
+        if chosen.setdefault(pattern, rows) != rows:
+            raise argparse.ArgumentError(
+                self, f"{patterns.text_of(pattern)!r} stands there twice, with other rows"
+            )
+        setattr(options, self.dest, chosen)
 
 
 def _spec(text: str) -> str:
@@ -257,6 +272,14 @@ def _pattern(text: str) -> patterns.Pattern:
         return patterns.parse(text, "the pattern")
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _with_rows(text: str) -> tuple[patterns.Pattern, slice]:
+    found = _ROWS.fullmatch(text)
+    if found is None:
+        return _pattern(text), slice(None)
+    name, *ends = found.groups()
+    return _pattern(name), slice(*(None if end is None else int(end) for end in ends))
 
 
 def seed_of(text: str) -> int:

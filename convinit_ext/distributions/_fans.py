@@ -88,10 +88,7 @@ def fans(
         return _fans_of_axes((shape[1], shape[0], *shape[2:]) if transposed else shape, axes)
     first, second, *kernel = shape
     if groups != 1:
-        groups = _whole(groups, "groups")
-        if groups < 1 or first % groups:
-            raise ValueError(f"dim 0 must be divisible by groups, but found {first} and groups={groups}")
-        first //= groups
+        first //= as_groups(groups, first)
     receptive_field = 1
     for size in kernel:
         receptive_field *= size
@@ -167,6 +164,18 @@ def as_blocks(given: int) -> int:
     if blocks < 1:
         raise ValueError(f"blocks must be 1 or more, but found {blocks}")
     return blocks
+
+
+def as_groups(given: int, size: int) -> int:
+    """Return the number of groups after checking that it divides dimension 0, which has this size.
+
+    Raises:
+        TypeError, ValueError: no integer; less than 1, or no divisor.
+    """
+    groups = _whole(given, "groups")
+    if groups < 1 or size % groups:
+        raise ValueError(f"dim 0 must be divisible by groups, but found {size} and groups={groups}")
+    return groups
 
 
 def _whole(given: int, what: str) -> int:

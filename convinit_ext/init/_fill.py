@@ -29,6 +29,7 @@ from convinit_ext._engine import (
     in_fake_mode,
     increment_version,
     is_plain,
+    on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
@@ -85,8 +86,6 @@ def fill_(
     if (
         shard is None
         and is_plain(tensor)
-        and (not tensor.__dict__ or not is_marked(tensor))
-        and tensor.is_contiguous()
         and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
     ):
         params = distribution.params
@@ -122,7 +121,7 @@ def fill_(
         return tensor
     check_not_lost(tensor, shard)
     if not is_compiling() and tensor.is_neg():  # z.conj().imag: the values are what it shows
-        with torch.no_grad():
+        with torch.no_grad(), on_this_thread():
             memory = torch._neg_view(tensor)
             fill_(memory, distribution, generator, key, shard)
             memory.neg_()

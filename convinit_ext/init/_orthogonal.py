@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import check_tensor, make_orthogonal_
+from convinit_ext._engine import check_tensor, make_orthogonal_, on_this_thread
 from convinit_ext.distributions import Normal, as_blocks
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
@@ -117,7 +117,7 @@ def _fill_with_matrices(
         return tensor
     gain = _check(tensor, gain, shard)
     number, rows, cols = matrices
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
         exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
         normals = local_of(tensor).new_empty((number * rows, cols), dtype=exact)
         made = fill_(normals, Normal(), generator, key).cpu()

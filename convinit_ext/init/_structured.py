@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import init as _torch_init
+from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import (
     Box,
     UnsupportedTensorError,
-    check_not_batched,
+    check_kind,
     check_tensor,
     increment_version,
+    on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
-from convinit_ext.distributions import Normal, Uniform
+from convinit_ext.distributions import Normal, Uniform, as_groups
+from convinit_ext.init._compiled import fill_in_graph_
 from convinit_ext.init._fill import as_words, check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, draw
 from convinit_ext.sharding import Part, Shard, is_sharded, local_of, logical_shape, parts
@@ -45,9 +47,6 @@ def eye_(tensor: Tensor, *, shard: Shard | None = None) -> Tensor:
             [0., 1., 0.]])
     """
     check_not_lost(tensor, shard)
-    if shard is None and not is_sharded(tensor):
-        check_not_batched(tensor)
-        return _torch_init.eye_(tensor)
     if len(logical_shape(tensor, shard)) != 2:
         raise ValueError("Only tensors with 2 dimensions are supported")
     return _ones_on_diagonals(tensor, 1, shard)
@@ -71,16 +70,9 @@ def dirac_(tensor: Tensor, groups: int = 1, *, shard: Shard | None = None) -> Te
     tensor([1., 0., 0., 1.])
     """
     check_not_lost(tensor, shard)
-    if shard is None and not is_sharded(tensor):
-        return _torch_init.dirac_(tensor, groups)
     if len(logical_shape(tensor, shard)) not in (3, 4, 5):
         raise ValueError("Only tensors with 3, 4, or 5 dimensions are supported")
-    if not isinstance(groups, int):
-        raise TypeError(f"groups must be an int, not {groups!r}")
-    num_rows = logical_shape(tensor, shard)[0]
-    if groups < 1 or num_rows % groups:
-        raise ValueError(f"dim 0 must be divisible by groups, but found {num_rows} and groups={groups}")
-    return _ones_on_diagonals(tensor, groups, shard)
+    return _ones_on_diagonals(tensor, as_groups(groups, logical_shape(tensor, shard)[0]), shard)
 
 
 def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shard | None = None) -> Tensor:
@@ -114,7 +106,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     else:
         dirac_(tensor, groups, shard=shard)
     local = local_of(tensor)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
         local.mul_(gain)
     if local is not tensor:
         increment_version(tensor)
@@ -129,7 +121,15 @@ def _check_wide(tensor: Tensor, name: str) -> None:
 def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tensor:
     """Zeros, and a one for output r, input r modulo the outputs of a group, at the kernel's centre."""
     shape = logical_shape(tensor, shard)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
+        if shard is None and not is_sharded(tensor):  # by what compilers and fake tensors know
+            check_kind(tensor, "write")
+            matrix = tensor.zero_()
+            for size in shape[2:] if tensor.numel() else ():
+                matrix = matrix.select(2, size // 2)
+            each = torch.unflatten(matrix, 0, (groups, shape[0] // groups))
+            each.diagonal(dim1=1, dim2=2).fill_(1)
+            return tensor
         found = parts(tensor, shard)
         local = local_of(tensor)
         check_tensor(local)
@@ -198,15 +198,20 @@ def sparse_(
         return tensor
     _check_wide(tensor, "sparse_")
     shape = logical_shape(tensor, shard)
+    in_graph = is_compiling() and shard is None and not is_sharded(tensor)  # where sizes may be symbols
     with torch.no_grad():
-        found = parts(tensor, shard)
+        found = [] if in_graph else parts(tensor, shard)
     num_zeros = _num_zeros(sparsity, shape[0])
     fill_(tensor, Normal(0.0, std), generator, key, shard)
     if 0 in shape:
         return tensor
     local = local_of(tensor)
     words = draw(generator, local) if key is None else as_words(Key(key.seed, key.name + "#zeros"), local)
-    with torch.no_grad():
+    with torch.no_grad(), on_this_thread():
+        if in_graph:
+            scores = tensor.new_empty(shape, dtype=torch.float64)
+            fill_in_graph_(scores, words, Uniform())
+            tensor.masked_fill_(_lowest(scores, num_zeros), 0)
         for part in found:
             _zero_lowest(part, shape, num_zeros, words)
     return tensor
@@ -217,7 +222,8 @@ def _num_zeros(sparsity: float, num_rows: int) -> int:
     that is too large takes all.
     """
     try:
-        return len(range(num_rows)[: math.ceil(sparsity * num_rows)])
+        number = math.ceil(sparsity * num_rows)
+        return min(number, num_rows) if number >= 0 else max(number + num_rows, 0)
     except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(f"sparsity must be a finite number, but found {sparsity!r}") from error
 
@@ -229,6 +235,11 @@ def _zero_lowest(part: Part, shape: tuple[int, ...], num_zeros: int, words: Tens
         some = columns[start : start + max(1, _SCORES_AT_ONCE // shape[0])]
         scores = part.tensor.new_empty((shape[0], len(some)), dtype=torch.float64)
         fill_list_([scores], words, [Uniform()], [Box(some.start, (shape[1], some.step))])
-        lowest = torch.zeros_like(scores, dtype=torch.bool)
-        lowest.scatter_(0, scores.argsort(dim=0, stable=True)[:num_zeros], True)
+        lowest = _lowest(scores, num_zeros)
         part.tensor[:, start : start + len(some)].masked_fill_(lowest[rows.start : rows.stop : rows.step], 0)
+
+
+def _lowest(scores: Tensor, number: int) -> Tensor:
+    """Return which scores are so many of the lowest of their column."""
+    lowest = torch.zeros_like(scores, dtype=torch.bool)
+    return lowest.scatter_(0, scores.argsort(dim=0, stable=True)[:number], True)

@@ -21,7 +21,7 @@ from convinit_ext.inspection._result import Inspection, LayerRow, WeightRow
 from convinit_ext.inspection._weights import weight_rows
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import AnyRecipe, Frozen, Options, init_model_, make_plan, walk
-from convinit_ext.recipes import Recipe, Rule, as_recipe
+from convinit_ext.recipes import Recipe, Rule, as_recipe, check_given
 from convinit_ext.sharding import fsdp_state, is_sharded
 
 
@@ -136,6 +136,10 @@ def _check(model: nn.Module, has_values: bool) -> None:
                 f"{held.path!r} is on the meta device and has no values; say recipe= (--recipe), by which a "
                 "copy gets memory, or build the model where it has some"
             )
+        try:
+            check_given(held.tensor, held.tensor)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{held.path!r}: {error}") from error
 
 
 def _copied(model: nn.Module) -> nn.Module:

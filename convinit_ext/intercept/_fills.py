@@ -244,8 +244,7 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and tensor.is_contiguous()
-        is_quick = is_quick and not (is_recorded(tensor) or is_marked(tensor) or may_be_alias(tensor))
+        is_quick = is_plain(tensor) and not (is_recorded(tensor) or may_be_alias(tensor))
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -341,6 +340,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.is_meta
         or (tensor.numel() == 0 and not is_marked(tensor) and not owners(tensor))
         or tensor.is_neg()
+        or tensor.is_nested
         or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()
         or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)

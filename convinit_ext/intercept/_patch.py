@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
+from convinit_ext._engine import on_this_thread
 from convinit_ext.intercept._signatures import FIXED_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
 
@@ -125,5 +126,6 @@ def answer(name: str, *args: Any) -> Tensor:
             return filled
         if not _open:  # an interrupt kept the functions from getting their own code
             _set_codes()
-    result: Tensor = originals[name](*args)
+    with on_this_thread():
+        result: Tensor = originals[name](*args)
     return result

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
 from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch._C import _has_storage
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys
 from convinit_ext._engine import _C
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.sharding import local_of, note_layers
-
-_num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+from convinit_ext.sharding import is_held_by_others, local_of, note_layers
 
 
 class Tracker:
@@ -39,8 +37,6 @@ class Tracker:
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
         self.num_temporaries: Counter[str] = Counter()  # filled in each scope
-        alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
-        self._num_users_of_one = _num_users(_storage(alone)) if _num_users else 0
         self._read()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
@@ -98,6 +94,7 @@ class Tracker:
         for each in walk.buffers(nodes):
             if not is_lazy(each.tensor) and each.tensor.is_floating_point():
                 found.append(each)
+        found = [each for each in found if _has_storage(local_of(each.tensor))]  # PyTorch fills the others
         names = [keys.canonical_name(each.name) for each in found]
         words = torch.split(keys.of_names(self._seed, names), 1) if names else ()
         self._by_storage: dict[int, list[TrackedParameter]] = {}
@@ -127,11 +124,11 @@ class Tracker:
         if id(tensor) in self._member_ids or not _C.has_members(self._modules, self._members):
             return True
         storage = _storage(local_of(tensor))
-        is_shared = _num_users is None or _num_users(storage) > self._num_users_of_one
-        return is_shared and self._present_storages() != self._storages
+        return is_held_by_others(storage) and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
-        return [_storage(member) for member in self._members if isinstance(member, Tensor)]
+        tensors = (each for each in self._members if isinstance(each, Tensor))
+        return [_storage(each) for each in tensors if _has_storage(each)]
 
 
 def _storage(tensor: Tensor) -> int:

@@ -259,9 +259,8 @@ class _OneCall:
             return not (row.is_fresh or is_sharded(first.tensor))
 
         def is_start(row: Row) -> bool:
-            tensor = row.tensor
             is_usual = isinstance(row.values, Same) and not row.is_fresh
-            return is_usual and is_plain(tensor, any_dtype=True) and tensor.is_contiguous()
+            return is_usual and is_plain(row.tensor, any_dtype=True)
 
         if not (all(map(is_one_piece, plan.rows)) and all(map(is_start, plan.buffers))):
             return None

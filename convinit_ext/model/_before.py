@@ -38,7 +38,7 @@ def beginnings(rows: Iterable[Row]) -> Beginnings:
         elif values is not None:
             continue
         local = first.tensor if first.is_plain else local_of(first.tensor)
-        if local.is_cpu and (first.is_plain or (local.is_contiguous() and is_plain(local))):
+        if local.is_cpu and (first.is_plain or is_plain(local)):
             size, address = local.nbytes, local.data_ptr()
             is_long = size >= LOOKED_AT
             start = _Memory.from_address(address).raw if is_long else ctypes.string_at(address, size)

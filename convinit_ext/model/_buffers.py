@@ -109,6 +109,11 @@ def buffer_rows(
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
+    by_rules = (
+        "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+        if lost
+        else "Assign"
+    )
     if from_meta:
         lost += [
             f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
@@ -119,8 +124,7 @@ def buffer_rows(
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:"
             + lines(lost)
-            + "\nSay them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign them "
-            "before, or build the model on the CPU"
+            + f"\n{by_rules} them before, or build the model on the CPU"
         )
     if left:
         warnings.warn(
@@ -201,7 +205,7 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
 def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool) -> None:
     """Check that a buffer can be given what it starts from, before anything is written."""
     tensor, is_usual = held.tensor, isinstance(start, Constant) and not has_rules
-    if is_usual and is_plain(tensor, any_dtype=True) and tensor.is_contiguous():
+    if is_usual and is_plain(tensor, any_dtype=True):
         return  # most of them
     if not is_usual:
         check_spectral(held, dtype)

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from convinit_ext._engine import (
     UnsupportedTensorError,
     check_dtype,
+    check_not_transformed,
+    check_own_operations,
     check_tensor,
     in_fake_mode,
     is_plain,
@@ -45,7 +47,7 @@ def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
         check_real(held, "verify")
     for each in held:
         tensor = each.tensor
-        if is_plain(tensor) and tensor.is_contiguous() and not is_marked(tensor):
+        if is_plain(tensor):
             each.is_plain = True
             continue
         try:
@@ -103,7 +105,8 @@ def _check(tensor: Tensor, options: Options) -> None:
     if is_sharded(tensor):
         parts(tensor)  # raises what is wrong with its placements
         tensor = local_of(tensor)
-    _check_has_own_values(tensor, "verify" if reading else "fill")
+    check_own_operations(tensor, "verify" if reading else "fill")
+    check_not_transformed(tensor, "verify" if reading else "fill")
     if reading:
         if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
             check_dtype(tensor.dtype, "verify")
@@ -117,16 +120,6 @@ def _check(tensor: Tensor, options: Options) -> None:
         )
     if isinstance(tensor, FakeTensor) and tensor.fake_mode not in _get_current_dispatch_mode_stack():
         raise UnsupportedTensorError("cannot fill a fake tensor outside its FakeTensorMode")
-
-
-def _check_has_own_values(tensor: Tensor, do: str) -> None:
-    """Check that no subclass makes the values of others, as quantised weights do: a fill would be lost."""
-    if isinstance(tensor, FakeTensor) or type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__:
-        return
-    raise UnsupportedTensorError(
-        f"cannot {do} a {type(tensor).__name__}, whose operations are its own (__torch_dispatch__); accepted "
-        "is a plain tensor: initialise the model before its weights are converted"
-    )
 
 
 def check_not_faked(held: Iterable[NamedTensor]) -> None:

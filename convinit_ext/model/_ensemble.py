@@ -18,7 +18,7 @@ from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._values import Drawn, Given, MinusOnes, Piece, Same, Values, fill_keyed
-from convinit_ext.recipes import Fan
+from convinit_ext.recipes import Fan, check_given
 from convinit_ext.sharding import is_sharded
 
 
@@ -105,6 +105,10 @@ def _check(plan: Plan, others: Mapping[str, Tensor]) -> None:
     for name, tensor in others.items():
         if tensor.is_meta:
             raise ValueError(f"{name!r} is on the meta device and would stay there; choose it by only=")
+        try:
+            check_given(tensor, tensor)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name!r}: {error}") from error
 
 
 def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:

@@ -11,7 +11,8 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from convinit_ext._engine import LARGEST, bounds_fit, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
@@ -293,7 +294,7 @@ def _described(held: NamedTensor) -> str:
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:
-    if any(type(each.node.module).__name__ == "InterpreterModule" for each in lost):
+    if any(_is_traced((*each.node.parents, each.node.module)) for each in lost):
         return (
             "Tracing took their modules' types away: pass like=model, the model that was traced, best on the "
             "meta device, whose types then count"
@@ -306,6 +307,13 @@ def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Re
         f"Say what they are before it, here zeros: recipe=[{rules}, *{rest}]; or run the model's own init "
         "code, where it has some, inside convinit_ext.intercept(model, seed)"
     )
+
+
+def _is_traced(modules: Sequence[nn.Module]) -> bool:
+    """Whether tracing made a parameter's module, the last of these, as torch.export does."""
+    made = modules[-1]
+    is_of_graph = type(made) is nn.Module and any(isinstance(each, GraphModule) for each in modules)
+    return type(made).__name__ == "InterpreterModule" or isinstance(made, GraphModule) or is_of_graph
 
 
 def _patterns(names: Sequence[str], others: Collection[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     """Return the rows of frozen parameters that stay as they are, or that the model's own code computes.
 
     A rule of the caller's own that names a parameter decides for it; and where all of several parameters are
-    frozen, they are weights like others, but for computed tables.
+    frozen, and nobody says what becomes of them, they are weights like others, but for computed tables.
 
     Args:
         groups: the parameters to fill, each with those tied to it.
@@ -47,10 +47,12 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
             rows.append(_row(group, options, Given(table.tensor), MODEL_CODE.text))
         else:
             open_.append(group)
-    says_draw = options.frozen == "draw" or (options.frozen is None and options.reading)
-    if says_draw or (len(held) > 1 and not any(each.tensor.requires_grad for each in held)):
+    if options.frozen == "draw":
         return rows
-    if open_ and options.frozen is None:
+    if options.frozen is None:
+        are_all = len(held) > 1 and not any(each.tensor.requires_grad for each in held)
+        if options.reading or are_all or not open_:
+            return rows
         raise ValueError(_question(open_, options.recipe))
     lost = [group for group in open_ if group[0].tensor.is_meta]
     if lost and not options.reading:

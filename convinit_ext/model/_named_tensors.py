@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch._C import _has_storage
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
@@ -225,7 +226,8 @@ def is_extra_state(key: str) -> bool:
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor is a view of one piece of memory, so that tied() can look at it."""
     local = local_of(tensor)
-    return local.layout is torch.strided and not (local.is_nested or is_traceable_wrapper_subclass(local))
+    is_dense = _has_storage(local) and local.layout is torch.strided
+    return is_dense and not (local.is_nested or is_traceable_wrapper_subclass(local))
 
 
 def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:

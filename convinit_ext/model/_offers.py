@@ -74,21 +74,20 @@ def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:
 def _fixed_or_drawn(
     node: NamedModule, ask: Callable[[NamedModule], dict[str, Tensor]]
 ) -> dict[str, Tensor | Redrawn]:
-    """What one way of asking gives; values that depend on PyTorch's generator are drawn when they are due."""
+    """What one way of asking gives; values that are drawn by a global generator are drawn when they are due.
+
+    Those that are random by something else, which no seed decides, nobody offers.
+    """
     with drawing():
-        before = torch.get_rng_state()
-        first = ask(node)
-        after = torch.get_rng_state()
-        if torch.equal(before, after):
-            return dict(first)
-        second = ask(node)  # from another state
-
-    def again(leaf: str) -> Redrawn:
-        return Redrawn(type(node.module).__qualname__, lambda: ask(node)[leaf])
-
-    return {
-        leaf: values if torch.equal(values, second[leaf]) else again(leaf) for leaf, values in first.items()
-    }
+        first, second = ask(node), ask(node)  # from another state
+    found: dict[str, Tensor | Redrawn] = {}
+    for leaf, values in first.items():
+        again = Redrawn(type(node.module).__qualname__, lambda leaf=leaf: ask(node)[leaf])  # type: ignore[misc]  # a default is no part of its type
+        if torch.equal(values, second[leaf]):
+            found[leaf] = values
+        elif again.follows_seed():
+            found[leaf] = again
+    return found
 
 
 def _rotary(node: NamedModule) -> dict[str, Tensor]:

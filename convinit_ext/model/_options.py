@@ -60,9 +60,9 @@ class Options:
     persistent: bool = False
 
     def __post_init__(self) -> None:
-        if self.fan not in FANS:
+        if not (isinstance(self.fan, str) and self.fan in FANS):
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
-        if self.frozen not in (None, "keep", "draw"):
+        if not (self.frozen is None or (isinstance(self.frozen, str) and self.frozen in ("keep", "draw"))):
             raise ValueError(f"frozen must be 'keep', 'draw' or None, not {self.frozen!r}")
         if self.device is not None:
             object.__setattr__(self, "device", checked_device(self.device))

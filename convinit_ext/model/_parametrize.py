@@ -17,7 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
-from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target
+from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target, check_given
 from convinit_ext.sharding import is_dtensor, logical_shape
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
@@ -176,6 +176,11 @@ def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
                 f"{about}: {what} is {kind}, and spectral_norm needs the whole; initialise the model "
                 "before it is sharded"
             )
+        if tensor is not None:
+            try:
+                check_given(tensor, tensor)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{about}, {what}: {error}") from error
 
 
 def check_one_dtype(held: NamedTensor, dtypes: Mapping[int, torch.dtype]) -> None:

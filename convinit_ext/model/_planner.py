@@ -57,7 +57,9 @@ from convinit_ext.recipes import (
     Stacked,
     Target,
     Transformed,
+    check_given,
     made_once,
+    unchanged,
 )
 from convinit_ext.sharding import (
     FlatPiece,
@@ -73,7 +75,7 @@ from convinit_ext.sharding import (
 @uncollected()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
-    with made_once():
+    with made_once(), unchanged():
         return _make_plan(model, seed, options)
 
 
@@ -324,6 +326,7 @@ class _Planner:
         elif shape != source.tensor.shape:
             raise ValueError(f"it needs the whole of {source.name!r}, and has a part; give it its own rule")
         else:
+            check_given(source.tensor, source.tensor)
             values = Given(source.tensor)
         own, own_shape = dtype_of(held, options.dtype), logical_shape(held.tensor)
         return Norm(values, shape, dtype, said.dim, own, own_shape)

@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
-from convinit_ext._engine import listed
+from convinit_ext._engine import excerpt, listed
 from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._parametrize import plain_name
 from convinit_ext.model._rows import WHOLE, Rows, checked_rows
-from convinit_ext.recipes import named, patterns
+from convinit_ext.recipes import is_function, named, patterns
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice | Iterable[int]] | None"
@@ -82,12 +82,13 @@ class _Set:
         self._modules: set[int] = set()
         self._types: list[type[nn.Module]] = []
         self._unused: dict[object, object] = {}  # selector: how an error shows it
-        self._rows: dict[object, Rows] = {}
+        self._rows: dict[object, list[Rows]] = {}
         for each in _listed(given):
             added = self._added(each, inside)
             self._unused[added] = each if isinstance(each, str) else _shown(each)
             if isinstance(given, Mapping):
-                self._rows[added] = checked_rows(given[each], f"{what}[{self._unused[added]!r}]")
+                rows = checked_rows(given[each], f"{what}[{self._unused[added]!r}]")
+                self._rows.setdefault(added, []).append(rows)  # two names may be one without wrappers
 
     def _added(self, each: Any, inside: set[int]) -> object:
         if isinstance(each, str | re.Pattern):
@@ -111,7 +112,7 @@ class _Set:
             self._types.append(each)
             return each
         raise TypeError(
-            f"{self._what} must be globs, regular expressions, modules or module types, not {each!r}"
+            f"{self._what} must be globs, regular expressions, modules or module types, not {excerpt(each)}"
         )
 
     def fits(self, held: NamedTensor, names: Sequence[str], is_parameter: bool = True) -> bool:
@@ -124,13 +125,13 @@ class _Set:
         """
         used = self._fitting(held, names)
         if not is_parameter:
-            used = [each for each in used if self._rows.get(each, WHOLE) == WHOLE]
+            used = [each for each in used if WHOLE in self._rows.get(each, (WHOLE,))]
         for each in used:
             self._unused.pop(each, None)
         return bool(used)
 
     def rows_of(self, held: NamedTensor, names: Sequence[str]) -> list[Rows]:
-        return [self._rows[each] for each in self._fitting(held, names)]
+        return [rows for each in self._fitting(held, names) for rows in self._rows[each]]
 
     def _fitting(self, held: NamedTensor, names: Sequence[str]) -> list[object]:
         used: list[object] = []
@@ -158,7 +159,7 @@ def _shown(each: Any) -> object:
 
 
 def _listed(given: Any) -> Iterable[Any]:
-    if isinstance(given, str | re.Pattern | type) or not isinstance(given, Iterable):
+    if isinstance(given, str | re.Pattern | type | Tensor) or not isinstance(given, Iterable):
         return (given,)
     return (given,) if isinstance(given, nn.Module) else given  # a ModuleList is iterable
 
@@ -192,7 +193,7 @@ def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str
         return {name: name for name in (*names, *buffers)}
     if isinstance(mapping, Mapping):
         mapped = _by_prefix((*names, *buffers), mapping)
-    elif callable(mapping):
+    elif is_function(mapping):
         mapped = _by_function(names, buffers, mapping)
     else:
         raise TypeError(f"names must be a dict or a function of a name, not {type(mapping).__name__}")

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_not_in_fake_mode, digests, lines, listed
+from convinit_ext._engine import check_not_in_fake_mode, digests, has_own_operations, lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, SomeRows, Values, generated
+from convinit_ext.recipes import check_given
 from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
@@ -166,13 +166,18 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
         if sharing is not None and not (sharing.is_cut or sharing.is_outside):
             return local_of(value)  # a copy on every rank
         raise TypeError(f"{key!r} is a DTensor that is not filled as a whole, and no process has all of it")
+    is_wrapper = has_own_operations(value)
+    if value.layout is not torch.strided or value.is_nested or is_wrapper:
+        kind = type(value).__name__ if is_wrapper else "nested" if value.is_nested else value.layout
+        raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")
     if logical_shape(value) != value.shape:
         raise TypeError(
             f"{key!r} is a part of a tensor that is not filled as a whole, and no process has all of it"
         )
-    if value.layout is not torch.strided or value.is_nested or is_traceable_wrapper_subclass(value):
-        kind = type(value).__name__ if is_traceable_wrapper_subclass(value) else value.layout
-        raise TypeError(f"{key!r} is a {kind} tensor; a file holds dense tensors alone")
+    try:
+        check_given(value, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{key!r}: {error}") from error
     return value
 
 

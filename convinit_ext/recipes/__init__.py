@@ -16,6 +16,10 @@ from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
 from convinit_ext.recipes._derived import drawing as drawing
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
+from convinit_ext.recipes._functions import call as call
+from convinit_ext.recipes._functions import is_function as is_function
+from convinit_ext.recipes._functions import named as named
+from convinit_ext.recipes._functions import unchanged as unchanged
 from convinit_ext.recipes._initialisers import ONES as ONES
 from convinit_ext.recipes._initialisers import ZEROS as ZEROS
 from convinit_ext.recipes._initialisers import Explained as Explained
@@ -46,9 +50,7 @@ from convinit_ext.recipes._scaled import original as original
 from convinit_ext.recipes._target import FANS as FANS
 from convinit_ext.recipes._target import Fan as Fan
 from convinit_ext.recipes._target import Target
-from convinit_ext.recipes._target import call as call
 from convinit_ext.recipes._target import layout_key as layout_key
-from convinit_ext.recipes._target import named as named
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from convinit_ext.recipes._derived import drawing
+from convinit_ext.recipes._derived import drawing, generators
 
 # Made on the meta device: what comes later is not known, and costs nothing.
 _UNKNOWN = {
@@ -81,9 +81,9 @@ def _make_anew(module: Any) -> nn.Module | None:
 
     try:
         with drawing(), _Unfilled():
-            before = torch.get_rng_state()
+            before = generators()
             made = make()
-            if not torch.equal(before, torch.get_rng_state()):
+            if generators() != before:
                 _forget_drawn(made, make())
     except Exception:  # foreign code
         return None

@@ -5,10 +5,12 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import NO_MEMORY, ops
+from convinit_ext._engine import check_memory, ops
 from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
@@ -92,23 +94,36 @@ class Preset:
         return "preset"
 
 
+_LOW = (1 << 32) - 1
 _generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Let foreign code make and draw tensors on the CPU, and keep PyTorch's generator as it is."""
+    """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
     with _generator_in_use, torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        yield
+        by_python, by_numpy = random.getstate(), np.random.get_state()
+        try:
+            yield
+        finally:
+            random.setstate(by_python)
+            np.random.set_state(by_numpy)
+
+
+def generators() -> object:
+    """Return what PyTorch's, Python's and NumPy's global generators draw next: equal if nothing was drawn."""
+    by_numpy: Any = np.random.get_state(legacy=False)
+    numbers = by_numpy["state"]["key"].tolist(), by_numpy["state"]["pos"], by_numpy["has_gauss"]
+    return torch.get_rng_state().tolist(), random.getstate(), numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redrawn:
-    """Values that a model's own init code draws with PyTorch's generator, which a key seeds.
+    """Values that a model's own init code draws with global generators, which a key seeds.
 
     Args:
         kind: of the module.
-        make: returns the values, once the generator is seeded.
+        make: returns the values, once the generators are seeded.
     """
 
     kind: str
@@ -116,8 +131,16 @@ class Redrawn:
 
     def values(self, key: Key) -> Tensor:
         with drawing():
-            torch.default_generator.manual_seed(key.words[0])
+            seed = key.words[0]
+            torch.default_generator.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed((seed & _LOW, seed >> 32))
             return self.make()
+
+    def follows_seed(self) -> bool:
+        """Return whether the values are a key's, and of no other source of randomness."""
+        key = Key(0, self.kind)
+        return torch.equal(self.values(key), self.values(key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +215,7 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
     Raises:
         TypeError: a quantised or nested one.
-        ValueError: a fake one where `target` is none, or one whose memory was freed.
+        ValueError: a fake one where `target` is none, or one whose memory was freed, or a part of it.
     """
     if values.is_quantized or values.is_nested:
         kind = "quantised" if values.is_quantized else "nested"
@@ -200,10 +223,13 @@ def check_given(values: Tensor, target: Tensor) -> None:
     if isinstance(values, FakeTensor):
         if not (isinstance(target, FakeTensor) or _dispatch_modes()):
             raise ValueError("a fake tensor has no values; accepted is one with memory")
-    elif is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
         return
-    elif values.numel() and not values.untyped_storage().size():
-        raise ValueError(NO_MEMORY)
+    if is_traceable_wrapper_subclass(values) or values.layout is not torch.strided:
+        return
+    try:
+        check_memory(values)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:

@@ -137,7 +137,8 @@ def _values(target: Target, code: _Code) -> Preset | Redrawn | None:
         return None
     if torch.equal(first, second):
         return Preset(first)
-    return Redrawn(type(target.module).__qualname__, lambda: _written(target, code, "cpu")[1])
+    found = Redrawn(type(target.module).__qualname__, lambda: _written(target, code, "cpu")[1])
+    return found if found.follows_seed() else None
 
 
 def _written(target: Target, code: _Code, device: str) -> tuple[list[Distribution | None], Tensor]:

@@ -6,18 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from functools import partial
 from os import PathLike, fspath
+from os.path import realpath
 from pathlib import Path
 from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._depth import ByDepth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
+from convinit_ext.recipes._functions import is_own
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import original, scaled
-from convinit_ext.recipes._target import Target, is_own
+from convinit_ext.recipes._target import Target
 
 _T = TypeVar("_T")
 
@@ -182,7 +184,7 @@ def _rule_of_part(rules: Iterable[Rule], part: Target, plain: Target) -> Rule | 
 def _load(path: Path, extending: tuple[Path, ...], allow_code: bool) -> Recipe:
     """Return the recipe in a file that the last of the files `extending` extends."""
     files = (*extending, path)
-    if path.resolve() in [each.resolve() for each in extending]:
+    if realpath(path) in map(realpath, extending):
         raise ValueError(f"recipes extend each other in a cycle: {' -> '.join(map(str, files))}")
     if len(files) > _MAX_DEPTH:
         raise ValueError(f"{path}: recipes extend each other more than {_MAX_DEPTH} deep")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._functions import call, is_function, named
 from convinit_ext.recipes._initialisers import Initialiser, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._target import Target, call, named
+from convinit_ext.recipes._target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Rule:
     allow_unused: bool = False
 
     def __post_init__(self) -> None:
-        if not (is_values(self.init) or callable(self.init)):
+        if not (is_values(self.init) or is_function(self.init)):
             raise TypeError(
                 "a rule's init must be a distribution, a CopyFrom, a Preset or a function of a Target, "
                 f"not {self.init!r}"
@@ -69,7 +70,7 @@ class Rule:
             raise TypeError(f"a rule's label must be a str, not {self.label!r}")
         if not isinstance(self.allow_unused, bool):
             raise TypeError(f"a rule's allow_unused must be a bool, not {self.allow_unused!r}")
-        if self.where is not None and not callable(self.where):
+        if self.where is not None and not is_function(self.where):
             raise TypeError(f"a rule's where must be a function of a Target, not {self.where!r}")
         if self.parameter is not None and self.buffer is not None:
             raise ValueError("a rule is for parameters or for buffers: give parameter= or buffer=, not both")

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.recipes._functions import call
 from convinit_ext.recipes._initialisers import Explained, RowZeroed, Values, is_distribution, is_values
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._target import Target, call
+from convinit_ext.recipes._target import Target
 
 
 class Division(NamedTuple):

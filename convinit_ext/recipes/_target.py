@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-import torch
 from torch import Tensor, nn
-from torch._C import _has_storage
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext import distributions
 from convinit_ext.distributions import PYTORCH, Axes, Axis
@@ -19,7 +15,6 @@ from convinit_ext.recipes._derived import MinusIdentity, NormOf
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
-_OWN = __name__.partition(".")[0] + "."  # begins the names of this package's modules
 
 
 @dataclass(slots=True, eq=False)
@@ -67,96 +62,6 @@ class Target:
         elif axes.blocks != 1:
             layout = layout._replace(blocks=axes.blocks)
         return distributions.fans(tuple(self.tensor.shape), **layout._asdict())
-
-
-def call(function: Callable[[Target], Any], target: Target) -> Any:
-    """Return what a rule's function says of a parameter or buffer.
-
-    One that is not this package's sees a tensor on the meta device, of the same shape, dtype and attributes,
-    in the target and in its module: planning changes nothing, whatever the function writes.
-
-    Raises:
-        ValueError: it says a tensor on the meta device.
-        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written.
-    """
-    if is_own(function):
-        return function(target)
-    leaf, shown = target.parameter, _shown(target.tensor)
-    holders = (target.module._parameters, target.module._buffers)
-    held = [each for each in holders if isinstance(each, dict) and each.get(leaf) is target.tensor]
-    for each in held:
-        each[leaf] = shown
-    try:
-        plain = None if target.plain is None else replace(target.plain, tensor=shown)
-        with _Untouched(target):
-            found = function(replace(target, tensor=shown, plain=plain))
-    finally:
-        for each in held:
-            each[leaf] = target.tensor
-    if isinstance(found, Tensor) and found.is_meta:
-        raise ValueError(
-            "its tensor is on the meta device, as target.tensor is while a model is planned, and has no "
-            "values; accepted are distributions, and tensors made elsewhere: torch.zeros(target.tensor.shape)"
-        )
-    return found
-
-
-def named(error: Exception, about: str) -> Exception:
-    """Return the error of a user's function with what it was asked about before its text.
-
-    A TypeError, AttributeError, LookupError or RuntimeError stays one, and any other becomes a ValueError:
-    these take a text alone, which an error of the user's own need not.
-    """
-    kinds = (TypeError, AttributeError, RuntimeError, ValueError, LookupError)
-    kind = next((each for each in kinds if isinstance(error, each)), None)
-    says_little = kind in (None, LookupError) or not str(error)
-    return (kind or ValueError)(f"{about}: {repr(error) if says_little else error}")
-
-
-def is_own(function: Callable[..., Any]) -> bool:
-    """Return whether a function is this package's, which writes to no tensor."""
-    module = getattr(function, "__module__", None)
-    return module is not None and module.startswith(_OWN)
-
-
-class _Untouched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's has no types
-    """Keeps a function from writing to the parameters and buffers of a model."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # as above
-        self._model: nn.Module = (*target.parents, target.module)[0]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        for at, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = kwargs.get(argument.name) if at >= len(args) else args[at]
-                for each in given if isinstance(given, list | tuple) else [given]:
-                    if isinstance(each, Tensor) and not each.is_meta:
-                        self._check_not_written(each)
-        return func(*args, **kwargs)
-
-    def _check_not_written(self, tensor: Tensor) -> None:
-        for name, own in (*self._model.named_parameters(), *self._model.named_buffers()):
-            if _share_memory(tensor, own):
-                raise RuntimeError(
-                    f"it writes to {name!r} while the model is planned; accepted are functions that return "
-                    "what target.tensor is to hold"
-                )
-
-
-def _share_memory(a: Tensor, b: Tensor) -> bool:
-    a, b = (getattr(each, "_local_tensor", each) for each in (a, b))  # of a DTensor
-    has = _has_storage(a) and _has_storage(b)
-    return a is b or (has and a.untyped_storage()._cdata == b.untyped_storage()._cdata)
-
-
-def _shown(tensor: Tensor) -> Tensor:
-    meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        meta = nn.Parameter(meta, tensor.requires_grad)
-    meta.__dict__.update(tensor.__dict__)
-    return meta
 
 
 class _Layout(NamedTuple):

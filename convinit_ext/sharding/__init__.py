@@ -7,6 +7,7 @@ from convinit_ext.sharding._aliases import (
     MEGATRON,
     check_not_alias,
     check_not_slice,
+    is_held_by_others,
     may_be_alias,
     owners,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "home_of",
     "is_dtensor",
     "is_flat_piece",
+    "is_held_by_others",
     "is_marked",
     "is_partial",
     "is_placeholder",

@@ -42,13 +42,18 @@ def owners(tensor: Tensor) -> list[Tensor]:
         may_be_cut = MEGATRON in _loaded or (FSDP in _loaded and dist.is_initialized())
         if tensor.numel() and not may_be_cut:  # an empty one may be of a placeholder of DeepSpeed's
             return []
-        if _num_users is not None and _num_users(storage) <= _USERS_OF_ONE + (base is not None):
+        if not is_held_by_others(storage, 1 + (base is not None)):
             return []
     found = list(_known(storage))
     if not found:
         _look(storage)
         found = list(_known(storage))
     return [each for each in found if is_marked(each)]
+
+
+def is_held_by_others(storage: int, num_known: int = 1) -> bool:
+    """Return whether a storage may be held by more tensors than so many: where nobody counts them, it may."""
+    return _num_users is None or _num_users(storage) >= _USERS_OF_ONE + num_known
 
 
 def check_not_slice(tensor: Tensor) -> None:

@@ -16,17 +16,18 @@ from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
-from convinit_ext.sharding._megatron import IS_ADDED_UP, MARKS, cut_of, place_in
+from convinit_ext._engine import MARKS
+from convinit_ext.sharding._megatron import CUT_MARKS, IS_ADDED_UP, cut_of, place_in
 from convinit_ext.sharding._shard import Shard
 
 _ZERO3 = "ds_shape"
 _AUTO_TP = "ds_is_replaced_module"  # beside Megatron's mark, but without where it is cut
 _CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
 _FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
-_MARKS = frozenset((_ZERO3, *MARKS, _CARRIED, _FLAT))
+_MARKS = frozenset((_ZERO3, *CUT_MARKS, _CARRIED, _FLAT))
 # Of parameters that DeepSpeed's optimizers hold in higher precision: ZeRO-1 and 2, ZeRO-3.
 _MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
-_ALL_MARKS = _MARKS | _MASTERS | {IS_ADDED_UP}
+MARKS.update(_MARKS, _MASTERS, {IS_ADDED_UP})
 
 
 # Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
@@ -91,7 +92,7 @@ def is_marked(tensor: Tensor) -> bool:
             f"what is filled must be a torch.Tensor, not a {type(tensor).__name__}; of a layer pass a "
             "parameter, such as layer.weight"
         )
-    return not _ALL_MARKS.isdisjoint(facts or ())
+    return not MARKS.isdisjoint(facts or ())
 
 
 def foreign(tensor: Tensor) -> Foreign | None:

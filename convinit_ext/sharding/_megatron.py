@@ -17,7 +17,7 @@ from convinit_ext.sharding._shard import Shard
 
 _IS_CUT = "tensor_model_parallel"
 _UNSAID = "_convinit_unsaid_cut"  # of a weight that its layer has cut, and that does not say so
-MARKS = (_IS_CUT, _UNSAID)
+CUT_MARKS = (_IS_CUT, _UNSAID)
 IS_ADDED_UP = "allreduce"  # False for experts that other ranks do not have, also with DeepSpeed
 _STATE = "megatron.core.parallel_state"  # which is imported where there are layers
 _LAYERS = frozenset(("ColumnParallelLinear", "RowParallelLinear", "VocabParallelEmbedding"))

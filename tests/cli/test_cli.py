@@ -83,13 +83,29 @@ def test_run_as_json(capsys):
 def test_run_takes_a_recipe_from_a_file_and_patterns(capsys, tmp_path):
     path = tmp_path / "halves.json"
     path.write_text('{"extends": "he", "rules": [{"init": "constant_(0.5)", "name": "*.bias"}]}')
-    choice = ["--only", "0", "--only", "re:^2[.]", "--skip", "*.weight"]
+    choice = ["--only", "0", "--only", "re:^2[.]", "--only", "0", "--skip", "*.weight"]
     assert run("--recipe", path, "--json", *choice) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["report"]["recipe"] == "halves"
     assert [row["name"] for row in result["report"]["rows"]] == ["0.bias", "2.bias"]
     assert {row["initialiser"] for row in result["report"]["rows"]} == {"constant_(0.5)"}
     assert "comparison" not in result
+
+
+def test_rows_of_parameters(capsys, tmp_path):
+    path = tmp_path / "part.safetensors"
+    choice = ["--only", "0.weight[-2:]", "--only", "2.*[1:3]", "--only", "1"]
+    torch.manual_seed(5)
+    assert run(*choice, "--save", path) == 0
+    torch.manual_seed(5)
+    model = small()
+    init_model_(model, only={"0.weight": slice(-2, None), "2.*": slice(1, 3), "1": slice(None)})
+    assert_same_as_file(model, path)
+    assert main(["verify", str(path), "--model", SMALL, *choice]) == 0
+    assert main(["verify", str(path), "--model", SMALL, "--only", "0.weight[:]"]) == 1
+    capsys.readouterr()
+    assert run("--no-compare", "--only", "0.weight[99:]") == 1
+    assert "0.weight' of shape [8, 3, 3, 3] has none of these rows" in capsys.readouterr().err
 
 
 def test_code_that_a_recipes_file_names_needs_allow_code(capsys, tmp_path):
@@ -154,6 +170,11 @@ NO_SPECS += ["json:decoder.", "json:JSONDecoder:decode"]
         (["run", "--recipe", "soup"], "no recipe 'soup'; there are torch, he, xavier"),
         (["run", "--recipe", "soup.yaml"], "'soup.yaml'; there are torch, he"),
         (["run", "--only", "re:("], "'re:(' is no regular expression"),
+        (
+            ["run", "--only", "0.weight[:2]", "--only", "0.weight[4:]"],
+            "'0.weight' stands there twice, with other rows",
+        ),
+        (["run", "--only", "[0:2]", "--only", "0[2"], "'0[2': its '[' is never closed"),
         (["run", "--skip", ""], "empty pattern"),
         (["run", "--skip", "re:"], "empty pattern"),
         (["run", "--save", ""], "--save is empty"),

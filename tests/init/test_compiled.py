@@ -182,7 +182,11 @@ FILLS: dict[str, Callable[[Tensor], Tensor]] = {
     "orthogonal_": lambda w: init.orthogonal_(w, 2.0, key=KEY),
     "delta_orthogonal_": lambda w: init.delta_orthogonal_(w.t()[..., None], key=KEY),
     "several": several,
+    "sparse_": lambda w: init.sparse_(w, 0.3, key=KEY),
+    "all but some sparse_": lambda w: init.sparse_(w, -0.6, key=KEY),
     "eye_": init.eye_,
+    "dirac_": lambda w: init.dirac_(w[..., None], 2),
+    "identity_": lambda w: init.identity_(w[..., None, None], 2.0),
 }
 
 

@@ -12,7 +12,7 @@ from filling import freed
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from convinit_ext import Constant, Key, Shard, Uniform, init, init_model_
+from convinit_ext import Constant, Key, Shard, Uniform, fingerprint, init, init_model_, verify
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Rule
 
@@ -181,7 +181,6 @@ MEMBERS = {
     },
     "drawn": init.normal_,
     "sparse_": functools.partial(init.sparse_, sparsity=0.5, key=Key(0, "weight")),
-    "eye_": init.eye_,
     "identity_": init.identity_,
 }
 
@@ -211,9 +210,10 @@ def test_new_tensors_inside_of_vmap_have_equal_values(name):
         init.zeros_,
         init.ones_,
         lambda member: init.constant_(member, 2.0),
+        init.eye_,
         lambda m: init.dirac_(m[..., None]),
     ],
-    ids=["zeros_", "ones_", "constant_", "dirac_"],
+    ids=["zeros_", "ones_", "constant_", "eye_", "dirac_"],
 )
 def test_constants_of_members_of_a_batch(fill):
     members = torch.full((2, 3, 3), 7.0)
@@ -240,6 +240,25 @@ def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
 
 
 @pytest.mark.parametrize(
+    "fill",
+    [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)],
+)
+def test_fake_tensors_outside_their_mode_take_constants(fill):
+    fake_weight = FakeTensorMode().from_tensor(torch.zeros(4, 3))
+    assert fill(fake_weight) is fake_weight
+    fake_kernel = fake_weight[..., None]
+    assert init.dirac_(fake_kernel) is fake_kernel
+
+
+@pytest.mark.parametrize(("fill", "shape"), [(init.eye_, (3, 3)), (init.dirac_, (3, 3, 1))])
+def test_ones_on_a_diagonal_are_of_dense_tensors(fill, shape):
+    weight = torch.full(shape, 7.0).to_sparse()
+    with pytest.raises(NotImplementedError, match=r"layout torch\.sparse_coo"):
+        fill(weight)
+    assert torch.equal(weight.to_dense(), torch.full(shape, 7.0))
+
+
+@pytest.mark.parametrize(
     ("shape", "strides", "overlap"),
     [
         ((1 << 20, 1 << 20), (1, 1), True),
@@ -259,3 +278,23 @@ def test_views_whose_strides_do_not_nest(shape, strides, overlap):
     else:
         init.normal_(view, key=Key(0, "weight"))
         assert torch.equal(view, init.normal_(torch.empty(shape), key=Key(0, "weight")))
+
+
+def test_whole_models_and_values_inside_transforms_of_torch_func():
+    layer, other = nn.Linear(3, 3), nn.Linear(3, 3)
+    doors = {
+        "fill": lambda: init_model_(layer),
+        "verify": lambda: verify(layer),
+        "digest": lambda: fingerprint(layer),
+        "verify ": lambda: verify({"weight": layer.weight, "bias": torch.ones(3)}, model=other),
+    }
+
+    def member(weight: torch.Tensor) -> torch.Tensor:
+        layer._parameters["weight"] = weight
+        for do, ask in doors.items():
+            with pytest.raises(RuntimeError, match=rf"'weight': cannot {do.strip()} a tensor (inside|that)"):
+                ask()
+        return (weight * 1).sum()
+
+    torch.func.grad(member)(torch.zeros(3, 3))
+    torch.func.vmap(member)(torch.zeros(2, 3, 3))

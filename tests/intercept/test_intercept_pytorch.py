@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from convinit_ext import init, intercept
+from convinit_ext import Key, init, intercept
 from convinit_ext.intercept import _patch
 
 
@@ -239,3 +239,38 @@ def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw, put):
         assert said[0].filename == __file__
         put(layer.bias, drawn)
         layer.weight.data.copy_(torch.zeros(6, 8))
+
+
+@pytest.mark.parametrize("as_buffer", [False, True])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(4).to_sparse(),
+        lambda: torch.eye(4).to_mkldnn(),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    ],
+    ids=["sparse", "mkldnn", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_tensors_without_memory_of_their_own_are_left_to_pytorch(make, as_buffer):
+    layer, alone = a_layer(), make()
+    if as_buffer:
+        layer.register_buffer("table", alone)
+    else:
+        layer.register_parameter("table", nn.Parameter(alone, requires_grad=False))
+    with intercept(layer, seed=3):
+        nn.init.normal_(layer.weight)
+        layer.table.zero_()
+        if layer.table.is_nested:
+            nn.init.normal_(layer.table)
+    assert torch.equal(layer.weight, init.normal_(torch.empty(layer.weight.shape), key=Key(3, "weight")))
+
+
+def test_a_block_inside_a_transform_of_torch_func():
+    def loss(scale: torch.Tensor) -> torch.Tensor:
+        layer = a_layer()
+        with intercept(layer, seed=3):
+            nn.init.ones_(layer.weight)
+        return (layer.weight * scale).sum()
+
+    assert torch.func.grad(loss)(torch.tensor(2.0)) == a_layer().weight.numel()

@@ -45,6 +45,16 @@ def test_models_that_are_frozen_as_a_whole_and_trained_ones_are_not_asked_about(
     init_model_(built(), only=["0", "2"])
 
 
+def test_keep_holds_for_a_model_that_is_frozen_as_a_whole_too():
+    whole = built().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
+    report = init_model_(whole, frozen="keep")
+    assert {row.initialiser for row in report.rows} == {"kept (frozen)"}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in whole.state_dict().items())
+    with pytest.raises(ValueError, match=r"frozen='keep' cannot keep 5 parameters on the meta device"):
+        init_model_(built("meta").requires_grad_(False), frozen="keep")
+
+
 @pytest.mark.parametrize("dtype", [None, torch.float64])
 def test_kept_ones_stay_and_the_report_says_so(dtype, tmp_path):
     model, other = built(), built().requires_grad_(True)

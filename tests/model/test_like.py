@@ -75,3 +75,17 @@ def test_what_the_other_model_has_not_is_named():
         init_model_(stage, like=whole())
     with pytest.raises(TypeError, match="like must be a"):
         init_model_(stage, like="meta")
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU()), lambda: nn.Linear(4, 4)]
+)
+def test_a_module_of_torch_export_is_told_so(build):
+    model = build()
+    exported = torch.export.export(model, (torch.ones(2, 4),)).module()
+    with pytest.raises(ValueError, match=r"Tracing took their modules' types away: pass like=model"):
+        init_model_(exported)
+    init_model_(exported, 7, like=model)
+    init_model_(model, 7)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(exported.get_parameter(name), parameter)

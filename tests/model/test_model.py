@@ -10,7 +10,7 @@ import torch
 from states import assert_same_state, snapshot
 from torch import nn
 
-from convinit_ext import Constant, Key, Uniform, init, init_model_
+from convinit_ext import Constant, Key, Uniform, fingerprint, init, init_model_, plan_model
 from convinit_ext._engine import _ops as ops
 from convinit_ext.cli._unet import FULL_WIDTH, UNet, num_parameters
 from convinit_ext.recipes import TORCH, Rule
@@ -312,3 +312,7 @@ def test_weights_that_make_their_values_of_others_are_refused_by_name(dtype):
     assert torch.equal(model[0].weight, before)
     init_model_(model, skip="1.weight")
     assert not torch.equal(model[0].weight, before) and not values.any()
+    with pytest.raises(TypeError, match=r"tensor '1\.weight': cannot digest a Quantised"):
+        fingerprint(model)
+    with pytest.raises(TypeError, match=r"'1\.weight' is a Quantised tensor; a file holds dense tensors"):
+        plan_model(model, skip="1.weight").fingerprint()

@@ -103,6 +103,12 @@ def test_several_ways_to_choose_one_are_taken_together_and_whole_ones_are_whole(
     assert model.convs[1].running_mean.eq(3).all()
 
 
+def test_two_names_that_are_one_without_wrappers_choose_the_rows_of_both():
+    model = Net()
+    report = init_model_(model, only={"embed.weight": slice(0, 2), "module.embed.weight": [4]})
+    assert report.rows[0].initialiser.endswith("3 rows of 0 to 4 alone")
+
+
 def test_names_make_the_keys_of_rows_too():
     old, new = nn.Embedding(8, 4), nn.Embedding(12, 4)
     init_model_(new, 7, names={"": "embed"}, only={"weight": slice(8, None)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from reference import layer_key, reference
@@ -157,6 +158,9 @@ def test_what_is_not_chosen_need_not_be_fillable_or_covered():
         ({"skip": "layers[0"}, ValueError, "never closed"),
         ({"only": re.compile(b"x")}, TypeError, "not on bytes"),
         ({"only": 3}, TypeError, "not 3"),
+        ({"skip": nn.Parameter(torch.ones(99, 99))}, TypeError, r"not Parameter containing:(?s:.{,250})$"),
+        ({"fan": np.ones(2)}, ValueError, r"fan must be one of .* not array\(\[1\., 1\.\]\)"),
+        ({"frozen": np.ones(2)}, ValueError, r"frozen must be .* not array\(\[1\., 1\.\]\)"),
         ({"skip": [torch.ones(1)]}, TypeError, "tensor"),
         ({"names": 3}, TypeError, "dict or a function of a name, not int"),
         ({"names": {"experts": 3}}, TypeError, "'experts': 3"),

@@ -88,6 +88,13 @@ def test_what_is_no_regular_file_or_very_large_is_refused_and_not_read(tmp_path,
             init_model_(nn.Linear(2, 2), recipe=tmp_path / name)
 
 
+def test_a_link_to_itself_is_an_error_of_the_system(tmp_path):
+    path = tmp_path / "mine.json"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match=r"mine\.json"):
+        Recipe.load(path)
+
+
 LONG = "a" * 10_000
 
 

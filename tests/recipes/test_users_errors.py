@@ -3,12 +3,15 @@ nothing that the model holds while it is planned."""
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from convinit_ext import Constant, Normal, fingerprint, init, init_model_, plan_model, save_model, verify
-from convinit_ext.recipes import Rule, depth_scaled
+from convinit_ext.recipes import TORCH, Rule, depth_scaled
 
 
 class OwnError(Exception):
@@ -91,6 +94,10 @@ WRITES = {
     "ours": lambda target: init.normal_(target.parents[0][1].bias),
     "foreach": lambda target: torch._foreach_zero_([each.data for each in target.module.parameters()]),
     "out": lambda target: torch.add(torch.ones(4), 1, out=target.module.bias.data),
+    "data": lambda target: setattr(target.module.bias, "data", torch.ones(4)),
+    "gradient": lambda target: setattr(target.module.bias, "grad", torch.ones(4)),
+    "frozen": lambda target: target.parents[0][1].bias.requires_grad_(False),
+    "dtype": lambda target: target.parents[0][2].half(),
 }
 
 
@@ -111,7 +118,105 @@ def test_writing_to_what_else_the_model_holds_is_an_error(case, tmp_path):
             lambda each, recipe: save_model(each, tmp_path / "new", recipe=recipe),
         ):
             with pytest.raises(
-                RuntimeError, match=r"'0\.weight'.*it writes to '[0-2]\.(bias|num_\w+)' while"
+                RuntimeError, match=r"'0\.weight'.*it writes to '[0-2]\.(bias|num_\w+|weight)' while"
             ):
                 asked(model, recipe=[rule])
     assert fingerprint(model) == before
+
+
+CHANGES = {
+    "a parameter": (lambda target: setattr(target.module, "bias", nn.Parameter(torch.ones(4))), "0.bias"),
+    "of another module": (
+        lambda target: setattr(target.parents[0].lstm, "bias_ih_l0", nn.Parameter(torch.ones(4))),
+        "lstm.bias_ih_l0",
+    ),
+    "none": (lambda target: delattr(target.module, "bias"), "0.bias"),
+    "a buffer": (lambda target: target.module.register_buffer("sum", torch.ones(1)), "0.sum"),
+    "a module": (lambda target: setattr(target.parents[0], "0", nn.Identity()), "0"),
+    "a hook": (lambda target: target.module.register_forward_hook(print), "0._forward_hooks"),
+    "a type": (lambda target: setattr(target.parents[0].lstm, "__class__", nn.GRU), "lstm.__class__"),
+}
+
+
+class Cached(nn.Linear):
+    @functools.cached_property
+    def twice(self) -> int:
+        return 2 * self.in_features
+
+
+HARMLESS = {
+    "an attribute": lambda target: setattr(target.module, "in_features", 3),
+    "a new one": lambda target: setattr(target.module, "seen", True),
+    "a lost one": lambda target: delattr(target.module, "in_features"),
+    "the mode": lambda target: target.parents[0].eval(),
+    "a cached property": lambda target: target.module.twice,
+    "of a tensor": lambda target: setattr(target.module.bias, "seen", True),
+    "by NumPy": lambda target: target.module.bias.detach().numpy().fill(1),
+    "by an array": lambda target: np.asarray(target.parents[0].lstm.bias_hh_l0.detach()).fill(1),
+    "by DLPack": lambda target: torch.from_dlpack(target.module.bias.detach()).fill_(1),
+}
+
+
+def held_by(model: nn.Module) -> list[object]:
+    facts = [
+        (
+            type(each),
+            *[(name, value if type(value) is bool else id(value)) for name, value in vars(each).items()],
+        )
+        for each in model.modules()
+    ]
+    inner = [
+        (list(each.items()) if isinstance(each, dict) else list(each))
+        for module in model.modules()
+        for each in vars(module).values()
+        if isinstance(each, dict | list)
+    ]
+    return [
+        facts,
+        [[str(part) for part in each] for each in inner],
+        [vars(each) for each in model.parameters()],
+    ]
+
+
+@pytest.mark.parametrize("case", [*CHANGES, *HARMLESS])
+def test_a_plan_leaves_modules_as_they_were(case, tmp_path):
+    changes, name = CHANGES.get(case) or (HARMLESS[case], None)
+
+    def asked(target):
+        changes(target)
+        return Normal() if asked_for_values else True
+
+    model = nn.Sequential()
+    model.add_module("0", Cached(4, 4))
+    model.add_module("lstm", nn.LSTM(3, 1))
+    before, number, output = held_by(model), fingerprint(model), model.lstm(torch.ones(2, 3))[0]
+    for asked_for_values in (True, False):
+        own = (
+            Rule(asked, name="0.weight") if asked_for_values else Rule(Normal(), name="0.weight", where=asked)
+        )
+        for plan in (
+            plan_model,
+            verify,
+            lambda each, recipe: save_model(each, tmp_path / "new", recipe=recipe, overwrite=True),
+        ):
+            if name is None:
+                plan(model, recipe=[own, *TORCH])
+            else:
+                with pytest.raises(RuntimeError, match=rf"functions of rules changed .*'{name}'.* is undone"):
+                    plan(model, recipe=[own, *TORCH])
+            assert held_by(model) == before and fingerprint(model) == number
+            assert torch.equal(model.lstm(torch.ones(2, 3))[0], output)
+
+
+NO_FUNCTIONS = {"a module": nn.Identity(), "a type": str, "a tensor": torch.ones(1), "a list": ["0"]}
+
+
+@pytest.mark.parametrize("case", NO_FUNCTIONS)
+def test_what_is_no_function_is_not_called(case):
+    given = NO_FUNCTIONS[case]
+    with pytest.raises(TypeError, match="names must be a dict or a function of a name, not"):
+        plan_model(nn.Linear(4, 4), names=given)
+    with pytest.raises(TypeError, match="a rule's where must be a function of a Target, not"):
+        Rule(Normal(), where=given)
+    with pytest.raises(TypeError, match=r"a rule's init must be .* a function of a Target, not"):
+        Rule(given)

@@ -1,0 +1,71 @@
+"""Forked children have none of their parent's threads: nothing waits for them, and the bits are the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import os, sys, time
+import torch
+from torch import nn
+from convinit_ext import Key, Shard, fingerprint, init, init_model_, intercept, plan_model, verify
+from convinit_ext.recipes import TORCH, Orthogonal, Preset, Rule
+
+torch.set_num_threads(2)
+KEY = Key(0, "weight")
+model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300))
+given, empty = torch.ones(300, 300), torch.empty(300, 300)
+negative = torch.zeros(300, 300, dtype=torch.complex64).conj().imag
+rules = [Rule(Orthogonal(), name="0.weight"), Rule(Preset(given), name="1.weight"), *TORCH]
+
+def in_a_block():
+    with intercept(model, seed=3):
+        nn.init.zeros_(model[0].weight)
+        nn.init.orthogonal_(model[1].weight)
+    return model[1].weight
+
+def filled():
+    init_model_(model, 1, rules)
+    assert verify(model, 1, rules) and plan_model(model, 1, rules).fingerprint() == fingerprint(model)
+    return model[0].weight
+
+CALLS = {
+    "orthogonal_": lambda: init.orthogonal_(empty, key=KEY),
+    "sparse_": lambda: init.sparse_(empty, 0.5, key=KEY),
+    "a shard": lambda: init.sparse_(empty, 0.5, key=KEY, shard=Shard((600, 300), (300, 0))),
+    "eye_": lambda: init.eye_(empty),
+    "identity_": lambda: init.identity_(empty[..., None], 2.0),
+    "zeros_": lambda: init.zeros_(empty),
+    "constant_": lambda: init.constant_(empty, 2.0),
+    "a negated view": lambda: init.normal_(negative, key=KEY),
+    "a model": filled,
+    "intercept": in_a_block,
+}
+
+init.normal_(torch.empty(600_000), key=KEY)  # on both threads
+expected = {name: fingerprint(call()) for name, call in CALLS.items()}
+child = os.fork()
+if child == 0:
+    for name, call in CALLS.items():
+        print(name, "begins", flush=True)
+        assert fingerprint(call()) == expected[name]
+        assert torch.get_num_threads() == 2
+    os._exit(0)
+for _ in range(3000):
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.02)
+os.kill(child, 9)
+sys.exit("the child did not end")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_waits_for_no_thread():
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
