@@ -75,7 +75,8 @@ def init_model_(
             function of a name.
         frozen: what becomes of parameters that are frozen (requires_grad=False), beside others that are not,
             and that no rule of your own names: "keep" leaves them as they are, "draw" initialises them like
-            others. None is an error that lists them.
+            others. None is an error that lists them, but for what the model's own code computes, and on the
+            meta device for what a constructor of transformers' or diffusers' kind freezes by itself.
         like: a model, best on the meta device, whose module types count in place of this one's, by the names
             of parameters: for stages of torch.distributed.pipelining's tracer, which have lost theirs.
         dry_run: change and allocate nothing; the report says what would be done.

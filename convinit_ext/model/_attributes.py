@@ -1,4 +1,7 @@
-"""Tensors that a module holds in plain attributes, which nothing moves and no rule is for."""
+"""Tensors that a module holds in plain attributes, which nothing moves and no rule is for.
+
+From the meta device they come as the constructor of the model makes them, where it can be called again.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, join
+from convinit_ext.recipes import constructed_twice
 
 # Recurrent modules keep a second list of their weights, which they read anew before each call.
 _NOT_ASKED = frozenset((*vars(nn.Module()), "_flat_weights"))
@@ -18,7 +23,7 @@ _RECOMPUTED = ("_g", "_orig")
 
 
 def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
-    """Every tensor in a plain attribute of a module, or in a container there, once.
+    """Every tensor in a plain attribute of a module, or in a container there, once with all places.
 
     Those that are parameters or buffers too are left out, and weights that a hook computes before each call.
     """
@@ -29,20 +34,67 @@ def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
         for named in (node.module._parameters, node.module._buffers)
         for _, tensor in named.items()
     }
+    found: dict[int, NamedTensor] = {}
     for node in nodes:
         attributes = vars(node.module)
         for name in node.module._parameters:
             for suffix in _RECOMPUTED:
                 seen.add(id(attributes.get(name.removesuffix(suffix))))
-        held = (
-            pair for name in attributes.keys() - _NOT_ASKED for pair in _tensors_in(name, attributes[name])
-        )
-        for leaf, tensor in sorted(held, key=lambda pair: pair[0]):
+        for leaf, tensor in _held_by(node.module):
             if id(tensor) not in seen:
-                seen.add(id(tensor))
-                found = NamedTensor(tensor, join(node.path, leaf), join(node.canonical, leaf), node)
-                found.places.append((node.module, leaf))
-                yield found
+                first = NamedTensor(tensor, join(node.path, leaf), join(node.canonical, leaf), node)
+                found.setdefault(id(tensor), first).places.append((node.module, leaf))
+    yield from found.values()
+
+
+def constructed_value(held: NamedTensor) -> Tensor | None:
+    """Return what the constructor of a model around it makes of a plain attribute; None of what it draws."""
+    (_, leaf), tensor = held.places[0], held.tensor
+    if not all(_can_put(tensor, *place) for place in held.places):
+        return None
+    made = constructed_twice(held.node.module, held.node.parents)
+    one, two = (dict(_held_by(each)).get(leaf) for each in made) if made is not None else (None, None)
+    if one is None or two is None or one.is_meta or two.is_meta or not torch.equal(one, two):
+        return None
+    if one.is_floating_point() and one.isnan().any():  # memory that nothing was written to
+        return None
+    return one.detach() if (one.shape, one.dtype) == (tensor.shape, tensor.dtype) else None
+
+
+def _can_put(tensor: Tensor, module: nn.Module, leaf: str) -> bool:
+    """Whether a tensor is an attribute itself, or directly in a list, tuple or dict that is one."""
+    name = leaf.partition("[")[0]
+    value: Any = vars(module).get(name)
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if type(value) in (list, tuple):
+        pairs = enumerate(value)
+    elif type(value) is dict:
+        pairs = value.items()
+    return value is tensor or any(each is tensor and leaf == f"{name}[{key!r}]" for key, each in pairs)
+
+
+def put(held: NamedTensor, fresh: Tensor) -> None:
+    """Put a tensor in all places of a plain attribute."""
+    before, held.tensor = held.tensor, fresh
+    for module, leaf in held.places:
+        name = leaf.partition("[")[0]
+        value = vars(module)[name]
+        if type(value) is list:
+            value[:] = [fresh if each is before else each for each in value]
+        elif type(value) is tuple:
+            vars(module)[name] = tuple(fresh if each is before else each for each in value)
+        elif type(value) is dict:
+            value.update({key: fresh for key, each in value.items() if each is before})
+        elif value is before:
+            vars(module)[name] = fresh
+
+
+def _held_by(module: nn.Module) -> list[tuple[str, Tensor]]:
+    attributes = vars(module)
+    names = attributes.keys() - _NOT_ASKED
+    return sorted(
+        (pair for name in names for pair in _tensors_in(name, attributes[name])), key=lambda pair: pair[0]
+    )
 
 
 def _tensors_in(name: str, value: Any, within: tuple[int, ...] = ()) -> Iterator[tuple[str, Tensor]]:

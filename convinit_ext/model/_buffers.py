@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._attributes import plain_tensors
+from convinit_ext.model._attributes import constructed_value, plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._computed import made_by, orthogonal
 from convinit_ext.model._dtypes import dtype_of
@@ -61,8 +61,10 @@ def buffer_rows(
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
     from_meta: bool,
-) -> tuple[Row, ...]:
+) -> tuple[tuple[Row, ...], tuple[tuple[NamedTensor, Tensor], ...]]:
     """Return the buffers that initialising a model changes; for a look at it, every buffer.
+
+    And the tensors in plain attributes that come from the meta device, each with its values.
 
     Args:
         nodes: of walk.modules().
@@ -109,22 +111,22 @@ def buffer_rows(
             rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
             if options.reading and start is not None:
                 rows[-1].initialiser = _text(start)
-    by_rules = (
-        "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
-        if lost
-        else "Assign"
-    )
-    if from_meta:
-        lost += [
-            f"{each.path} {list(each.tensor.shape)} of {type(each.node.module).__name__}, a plain attribute"
-            for each in plain_tensors(nodes)
-            if each.tensor.is_meta and chooses(each)
-        ]
+    by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+    advice = by_rules if lost else "Assign"
+    attributes = []
+    for held in plain_tensors(nodes) if from_meta and not options.persistent else ():
+        if held.tensor.is_meta and chooses(held):
+            values = constructed_value(held)
+            if values is None:
+                kind = f"{type(held.node.module).__name__}, a plain attribute"
+                lost.append(f"{held.path} {list(held.tensor.shape)} of {kind}")
+            else:
+                attributes.append((held, values.to(device)))
     if lost:
         raise ValueError(
             f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:"
             + lines(lost)
-            + f"\n{by_rules} them before, or build the model on the CPU"
+            + f"\n{advice} them before, or build the model on the CPU"
         )
     if left:
         warnings.warn(
@@ -135,7 +137,7 @@ def buffer_rows(
         )
     if not options.reading:
         settle(rows, parameters)
-    return tuple(rows)
+    return tuple(rows), tuple(attributes)
 
 
 def _text(start: _Start) -> str:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import torch
 
 from convinit_ext._engine import lines
+from convinit_ext.distributions import Constant
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Given
-from convinit_ext.recipes import MODEL_CODE, Preset, Recipe, Rule, Target, computed_table, is_ready_made
+from convinit_ext.recipes import (
+    MODEL_CODE,
+    Preset,
+    Recipe,
+    Rule,
+    Target,
+    by_model_code,
+    computed_table,
+    is_frozen_when_made,
+    is_ready_made,
+)
 from convinit_ext.sharding import boxes
 
 Group = tuple[NamedTensor, ...]
@@ -22,6 +35,8 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
 
     A rule of the caller's own that names a parameter decides for it; and where all of several parameters are
     frozen, and nobody says what becomes of them, they are weights like others, but for computed tables.
+    Without values, on the meta device, so are those that the model's constructor freezes and its code draws;
+    and constants are what its code says.
 
     Args:
         groups: the parameters to fill, each with those tied to it.
@@ -37,15 +52,20 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
         return []
     targets = [target_of(group[0], options.fan) for group in frozen]
     rules = options.recipe.rules_for(targets)
-    open_, rows, tables = [], [], _Tables()
+    open_, rows, tables, starts = [], [], _Answers(computed_table), _Answers(by_model_code)
     for group, target, rule in zip(frozen, targets, rules, strict=True):
         if rule is not None and names_it(rule, options.recipe):
             continue
         stays = options.frozen == "keep" and not group[0].tensor.is_meta
-        table = None if stays else tables.of(target)
-        if table is not None:
-            rows.append(_row(group, options, Given(table.tensor), MODEL_CODE.text))
-        else:
+        found = None if stays else tables.of(target)
+        has_no_values = options.frozen is None and (options.reading or group[0].tensor.is_meta)
+        if found is None and has_no_values and is_frozen_when_made(target):
+            found = starts.of(target)
+        if isinstance(found, Constant):
+            found = Preset(torch.tensor(found.value, dtype=torch.float64).expand(target.tensor.shape))
+        if isinstance(found, Preset):
+            rows.append(_row(group, options, Given(found.tensor), MODEL_CODE.text))
+        elif found is None:
             open_.append(group)
     if options.frozen == "draw":
         return rows
@@ -70,21 +90,22 @@ def names_it(rule: Rule, recipe: Recipe) -> bool:
     return is_own and (rule.name is not None or rule.parameter is not None)
 
 
-class _Tables:
-    """What a model's own code computes. Layers repeat: what is no table in one is none in the others."""
+class _Answers:
+    """What a model's own code says. Layers repeat: what is drawn or unknown in one is so in the others."""
 
-    def __init__(self) -> None:
-        self._none: set[object] = set()
+    def __init__(self, ask: Callable[[Target], object]) -> None:
+        self._ask = ask
+        self._known: dict[object, object] = {}
 
-    def of(self, target: Target) -> Preset | None:
+    def of(self, target: Target) -> object:
         kinds = tuple(type(each) for each in (*target.parents[-1:], target.module))
         alike = kinds, tuple(target.name.split(".")[-2:]), tuple(target.tensor.shape)
-        if alike in self._none:
-            return None
-        table = computed_table(target)
-        if table is None:
-            self._none.add(alike)
-        return table
+        if alike in self._known:
+            return self._known[alike]
+        found = self._ask(target)
+        if not isinstance(found, Preset | Constant):
+            self._known[alike] = found
+        return found
 
 
 def _row(group: Group, options: Options, values: Given | None, text: str) -> Row:

@@ -135,7 +135,8 @@ class Row:
 class Plan:
     """What an initialisation does: the parameters in the order of named_parameters(), then the buffers.
 
-    `were_zero` has the names of those that hold zeros before, and then something else.
+    `were_zero` has the names of those that hold zeros before, and then something else; `attributes` the
+    tensors in plain attributes that come from the meta device, with their values.
     """
 
     rows: tuple[Row, ...]
@@ -143,6 +144,7 @@ class Plan:
     seed: int
     recipe: str
     were_zero: tuple[str, ...] = ()
+    attributes: tuple[tuple[NamedTensor, Tensor], ...] = ()
 
     @property
     def all_rows(self) -> tuple[Row, ...]:

@@ -113,9 +113,9 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     def chosen(buffer: NamedTensor) -> bool:
         return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
-    buffers = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
+    buffers, attributes = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options))
+    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options), attributes)
 
 
 def _with_pieces(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import deterministic
 
 from convinit_ext._engine import progress_bar
+from convinit_ext.model._attributes import put
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
@@ -46,6 +47,8 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                 if held.is_apart:
                     _assign(held, row.tensor)
                     held.is_apart = False
+        for attribute, values in plan.attributes:
+            put(attribute, values)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._constructor import constructed as constructed
+from convinit_ext.recipes._constructor import constructed_twice as constructed_twice
+from convinit_ext.recipes._constructor import is_frozen_when_made as is_frozen_when_made
 from convinit_ext.recipes._constructor import made_once as made_once
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
 from convinit_ext.recipes._depth_scaled import depth_scaled
@@ -39,6 +41,7 @@ from convinit_ext.recipes._initialisers import is_values as is_values
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE as MODEL_CODE
+from convinit_ext.recipes._model_code import by_model_code as by_model_code
 from convinit_ext.recipes._model_code import computed_table as computed_table
 from convinit_ext.recipes._model_code import shown_copy as shown_copy
 from convinit_ext.recipes._mup import MupRow, MupTable, mup, mup_groups, mup_table

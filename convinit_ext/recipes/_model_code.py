@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
-from convinit_ext.recipes._constructor import constructed
+from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.recipes._constructor import constructed_start
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing
+from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target
@@ -59,6 +60,8 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
     """
     if target.plain is not None or _dispatch_modes():
         return None
+    if not target.tensor.numel():
+        return Constant(0.0)
     for code in _codes(target):
         try:
             found = _asked(target, code)
@@ -66,13 +69,7 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
             continue
         if found is not None:
             return found
-    made = constructed(target.module, target.parents)
-    held = None if made is None else made._parameters.get(target.parameter)
-    if held is None or held.is_meta or held.shape != target.tensor.shape:
-        return None
-    values = held.detach()
-    is_constant = values.numel() and values.eq(values.flatten()[0]).all()
-    return Constant(float(values.flatten()[0])) if is_constant else Preset(values)
+    return constructed_start(target)
 
 
 def computed_table(target: Target) -> Preset | None:
@@ -104,9 +101,11 @@ def _codes(target: Target) -> Iterator[_Code]:
     model: Any = next((each for each in around if callable(getattr(each, "_init_weights", None))), None)
 
     def by_model(shown: nn.Module, parent: nn.Module | None) -> None:
-        model._init_weights(shown)
-        if parent is not None and model is not module:  # Whisper's encoder writes its embed_positions
-            model._init_weights(parent)
+        around = () if parent is None or model is module else (parent,)
+        for each in (shown, *around):  # Whisper's encoder writes its embed_positions
+            for inner in each.children():
+                _mark_initialised(inner)
+            model._init_weights(each)
 
     if model is not None:
         yield by_model
@@ -114,6 +113,12 @@ def _codes(target: Target) -> Iterator[_Code]:
         function = getattr(type(module), name, None)  # torch.nn's own do not know what a derived type adds
         if callable(function) and not function.__module__.startswith("torch."):
             yield lambda shown, _, name=name: getattr(shown, name)()  # type: ignore[misc]  # a default is no part of its type
+
+
+def _mark_initialised(module: nn.Module) -> None:
+    """Say that a module has been initialised, as transformers does of those inside before those around."""
+    for each in module.modules():
+        each._is_hf_initialized = True  # type: ignore[assignment]  # no tensor
 
 
 def _asked(target: Target, code: _Code) -> Distribution | Preset | Redrawn | None:
@@ -154,7 +159,7 @@ def _written(target: Target, code: _Code, device: str) -> tuple[list[Distributio
         _make_small_ones(shown)
         memory.fill_(torch.nan if memory.is_floating_point() else 0)
     shown._parameters[leaf] = parameter = nn.Parameter(memory, given.requires_grad)
-    with _Watching(memory) as watching:
+    with _Watching(memory) as watching, WhereMeta(watching.forget):
         code(shown, parent)
     left = shown._parameters[leaf]
     if left is not parameter and left is not None:  # another tensor in its place
@@ -187,29 +192,23 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
         self._memory = memory
         self.writes: list[Distribution | None] = []
 
+    def forget(self, tensor: Tensor) -> None:
+        """Forget what was written if code asks whether this is on the meta device: it may stop there."""
+        if tensor.is_meta and memory_of(tensor) == memory_of(self._memory):
+            self.writes.clear()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and self._is_write(func, args[0]):
-            is_whole = args[0].numel() == self._memory.numel()
-            self.writes.append(_distribution(func, args[1:]) if is_whole else None)
+        if args and isinstance(args[0], Tensor) and memory_of(args[0]) == memory_of(self._memory):
+            if self._is_write(func):
+                is_whole = args[0].numel() == self._memory.numel()
+                self.writes.append(filling(func, args[1:]) if is_whole else None)
+            elif self.writes and cuts(func, args[1:], self.writes[-1]):
+                self.writes.append(None)
         return func(*args, **(kwargs or {}))
 
-    def _is_write(self, func: Any, tensor: Tensor) -> bool:
+    def _is_write(self, func: Any) -> bool:
         alias = func._schema.arguments[0].alias_info
-        if alias is None or not alias.is_write:
-            return False
-        return bool(tensor.untyped_storage()._cdata == self._memory.untyped_storage()._cdata)
-
-
-def _distribution(func: Any, arguments: Any) -> Distribution | None:
-    name = func._schema.name.removeprefix("aten::")
-    numbers = [float(each) for each in arguments if isinstance(each, int | float)]
-    if name == "zero_":
-        return Constant(0.0)
-    if name == "fill_" and len(numbers) == 1:
-        return Constant(numbers[0])
-    if name == "normal_":
-        return Normal(*numbers)
-    return Uniform(*numbers) if name == "uniform_" else None
+        return alias is not None and bool(alias.is_write)
 
 
 # For what no other rule of a ready-made recipe knows, or what one marks as unknown.

@@ -81,6 +81,11 @@ def _gamma_start(target: Target) -> float | None:
     return 1.0 if _holds(module, "beta") or _FROM_ONE.fullmatch(name) else None
 
 
+def _normalises_responses(target: Target) -> bool:
+    name = type(target.module).__name__
+    return name.endswith("GRN") or name == "GlobalResponseNorm"
+
+
 def _holds(module: nn.Module, name: str) -> bool:
     held = module._parameters, module._buffers  # torch.jit's have no get()
     return any(name in each and each[name] is not None for each in held)
@@ -98,6 +103,9 @@ TORCH_NORMS: tuple[Rule, ...] = (
     Rule(ZEROS, module=NORMS, parameter="bias"),
 )
 
+# ConvNeXt V2's (Woo et al. 2023): what it adds to its input starts from zero.
+RESPONSE_NORM = Rule(ZEROS, where=_normalises_responses)
+
 # Norm layers that are not of torch.nn are known by the names of their types: LlamaRMSNorm, T5LayerNorm.
 NORM_LIKE: tuple[Rule, ...] = (
     Rule(ONES, parameter="weight", where=_starts(_weight_start, 1.0)),
@@ -106,6 +114,7 @@ NORM_LIKE: tuple[Rule, ...] = (
     Rule(ONES, parameter="gamma", where=_starts(_gamma_start, 1.0)),
     Rule(ZEROS, parameter="gamma", where=_starts(_gamma_start, 0.0)),
     Rule(ZEROS, parameter=re.compile("^(beta|bias)$"), where=_starts(_gamma_start, 0.0, 1.0)),
+    RESPONSE_NORM,
 )
 
 # Where no rule of a list fits: the weights of torch.nn's norm layers are ones, biases zeros. Longer names are

@@ -16,7 +16,7 @@ from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._model_code import LAST, by_model_code
-from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS, called_norm
+from convinit_ext.recipes._norms import NORM_LIKE, RESPONSE_NORM, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target, is_expert_stack
@@ -66,7 +66,7 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
                 Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
                 embedding_rule(normal),
                 Rule(ZEROS, module=LAYERS, parameter="bias"),
-                Rule(ZEROS, where=_normalises_responses),
+                RESPONSE_NORM,
                 Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
                 Rule(normal, parameter=_TOKENS),
                 Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
@@ -171,11 +171,6 @@ def _is_of_layer(target: Target) -> bool:
     if is_expert_stack(target) or (_EXPERTS.search(name) and target.tensor.ndim >= 2):
         return True
     return target.parameter in ("weight", "bias") and bool(_LAYER_LIKE.search(name))
-
-
-def _normalises_responses(target: Target) -> bool:
-    name = type(target.module).__name__
-    return name.endswith("GRN") or name == "GlobalResponseNorm"
 
 
 def _is_position_table(target: Target) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -105,3 +107,58 @@ def test_of_many_the_first_twenty_are_listed():
     with pytest.raises(ValueError, match="60 parameters are frozen") as error:
         init_model_(model)
     assert str(error.value).count("of Linear") == 20 and "\n  and 40 more\n" in str(error.value)
+
+
+Mixin = type("ModelMixin", (nn.Module,), {"__module__": "diffusers.models.modeling_utils"})
+
+
+class FreezingItself(Mixin):
+    """A model of diffusers' kind, whose constructor freezes some parameters."""
+
+    def __init__(self, size: int = 64) -> None:
+        super().__init__()
+        self.config = types.SimpleNamespace(size=size)
+        self.layer, self.encoder = nn.Linear(4, 4), nn.Linear(4, 4).requires_grad_(False)
+        self.constant = nn.Parameter(torch.tensor([0.1, 0.1]), requires_grad=False)
+        self.table = nn.Parameter(torch.arange(4.0), requires_grad=False)
+        self.waves = nn.Parameter(torch.randn(size) * 16, requires_grad=False)
+        self.filter = nn.Linear(2, 1, bias=False).requires_grad_(False)
+        self.filter.weight = nn.Parameter(torch.ones(1, 2), requires_grad=False)
+
+    @classmethod
+    def from_config(cls, config: types.SimpleNamespace) -> FreezingItself:
+        return cls(config.size)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_a_constructor_freezes_is_what_it_makes_or_draws(dtype):
+    with torch.device("meta"):
+        model, other = (nn.Sequential(FreezingItself()).to(dtype) for _ in range(2))
+    init_model_(model, 3)
+    init_model_(other.requires_grad_(True), 3)
+    made, drawn = model[0], other[0]
+    assert torch.equal(made.constant, torch.tensor([0.1, 0.1]).to(dtype))
+    assert torch.equal(made.table, torch.arange(4.0, dtype=dtype))
+    assert made.filter.weight.eq(1).all() and not drawn.filter.weight.eq(1).any()
+    assert 12 < made.waves.std() < 20
+    for name in ("encoder.weight", "encoder.bias", "waves", "layer.weight"):
+        assert torch.equal(model.get_parameter(f"0.{name}"), other.get_parameter(f"0.{name}")), name
+    assert [name for name, each in made.named_parameters() if each.requires_grad] == [
+        "layer.weight",
+        "layer.bias",
+    ]
+    assert verify(model, 3) and not verify(model, 4)
+
+
+def test_what_else_is_frozen_or_has_values_is_asked_about():
+    model = FreezingItself()
+    with pytest.raises(ValueError, match="6 parameters are frozen"):
+        init_model_(model)
+    init_model_(model, frozen="keep")
+    with torch.device("meta"):
+        model, by_user = FreezingItself(), FreezingItself()
+    with pytest.raises(ValueError, match="cannot keep 6 parameters on the meta device"):
+        init_model_(model, frozen="keep")
+    by_user.layer.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"1 parameter is frozen.*\n  layer\.weight"):
+        init_model_(by_user)

@@ -303,3 +303,12 @@ def test_diffusers_tables_of_shifts_and_scales_are_known_by_their_package(recipe
 @pytest.mark.parametrize("recipe", ["gpt", "llama"])
 def test_class_tokens_may_be_numbered(recipe, tokens):
     assert fillings(holding("CoaT", **{tokens: vector(1, 1, 8)}), recipe) == {tokens: Normal(0.0, 0.02)}
+
+
+@pytest.mark.parametrize("recipe", GENERAL)
+def test_response_norms_start_from_zero(recipe):
+    model = nn.Sequential(
+        holding("GlobalResponseNorm", weight=vector(), bias=vector()),
+        holding("AudioDiTGRN", gamma=vector(1, 1, 8), beta=vector(1, 1, 8)),
+    )
+    assert set(fillings(model, recipe).values()) == {ZERO} and len(fillings(model, recipe)) == 4

@@ -41,25 +41,40 @@ class Library:
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self.build = build
         torch.manual_seed(0)
-        self.parameters, self.buffers = values_of(build())
+        self.parameters, self.buffers, self.attributes = values_of(build())
         torch.manual_seed(1)
         self.model = build()
         self._other = values_of(self.model)
 
     def kind(self, name: str) -> str:
-        """Say whether a parameter or buffer is constant, computed (a table) or drawn."""
-        at = 0 if name in self.parameters else 1
-        first, second = (self.parameters, self.buffers)[at][name], self._other[at][name]
+        """Say whether a parameter, buffer or plain attribute is constant, computed (a table) or drawn."""
+        held = self.parameters, self.buffers, self.attributes
+        at = next(at for at, each in enumerate(held) if name in each)
+        first, second = held[at][name], self._other[at][name]
         if not same(first, second):
             return "drawn"
         return "constant" if is_constant(first) else "computed"
 
 
-def values_of(model: nn.Module) -> tuple[Values, Values]:
-    """Copy a model's parameters and buffers, by every name."""
+def values_of(model: nn.Module) -> tuple[Values, Values, Values]:
+    """Copy a model's parameters, buffers and tensors in plain attributes, by every name."""
     held = model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
-    first, second = ({name: each.detach().clone() for name, each in pairs} for pairs in held)
-    return first, second
+    first, second, third = (
+        {name: each.detach().clone() for name, each in pairs} for pairs in (*held, _attributes_of(model))
+    )
+    return first, second, third
+
+
+def _attributes_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    others = set(map(id, (*model.parameters(), *model.buffers())))
+    for path, module in model.named_modules():
+        for name in vars(module).keys() - vars(nn.Module()).keys():
+            value = vars(module)[name]
+            is_list = isinstance(value, list | tuple)
+            several = value if isinstance(value, dict) else dict(enumerate(value if is_list else [value]))
+            for key, each in several.items():
+                if isinstance(each, Tensor) and id(each) not in others:
+                    yield f"{path}.{name}[{key}]", each
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -101,7 +116,7 @@ def judged(library: Library, recipe: str, meta: bool) -> Verdict:
     by_code = {row.name for row in report.rows if row.initialiser == MODEL_CODE.text}
     faults = (*_of_parameters(library, model, by_code), *_of_buffers(library, model))
     torchs = _of_torch(model) if recipe == "torch" and not meta else ()
-    return Verdict(wrong=dict((*faults, *torchs)))
+    return Verdict(wrong=dict((*faults, *_of_attributes(library, model), *torchs)))
 
 
 def _of_parameters(library: Library, model: nn.Module, by_code: set[str]) -> Iterator[tuple[str, str]]:
@@ -162,6 +177,15 @@ def _of_buffers(library: Library, model: nn.Module) -> Iterator[tuple[str, str]]
             yield name, "a buffer, still on the meta device"
         elif library.kind(name) != "drawn" and not same(value, own) and not (is_gain and value.eq(1).all()):
             yield name, f"a buffer: {_shown(value)}, in its library {_shown(own)}"
+
+
+def _of_attributes(library: Library, model: nn.Module) -> Iterator[tuple[str, str]]:
+    for name, value in values_of(model)[2].items():
+        own = library.attributes.get(name)
+        if value.is_meta:
+            yield name, "an attribute, still on the meta device"
+        elif own is not None and library.kind(name) != "drawn" and not same(value, own):
+            yield name, f"an attribute: {_shown(value)}, in its library {_shown(own)}"
 
 
 def _of_torch(model: nn.Module) -> Iterator[tuple[str, str]]:
