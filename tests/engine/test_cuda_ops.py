@@ -279,6 +279,8 @@ def test_what_reads_refuses_several_devices_and_tensors_without_memory(gpus, op,
 class Placed:
     """A tensor that says it is on another device."""
 
+    __torch_dispatch__ = torch.Tensor.__torch_dispatch__
+
     def __init__(self, tensor: torch.Tensor, device: str) -> None:
         self.tensor, self.device = tensor, torch.device(device)
         self.layout, self.dtype, self.is_nested, self.is_quantized = torch.strided, tensor.dtype, False, False
