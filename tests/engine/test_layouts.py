@@ -44,7 +44,7 @@ def test_layout_does_not_change_values_and_only_the_view_changes(backend: Backen
 @pytest.mark.parametrize("shape", [(1040, 70), (256, 256)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_tiles_of_transposed_memory(backend: Backend, dtype, shape):
-    """Several tiles and what is left at their ends, with a line between rows in the buffer and without one."""
+    """Several tiles and what is left at their ends, with a line between their rows and without one."""
     memory, fill = backend.empty(shape, dtype), SHIFTED["uniform"]
     transposed, keys = backend.fill_(memory.t(), fill), key_tensor(KEY)
     whole = backend.fill(shape[::-1], fill, dtype)
