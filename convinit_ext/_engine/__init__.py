@@ -34,7 +34,7 @@ from convinit_ext._engine._load import _C
 from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
-    SMALL,
+    SMALL_BYTES,
     Box,
     fill_,
     fill_one_,
@@ -52,7 +52,7 @@ __all__ = [
     "NO_MEMORY",
     "NUM_SUMS",
     "PLAIN",
-    "SMALL",
+    "SMALL_BYTES",
     "STRIDED",
     "SUPPORTED_DTYPES",
     "_C",

@@ -27,7 +27,7 @@ from convinit_ext._engine._load import _C
 __all__ = [
     "HAS_CUDA",
     "NUM_SUMS",
-    "SMALL",
+    "SMALL_BYTES",
     "SUPPORTED_DTYPES",
     "Box",
     "Encoded",
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
-SMALL = 32768  # elements: PyTorch's own limit below which it uses one thread
+SMALL_BYTES = 256 * 1024  # kSmallestPiece of csrc/cpu/work_queue.h: up to it the engine takes one thread
 _CONSTANT = 0  # Constant.kind
 
 # None needs torch.no_grad(): no autograd kernel is registered for them, so nothing is recorded.
@@ -192,7 +192,7 @@ def fill_small_(
     One thread, and the GIL is held.
 
     Args:
-        tensor: on the CPU, `is_plain`, of at most SMALL elements; without a box contiguous
+        tensor: on the CPU, `is_plain`, of at most SMALL_BYTES; without a box contiguous
         words: of the key, as signed numbers, or the address where they are
         kind, params, box: as for `fill_one_`
     """

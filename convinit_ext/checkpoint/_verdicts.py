@@ -59,8 +59,10 @@ def verdicts_of(
 ) -> list[Verdict]:
     """Return the verdicts in the order of the subjects."""
     found: dict[int, Verdict] = {}
-    drawn = [each for each in subjects if _is_drawn(each)]
-    others = [each for each in subjects if not _is_drawn(each)]
+    drawn: list[Subject] = []
+    others: list[Subject] = []
+    for each in subjects:
+        (drawn if _is_drawn(each) else others).append(each)
     total = sum(subject.num_bytes for subject in subjects)
     step = total // _PROGRESS_STEPS if progress else total
     with progress_bar(total if progress else None, "verify") as advance:

@@ -213,7 +213,8 @@ def _checked(
     lost = [
         subject.name
         for subject in subjects
-        if subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor)
+        if not _is_plain(subject)
+        and (subject.tensor.is_meta or isinstance(local_of(subject.tensor), FakeTensor))
     ]
     if lost:
         raise ValueError(
@@ -224,6 +225,9 @@ def _checked(
         )
     sound = []
     for subject in subjects:
+        if dtype is None and _is_plain(subject):
+            sound.append(subject)
+            continue
         problem = _problem(subject, dtype)
         if problem is not None:
             problems.append(problem)
@@ -234,6 +238,11 @@ def _checked(
             raise type(error)(f"tensor {subject.name!r}: {error}") from error
         sound.append(subject)
     return sound, problems
+
+
+def _is_plain(subject: Subject) -> bool:
+    """Whether it is the model's own tensor, of which planning has found that it can be read where it is."""
+    return subject.row.held[0].is_plain and subject.tensor is subject.row.held[0].tensor
 
 
 def _problem(subject: Subject, dtype: torch.dtype | None) -> Problem | None:

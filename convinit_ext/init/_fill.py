@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import (
     PLAIN,
-    SMALL,
+    SMALL_BYTES,
     Box,
     bounds_fit,
     check_memory,
@@ -97,7 +97,7 @@ def fill_(
             recorded = True
         if recorded:
             check_not_lost(tensor)
-        small = tensor.is_cpu and tensor.numel() <= SMALL
+        small = tensor.is_cpu and tensor.nbytes <= SMALL_BYTES
         if key is not None:
             _check_key(generator, key)
             if small:

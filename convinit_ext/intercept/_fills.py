@@ -25,7 +25,7 @@ from convinit_ext import init
 from convinit_ext._engine import (
     _C,
     PLAIN,
-    SMALL,
+    SMALL_BYTES,
     STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
@@ -309,7 +309,7 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
     """Fill a whole parameter, or a box of one; past the dispatcher if it is small and nobody watches."""
     kind, params = distribution.kind, distribution.params
     is_quick = (  # nothing about it would be refused but elements that overlap
-        tensor.numel() <= SMALL
+        tensor.nbytes <= SMALL_BYTES
         and type(tensor) in PLAIN
         and tensor.is_cpu
         and _C.in_memory(tensor)

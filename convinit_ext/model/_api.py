@@ -266,7 +266,13 @@ class _OneCall:
         if not (all(map(is_one_piece, plan.rows)) and all(map(is_start, plan.buffers))):
             return None
         known = [row for row in plan.buffers if row.dtype in ops.SUPPORTED_DTYPES]
-        pieces = [piece for row in (*plan.rows, *known) for piece in row.pieces_of(row.tensor)]
+        drawn = ((row.held[0].tensor, row.values) for row in plan.rows)
+        pieces = [
+            Piece(values.key, tensor, values.distribution, None)
+            for tensor, values in drawn
+            if isinstance(values, Drawn)  # all of them
+        ]
+        pieces += [piece for row in known for piece in row.pieces_of(row.tensor)]
         rest = ((row.tensor, row.values) for row in plan.buffers if row.dtype not in ops.SUPPORTED_DTYPES)
         return _OneCall(pieces, [(tensor, start.value) for tensor, start in rest if isinstance(start, Same)])
 

@@ -18,6 +18,7 @@ from convinit_ext.recipes._target import Target
 
 _OTHERS = {"lora_A": "lora_B", "lora_a": "lora_b", "lora_embedding_A": "lora_embedding_B"}
 _OTHERS |= {other: half for half, other in _OTHERS.items()}
+_LORA = "lora_"
 _SAVED = ".modules_to_save."
 _MAGNITUDE = ".lora_magnitude_vector."
 _FIRST = Kaiming("uniform", a=math.sqrt(5), fan="torch")  # as nn.Linear has it
@@ -25,7 +26,7 @@ _FIRST = Kaiming("uniform", a=math.sqrt(5), fan="torch")  # as nn.Linear has it
 
 def _half(target: Target) -> str:
     """Return which half of an adapter a parameter is of; nothing of no adapter."""
-    if "lora_" not in target.name:
+    if _LORA not in target.name:
         return ""
     half = next((each for each in reversed(target.name.split(".")) if each in _OTHERS), "")
     around = (*target.parents, target.module)
@@ -105,3 +106,9 @@ ADAPTERS: tuple[Rule, ...] = (
     Rule(_original, where=_is_saved, label="copy of the layer"),
     Rule(_magnitude, parameter="weight", where=_is_magnitude, label="norm_of_(the weight)"),
 )
+# By the id of a rule's `where`: what is in every name that it fits. Models without adapters need not ask it.
+WORDS = {
+    **dict.fromkeys(map(id, (_is_zero, _is_normal, _is_gaussian, _is_drawn)), _LORA),
+    id(_is_saved): _SAVED,
+    id(_is_magnitude): _MAGNITUDE,
+}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
+from convinit_ext.recipes._adapters import WORDS
 from convinit_ext.recipes._depth import ByDepth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._functions import is_own
@@ -130,7 +131,12 @@ class Recipe:
         for rule in self.rules:
             if id(original(rule)) in _LAST:
                 last.setdefault(id(original(rule)), rule)
-        rules = tuple(rule for rule in self.rules if id(original(rule)) not in _LAST)
+        names = "\n".join(target.name for target in targets)
+        rules = tuple(
+            rule
+            for rule in self.rules
+            if id(original(rule)) not in _LAST and WORDS.get(id(rule.where), "") in names
+        )
         rules += (*last.values(), *(DEFAULTS if self.defaults else ()))
         code = last.get(id(MODEL_CODE))
         # By what the parameters of a type share, rules each with what is left to ask.

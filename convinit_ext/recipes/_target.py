@@ -56,7 +56,7 @@ class Target:
         Raises:
             ValueError: fewer than 2 dimensions; axes or blocks that the shape cannot have.
         """
-        layout = _layout(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _Layout()
+        layout = _layout(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _AS_PYTORCH
         if axes[:3] != PYTORCH[:3]:
             layout = _Layout(1, False, *axes)
         elif axes.blocks != 1:
@@ -75,18 +75,21 @@ class _Layout(NamedTuple):
     blocks: int = 1
 
 
+_AS_PYTORCH = _Layout()
+
+
 def _layout(target: Target) -> _Layout:
     """Return what the axes of a parameter are to its module."""
     module = target.module
     if is_expert_stack(target):
         return _Layout(batch_axis=0, in_axis=1 if _experts_transposed(module) else 2)
     if isinstance(module, _ConvNd):
-        return _Layout(module.groups, module.transposed) if target.tensor.ndim > 2 else _Layout()
+        return _Layout(module.groups, module.transposed) if target.tensor.ndim > 2 else _AS_PYTORCH
     if is_conv1d(module.__class__):
         return _Layout(transposed=True)
     if target.parameter == "in_proj_weight" and isinstance(module, nn.MultiheadAttention):
-        return _Layout(blocks=3) if target.tensor.shape[0] == 3 * module.embed_dim else _Layout()
-    return _Layout()
+        return _Layout(blocks=3) if target.tensor.shape[0] == 3 * module.embed_dim else _AS_PYTORCH
+    return _AS_PYTORCH
 
 
 def layout_key(target: Target) -> object:

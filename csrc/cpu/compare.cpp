@@ -11,8 +11,6 @@
 namespace convinit {
 namespace {
 
-constexpr int64_t kStretchBytes = 8 * 1024;  // that are looked at closely where an element differs
-
 // Of neighbouring elements; `first` is a place among them.
 template <class Item>
 Difference compare_items(const char* one, const char* other, int64_t count) {
@@ -72,9 +70,9 @@ void compare(const FillTask* tasks, int64_t num_tasks, int64_t num_threads, cons
       read_unit(tiling, number, tasks[t].data, buffer,
                 [&](int64_t index, int64_t count, const char* present, Ahead* next) {
                   // The functions prefetch what is in place.
-                  if (present == buffer) next->prefetch(kTileBytes / Ahead::kLineBytes);
+                  if (present == buffer) next->prefetch(kLargestTileLines);
                   compare_run(tasks[t], functions, index, count, present, tiling.tensor.item_size,
-                              buffer + kTileBytes, &found);
+                              buffer + kLargestTileBytes, &found);
                 });
     }
     const std::lock_guard<std::mutex> lock(mutex);

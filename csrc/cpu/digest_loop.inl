@@ -32,11 +32,25 @@ static void digest(const uint32_t* weights, const char* words, int64_t count, Ah
   for (; done + 2 * kWords <= count; done += 2 * kWords) {
     if (done % Ahead::kLineWords == 0) ahead->prefetch(kLines);
     const vector::U64 first = load(words + 4 * done), second = load(words + 4 * (done + kWords));
+#ifdef CONVINIT_KEEPS_WEIGHTS
+    static_assert(kWords == kTableShift, "the second vector's weights are the first one's for the next sum");
+    vector::U64 own = load(weights + done), next = load(weights + done + kNextWeights);
+    CONVINIT_UNROLL
+    for (int a = 0; a < kSums; ++a) {
+      const uint32_t* later = weights + done + (a + 1) * kTableShift;
+      const vector::U64 second_own = vector::kept(load(later));
+      const vector::U64 second_next = vector::kept(load(later + kNextWeights));
+      total[a] += products(first, own, next) + products(second, second_own, second_next);
+      own = second_own;
+      next = second_next;
+    }
+#else
     CONVINIT_UNROLL
     for (int a = 0; a < kSums; ++a) {
       const uint32_t* own = weights + done + a * kTableShift;
       total[a] += products(first, own) + products(second, own + kWords);
     }
+#endif
   }
   for (int a = 0; a < kSums; ++a) {
     for (size_t lane = 0; lane < sizeof(vector::U64) / sizeof(uint64_t); ++lane) sums[a] += total[a][lane];

@@ -69,8 +69,7 @@ class Matcher {
   CONVINIT_HD_METHOD bool whole(const Values& values) {
     alignas(64) Out group[kGroup<Out>];
     const char* here = reinterpret_cast<const char*>(memory_ + num_same_);
-    for (size_t at = 0; at < sizeof group; at += Ahead::kLineBytes)
-      __builtin_prefetch(here + kAheadBytes + at);
+    for (size_t at = 0; at < sizeof group; at += kLineBytes) __builtin_prefetch(here + kAheadBytes + at);
     store(group, values.even, values.odd);
     return add(are_same(reinterpret_cast<const char*>(group), here, sizeof group), kGroup<Out>);
   }

@@ -58,6 +58,12 @@ CONVINIT_HD U64 multiply_wide(U64 x, uint32_t m) {
 }
 // Of the lower halves of each lane.
 CONVINIT_HD U64 multiply_lower(U64 a, U64 b) { return (U64)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
+// A value that stays in its register: GCC would load it once more for each multiplication.
+#define CONVINIT_KEEPS_WEIGHTS 1
+CONVINIT_HD U64 kept(U64 x) {
+  asm("" : "+v"(x));
+  return x;
+}
 CONVINIT_HD U64 xor3(U64 a, U64 b, U64 c) {
   constexpr int kXor3 = 0x96;
   return (U64)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, kXor3);

@@ -11,9 +11,14 @@
 namespace convinit {
 namespace {
 
-constexpr int64_t kInPlaceColumns = 16384;   // elements of a unit in place
-constexpr int64_t kShortestInPlaceRow = 64;  // a shorter row costs more in part groups than a copy does
-constexpr int64_t kTileRowBytes = 1024;      // of a tile whose rows are far apart in memory
+constexpr int64_t kInPlaceColumns = 16384;     // elements of a unit in place
+constexpr int64_t kShortestInPlaceRow = 64;    // a shorter row costs more in part groups than a copy does
+constexpr int64_t kTileColumns = 512;          // of a tile: each of its rows has a cost of its own
+constexpr int64_t kFarBytes = 2 * kLineBytes;  // of a tile's rows in memory, where its columns are far apart
+// Lines of rows that are a multiple of so many bytes apart share few places of a cache. In the buffer there
+// is a line between them, unless the rows are one run of indices and too short to be digested each by itself.
+constexpr int64_t kFewPlaces = 256;
+constexpr int64_t kLongRow = 1024;
 constexpr Dim kSingleElement = {1, 1, 1};
 
 const Dim& column_dim(const Strided& tensor) {
@@ -58,8 +63,8 @@ void scatter_items(const Unit& unit, const void* buffer, void* memory) {
   const auto* from = static_cast<const Item*>(buffer);
   Item* to = static_cast<Item*>(memory) + unit.data;
   if (unit.row.data_stride == 1 && unit.rows > 1)
-    return copy_transposed<false>(from, unit.columns, to, unit.column.data_stride, unit.rows, unit.columns);
-  copy(from, unit.columns, 1, to, unit.row.data_stride, unit.column.data_stride, unit);
+    return copy_transposed<false>(from, unit.pitch, to, unit.column.data_stride, unit.rows, unit.columns);
+  copy(from, unit.pitch, 1, to, unit.row.data_stride, unit.column.data_stride, unit);
 }
 
 template <class Item>
@@ -67,8 +72,8 @@ void gather_items(const Unit& unit, const void* memory, void* buffer) {
   const Item* from = static_cast<const Item*>(memory) + unit.data;
   Item* to = static_cast<Item*>(buffer);
   if (unit.row.data_stride == 1 && unit.rows > 1)
-    return copy_transposed<true>(from, unit.column.data_stride, to, unit.columns, unit.columns, unit.rows);
-  copy(from, unit.row.data_stride, unit.column.data_stride, to, unit.columns, 1, unit);
+    return copy_transposed<true>(from, unit.column.data_stride, to, unit.pitch, unit.columns, unit.rows);
+  copy(from, unit.row.data_stride, unit.column.data_stride, to, unit.pitch, 1, unit);
 }
 
 }  // namespace
@@ -82,7 +87,7 @@ Strided strided(const DigestTask& task) { return {task.start, task.dims, task.nu
 Tiling make_tiling(const Strided& tensor) {
   const Dim& column = column_dim(tensor);
   const int64_t size = tensor.item_size;
-  Tiling tiling{tensor, false, -1, 1, 0, 1, 0, 0, 0};
+  Tiling tiling{tensor, false, -1, 1, 0, 0, 1, 0, 0, 0};
   tiling.in_place = column.data_stride == 1 && column.index_stride == 1 &&
                     (tensor.num_dims < 2 || column.size >= kShortestInPlaceRow);
   if (tiling.in_place) {
@@ -90,12 +95,16 @@ Tiling make_tiling(const Strided& tensor) {
   } else {
     const int32_t nearest = nearest_in_memory(tensor);
     tiling.row = nearest < tensor.num_dims - 1 ? nearest : tensor.num_dims - 2;
-    tiling.tile_columns = std::min(column.size, (tiling.row >= 0 ? kTileRowBytes : kTileBytes) / size);
+    tiling.tile_columns = std::min(column.size, tiling.row >= 0 ? kTileColumns : kTileBytes / size);
   }
+  tiling.pitch = tiling.tile_columns;
   if (tiling.row >= 0) {
-    const int64_t rows = tensor.dims[tiling.row].size;
-    tiling.row_tiles = ceil_div(rows, kTileBytes / (tiling.tile_columns * size));
-    tiling.tile_rows = ceil_div(rows, tiling.row_tiles);
+    const Dim& row = tensor.dims[tiling.row];
+    const int64_t row_bytes = tiling.tile_columns * size;
+    tiling.row_tiles = ceil_div(row.size, std::max(kTileBytes / row_bytes, kFarBytes / size));
+    tiling.tile_rows = ceil_div(row.size, tiling.row_tiles);
+    const bool is_run = column.index_stride == 1 && row.index_stride == tiling.tile_columns;
+    if ((!is_run || row_bytes >= kLongRow) && row_bytes % kFewPlaces == 0) tiling.pitch += kLineBytes / size;
   }
   tiling.column_tiles = ceil_div(column.size, tiling.tile_columns);
   tiling.num_units = tiling.row_tiles * tiling.column_tiles;
@@ -118,6 +127,7 @@ Unit locate(const Tiling& tiling, int64_t number) {
              tensor.start + first_column * column.index_stride,
              1,
              std::min(tiling.tile_columns, column.size - first_column),
+             tiling.pitch,
              kSingleElement,
              column};
   if (tiling.row >= 0) {

@@ -9,7 +9,10 @@
 
 namespace convinit {
 
-constexpr int64_t kTileBytes = 32 * 1024;  // fits the L1 cache of any current machine, or nearly
+constexpr int64_t kLineBytes = 64;                // of a cache
+constexpr int64_t kTileBytes = 32 * 1024;         // fits the L1 cache of any current machine, or nearly
+constexpr int64_t kLargestTileBytes = 72 * 1024;  // with what is between its rows in the buffer
+constexpr int64_t kLargestTileLines = kLargestTileBytes / kLineBytes;
 
 // A tensor's memory, and which part of a logical tensor it is. Dimensions as in FillTask.
 struct Strided {
@@ -29,6 +32,7 @@ struct Tiling {
   bool in_place;
   int32_t row;  // -1: none, a unit is part of one row
   int64_t tile_rows, tile_columns;
+  int64_t pitch;  // elements from one row of a tile to the next in the buffer
   int64_t row_tiles, column_tiles;
   int64_t num_units;
   int64_t unit_bytes;  // of a full one
@@ -62,13 +66,13 @@ auto visit_bits(int64_t item_size, Visit visit) {
 // Where a unit starts and how much of it lies inside the tensor. Strides are those of its rows and columns.
 struct Unit {
   int64_t data, index;  // offset in memory and linear index, in elements
-  int64_t rows, columns;
+  int64_t rows, columns, pitch;
   Dim row, column;
 };
 
 Unit locate(const Tiling& tiling, int64_t number);
 
-// Between the tensor's memory and a buffer in which the unit's rows follow each other.
+// Between the tensor's memory and a buffer that holds the unit's rows.
 void scatter(const Tiling& tiling, const Unit& unit, const void* buffer, void* memory);
 void gather(const Tiling& tiling, const Unit& unit, const void* memory, void* buffer);
 
@@ -76,12 +80,13 @@ void gather(const Tiling& tiling, const Unit& unit, const void* memory, void* bu
 // a unit in the buffer whose indices follow each other.
 template <class Visit>
 void for_each_run(const Unit& unit, Visit visit) {
-  if (unit.column.index_stride == 1 && (unit.rows == 1 || unit.row.index_stride == unit.columns)) {
+  if (unit.column.index_stride == 1 &&
+      (unit.rows == 1 || (unit.row.index_stride == unit.columns && unit.pitch == unit.columns))) {
     visit(unit.index, unit.rows * unit.columns, int64_t{0});
     return;
   }
   for (int64_t r = 0; r < unit.rows; ++r) {
-    const int64_t index = unit.index + r * unit.row.index_stride, place = r * unit.columns;
+    const int64_t index = unit.index + r * unit.row.index_stride, place = r * unit.pitch;
     if (unit.column.index_stride == 1) {
       visit(index, unit.columns, place);
       continue;

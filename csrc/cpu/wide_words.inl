@@ -43,9 +43,11 @@ CONVINIT_HD U64 next_product(U64* /*counters*/, U64 product, uint32_t m) {
 
 // A digest's words, two to a lane, times its weights: the lower halves as they are loaded, and once more with
 // the upper halves moved down, and the weights of those.
+CONVINIT_HD vector::U64 products(vector::U64 words, vector::U64 weights, vector::U64 next_weights) {
+  return vector::multiply_lower(words, weights) + vector::multiply_lower(words >> 32, next_weights);
+}
 CONVINIT_HD vector::U64 products(vector::U64 words, const uint32_t* weights) {
-  return vector::multiply_lower(words, load(weights)) +
-         vector::multiply_lower(words >> 32, load(weights + kNextWeights));
+  return products(words, load(weights), load(weights + kNextWeights));
 }
 
 #ifdef CONVINIT_JOINS_UPPER_BYTES

@@ -27,7 +27,7 @@ void WorkQueue::run(const RunWorkers& run_workers, const DoUnits& do_units) cons
   std::atomic<int64_t> next{0};
   run_workers(std::min(num_threads_, num_pieces_), [&] {
     const DefaultFloatEnvironment environment;
-    alignas(64) char buffer[2 * kTileBytes];
+    alignas(64) char buffer[kBufferBytes];
     for (int64_t piece = next++; piece < num_pieces_; piece = next++) do_piece(piece, buffer, do_units);
   });
 }

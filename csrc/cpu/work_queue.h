@@ -15,9 +15,12 @@ using RunWorkers = std::function<void(int64_t num_workers, const std::function<v
 
 constexpr int64_t kSmallestPiece = 256 * 1024;  // bytes; below it a second thread costs more than it brings
 
-// The units of one tensor: number `first` and those up to `last`. The buffer has room for two tiles, and is
-// the
-// thread's own; the thread is in the default float environment.
+// A thread's own: a tile, and a stretch of other values beside it.
+constexpr int64_t kStretchBytes = 8 * 1024;
+constexpr int64_t kBufferBytes = kLargestTileBytes + kStretchBytes;
+
+// The units of one tensor: number `first` and those up to `last`. The buffer is of kBufferBytes; the thread
+// is in the default float environment.
 using DoUnits = std::function<void(size_t tensor, int64_t first, int64_t last, char* buffer)>;
 
 // All units of all tensors laid end to end by their nominal bytes, and cut into pieces of equal size.

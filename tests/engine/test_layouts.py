@@ -41,6 +41,18 @@ def test_layout_does_not_change_values_and_only_the_view_changes(backend: Backen
         assert bool(torch.all(memory[~viewed] == SENTINEL))
 
 
+@pytest.mark.parametrize("shape", [(1040, 70), (256, 256)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiles_of_transposed_memory(backend: Backend, dtype, shape):
+    """Several tiles and what is left at their ends, with a line between their rows and without one."""
+    memory, fill = backend.empty(shape, dtype), SHIFTED["uniform"]
+    transposed, keys = backend.fill_(memory.t(), fill), key_tensor(KEY)
+    whole = backend.fill(shape[::-1], fill, dtype)
+    assert_same_bits(transposed, whole)
+    assert ops.differences([transposed], keys, [shifted("uniform")]).tolist() == [[0, -1]]
+    assert ops.digest([transposed], keys).equal(ops.digest([whole], keys))
+
+
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=str)
 @pytest.mark.parametrize("shape", [(64, 48, 3, 3), (33, 17, 5, 2), (130, 1, 3, 3), (1, 300, 1, 1)], ids=str)
 def test_memory_formats(backend: Backend, memory_format, shape):

@@ -41,7 +41,7 @@ def test_a_key_decides_alone(fill):
 def test_keyed_values_are_those_of_the_contract(dtype):
     """Small, large and strided tensors, which go different ways."""
     name = str(dtype).removeprefix("torch.")
-    large = torch.empty(ops.SMALL + 1, dtype=dtype)
+    large = torch.empty(ops.SMALL_BYTES // dtype.itemsize + 1, dtype=dtype)
     for weight in (torch.empty(5, 3, dtype=dtype), torch.empty(3, 5, dtype=dtype).T, large):
         expected = reference(tuple(weight.shape), *KEY.words, ("uniform", -1.0, 2.0), name)
         assert_same_bits(init.uniform_(weight, -1, 2, key=KEY), expected)
