@@ -29,7 +29,7 @@ from convinit_ext._engine._checks import (
 from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
-from convinit_ext._engine._fork import on_this_thread
+from convinit_ext._engine._fork import FORKED, on_this_thread
 from convinit_ext._engine._load import _C
 from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
 from convinit_ext._engine._ops import (
@@ -46,6 +46,7 @@ from convinit_ext._engine._ops import (
 
 __all__ = [
     "FINGERPRINT_VERSION",
+    "FORKED",
     "HAS_CUDA",
     "LARGEST",
     "MARKS",

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 _NOTHING = nullcontext()
-_children: list[int] = []  # this process, if it was forked
+FORKED: list[int] = []  # this process, if it is such a child
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _children.append(os.getpid()))
+    os.register_at_fork(after_in_child=lambda: FORKED.append(os.getpid()))
 
 
 class _OneThread(AbstractContextManager[None]):
@@ -28,4 +28,4 @@ def on_this_thread() -> AbstractContextManager[None]:
 
     The engine's own fills need none: they know by themselves.
     """
-    return _OneThread() if _children else _NOTHING
+    return _OneThread() if FORKED else _NOTHING

@@ -180,7 +180,7 @@ def as_groups(given: int, size: int) -> int:
 
 def _whole(given: int, what: str) -> int:
     try:
-        return operator.index(given)
+        return +operator.index(given)  # of True a number, which views want
     except (TypeError, ValueError):  # the last of a tensor of several elements
         raise TypeError(f"{what} must be an int, not {given!r}") from None
 

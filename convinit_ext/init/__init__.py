@@ -23,7 +23,7 @@ import torch.nn.init as _torch_init
 from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import on_this_thread
+from convinit_ext._engine import FORKED, on_this_thread
 from convinit_ext.distributions import (
     Normal,
     TruncatedNormal,
@@ -229,11 +229,13 @@ def _constant(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[.
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
         check_not_lost(tensor)
+        is_whole = not is_marked(tensor)
+        if is_whole and not FORKED:  # most of them, and quickly
+            return function(tensor, *args, **kwargs)
+        memory = tensor if is_whole else local_of(tensor).detach()  # which has no marks
         with on_this_thread():
-            if not is_marked(tensor):
-                return function(tensor, *args, **kwargs)
-            function(local_of(tensor).detach(), *args, **kwargs)  # which has no marks
-        return tensor
+            filled = function(memory, *args, **kwargs)
+        return filled if is_whole else tensor
 
     return call
 

@@ -55,7 +55,8 @@ def orthogonal_(
     if len(logical_shape(tensor, shard)) < 2:
         raise ValueError("Only tensors with 2 or more dimensions are supported")
     rows, *columns = logical_shape(tensor, shard)
-    if rows % as_blocks(blocks):
+    blocks = as_blocks(blocks)
+    if rows % blocks:
         raise ValueError(f"blocks must divide dim 0, but found {rows} and blocks={blocks}")
     return _fill_with_matrices(
         tensor, (blocks, rows // blocks, math.prod(columns)), gain, generator, key, shard

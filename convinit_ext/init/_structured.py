@@ -95,7 +95,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     (4.0, 1.0)
     """
     try:
-        gain = float(gain)
+        gain = float(1.0 * gain)  # a string would be one too
     except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(f"gain must be a number, not {gain!r}") from error
     check_not_lost(tensor, shard)
@@ -127,8 +127,9 @@ def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tens
             matrix = tensor.zero_()
             for size in shape[2:] if tensor.numel() else ():
                 matrix = matrix.select(2, size // 2)
-            each = torch.unflatten(matrix, 0, (groups, shape[0] // groups))
-            each.diagonal(dim1=1, dim2=2).fill_(1)
+            if groups > 1:
+                matrix = torch.unflatten(matrix, 0, (groups, shape[0] // groups))
+            matrix.diagonal(dim1=-2, dim2=-1).fill_(1)
             return tensor
         found = parts(tensor, shard)
         local = local_of(tensor)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.recipes import Redrawn, constructed, drawing, shown_copy
+from convinit_ext.recipes import Redrawn, constructed, seeded, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, of torchvision's Swin and MaxViT, and of torchtitan.
@@ -78,15 +78,19 @@ def _fixed_or_drawn(
 
     Those that are random by something else, which no seed decides, nobody offers.
     """
-    with drawing():
-        first, second = ask(node), ask(node)  # from another state
-    found: dict[str, Tensor | Redrawn] = {}
-    for leaf, values in first.items():
-        again = Redrawn(type(node.module).__qualname__, lambda leaf=leaf: ask(node)[leaf])  # type: ignore[misc]  # a default is no part of its type
-        if torch.equal(values, second[leaf]):
-            found[leaf] = values
-        elif again.follows_seed():
-            found[leaf] = again
+    first, other = (seeded(seed, lambda: ask(node)) for seed in (0, 1))
+    found: dict[str, Tensor | Redrawn] = {**first}
+    drawn = [leaf for leaf, values in first.items() if not torch.equal(values, other[leaf])]
+    again = seeded(0, lambda: ask(node)) if drawn else {}
+
+    def redrawn(leaf: str) -> Redrawn:
+        return Redrawn(type(node.module).__qualname__, lambda: ask(node)[leaf])
+
+    for leaf in drawn:
+        if torch.equal(first[leaf], again[leaf]):
+            found[leaf] = redrawn(leaf)
+        else:
+            del found[leaf]
     return found
 
 

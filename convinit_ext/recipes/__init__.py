@@ -16,7 +16,7 @@ from convinit_ext.recipes._derived import Redrawn as Redrawn
 from convinit_ext.recipes._derived import Transformed as Transformed
 from convinit_ext.recipes._derived import check_converts as check_converts
 from convinit_ext.recipes._derived import check_given as check_given
-from convinit_ext.recipes._derived import drawing as drawing
+from convinit_ext.recipes._derived import seeded as seeded
 from convinit_ext.recipes._file import SUFFIXES as SUFFIXES
 from convinit_ext.recipes._functions import call as call
 from convinit_ext.recipes._functions import is_function as is_function

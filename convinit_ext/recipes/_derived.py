@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -94,6 +94,7 @@ class Preset:
         return "preset"
 
 
+_T = TypeVar("_T")
 _LOW = (1 << 32) - 1
 _generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
 
@@ -108,6 +109,15 @@ def drawing() -> Iterator[None]:
         finally:
             random.setstate(by_python)
             np.random.set_state(by_numpy)
+
+
+def seeded(seed: int, make: Callable[[], _T]) -> _T:
+    """Return what foreign code makes once all global generators are seeded."""
+    with drawing():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed((seed & _LOW, seed >> 32))
+        return make()
 
 
 def generators() -> object:
@@ -130,17 +140,7 @@ class Redrawn:
     make: Callable[[], Tensor]
 
     def values(self, key: Key) -> Tensor:
-        with drawing():
-            seed = key.words[0]
-            torch.default_generator.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed((seed & _LOW, seed >> 32))
-            return self.make()
-
-    def follows_seed(self) -> bool:
-        """Return whether the values are a key's, and of no other source of randomness."""
-        key = Key(0, self.kind)
-        return torch.equal(self.values(key), self.values(key))
+        return seeded(key.words[0], self.make)
 
 
 @dataclass(frozen=True, slots=True)

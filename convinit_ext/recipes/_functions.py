@@ -46,25 +46,27 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
     Raises:
         ValueError: it says a tensor on the meta device.
-        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written. As of
-            `unchanged`, too.
+        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written. What else
+            it changes `unchanged` undoes.
     """
     if is_own(function):
         return function(target)
     leaf, shown = target.parameter, _shown(target.tensor)
     holders = (target.module._parameters, target.module._buffers)
     model: nn.Module = (*target.parents, target.module)[0]
-    with unchanged(model):
-        held = [each for each in holders if isinstance(each, dict) and each.get(leaf) is target.tensor]
+    known = _models.get()
+    if known is not None and id(model) not in known:
+        known[id(model)] = _Held(model)
+    held = [each for each in holders if isinstance(each, dict) and each.get(leaf) is target.tensor]
+    for each in held:
+        each[leaf] = shown
+    try:
+        plain = None if target.plain is None else replace(target.plain, tensor=shown)
+        with _Accesses(model), _Writes(model):
+            found = function(replace(target, tensor=shown, plain=plain))
+    finally:
         for each in held:
-            each[leaf] = shown
-        try:
-            plain = None if target.plain is None else replace(target.plain, tensor=shown)
-            with _Accesses(model), _Writes(model):
-                found = function(replace(target, tensor=shown, plain=plain))
-        finally:
-            for each in held:
-                each[leaf] = target.tensor
+            each[leaf] = target.tensor
     if isinstance(found, Tensor) and found.is_meta:
         raise ValueError(
             "its tensor is on the meta device, as target.tensor is while a model is planned, and has no "
@@ -153,29 +155,21 @@ _models: ContextVar[dict[int, _Held] | None] = ContextVar("_models", default=Non
 
 
 @contextmanager
-def unchanged(model: nn.Module | None = None) -> Iterator[None]:
-    """Put back, at the end of the outermost block, what functions changed of the models' modules inside.
-
-    Args:
-        model: one whose functions are called inside; of a plan they are found out as it goes.
+def unchanged() -> Iterator[None]:
+    """Put back, at the end of the block, what rules' functions changed inside of their models' modules.
 
     Raises:
         RuntimeError: that was a parameter, buffer, module or hook, or a module's type. Of other attributes,
             which may be caches, nothing is said.
     """
-    models = _models.get()
-    is_outermost = models is None
-    models = {} if models is None else models
-    if model is not None and id(model) not in models:
-        models[id(model)] = _Held(model)
+    models: dict[int, _Held] = {}
     token = _models.set(models)
     changed: list[str] = []
     try:
         yield
     finally:
         _models.reset(token)
-        if is_outermost:
-            changed = [path for held in models.values() for path in held.put_back()]
+        changed = [path for held in models.values() for path in held.put_back()]
     if changed:
         raise RuntimeError(
             f"functions of rules changed {listed(map(repr, changed))} while the model was planned, which is "

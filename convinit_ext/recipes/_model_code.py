@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
-from convinit_ext.recipes._derived import Preset, Redrawn, drawing
+from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
 from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
@@ -136,14 +136,16 @@ def _values(target: Target, code: _Code) -> Preset | Redrawn | None:
     """Return what code computes, or how to draw it again if it does not compute the same twice."""
     if target.tensor.numel() > _MOST:
         return None
-    with drawing():
-        (_, first), (_, second) = (_written(target, code, "cpu") for _ in range(2))
+
+    def make() -> Tensor:
+        return _written(target, code, "cpu")[1]
+
+    first, second = seeded(0, make), seeded(1, make)
     if first.shape != target.tensor.shape or not first.isfinite().all():  # NaN is what nothing is written to
         return None
     if torch.equal(first, second):
         return Preset(first)
-    found = Redrawn(type(target.module).__qualname__, lambda: _written(target, code, "cpu")[1])
-    return found if found.follows_seed() else None
+    return Redrawn(type(target.module).__qualname__, make) if torch.equal(first, seeded(0, make)) else None
 
 
 def _written(target: Target, code: _Code, device: str) -> tuple[list[Distribution | None], Tensor]:

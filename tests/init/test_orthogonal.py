@@ -69,6 +69,10 @@ def test_narrow_types_hold_the_rounding_of_float32(fill, dtype):
     assert_same_bits(made, fill(torch.empty(9, 7, 2), 1.7, key=KEY).to(dtype))
 
 
+def test_true_is_one_block():
+    assert_same_bits(init.orthogonal_(torch.empty(4, 3), key=KEY, blocks=True), expected((4, 3)))
+
+
 @pytest.mark.parametrize("gain", [0.3, -2, 0, torch.tensor(0.7, dtype=torch.float64), np.float64(1.1)])
 def test_the_gain_is_multiplied_before_rounding(gain):
     made = init.orthogonal_(torch.empty(8, 5, 3), gain, key=KEY)

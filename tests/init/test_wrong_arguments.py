@@ -31,6 +31,7 @@ def test_what_is_no_tensor_is_named(name, given):
         (lambda w: init.xavier_normal_(w, "2"), TypeError, "gain must be a number, not '2'"),
         (lambda w: init.variance_scaling_(w, "2"), TypeError, "scale must be a number of float64, not '2'"),
         (lambda w: init.orthogonal_(w, 10**400), OverflowError, "gain must be a number, not 10+"),
+        (lambda w: init.identity_(w, "2"), TypeError, "gain must be a number.* not '2'"),
         (lambda w: init.identity_(w, None), TypeError, "gain must be a number.* not None"),
         (lambda w: init.sparse_(w, "2"), TypeError, "sparsity must be a finite number, but found '2'"),
     ],

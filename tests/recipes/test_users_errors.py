@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from convinit_ext import Constant, Normal, fingerprint, init, init_model_, plan_model, save_model, verify
-from convinit_ext.recipes import TORCH, Rule, depth_scaled
+from convinit_ext.recipes import TORCH, Rule, depth_scaled, unchanged
 
 
 class OwnError(Exception):
@@ -220,3 +220,13 @@ def test_what_is_no_function_is_not_called(case):
         Rule(Normal(), where=given)
     with pytest.raises(TypeError, match=r"a rule's init must be .* a function of a Target, not"):
         Rule(given)
+
+
+def test_a_plan_that_an_interrupt_kept_from_closing_hides_nothing_from_the_next():
+    model = nn.Linear(4, 4)
+    changes = Rule(lambda target: setattr(target.module, "bias", nn.Parameter(torch.ones(4))) or Normal())
+    unclosed = unchanged()
+    unclosed.__enter__()
+    with pytest.raises(RuntimeError, match="functions of rules changed 'bias'"):
+        plan_model(model, recipe=[changes])
+    unclosed.__exit__(None, None, None)
