@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext import distributions
 from convinit_ext.distributions import PYTORCH, Axes, Axis
 from convinit_ext.recipes._derived import MinusIdentity, NormOf
+from convinit_ext.recipes._drawn import written_by
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
@@ -128,12 +129,9 @@ class _Untouched(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for at, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = kwargs.get(argument.name) if at >= len(args) else args[at]
-                for each in given if isinstance(given, list | tuple) else [given]:
-                    if isinstance(each, Tensor) and not each.is_meta:
-                        self._check_not_written(each)
+        for each in written_by(func, args, kwargs):
+            if not each.is_meta:
+                self._check_not_written(each)
         return func(*args, **kwargs)
 
     def _check_not_written(self, tensor: Tensor) -> None:
