@@ -133,15 +133,25 @@ def _asked(target: Target, code: _Code) -> Distribution | Preset | Redrawn | Non
 
 
 def _values(target: Target, code: _Code) -> Preset | Redrawn | None:
-    """Return what code computes, or how to draw it again if it does not compute the same twice."""
+    """Return what code computes, or how to draw it again if another state of PyTorch's generator changes it.
+
+    None of what the generator alone does not decide: code may ask numpy's, too.
+    """
     if target.tensor.numel() > _MOST:
         return None
+
+    def made(seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        return _written(target, code, "cpu")[1]
+
     with drawing():
-        (_, first), (_, second) = (_written(target, code, "cpu") for _ in range(2))
-    if first.shape != target.tensor.shape or not first.isfinite().all():  # NaN is what nothing is written to
-        return None
-    if torch.equal(first, second):
-        return Preset(first)
+        first, second = made(0), made(1)
+        if first.shape != target.tensor.shape or not first.isfinite().all():  # NaN: nothing is written to it
+            return None
+        if torch.equal(first, second):
+            return Preset(first)
+        if not torch.equal(first, made(0)):
+            return None
     return Redrawn(type(target.module).__qualname__, lambda: _written(target, code, "cpu")[1])
 
 

@@ -183,6 +183,7 @@ def test_reset_parameters_and_init_weights_of_its_own_type_are_asked_and_those_o
         lambda m: nn.init.zeros_(m.missing),
         lambda m: m.p0.data[0].fill_(1),  # a part alone
         lambda m: m.p0.data.copy_(torch.ones(3, 4) / 0),  # no number
+        lambda m: m.p0.data.copy_(torch.from_numpy(np.random.rand(3, 4))),  # which no key seeds
     ],
 )
 def test_what_it_does_not_say_is_listed_and_nothing_is_written(code):
