@@ -244,10 +244,12 @@ $(VENV)/test-tools: $(VENV)/torch-$(TORCH) pyproject.toml
 	@$(PIP) --group test
 	@touch $@
 
-# DeepSpeed builds what it needs when it needs it.
+# DeepSpeed builds what it needs when it needs it. mup asks for torchvision, which nothing here needs, and which others import
+# where it is: built for CUDA, it does not load beside a torch for the CPU.
 $(VENV)/clients: $(VENV)/torch-$(TORCH) pyproject.toml
 	@echo "Installing the frameworks that the tests of clients run"
 	@DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(PIP) --no-build-isolation 'torch==$(TORCH)' --group clients
+	@$(VENV)/bin/python -m pip uninstall --quiet --yes torchvision
 	@touch $@
 
 $(VENV)/zoo: $(VENV)/torch-$(TORCH) pyproject.toml

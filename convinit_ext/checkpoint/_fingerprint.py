@@ -24,6 +24,7 @@ from convinit_ext.checkpoint._safetensors import Weights, open_weights
 from convinit_ext.model import walk
 from convinit_ext.sharding import (
     Ranks,
+    is_flat_parameter,
     is_sharded,
     local_of,
     logical_shape,
@@ -134,7 +135,7 @@ class _Readable:
     def _given(self, target: object) -> Mapping[str, Tensor]:
         if isinstance(target, nn.Module):
             note_layers(target.modules())
-            return _once(target, target.state_dict(keep_vars=True))
+            return _once(target, walk.with_state(target).state_dict(keep_vars=True))
         if isinstance(target, Mapping):
             return target
         if not isinstance(target, str | PathLike):
@@ -186,6 +187,11 @@ def _checked(name: str, tensor: object) -> Tensor:
     """Return a tensor with values that can be read. Of a sharded one that is found out later."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name!r} must be a tensor, not {type(tensor).__name__}")
+    if is_flat_parameter(tensor):
+        raise ValueError(
+            f"{_what(name)} is the flat parameter of a FullyShardedDataParallel, a range of several; "
+            "accepted is the model"
+        )
     if not is_plain(tensor):
         if is_lazy(tensor):
             raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")

@@ -54,6 +54,16 @@ def _wrapped(kind: type) -> str | None:
     return next(filter(None, known), None)
 
 
+def with_state(model: nn.Module) -> nn.Module:
+    """Return the module whose state_dict() has all that the model holds.
+
+    That of Fabric's wrapper leaves out what a strategy wraps the model in, and what that gathers.
+    """
+    own_type: Any = type(model)
+    outer: Any = model
+    return outer._forward_module if _wrapped(own_type) == "_original_module" else model
+
+
 @dataclass(slots=True, eq=False)
 class NamedModule:
     """A module of the model: its path as PyTorch spells it, its canonical one, and the modules around it."""

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext._engine import listed
+from convinit_ext.recipes._drawn import written_by
 from convinit_ext.recipes._target import Target
 
 _OWN = __name__.partition(".")[0] + "."  # begins the names of this package's modules
@@ -104,12 +105,9 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's 
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for at, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = kwargs.get(argument.name) if at >= len(args) else args[at]
-                for each in given if isinstance(given, list | tuple) else [given]:
-                    if isinstance(each, Tensor) and not each.is_meta:
-                        _check_not_of(self._model, each)
+        for each in written_by(func, args, kwargs):
+            if not each.is_meta:
+                _check_not_of(self._model, each)
         return func(*args, **kwargs)
 
 

@@ -133,7 +133,7 @@ def _asked(target: Target, code: _Code) -> Distribution | Preset | Redrawn | Non
 
 
 def _values(target: Target, code: _Code) -> Preset | Redrawn | None:
-    """Return what code computes, or how to draw it again if it does not compute the same twice."""
+    """Return what code computes, or how to draw it again if the seed of the global generators decides it."""
     if target.tensor.numel() > _MOST:
         return None
 

@@ -29,6 +29,7 @@ from convinit_ext.sharding._flat import FlatPiece, check_alone, flat_pieces, tie
 from convinit_ext.sharding._foreign import (
     carrying,
     check_foreign,
+    is_flat_parameter,
     is_flat_piece,
     is_marked,
     is_placeholder,
@@ -65,6 +66,7 @@ __all__ = [
     "gathered",
     "home_of",
     "is_dtensor",
+    "is_flat_parameter",
     "is_flat_piece",
     "is_held_by_others",
     "is_marked",

@@ -65,6 +65,11 @@ def is_flat_piece(tensor: Tensor) -> bool:
     return _FLAT in tensor.__dict__ and foreign(tensor) is not None
 
 
+def is_flat_parameter(tensor: Tensor) -> bool:
+    """Return whether a tensor is the flat parameter itself of a FullyShardedDataParallel."""
+    return "_is_flat_param" in tensor.__dict__
+
+
 def is_placeholder(tensor: Tensor) -> bool:
     """Return whether a parameter is one of ZeRO-3's, whose own memory is empty."""
     return _ZERO3 in tensor.__dict__ and foreign(tensor) is not None

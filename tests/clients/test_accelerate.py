@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+from functools import partial
+
 import pytest
 
 pytest.importorskip("accelerate")
@@ -9,9 +13,11 @@ pytest.importorskip("accelerate")
 import torch
 from accelerate import Accelerator, cpu_offload, disk_offload, dispatch_model, init_empty_weights
 from accelerate.hooks import remove_hook_from_submodules
-from accelerate.utils import compile_regions
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, compile_regions
 from clients import assert_all_hold, assert_refused, assert_same_values, run_cases
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from convinit_ext import Key, fingerprint, init, init_model_, intercept, plan_model, save_model, verify
 
@@ -55,7 +61,39 @@ def prepared_models_keep_their_keys() -> None:
         assert torch.equal(embedding, init.normal_(torch.empty(11, 6), key=Key(4, "embed.weight")))
 
 
-CASES = (prepared_models_keep_their_keys,)
+def layers() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 6), nn.LayerNorm(6), nn.Linear(6, 4))
+
+
+def sharded_models_are_filled() -> None:
+    for version, is_empty in itertools.product((1, 2), (True, False)):
+        AcceleratorState._reset_state()
+        accelerator = Accelerator(cpu=True)
+        accelerator.state.device = torch.device("cpu")
+        accelerator.state.distributed_type = DistributedType.FSDP  # which it chooses where there is a GPU
+        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+            fsdp_version=version,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=["Linear"],
+            cpu_ram_efficient_loading=False,
+        )
+        whole = layers()
+        with init_empty_weights() if is_empty else contextlib.nullcontext():
+            model = layers()
+        assert next(model.parameters()).is_meta == is_empty
+        kinds = (FullyShardedDataParallel, FSDPModule)
+        model, _ = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+        assert isinstance(model, kinds[version - 1])
+        init_model_(model, 3, check_ranks=True)
+        init_model_(whole, 3)
+        assert fingerprint(model) == fingerprint(whole) == plan_model(whole, 3).fingerprint()
+        assert verify(model, 3) and not verify(model, 4)
+        assert torch.equal(model(torch.ones(2, 8)), whole(torch.ones(2, 8)))
+        assert_refused("gathered|before its first forward pass", partial(init_model_, model, 4))
+    AcceleratorState._reset_state()
+
+
+CASES = (prepared_models_keep_their_keys, sharded_models_are_filled)
 
 
 def test_on_two_processes():

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from functools import partial
+
 import pytest
 
 pytest.importorskip("lightning")
 
 import lightning
 import torch
-from clients import assert_all_hold, assert_same_values, run_cases
+from clients import assert_all_hold, assert_refused, assert_same_values, run_cases
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.strategies import ModelParallelStrategy
 from lightning.fabric.wrappers import _FabricModule
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 from convinit_ext import Key, fingerprint, init, init_model_, intercept, plan_model, save_model, verify
 
@@ -101,7 +106,65 @@ def models_that_a_trainer_configures() -> None:
     assert_same_values(model, whole)
 
 
-CASES = (replicas_keep_their_keys, models_that_a_trainer_configures)
+def sharded(model: nn.Module, mesh) -> nn.Module:
+    return fully_shard(model, mesh=mesh["data_parallel"])
+
+
+def sharded_and_filled(model: nn.Module, mesh) -> nn.Module:
+    init_model_(sharded(model, mesh), 3)
+    return model
+
+
+def models_that_fabric_shards() -> None:
+    for parallelize, is_empty in itertools.product((sharded, sharded_and_filled), (True, False)):
+        fabric = Fabric(
+            accelerator="cpu",
+            devices=2,
+            strategy=ModelParallelStrategy(parallelize, data_parallel_size=2, tensor_parallel_size=1),
+            plugins=[TorchElasticEnvironment()],
+        )
+        fabric.launch()
+        with fabric.init_module(empty_init=is_empty):
+            model = built()
+        model = fabric.setup(model)
+        if parallelize is sharded:
+            init_model_(model, 3, check_ranks=True)
+        assert fingerprint(model) == plan_model(model, 3).fingerprint() == fingerprint(whole_of(3))
+        assert verify(model, 3, check_ranks=True) and not verify(model, 4)
+        with intercept(model, seed=5):
+            weight = nn.init.normal_(next(model.parameters()))
+        assert torch.equal(weight.full_tensor(), init.normal_(torch.empty(6, 8), key=Key(5, "0.weight")))
+        model(torch.ones(2, 8))
+        assert_refused("holds gathered parameters.*reshard", partial(init_model_, model, 4))
+        model.reshard()
+        init_model_(model, 4)
+        model.eval()
+        assert torch.equal(model(torch.ones(2, 8)), whole_of(4).eval()(torch.ones(2, 8)))
+
+
+def models_that_the_older_fsdp_shards_inside_of_fabrics_wrapper() -> None:
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", plugins=[TorchElasticEnvironment()])
+    fabric.launch()
+    for original in (True, False):
+        inside = built()
+        wrapped = FullyShardedDataParallel(inside, device_id=torch.device("cpu"), use_orig_params=original)
+        model = _FabricModule(
+            wrapped, fabric.strategy, original_module=inside
+        )  # its own strategy needs a GPU
+        init_model_(model, 3)
+        assert fingerprint(model) == fingerprint(whole_of(3))
+        assert verify(model, 3) and not verify(model, 4)
+        if not original:
+            held = dict(model.named_parameters())
+            assert_refused("is the flat parameter of a Fully", partial(fingerprint, held))
+
+
+CASES = (
+    replicas_keep_their_keys,
+    models_that_a_trainer_configures,
+    models_that_fabric_shards,
+    models_that_the_older_fsdp_shards_inside_of_fabrics_wrapper,
+)
 
 
 def test_on_two_processes():
