@@ -31,10 +31,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def no_mode_stays():
-    """A test that leaves one of PyTorch's modes active fails by itself, and none after it."""
+    """A test that leaves one of PyTorch's modes active, or gradients off, fails, and none after it."""
     yield
     left = [_pop_torch_function_stack() for _ in range(_len_torch_function_stack())]
-    assert not left
+    has_gradients = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert not left and has_gradients
 
 
 @pytest.fixture(params=_C.available_isas())

@@ -101,8 +101,10 @@ Tiling make_tiling(const Strided& tensor) {
   if (tiling.row >= 0) {
     const Dim& row = tensor.dims[tiling.row];
     const int64_t row_bytes = tiling.tile_columns * size;
-    tiling.row_tiles = ceil_div(row.size, std::max(kTileBytes / row_bytes, kFarBytes / size));
-    tiling.tile_rows = ceil_div(row.size, tiling.row_tiles);
+    const int64_t line = kLineBytes / size, most = std::max(kTileBytes / row_bytes, kFarBytes / size);
+    const int64_t even = ceil_div(row.size, ceil_div(row.size, most));
+    tiling.tile_rows = std::min(row.size, ceil_div(even, line) * line);  // whole squares of transpose.h
+    tiling.row_tiles = ceil_div(row.size, tiling.tile_rows);
     const bool is_run = column.index_stride == 1 && row.index_stride == tiling.tile_columns;
     if ((!is_run || row_bytes >= kLongRow) && row_bytes % kFewPlaces == 0) tiling.pitch += kLineBytes / size;
   }

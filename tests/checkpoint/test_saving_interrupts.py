@@ -42,6 +42,7 @@ def interrupts(first: float, every: float, count: int):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        torch.set_grad_enabled(True)  # PyTorch's no_grad() may have been left half way
 
 
 def slow(function, seconds, first, every):
