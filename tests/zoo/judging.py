@@ -69,6 +69,8 @@ def _attributes_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     others = set(map(id, (*model.parameters(), *model.buffers())))
     for path, module in model.named_modules():
         for name in vars(module).keys() - vars(nn.Module()).keys():
+            if f"{name}_g" in module._parameters:  # a hook computes it before each call
+                continue
             value = vars(module)[name]
             is_list = isinstance(value, list | tuple)
             several = value if isinstance(value, dict) else dict(enumerate(value if is_list else [value]))
