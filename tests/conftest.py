@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 
 import pytest
 import torch
@@ -26,6 +27,13 @@ def pytest_configure() -> None:
     if (num_workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))) > 1:
         torch.set_num_threads(max(2, (os.cpu_count() or 1) // num_workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
+
+
+def pytest_sessionfinish() -> None:
+    """Write down which lines ran, now: pytest-xdist kills a worker that has not ended after ten seconds."""
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and (running := coverage.Coverage.current()) is not None:
+        running.save()
 
 
 @pytest.fixture(params=_C.available_isas())
