@@ -19,7 +19,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP := sh scripts/pip_install.sh $(VENV)/bin/python
-WORKERS ?= $(shell nproc)
+WORKERS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
 INSTALL := $(PIP) --no-build-isolation --editable '.[progress]'
 COMPILE := $(VENV)/bin/python scripts/compile.py
 CXX_SOURCES := $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/*/*.inl csrc/*/*.cu)
@@ -109,7 +109,7 @@ with-zoo: $(VENV)/built $(VENV)/zoo
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) tests/zoo $(ARGS)
 
 # Threads that wait do not take the core of those that work, since there are more of them than cores.
-test test-slow test-install with-clients with-zoo: export OMP_WAIT_POLICY := passive
+test test-slow test-install coverage with-clients with-zoo: export OMP_WAIT_POLICY := passive
 
 bench: $(VENV)/built $(VENV)/test-tools
 	$(VENV)/bin/python -m pytest benchmarks $(ARGS)

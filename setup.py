@@ -50,6 +50,8 @@ ARCHITECTURES = {
 }
 # Others that torch names in TORCH_CUDA_ARCH_LIST, and what it means by names.
 OTHERS = {"8.7": (11, 4), "8.9": (11, 8), "10.3": (12, 9), "11.0": (13, 0), "12.1": (12, 9)}
+# CUDA's runtime, inside the module instead of a file of some toolkit, and what it needs (docs/cuda.md).
+RUNTIME = ["cudart_static", "rt", "dl", "pthread"]
 TOO_OLD = ("Kepler", "Maxwell", "Pascal", "Volta")
 # What would change values. nvcc reads its variables itself, after the flags that setup.py gives it.
 FLAGS = ("NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "TORCH_NVCC_FLAGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS")
@@ -154,7 +156,7 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
     cxx += ["-g0"]  # Python's own flags have -g, which makes nine tenths of the module
     # torch's headers; then gcc 12's own avx512fintrin.h
     cxx += ["-Wno-unused-parameter", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-    return (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
+    built = (cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension)(
         name="convinit_ext._C",
         sources=relative(sources),
         include_dirs=[str(ROOT / "csrc")],
@@ -162,6 +164,17 @@ def extension(toolkit: Version | None) -> cpp_extension.CppExtension:
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++17", "--fmad=false"]},
     )
+    if toolkit is not None:
+        built.libraries = [library for library in built.libraries if library != "cudart"] + RUNTIME
+    return built
+
+
+def version(toolkit: Version | None, command: Iterable[str]) -> str:
+    """The package's, and after it the toolkit's that the build is with; sources are the same for all."""
+    text = (ROOT / "convinit_ext" / "__init__.py").read_text()
+    public = re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)
+    assert public is not None
+    return public[1] if toolkit is None or "sdist" in command else f"{public[1]}+cu{toolkit[0]}{toolkit[1]}"
 
 
 class BuildExtension(cpp_extension.BuildExtension):
@@ -176,7 +189,7 @@ if __name__ == "__main__":
     check_flags(os.environ)
     cpp_extension.CUDA_HOME = toolkit_home(cpp_extension.CUDA_HOME)
     found = toolkit_version(cpp_extension.CUDA_HOME)
-    cuda = with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found)
+    toolkit = found if with_cuda(os.environ.get("CONVINIT_CUDA"), torch.version.cuda, found) else None
     # What the build was for: an extension that cannot be loaded can still be told from one never built.
     (ROOT / "convinit_ext" / "_build.py").write_text(
         f'"""Written by setup.py."""\n\nTORCH_VERSION = "{torch.__version__}"\n'
@@ -185,6 +198,7 @@ if __name__ == "__main__":
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
     setuptools.setup(
         **LICENSE,
-        ext_modules=[extension(found if cuda else None)],
+        version=version(toolkit, sys.argv),
+        ext_modules=[extension(toolkit)],
         cmdclass={"build_ext": BuildExtension},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 
 import pytest
 import torch
@@ -37,6 +38,13 @@ def no_mode_stays():
     has_gradients = torch.is_grad_enabled()
     torch.set_grad_enabled(True)
     assert not left and has_gradients
+
+
+def pytest_sessionfinish() -> None:
+    """Write down which lines ran, now: pytest-xdist kills a worker that has not ended after ten seconds."""
+    coverage = sys.modules.get("coverage")
+    if coverage is not None and (running := coverage.Coverage.current()) is not None:
+        running.save()
 
 
 @pytest.fixture(params=_C.available_isas())

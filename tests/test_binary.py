@@ -1,4 +1,4 @@
-"""The compiled module: no debug information, torch's stable C interface, an instruction set for each file."""
+"""The compiled module: no debug information, what it needs of torch and CUDA, where vectors are used."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ def test_only_symbols_of_the_stable_interface_are_used():
     of_torch = [name for name in undefined if TORCH.match(name)]
     assert of_torch and [name for name in of_torch if name not in declared] == []
     assert [name for name in undefined if MANGLED.match(name)] == []
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="there is no readelf")
+def test_the_module_brings_cudas_runtime_along():
+    """Whichever libcudart torch has, or none: a wheel with CUDA asks for no file of a toolkit."""
+    needed = [line for line in lines_of("readelf", "-d", MODULE) if "(NEEDED)" in line]
+    assert any("libtorch_cpu.so" in line for line in needed)
+    assert [line for line in needed if "cudart" in line] == []
 
 
 def test_only_files_of_an_instruction_set_use_it():

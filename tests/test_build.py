@@ -98,6 +98,16 @@ def test_a_failed_load_is_one_error_that_names_all_versions(tmp_path: Path, buil
     assert "pip install --no-build-isolation ." in error
 
 
+def test_sources_that_hide_an_installed_package_say_so(tmp_path: Path):
+    """As where Python is started in the folder of the sources, after `pip install .` there."""
+    copy_package(tmp_path)
+    (tmp_path / "setup.py").touch()
+    result = run_python("-c", f"{NO_FINDER}; import convinit_ext", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    said = f"ImportError: convinit_ext's sources in {tmp_path} have no compiled part, and hide an installed"
+    assert last_line(result.stderr).startswith(said)
+    assert "start Python in another folder, or compile it there with: pip install" in result.stderr
+
+
 def test_build_info_names_the_build():
     info = _C.build_info()
     assert info["compiler"] and info["torch"].startswith("2.") and "cuda" in info

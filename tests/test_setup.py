@@ -11,6 +11,8 @@ import torch
 from compiling import CSRC, CXX
 from processes import last_line, run_python
 
+import convinit_ext
+
 SETUP = Path(__file__).parent.parent / "setup.py"
 
 
@@ -150,25 +152,34 @@ def test_torch_guess_stands_where_nvcc_names_no_toolkit(setup, tmp_path: Path, s
 
 
 def test_the_extension_with_cuda(setup, monkeypatch):
-    """Its sources and flags; nothing is compiled. TORCH_CUDA_ARCH_LIST is respected."""
-    monkeypatch.setattr(setup.cpp_extension, "CUDAExtension", lambda **given: given)
+    """Its sources, flags and libraries; nothing is compiled. TORCH_CUDA_ARCH_LIST is respected."""
+    monkeypatch.setattr(setup.cpp_extension, "CUDA_HOME", "/no/such/toolkit")
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.9 9.0a")
-    given = setup.extension((13, 0))
-    assert "csrc/torch/ops_cuda.cpp" in given["sources"]
-    assert all(source.startswith("csrc/cuda/") for source in given["sources"] if source.endswith(".cu"))
-    assert ("CONVINIT_CUDA", '"13.0 for 8.9 9.0a"') in given["define_macros"]
-    assert "--fmad=false" in given["extra_compile_args"]["nvcc"]
-    assert "-ffp-contract=off" in given["extra_compile_args"]["cxx"]
+    made = setup.extension((13, 0))
+    kernels = [source for source in made.sources if source.endswith(".cu")]
+    assert kernels and all(source.startswith("csrc/cuda/") for source in kernels)
+    assert "csrc/torch/ops_cuda.cpp" in made.sources
+    assert ("CONVINIT_CUDA", '"13.0 for 8.9 9.0a"') in made.define_macros
+    assert "--fmad=false" in made.extra_compile_args["nvcc"]
+    assert "-ffp-contract=off" in made.extra_compile_args["cxx"]
+    assert {"cudart_static", "torch_cuda"} <= set(made.libraries) and "cudart" not in made.libraries
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
-    macros = dict(setup.extension((12, 8))["define_macros"])
+    macros = dict(setup.extension((12, 8)).define_macros)
     assert macros["CONVINIT_CUDA"] == '"12.8 for 7.5 8.0 8.6 9.0 10.0 12.0+PTX"'
 
 
-def test_the_extension_without_cuda(setup, monkeypatch):
-    monkeypatch.setattr(setup.cpp_extension, "CppExtension", lambda **given: given)
-    given = setup.extension(None)
-    assert not [source for source in given["sources"] if "cuda" in source]
-    assert "CONVINIT_CUDA" not in dict(given["define_macros"])
+def test_the_extension_without_cuda(setup):
+    made = setup.extension(None)
+    assert not [name for name in (*made.sources, *made.libraries) if "cuda" in name]
+    assert "CONVINIT_CUDA" not in dict(made.define_macros)
+
+
+def test_the_version_says_with_which_toolkit_it_is_built(setup):
+    """So that a wheel with CUDA and one without can lie side by side; sources are for both."""
+    public = convinit_ext.__version__
+    assert setup.version(None, ["setup.py", "bdist_wheel"]) == public
+    assert setup.version((13, 0), ["setup.py", "bdist_wheel"]) == f"{public}+cu130"
+    assert setup.version((13, 0), ["setup.py", "egg_info", "sdist"]) == public
 
 
 needs_no_cuda = pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")

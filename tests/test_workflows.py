@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from processes import ROOT
 
+import convinit_ext
+
 yaml = pytest.importorskip("yaml")
 
 WORKFLOWS = sorted(ROOT.glob(".github/workflows/*.yml"))
@@ -46,14 +48,19 @@ def test_the_one_command_of_ci_is_among_them():
 
 
 def test_the_version_is_one():
-    """In the package, its metadata and the citation; and no workflow builds against an older torch."""
+    """In the package and the citation; and no workflow builds against an older torch."""
     project = (ROOT / "pyproject.toml").read_text()
-    version = re.search(r'^version = "(.+)"', project, re.MULTILINE)[1]
-    assert f'__version__ = "{version}"' in (ROOT / "convinit_ext/__init__.py").read_text()
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == convinit_ext.__version__
     oldest = re.search(r'"torch>=([\d.]+)"', project)[1]
     assert f"torch=={oldest}.0" in project
     assert f'torch: "{oldest}.0"' in (ROOT / ".github/workflows/ci.yml").read_text()
+
+
+def test_wheels_are_built_for_every_python_with_cuda_and_without():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/wheels.yml").read_text())["jobs"]
+    built = re.search(r'^build = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1].split()
+    for job in ("wheels", "cuda"):
+        assert [f"{python}-*" for python in jobs[job]["strategy"]["matrix"]["python"]] == built
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
 
 def _load_error(cause: ImportError) -> ImportError:
+    folder = Path(__file__).parents[2]
+    if find_spec("convinit_ext._C") is None and (folder / "setup.py").is_file():
+        return ImportError(
+            f"convinit_ext's sources in {folder} have no compiled part, and hide an installed convinit_ext: "
+            "start Python in another folder, or compile it there with: "
+            "pip install --no-build-isolation --editable ."
+        )
     return ImportError(
         f"convinit_ext's compiled part could not be loaded under Python {platform.python_version()} and "
         f"torch {torch.__version__}: {cause}. "

@@ -22,7 +22,7 @@ def check_picture(path: str | PathLike[str]) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "a picture needs matplotlib, which is not installed: pip install 'convinit_ext[plot]'"
+            "a picture needs matplotlib, which is not installed: pip install matplotlib"
         ) from error
     accepted = sorted(Figure().canvas.get_supported_filetypes())
     if Path(path).suffix.lstrip(".").lower() not in accepted:

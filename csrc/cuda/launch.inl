@@ -35,8 +35,7 @@ bool set(Parameter* parameter, const void* image, int64_t num_bytes) {
   return true;
 }
 
-// CUDA keeps an error for whoever asks next: PyTorch, after a launch of its own that was right. It is told
-// here.
+// CUDA keeps an error for whoever asks next, after a launch that was right. It is told here.
 const char* describe(cudaError_t error) {
   if (error == cudaSuccess) return nullptr;
   (void)cudaGetLastError();

@@ -17,6 +17,10 @@ from torch import nn
 from convinit_ext import save_model, verify
 from convinit_ext.checkpoint import _writer as file_writer
 
+pytestmark = pytest.mark.filterwarnings(  # an interrupt may hit a destructor, or a callback of gc
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
 
 class Interrupt(BaseException):
     pass
@@ -87,7 +91,6 @@ def test_an_interrupt_while_the_disk_is_slow(tmp_path, monkeypatch, module, name
 def test_interrupts_at_any_moment(tmp_path, monkeypatch):
     """Files of final names are whole, there are no others, no descriptor is open, the same call ends it."""
     monkeypatch.setattr(file_writer, "BLOCK_BYTES", 1 << 12)
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # an interrupt inside a destructor
     arguments = {"max_shard_size": "100KB", "overwrite": True}
     seconds = []
     for number in range(3):  # the first may take much longer than those to be interrupted
@@ -139,9 +142,8 @@ class InterruptAt:
         return self._trace
 
 
-def test_interrupts_at_every_step_of_the_lock(tmp_path, monkeypatch):
+def test_interrupts_at_every_step_of_the_lock(tmp_path):
     """No file stays, whatever was about to be done; and it is gone before the collector of garbage comes."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     path, step, ends = tmp_path / ".lock", 0, []
 
     def run() -> bool:

@@ -93,7 +93,7 @@ def test_nothing_is_imported_before_it_is_needed():
 def test_a_picture_without_matplotlib_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"needs matplotlib.*pip install 'convinit_ext\[plot\]'"):
+    with pytest.raises(ImportError, match=r"needs matplotlib.*: pip install matplotlib"):
         inspect_model(net()).plot(tmp_path / "out.png")
 
 

@@ -52,6 +52,7 @@ def test_an_interrupt_anywhere_leaves_nothing_behind(is_reused):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no SIGALRM here")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it may hit a callback of gc
 def test_signals_that_raise_leave_nothing_behind():
     def interrupt(*_):
         raise InterruptError
