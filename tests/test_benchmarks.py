@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -176,3 +177,38 @@ def test_the_gpu_check_tells_how_many_bars_are_missed(tmp_path):
         check=True,
     )
     assert "every step passed; bars missed: 1;" in told.stdout
+
+
+def figures(name: str, key: str, **where: int) -> dict[str, str]:
+    """Of a result file: one figure of each case, as a page writes it."""
+    rows = json.loads((table.ROOT / "benchmarks" / "results" / name).read_text())["results"]
+    rows = [row for row in rows if row.items() >= where.items() and key in row]
+    return {row["case"]: f"{row[key]:.2f}" for row in rows}
+
+
+def test_the_table_beside_the_fill_is_that_of_the_result_files():
+    one, two = (figures("fingerprint.json", "of_sum", threads=threads) for threads in (1, 2))
+    of_fill, of_model = (figures("verify.json", key) for key in ("of_fill", "of_init_model"))
+    saving = json.loads((table.ROOT / "benchmarks" / "results" / "saving.json").read_text())
+    plain, last = (
+        ("float32", "bfloat16", "float64"),
+        ("float32 8x8 channels_last", "float32 3x3 channels_last"),
+    )
+    normal = (f"Normal {dtype}" for dtype in (*plain, "float8_e4m3fn"))
+    expected = [
+        *([each[case] for case in cases] for cases in (plain, last) for each in (two, one)),
+        [two["float32 transposed"], one["float32 transposed"]],
+        [two["ResNet-50's layers"]],
+        [of_fill[case] for case in normal],
+        [of_fill["Uniform float32"], of_fill["Uniform bfloat16"]],
+        *(
+            [each[case] for each in (of_fill, of_model)]
+            for case in ("bundled U-Net of width 192", "ResNet-50's layers")
+        ),
+        [f"{saving['saving_to_the_slower_of_dd_and_fill']:.2f}"],
+    ]
+    page = table.PERFORMANCE.read_text().partition("## Beside the fill")[2]
+    rows = [line.split("|")[2] for line in page.partition("\n\nSaving ")[0].splitlines() if "|" in line][2:]
+    assert [re.findall(r"\d\.\d\d", row) for row in rows[:-1]] == expected  # intercept's spans many models
+    for size in ("llama_4b", "llama_70b_not_written"):
+        assert f"{saving[size]['peak_bytes'] / 1e6:.0f} MB" in page
