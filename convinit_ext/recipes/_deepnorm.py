@@ -162,8 +162,7 @@ class Gain:
         if number is None and encoder and decoder:
             number, of_decoder = encoder, decoder
         scales = deepnorm_scales(num_layers(target, "deepnorm") if number is None else number, of_decoder)
-        is_decoder = part == "decoder" and scales.decoder_beta is not None
-        return scales.decoder_beta if is_decoder else scales.beta  # type: ignore[return-value]
+        return scales.decoder_beta if part == "decoder" and scales.decoder_beta is not None else scales.beta
 
 
 def _stack_of(target: Target) -> tuple[str, int, int]:

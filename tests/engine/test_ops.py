@@ -11,6 +11,7 @@ import pytest
 import torch
 from compiled_ops import FILL, FILL_ONE, FILL_PART, KEYS, MAKE_ORTHOGONAL, PARAMS
 from filling import DTYPES, assert_same_bits, forced_isa, key_tensor
+from processes import AWAIT_CHILD
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import _C, Constant, Normal, TruncatedNormal, Uniform
@@ -148,7 +149,7 @@ def test_one_part_equals_the_list_s(view, box: ops.Box, dtype: torch.dtype) -> N
 def test_a_forked_child_fills_alike(num_threads: int) -> None:
     """OpenMP's threads are not in the child, and it would wait for them."""
     script = f"""
-import os, sys, time, torch
+import os, torch
 from convinit_ext import Key, init
 torch.set_num_threads({num_threads})
 expected = init.normal_(torch.empty(600_000), key=Key(0, "w"))
@@ -156,15 +157,8 @@ child = os.fork()
 if child == 0:
     found = init.normal_(torch.empty(600_000), key=Key(0, "w")).numpy()
     os._exit(found.tobytes() != expected.numpy().tobytes())
-for _ in range(3000):
-    done, status = os.waitpid(child, os.WNOHANG)
-    if done:
-        sys.exit(os.waitstatus_to_exitcode(status))
-    time.sleep(0.02)
-os.kill(child, 9)
-sys.exit("the child's fill did not end")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script + AWAIT_CHILD], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

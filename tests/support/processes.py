@@ -12,6 +12,18 @@ ROOT = SUPPORT.parents[1]
 FOLDERS = (SUPPORT, ROOT)  # the package too, where it is built in place and not installed
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
+# Ends a script that has forked `child`: with its status, or with an error if it waits for ever.
+AWAIT_CHILD = """
+import sys, time
+for _ in range(3000):
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        sys.exit(os.waitstatus_to_exitcode(status))
+    time.sleep(0.02)
+os.kill(child, 9)
+sys.exit("the child did not end")
+"""
+
 
 def run_script(
     script: Path, num_processes: int | None = None, *arguments: object, torchrun: bool = False
