@@ -95,6 +95,18 @@ def test_other_rooms_are_entered_by_their_door(path: Path):
             assert not inside, f"{inside} is inside another room"
 
 
+def test_a_room_lists_what_others_use():
+    docs = "".join(path.read_text() for path in ROOT.glob("docs/api/*.md"))
+    nodes = ((path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())))
+    imports = [(path, node) for path, node in nodes if isinstance(node, ast.ImportFrom)]
+    for own in ("_engine", "checkpoint", "inspection", "intercept", "model", "sharding"):
+        door = [node for path, node in imports if path == PACKAGE / own / "__init__.py"]
+        outside = [node for path, node in imports if path.parent != PACKAGE / own]
+        used = {alias.name for node in outside for alias in node.names if node.module == f"convinit_ext.{own}"}
+        listed = {alias.asname or alias.name for node in door for alias in node.names}
+        assert {name for name in listed - used if f"convinit_ext.{own}.{name}\n" not in docs} == set()
+
+
 def imported(source: str) -> set[str]:
     """Packages and modules that a module imports wherever it is imported itself, but for what it asks for."""
     names: set[str] = set()

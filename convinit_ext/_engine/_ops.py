@@ -15,34 +15,11 @@ from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
 from convinit_ext._engine._checks import (
-    HAS_CUDA,
-    SUPPORTED_DTYPES,
-    UnsupportedTensorError,
     check_constant,
     check_inference,
     check_kind,
 )
 from convinit_ext._engine._load import _C
-
-__all__ = [
-    "HAS_CUDA",
-    "NUM_SUMS",
-    "SMALL_BYTES",
-    "SUPPORTED_DTYPES",
-    "Box",
-    "Encoded",
-    "UnsupportedTensorError",
-    "differences",
-    "digest",
-    "encoded",
-    "fill_",
-    "fill_encoded_",
-    "fill_one_",
-    "fill_small_",
-    "increment_version",
-    "make_orthogonal_",
-    "row_major",
-]
 
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 SMALL_BYTES = 256 * 1024  # kSmallestPiece of csrc/cpu/work_queue.h: up to it the engine takes one thread

@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Constant, Key, Shard, Uniform, fingerprint, init, init_model_, verify
+from convinit_ext._engine import SUPPORTED_DTYPES
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Rule
 
@@ -92,7 +93,7 @@ def test_float8_where_pytorch_lacks_operations(function):
     assert not tensor.float().any()
 
 
-@pytest.mark.parametrize("dtype", ops.SUPPORTED_DTYPES)
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
 def test_the_largest_constants(dtype):
     largest = torch.finfo(dtype).max
     tensors = [torch.zeros(3, dtype=dtype), torch.zeros(3, dtype=dtype)]

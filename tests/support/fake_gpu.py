@@ -11,10 +11,11 @@ import torch
 from compiling import CALLED, CSRC, CXX
 from processes import ROOT
 
+from convinit_ext._engine import HAS_CUDA
 from convinit_ext._engine import _ops as ops
 
 NEEDED = [
-    pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
+    pytest.mark.skipif(HAS_CUDA, reason="this build has the ops already"),
     pytest.mark.skipif(CXX is None, reason="no compiler"),
 ]
 TORCH = Path(torch.__file__).parent
