@@ -102,7 +102,9 @@ def test_a_room_lists_what_others_use():
     for own in ("_engine", "checkpoint", "inspection", "intercept", "model", "sharding"):
         door = [node for path, node in imports if path == PACKAGE / own / "__init__.py"]
         outside = [node for path, node in imports if path.parent != PACKAGE / own]
-        used = {alias.name for node in outside for alias in node.names if node.module == f"convinit_ext.{own}"}
+        used = {
+            alias.name for node in outside for alias in node.names if node.module == f"convinit_ext.{own}"
+        }
         listed = {alias.asname or alias.name for node in door for alias in node.names}
         assert {name for name in listed - used if f"convinit_ext.{own}.{name}\n" not in docs} == set()
 

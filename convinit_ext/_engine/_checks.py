@@ -263,10 +263,7 @@ def in_fake_mode() -> bool:
 
 
 def check_not_in_fake_mode(do: str) -> None:
-    """
-    Raises:
-        RuntimeError: inside a FakeTensorMode.
-    """
+    """Raise RuntimeError inside a FakeTensorMode."""
     if in_fake_mode():
         raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
 

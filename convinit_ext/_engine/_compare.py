@@ -40,10 +40,7 @@ def from_fills(
     distributions: Sequence[Encoded],
     boxes: Sequence[Box | None],
 ) -> list[Difference]:
-    """What each tensor has otherwise than ops.fill_ with the same arguments would leave in it.
-
-    Args:
-        tensors, keys, distributions, boxes: as for ops.fill_.
+    """Say what each tensor has otherwise than ops.fill_ with the same arguments would leave in it.
 
     >>> from convinit_ext import Constant
     >>> held = torch.tensor([[1.0, 1.0], [1.0, 1.5]])
@@ -55,13 +52,9 @@ def from_fills(
 
 
 def from_values(tensor: Tensor, expected: Tensor, box: Box, block_bytes: int = BLOCK_BYTES) -> Difference:
-    """What a tensor has otherwise than another of its shape has, rounded to its dtype.
+    """Say what a tensor, this box of the logical one, has otherwise than these values, rounded to its dtype.
 
-    Args:
-        tensor: what is looked at.
-        expected: the values, of any dtype and device.
-        box: which part of the logical tensor it is.
-        block_bytes: of values that are rounded at a time.
+    The values are of its shape, of any dtype and device; so many bytes are rounded at a time.
 
     >>> from_values(torch.zeros(3), torch.tensor([0.0, -0.0, 0.0]), Box(0, (1,)))
     Difference(num_different=1, first=1)

@@ -51,11 +51,7 @@ def lines(texts: Sequence[str]) -> str:
 
 @contextmanager
 def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar that counts bytes, and yield the function that moves it by so many.
-
-    Args:
-        total: bytes of the whole; None shows no bar, and the function does nothing.
-        description: what stands before the bar.
+    """Show a tqdm bar that counts bytes, none for a total of None, and yield the function that moves it.
 
     >>> with progress_bar(None, "fill") as advance:
     ...     advance(4)

@@ -34,11 +34,9 @@ class Destination:
     index: tuple[str, bytes] | None
 
     def make_room(self, overwrite: bool, lock: Lock) -> set[str]:
-        """Leaves the folder ready for the files that are not there yet, and says which are.
+        """Leave the folder ready for the files that are not there yet, and return those that are.
 
-        Args:
-            overwrite: whether other files of these names may go.
-            lock: taken, so that no other run changes anything here until it is released.
+        The lock is taken: no other run changes anything here until it is released.
 
         Raises:
             WeightsError: something else is there, and is not to be replaced; nothing was changed.

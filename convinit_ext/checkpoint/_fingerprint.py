@@ -107,15 +107,7 @@ def _of_named(name: str, tensor: Tensor) -> str:
 
 
 class _Readable:
-    """The tensors of a model, a dict or a file that can be read; one that has several names comes once.
-
-    Args:
-        target: the model, tensors by name, or the path of files.
-
-    Attributes:
-        tensors: by canonical name, the first of those that it has.
-        heads: what the digest knows of each.
-    """
+    """The tensors of a model, a dict or a file that can be read, by canonical name, each once."""
 
     def __init__(self, target: object) -> None:
         self._weights: Weights | None = None

@@ -20,12 +20,10 @@ def base_name(model: nn.Module) -> str:
 
 
 def config_files(model: nn.Module, dtype: torch.dtype | None) -> dict[str, bytes]:
-    """By name; empty where the model has no configuration.
+    """Return the files by name; none where the model has no configuration.
 
-    Args:
-        model: is not changed.
-        dtype: of the weights: from_pretrained loads them in this one; float8, in which it makes no model, in
-            the model's own.
+    They say this dtype, in which from_pretrained then loads the weights; for float8, in which it makes no
+    model, the model's own.
     """
     found: Any = _unwrapped(model)
     with tempfile.TemporaryDirectory() as folder:

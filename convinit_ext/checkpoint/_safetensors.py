@@ -83,9 +83,6 @@ class Weights:
 def open_weights(path: str | os.PathLike[str]) -> Weights:
     """Open a safetensors file, the files of an index, or what a folder holds, and check all that they say.
 
-    Args:
-        path: a safetensors file, an index named *.safetensors.index.json, or a folder with one of them.
-
     Raises:
         WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
             files or names one elsewhere, a folder with no weights or with more than one set, no path at all,
@@ -154,11 +151,7 @@ def _looks_like(start: bytes, more: bytes, size: int) -> str:
 
 
 def _parsed(path: Path, text: bytes, what: str = "its head") -> dict[str, Any]:
-    """A JSON object whose names are all different; `what` calls it in an error.
-
-    Raises:
-        WeightsError: the text is anything else.
-    """
+    """Return a JSON object whose names are all different; WeightsError for any other text, called `what`."""
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors

@@ -21,11 +21,7 @@ from convinit_ext.sharding import is_held_by_others, local_of, note_layers
 
 
 class Tracker:
-    """The parameters and buffers of a model. They are read again when the model has changed.
-
-    Args:
-        model: any module. Lazy parameters are found once they have memory.
-        seed: of the keys.
+    """The parameters and buffers of a model, read again when it has changed; lazy ones once they have memory.
 
     Raises:
         ValueError: two parameters that share a canonical name.
@@ -40,11 +36,7 @@ class Tracker:
         self._read()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
-        """Return the tensor as a part of a parameter or buffer; None where it is none.
-
-        Raises:
-            RuntimeError: it is a part of one, but no slice of it.
-        """
+        """Return the tensor as a part of a parameter or buffer, if any; RuntimeError if it is no slice."""
         known = self._by_object.get(id(tensor))
         if known is not None and known.parameter.is_in_model():
             return known

@@ -235,9 +235,7 @@ class ModelPlan:
 class _OneCall:
     """The one call that a plan comes down to where all it does is to fill tensors that have memory.
 
-    Args:
-        pieces: what the engine fills.
-        others: tensors of dtypes that it does not know, each with the value that it starts from.
+    `others` are tensors of dtypes that the engine does not know, each with the value that it starts from.
     """
 
     def __init__(self, pieces: Sequence[Piece], others: Sequence[tuple[Tensor, float]]) -> None:

@@ -64,17 +64,15 @@ def buffer_rows(
 ) -> tuple[tuple[Row, ...], tuple[tuple[NamedTensor, Tensor], ...]]:
     """Return the buffers that initialising a model changes; for a look at it, every buffer.
 
-    And the tensors in plain attributes that come from the meta device, each with its values.
+    And the tensors in plain attributes that come from the meta device, each with its values. The recipe's
+    rules for buffers count before everything else. Of a plan for reading nothing is refused, and a row's
+    values are None where nobody knows what initialising leaves there: those that keep their values, and
+    spectral_norm's vectors.
 
     Args:
         nodes: of walk.modules().
         parameters: the rows of its parameters.
-        options: whose recipe's rules for buffers count before everything else. Of a plan for reading nothing
-            is refused, and a row's values are None where nobody knows what initialising leaves there: those
-            that keep their values, and the vectors of spectral_norm.
         device: where meta buffers go.
-        chooses: whether a buffer is to change at all.
-        key_of: the name that makes a buffer's key, of its canonical one.
         from_meta: whether any of the parameters is on the meta device.
 
     Raises:

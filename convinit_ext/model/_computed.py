@@ -26,13 +26,7 @@ def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Com
 def orthogonal(
     said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
 ) -> Computed:
-    """Return orthogonal matrices with the key of a name.
-
-    Args:
-        said: which.
-        name: that makes their key.
-        shape: of the logical tensor.
-        zero_row: the row of dimension 0 that is zero instead, if any.
+    """Return orthogonal matrices with the key of a name; `zero_row` of dimension 0 is zero instead.
 
     Raises:
         ValueError: a shape that they do not fit.

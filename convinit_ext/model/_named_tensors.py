@@ -97,11 +97,9 @@ class NamedTensor:
 
 
 def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
-    """Every module, in the order of named_modules(); what leads into a wrapped model adds no segment.
+    """Yield every module in the order of named_modules(), or with `again` for every place that holds it.
 
-    Args:
-        model: the outermost module.
-        again: whether a module comes once for every place that holds it, or only once.
+    What leads into a wrapped model adds no segment.
     """
     seen: set[int] = set()
     pending = [NamedModule(model, "", "", ())]
@@ -132,15 +130,11 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
 
 
 def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTensor]:
-    """Every parameter object once, under the first name that named_parameters() gives it.
-
-    Args:
-        nodes: of modules().
-        lazy: leave out parameters that are not there yet.
+    """Return every parameter once, under the first name that named_parameters() gives it.
 
     Raises:
-        ValueError: parameters or buffers that are not there yet (lazy modules), or two parameters that share
-            a canonical name.
+        ValueError: two parameters that share a canonical name; unless `lazy` leaves them out, parameters or
+            buffers that are not there yet.
     """
     nodes = list(nodes)
     held = _held(nodes, "_parameters")
@@ -286,9 +280,8 @@ def _seen(tensor: Tensor) -> object:
 class Distinct:
     """Tells whether a tensor is the same memory, seen the same way, as one that was asked about before.
 
-    Args:
-        detached: the tensors may be new ones for the same memory, as in a state dict; then that tells also
-            which ones without elements are the same.
+    They may be `detached`, new ones for the same memory as in a state dict; then that tells also which ones
+    without elements are the same.
 
     >>> distinct, weight = Distinct(), torch.zeros(2)
     >>> distinct.is_new(weight), distinct.is_new(weight.detach()), distinct.is_new(weight[:1])

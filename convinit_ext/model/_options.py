@@ -27,24 +27,13 @@ AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Options:
-    """How to plan a model; the first nine are those of init_model_.
+    """How to plan a model; the first nine are those of init_model_, and so are the errors.
 
     Args:
-        recipe: which initialiser for which parameter.
-        dtype: of all values afterwards; None leaves each its own.
-        fan: of transposed and grouped convolutions.
-        only, skip: what to initialise.
-        names: the names that make the keys.
-        device: where meta tensors go; None where nobody says.
-        frozen: "keep" or "draw" what is frozen beside parameters that are not; None asks by an error.
-        like: a model whose modules rules see in place of the model's own, by name.
         reading: the plan is for a look at the model, which then need not be one that can be filled: it may
             hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
             their values, and meta ones that nobody can rebuild.
         persistent: leave out buffers that a state dict has not.
-
-    Raises:
-        TypeError, ValueError: as init_model_.
     """
 
     recipe: Any = "torch"

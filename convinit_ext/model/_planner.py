@@ -143,16 +143,7 @@ def _key_of(held: list[NamedTensor], nodes: list[NamedModule], options: Options)
 
 
 class _Planner:
-    """The rows of a model's parameters.
-
-    Args:
-        model: the outermost module.
-        held: its parameters.
-        groups: those to fill, each with those tied to it.
-        kept: the rows of those among them that stay as they are.
-        key_of: the name that makes a key, by the canonical one.
-        options: what the caller asks for.
-    """
+    """The rows of a model's parameters: of the groups of tied ones to fill, `kept` being those that stay."""
 
     def __init__(
         self,
@@ -208,8 +199,6 @@ class _Planner:
         """Return a parameter's values and fans.
 
         Args:
-            held: the parameter.
-            filling: what its rule says.
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """

@@ -13,13 +13,7 @@ from convinit_ext.sharding import Part
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrawnParts:
-    """Values that are drawn as one tensor is, by the key and index, each part by its own distribution.
-
-    Args:
-        key: the name that makes their key.
-        shape: of the logical tensor.
-        said: its parts.
-    """
+    """Values that are drawn as one tensor is, by the key and index, each part by its own distribution."""
 
     key: str
     shape: Sequence[int]

@@ -46,14 +46,7 @@ _BLOCK_BYTES = 1 << 25  # of what is generated at once
 
 
 class SavedTensor(NamedTuple):
-    """A tensor of a state dict.
-
-    Args:
-        name: canonical name.
-        dtype: of the values.
-        shape: of the logical tensor.
-        values: what it holds.
-    """
+    """A tensor of a state dict, by its canonical name, with the logical shape."""
 
     name: str
     dtype: torch.dtype

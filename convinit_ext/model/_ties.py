@@ -35,12 +35,9 @@ def tied_groups(
 def _rejoined(
     groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
 ) -> list[tuple[NamedTensor, ...]]:
-    """Return groups of tied parameters, those together that the model's own code would tie.
+    """Return groups of parameters tied by their memory, those together that the model's own code would tie.
 
-    Args:
-        groups: those that are tied by their memory.
-        nodes: the modules of the model.
-        reading: the plan is for a look: what has memory of its own then counts by itself.
+    In a look, what has memory of its own counts by itself.
 
     Raises:
         ValueError: DTensors among them, which nobody can tie once they are sharded.

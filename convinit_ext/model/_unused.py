@@ -22,12 +22,8 @@ def check_rules_used(
 ) -> None:
     """Check that every rule decides for something, but those that may not (`allow_unused`).
 
-    Args:
-        recipe: whose rules.
-        used: ids of those that decide for a parameter that is filled.
-        held: the parameters of the model that rules are asked for, also those that are not filled.
-        nodes: its modules.
-        fan: as for init_model_.
+    `used` has the ids of those that decide for a parameter that is filled; `held` are the parameters that
+    rules are asked for, also those that are not filled.
 
     Raises:
         ValueError: rules that decide for nothing; each is named, with the nearest names.

@@ -129,12 +129,7 @@ def generators() -> object:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redrawn:
-    """Values that a model's own init code draws with global generators, which a key seeds.
-
-    Args:
-        kind: of the module.
-        make: returns the values, once the generators are seeded.
-    """
+    """Values that a model's own init code makes with global generators, which a key seeds."""
 
     kind: str
     make: Callable[[], Tensor]
@@ -213,9 +208,8 @@ class MinusIdentity:
 def check_given(values: Tensor, target: Tensor) -> None:
     """Check that a tensor has values which can be copied.
 
-    Raises:
-        TypeError: a quantised or nested one.
-        ValueError: a fake one where `target` is none, or one whose memory was freed, or a part of it.
+    TypeError for a quantised or nested one, ValueError for a fake one where `target` is none, or one whose
+    memory was freed, or a part of it.
     """
     if values.is_quantized or values.is_nested:
         kind = "quantised" if values.is_quantized else "nested"

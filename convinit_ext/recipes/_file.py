@@ -33,12 +33,7 @@ _MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.la
 
 
 def read(path: Path) -> object:
-    """Return what is in a file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: another suffix, something that is not a regular file, or text that is not TOML or JSON.
-    """
+    """Return what is in a file; OSError or ValueError where it cannot be read."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a recipe is a file that ends in {' or '.join(SUFFIXES)}")
     status = path.stat()
@@ -76,11 +71,7 @@ def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def check_table(
     given: object, what: str, keys: Iterable[str], types: Mapping[str, tuple[type, ...]]
 ) -> Mapping[str, Any]:
-    """Return a table after checking its keys and the types of their values, which are str if not in `types`.
-
-    Raises:
-        TypeError, ValueError: what is wrong, and what is accepted.
-    """
+    """Return a table after checking its keys and its values' types, which are str if not in `types`."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{what} is a table with {', '.join(keys)}, not {excerpt(given)}")
     for key, value in given.items():
@@ -93,14 +84,7 @@ def check_table(
 
 
 def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
-    """Return the rule of a table.
-
-    Args:
-        given: the table.
-        allow_code: whether it may name functions, and types that are not of torch.nn, which are imported.
-
-    Raises:
-        ValueError, TypeError: what is wrong, and what is accepted.
+    """Return the rule of a table, which may name functions and types of other packages if code is allowed.
 
     >>> rule_from_dict({"module": "Conv2d", "init": "kaiming_normal_(mode='fan_out')"}).text
     "kaiming_normal_(mode='fan_out')"
@@ -120,11 +104,7 @@ def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
 
 
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
-    """Return the table of a rule.
-
-    Raises:
-        ValueError: a function or a type that cannot be imported by its name, or a tensor.
-    """
+    """Return the table of a rule; ValueError for what cannot be imported by its name, or a tensor."""
     has_text = any(type(rule.init) is function.kind for function in FUNCTIONS.values())  # no derived type
     init = initialiser_text(rule.init, exact=True) if has_text else _name(rule.init, "init")
     table: dict[str, Any] = {"init": init}

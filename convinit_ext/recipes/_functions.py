@@ -47,8 +47,8 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
     Raises:
         ValueError: it says a tensor on the meta device.
-        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written. What else
-            it changes `unchanged` undoes.
+        RuntimeError: it writes to another tensor of the model, which stays; what else it changes `unchanged`
+            undoes.
     """
     if is_own(function):
         return function(target)

@@ -37,12 +37,7 @@ Scale: TypeAlias = Callable[[Target], Division | None]  # None leaves a paramete
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """The initialiser of a rule that divides what another one says.
-
-    Args:
-        rule: the other one.
-        scale: by how much.
-    """
+    """The initialiser of a rule that divides what another one says."""
 
     rule: Rule
     scale: Scale

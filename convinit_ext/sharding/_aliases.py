@@ -59,8 +59,8 @@ def is_held_by_others(storage: int, num_known: int = 1) -> bool:
 def check_not_slice(tensor: Tensor) -> None:
     """Check that constants written to a tensor are written to what it seems to be.
 
-    Raises:
-        ValueError: to no part of a placeholder of ZeRO-3's, or to a slice of a range of a flat parameter.
+    ValueError says that it is no part of a placeholder of ZeRO-3's, or a slice of a range of a flat
+    parameter.
     """
     found = owners(tensor)
     pieces = [each for each in found if is_of_flat(each)]
@@ -75,11 +75,7 @@ def check_not_slice(tensor: Tensor) -> None:
 
 
 def check_not_alias(tensor: Tensor) -> None:
-    """Check that a tensor shares no memory with a parameter in parts, of which nobody says what it has.
-
-    Raises:
-        ValueError: it does; it is said what to fill.
-    """
+    """Raise ValueError for a tensor that shares memory with a parameter in parts, and say what to fill."""
     for owner in owners(tensor):
         check_alone(owner, is_placed=False)
         if foreign(owner) is not None:

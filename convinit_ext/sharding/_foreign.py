@@ -135,12 +135,7 @@ def keeps_dtype(tensor: Tensor) -> bool:
 
 
 def check_foreign(tensor: Tensor, writing: bool, is_placed: bool = False) -> None:
-    """Check that what this process holds can be told, and that nothing would undo a write to it.
-
-    Args:
-        tensor: any.
-        writing: whether it is to be filled.
-        is_placed: whether the caller says by a Shard what this process holds.
+    """Check that what this process holds can be told, and if it is written that nothing would undo that.
 
     Raises:
         ValueError: it is said what to call instead.

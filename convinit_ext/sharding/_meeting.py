@@ -19,9 +19,6 @@ class Meeting:
 
     In a collective a rank would wait for the group's timeout at most, and what another one writes meanwhile
     may take longer. So they wait by the group's store, where each rank at work says every second that it is.
-
-    Args:
-        group: of the ranks; None is all of them.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
@@ -48,11 +45,7 @@ class Meeting:
             self._arrive()
 
     def wait(self) -> None:
-        """Wait until all ranks are here.
-
-        Raises:
-            RuntimeError: one has left by an interrupt, or none of those that are missing is at work.
-        """
+        """Wait until all ranks are here; RuntimeError if one has left, or none that is missing is at work."""
         if self._here:
             return
         self._arrive()

@@ -24,10 +24,7 @@ class Part(NamedTuple):
     ranges: tuple[range, ...]
 
     def box(self, shape: Sequence[int]) -> Box:
-        """Return the row-major start and strides of a part that is not empty.
-
-        Args:
-            shape: of the logical tensor.
+        """Return the row-major start and strides of a part, not empty, in the logical tensor of this shape.
 
         Raises:
             ValueError: indices that the engine cannot count.
