@@ -188,7 +188,7 @@ def check_generator(generator: torch.Generator, device_type: str) -> None:
 
 def check_not_capturing(device: torch.device, message: str) -> None:
     """Raise RuntimeError where work for this device goes into a CUDA graph instead of being done."""
-    if device.type != "cuda" or not _cuda_is_in_use():
+    if device.type != "cuda" or not cuda_is_in_use():
         return
     with (
         contextlib.nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
@@ -197,7 +197,8 @@ def check_not_capturing(device: torch.device, message: str) -> None:
             raise RuntimeError(message)
 
 
-def _cuda_is_in_use() -> bool:
+def cuda_is_in_use() -> bool:
+    """Return whether this process has called CUDA: asking for more would start it."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's
 
 
@@ -210,7 +211,7 @@ _order_of_draws = torch.zeros((), dtype=torch.int64, device=_CPU)
     "convinit_ext::draw", mutates_args=("order",), tags=(torch.Tag.nondeterministic_seeded,)
 )
 def _draw_in_graph(order: torch.Tensor) -> torch.Tensor:
-    if _cuda_is_in_use():
+    if cuda_is_in_use():
         check_not_capturing(torch.device("cuda", torch.cuda.current_device()), DRAW_UNDER_CAPTURE)
     return torch.empty(1, 2, dtype=torch.int64, device=_CPU).random_(INT64_MIN, None)
 

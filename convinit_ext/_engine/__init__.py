@@ -24,12 +24,13 @@ from convinit_ext._engine._checks import (
     in_fake_mode,
     is_plain,
     span,
+    storage_of,
 )
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
 from convinit_ext._engine._fork import FORKED, on_this_thread
 from convinit_ext._engine._load import _C
-from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
+from convinit_ext._engine._messages import excerpt, lines, listed, naming, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
     SMALL_BYTES,

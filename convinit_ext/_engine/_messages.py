@@ -50,6 +50,21 @@ def lines(texts: Sequence[str]) -> str:
 
 
 @contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put what an error inside the block is about before its text.
+
+    >>> with naming("parameter 'w'"):
+    ...     raise ValueError("it is empty")
+    Traceback (most recent call last):
+    ValueError: parameter 'w': it is empty
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:  # UnsupportedTensorError is two of them
+        raise type(error)(f"{what}: {error}") from error
+
+
+@contextmanager
 def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
     """Show a tqdm bar that counts bytes, none for a total of None, and yield the function that moves it.
 

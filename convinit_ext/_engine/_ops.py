@@ -14,11 +14,7 @@ from torch._C import _increment_version
 from torch.autograd.graph import increment_version
 from torch.compiler import is_compiling
 
-from convinit_ext._engine._checks import (
-    check_constant,
-    check_inference,
-    check_kind,
-)
+from convinit_ext._engine._checks import check_constant, check_inference, check_kind
 from convinit_ext._engine._load import _C
 
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4

@@ -120,9 +120,9 @@ class Destination:
     def _check_space(self, done: set[str], stale: list[str]) -> None:
         needed = sum(file.num_bytes for file in self.files if file.name not in done)
         leftovers = (temporary_of(file.name) for file in self.files)
-        freed = sum(_size(self.folder / name) for name in (*stale, *leftovers))
+        freed = [self.folder / name for name in (*stale, *leftovers)]
         disk = next(each for each in (self.folder, *self.folder.absolute().parents) if each.is_dir())
-        free = shutil.disk_usage(disk).free + freed
+        free = shutil.disk_usage(disk).free + sum(each.stat().st_size for each in freed if each.is_file())
         if needed > free:
             raise OSError(
                 errno.ENOSPC,
@@ -137,7 +137,3 @@ def _holds(path: Path, start: bytes, num_bytes: int) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(start)) == start
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0

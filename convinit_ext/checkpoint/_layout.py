@@ -118,7 +118,9 @@ def shard_files(
     names = [f"{base}-{index + 1:05d}-of-{len(groups):05d}.safetensors" for index in range(len(groups))]
     if len(groups) == 1:
         names = [f"{base}.safetensors"]
-    return [ShardFile(name, _ordered(group), metadata) for name, group in zip(names, groups, strict=True)]
+    for group in groups:  # as the format's library orders them: wide elements first, then by name
+        group.sort(key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
+    return [ShardFile(name, group, metadata) for name, group in zip(names, groups, strict=True)]
 
 
 def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTensor]]:
@@ -135,11 +137,6 @@ def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTe
         group.append(each)
         size += each.num_bytes
     return [*groups, group] if group or not groups else groups
-
-
-def _ordered(tensors: Iterable[SavedTensor]) -> list[SavedTensor]:
-    """As the format's library orders them: wide elements first, then by name."""
-    return sorted(tensors, key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
 
 
 def index_text(files: Sequence[ShardFile]) -> bytes:

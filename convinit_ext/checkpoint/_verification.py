@@ -142,7 +142,7 @@ class Verification:
         >>> Verification((), (), (), 0.5, 7, "he").summary()
         'equal: 0 tensors, 0 elements compared in 0.500 s; recipe he, seed 7'
         """
-        about = _tensors(len(self.rows))
+        about = f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}"
         if self.different:
             about += f", {len(self.different)} of them different"
         if self.problems:
@@ -202,7 +202,3 @@ def _numbers(row: VerifiedRow) -> tuple[str, str]:
     digits = 17 if row.dtype == "float64" else 9  # as many as tell any two apart
     actual, expected = (f"{value:.{digits}g}" for value in (row.actual or 0.0, row.expected or 0.0))
     return actual, expected
-
-
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'s' * (count != 1)}"

@@ -16,6 +16,7 @@ from convinit_ext._engine import (
     excerpt,
     is_plain,
     lines,
+    naming,
     row_major,
     uncompiled,
 )
@@ -175,7 +176,11 @@ def _subjects(
         known = [row.name, *(name for held in row.held for name in names[id(held.tensor)])]
         there = [name for name in dict.fromkeys(known) if name in tensors]
         distinct = walk.Distinct(detached=True)
-        subjects += [Subject(name, row, tensors[name]) for name in there if _is_new(distinct, tensors[name])]
+        subjects += [
+            Subject(name, row, tensors[name])
+            for name in there
+            if not walk.has_memory(tensors[name]) or distinct.is_new(tensors[name])
+        ]
         if not there and (not row.is_buffer or row.held[0].persistent):
             problems.append(Problem(row.name, "missing", "the model has it, and it is not there"))
     if everything:
@@ -184,10 +189,6 @@ def _subjects(
         text = "it is there, and the model has no such tensor"
         problems += [Problem(name, "unexpected", text) for name in unexpected]
     return subjects, problems
-
-
-def _is_new(distinct: walk.Distinct, tensor: Tensor) -> bool:
-    return not walk.has_memory(tensor) or distinct.is_new(tensor)
 
 
 def _by_canonical_name(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -232,10 +233,7 @@ def _checked(
         if problem is not None:
             problems.append(problem)
             continue
-        try:
-            _check(subject)
-        except RuntimeError as error:  # UnsupportedTensorError too
-            raise type(error)(f"tensor {subject.name!r}: {error}") from error
+        _check(subject)
         sound.append(subject)
     return sound, problems
 
@@ -260,10 +258,11 @@ def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
     if not is_plain(tensor):
-        if is_sharded(tensor):
-            parts(tensor)  # raises where nobody knows them
         is_drawn = not row.is_buffer or tensor.is_complex()  # other buffers may be of any dtype
-        check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
+        with naming(f"tensor {name!r}"):
+            if is_sharded(tensor):
+                parts(tensor)  # raises where nobody knows them
+            check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
     distribution = row.distribution
     if not row.is_buffer and distribution is not None and tensor.dtype != row.tensor.dtype:
         check_range(distribution, tensor.dtype, f"parameter {name!r}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -13,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from convinit_ext._engine import lines, reason, uncompiled
+from convinit_ext._engine import lines, naming, reason, uncompiled
 from convinit_ext.inspection._inputs import ACCEPTED, Inputs, checked_inputs, guesses
 from convinit_ext.inspection._problems import problems_of
 from convinit_ext.inspection._recorder import Recorder, floats_in
 from convinit_ext.inspection._result import Inspection, LayerRow, WeightRow
 from convinit_ext.inspection._weights import weight_rows
-from convinit_ext.keys import checked_seed
+from convinit_ext.keys import checked_seed, cuda_is_in_use
 from convinit_ext.model import AnyRecipe, Frozen, Options, init_model_, make_plan, walk
-from convinit_ext.recipes import Recipe, Rule, as_recipe, check_given
+from convinit_ext.recipes import Recipe, Rule, as_recipe, check_given, generators_kept
 from convinit_ext.sharding import fsdp_state, is_sharded
 
 
@@ -80,7 +79,8 @@ def inspect_model(
     weights: list[WeightRow] = []
     problems: list[str] = []
     for name, each in recipes.items():
-        with _randomness_kept(), torch.inference_mode(False):  # which enables gradients
+        gpus = range(torch.cuda.device_count() if cuda_is_in_use() else 0)
+        with generators_kept(gpus), torch.inference_mode(False):  # which enables gradients
             seen, plan = _copied(model), None
             if each is not None:
                 init_model_(seen, seed, each, frozen=frozen)
@@ -136,10 +136,8 @@ def _check(model: nn.Module, has_values: bool) -> None:
                 f"{held.path!r} is on the meta device and has no values; say recipe= (--recipe), by which a "
                 "copy gets memory, or build the model where it has some"
             )
-        try:
+        with naming(repr(held.path)):
             check_given(held.tensor, held.tensor)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{held.path!r}: {error}") from error
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -192,25 +190,9 @@ def _send_back(outputs: list[Tensor], seed: int) -> None:
         torch.autograd.backward(outputs, gradients)
 
 
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """Put the states of all random number generators back at the end."""
-    own, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if _has_cuda() else []):
-            yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(of_numpy)
-
-
 def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
-    if _has_cuda():
+    if cuda_is_in_use():
         torch.cuda.manual_seed_all(seed)
-
-
-def _has_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's

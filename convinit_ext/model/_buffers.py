@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import constructed_value, plain_tensors
@@ -282,10 +282,8 @@ def _checked(values: object, target: Target, about: str) -> _Start:
 def _checked_tensor(values: Tensor, buffer: Tensor, about: str) -> Tensor:
     if values.is_meta:
         raise ValueError(f"{about}: a tensor on the meta device, which has no values")
-    try:
+    with naming(about):
         check_given(values, buffer)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{about}: {error}") from error
     if is_dtensor(values):
         raise TypeError(f"{about}: a DTensor; accepted is the whole tensor; each process takes its part")
     if values.layout is not torch.strided:

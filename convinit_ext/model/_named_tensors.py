@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import PLAIN, listed, span
+from convinit_ext._engine import PLAIN, listed, span, storage_of
 from convinit_ext.keys import canonical_name
 from convinit_ext.sharding import local_of
 
@@ -240,7 +240,7 @@ def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
     Raises:
         ValueError: two parameters that share a part of their memory, or see it in different ways.
     """
-    storages = [_memory(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
+    storages = [storage_of(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
     if len(set(storages)) == len(held):  # as in most models
         return [(each,) for each in held]
     by_storage: dict[int, list[NamedTensor]] = {}
@@ -257,12 +257,7 @@ def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
 def _storage(tensor: Tensor) -> int:
     """What tells one memory from another. A tensor without elements shares none: its own address."""
     local = local_of(tensor)
-    return _memory(local) if local.numel() else id(tensor)
-
-
-def _memory(local: Tensor) -> int:
-    memory: int = local.untyped_storage()._cdata
-    return memory
+    return storage_of(local) if local.numel() else id(tensor)
 
 
 def view(tensor: Tensor) -> object:
@@ -293,7 +288,7 @@ class Distinct:
         self._is_detached = detached
 
     def is_new(self, tensor: Tensor) -> bool:
-        storage = _memory(local_of(tensor)) if self._is_detached else _storage(tensor)
+        storage = storage_of(local_of(tensor)) if self._is_detached else _storage(tensor)
         others = self._by_storage.setdefault(storage, [])
         seen = _seen(tensor) if others else None  # few tensors share their memory
         if any(seen == _seen(other) for other in others):

@@ -56,7 +56,11 @@ class Options:
         if self.device is not None:
             object.__setattr__(self, "device", checked_device(self.device))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
-        _check_dtype(self.dtype)
+        if not isinstance(self.dtype, torch.dtype | None):
+            raise TypeError(f"dtype must be a torch.dtype, not {type(self.dtype).__name__}")
+        if self.dtype is not None and self.dtype not in SUPPORTED_DTYPES:
+            accepted = ", ".join(str(each).removeprefix("torch.") for each in SUPPORTED_DTYPES)
+            raise ValueError(f"dtype {self.dtype} cannot be filled; accepted are {accepted}")
 
     @property
     def facts(self) -> dict[str, str]:
@@ -117,14 +121,6 @@ def _source(value: Any) -> Any:
     cells = (cell.cell_contents for cell in value.__closure__ or ())
     around = [each for each in cells if isinstance(each, int | float | str)]
     return value.__module__, value.__qualname__, code.co_code.hex(), code.co_names, constants, around
-
-
-def _check_dtype(dtype: object) -> None:
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype must be a torch.dtype, not {type(dtype).__name__}")
-    if dtype is not None and dtype not in SUPPORTED_DTYPES:
-        accepted = ", ".join(str(each).removeprefix("torch.") for each in SUPPORTED_DTYPES)
-        raise ValueError(f"dtype {dtype} cannot be filled; accepted are {accepted}")
 
 
 def checked_device(device: torch.device | str | None) -> torch.device:

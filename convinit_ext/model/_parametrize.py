@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from convinit_ext._engine import naming
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
 from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target, check_given
@@ -173,10 +174,8 @@ def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
                 "before it is sharded"
             )
         if tensor is not None:
-            try:
+            with naming(f"{about}, {what}"):
                 check_given(tensor, tensor)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{about}, {what}: {error}") from error
 
 
 def check_one_dtype(held: NamedTensor, dtypes: Mapping[int, torch.dtype]) -> None:

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from convinit_ext._engine import naming
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._before import beginnings, zeros
+from convinit_ext.model._before import beginnings, warn_of_copies, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import made_by, orthogonal
-from convinit_ext.model._copies import warn_of_copies
+from convinit_ext.model._computed import DrawnParts, made_by, orthogonal
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
@@ -35,18 +35,9 @@ from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
-from convinit_ext.model._stacked import DrawnParts
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import (
-    Computed,
-    Drawn,
-    Given,
-    MinusOnes,
-    Norm,
-    Rounded,
-    Values,
-)
+from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import (
     CopyFrom,
     MinusIdentity,
@@ -61,15 +52,7 @@ from convinit_ext.recipes import (
     made_once,
     unchanged,
 )
-from convinit_ext.sharding import (
-    FlatPiece,
-    boxes,
-    flat_pieces,
-    is_dtensor,
-    is_marked,
-    logical,
-    logical_shape,
-)
+from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
 
 
 @uncollected()
@@ -215,7 +198,7 @@ class _Planner:
             return DrawnParts(self._key_of(held.name), shape, said), filling.fans
         if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
-        try:
+        with naming(f"parameter {held.name!r}, {filling.initialiser}"):
             if isinstance(said, MATRICES):
                 return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
@@ -224,9 +207,6 @@ class _Planner:
                 said.check(logical(tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
-        except (ValueError, TypeError) as error:
-            about = f"parameter {held.name!r}, {filling.initialiser}"
-            raise type(error)(f"{about}: {error}") from error
 
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""

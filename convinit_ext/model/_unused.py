@@ -32,14 +32,18 @@ def check_rules_used(
         return
     targets = [target_of(each, fan) for each in held]
     used = {id(rule) for rule in recipe.rules_for(targets)}
-    buffers = [_buffer_target(each) for each in walk.buffers(nodes)]
+    buffers = [
+        Target(walk.canonical(each.name), leaf, each.tensor, module, each.node.parents)
+        for each in walk.buffers(nodes)
+        for module, leaf in each.places[:1]
+    ]
     for rule in recipe.rules:
         if rule.buffer is not None and any(map(rule.matches_buffer, buffers)):
             used.add(id(rule))
     lost = [
         f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes)}"
         for number, rule in enumerate(recipe.rules, 1)
-        if not (rule.allow_unused or id(rule) in used or _is_fallback(rule))
+        if not (id(rule) in used or _may_be_unused(rule))
     ]
     if lost:
         raise ValueError(
@@ -49,14 +53,10 @@ def check_rules_used(
         )
 
 
-def _is_fallback(rule: Rule) -> bool:
-    """Whether it has no condition: it is for whatever other rules leave, which may be nothing."""
-    return all(each is None for each in (rule.module, rule.parameter, rule.name, rule.where, rule.buffer))
-
-
-def _buffer_target(held: NamedTensor) -> Target:
-    module, leaf = held.places[0]
-    return Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
+def _may_be_unused(rule: Rule) -> bool:
+    """Whether it says so, or has no condition: it is for whatever other rules leave, which may be nothing."""
+    conditions = (rule.module, rule.parameter, rule.name, rule.where, rule.buffer)
+    return rule.allow_unused or all(each is None for each in conditions)
 
 
 def _shown(rule: Rule) -> str:

@@ -15,9 +15,10 @@ from convinit_ext.recipes._derived import (
     Transformed,
     check_converts,
     check_given,
+    generators_kept,
     seeded,
 )
-from convinit_ext.recipes._file import SUFFIXES
+from convinit_ext.recipes._file import SUFFIXES, distinct
 from convinit_ext.recipes._functions import call, is_function, named, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,

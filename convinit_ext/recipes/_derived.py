@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,13 +102,20 @@ _generator_in_use = threading.RLock()  # PyTorch's default one, which all thread
 @contextmanager
 def drawing() -> Iterator[None]:
     """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
-    with _generator_in_use, torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        by_python, by_numpy = random.getstate(), np.random.get_state()
-        try:
+    with _generator_in_use, torch.no_grad(), torch.device("cpu"), generators_kept():
+        yield
+
+
+@contextmanager
+def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
+    """Put the states of all global generators back at the end, and of those of these CUDA devices."""
+    by_python, by_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
             yield
-        finally:
-            random.setstate(by_python)
-            np.random.set_state(by_numpy)
+    finally:
+        random.setstate(by_python)
+        np.random.set_state(by_numpy)
 
 
 def seeded(seed: int, make: Callable[[], _T]) -> _T:

@@ -43,7 +43,7 @@ def read(path: Path) -> object:
         raise ValueError(f"{path}: {status.st_size} bytes are too many for a recipe, at most {_MAX_BYTES}")
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _toml(text)
+        return json.loads(text, object_pairs_hook=distinct) if path.suffix == ".json" else _toml(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
     except ValueError as error:  # of the readers, or of bytes that are no text
@@ -59,9 +59,11 @@ def _toml(text: str) -> object:
     raise ValueError("reading TOML needs Python 3.11, or the package tomli: pip install tomli")
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return pairs as a dict; raise ValueError for a name that is there twice, or that UTF-8 cannot hold."""
     found: dict[str, Any] = {}
     for name, value in pairs:
+        name.encode("utf-8")  # half a surrogate pair is no name
         if name in found:
             raise ValueError(f"{excerpt(name)} is there twice")
         found[name] = value
@@ -135,7 +137,7 @@ def _initialiser(text: str, arguments: Mapping[str, Any], allow_code: bool) -> A
         raise ValueError(f"{about}: there is no {excerpt(name)}; accepted are {_INITS}")
     kind, fixed, takes = FUNCTIONS[name].kind, FUNCTIONS[name].fixed, FUNCTIONS[name].signature
     try:
-        given = takes.bind(*positional, **_distinct([*named, *arguments.items()]))
+        given = takes.bind(*positional, **distinct([*named, *arguments.items()]))
         given.apply_defaults()
         return kind(*fixed, *given.args, **given.kwargs)
     except (TypeError, ValueError) as error:

@@ -15,16 +15,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from convinit_ext import (
-    Normal,
-    fingerprint,
-    init,
-    init_model_,
-    intercept,
-    plan_model,
-    save_model,
-    verify,
-)
+from convinit_ext import Normal, fingerprint, init, init_model_, intercept, plan_model, save_model, verify
 from convinit_ext.recipes import TORCH, Kaiming, Rule
 
 LAYERS = (

@@ -241,8 +241,7 @@ def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
 
 
 @pytest.mark.parametrize(
-    "fill",
-    [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)],
+    "fill", [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)]
 )
 def test_fake_tensors_outside_their_mode_take_constants(fill):
     fake_weight = FakeTensorMode().from_tensor(torch.zeros(4, 3))

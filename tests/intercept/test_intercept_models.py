@@ -7,17 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from filling import assert_same_bits
-from real_models import (
-    convnextv2,
-    gpt2,
-    llama,
-    resnet,
-    run_init_code,
-    timm_convnext,
-    timm_vit,
-    unet,
-    vit,
-)
+from real_models import convnextv2, gpt2, llama, resnet, run_init_code, timm_convnext, timm_vit, unet, vit
 from torch import nn
 
 from convinit_ext import Key, intercept

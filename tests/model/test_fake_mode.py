@@ -68,10 +68,7 @@ def test_a_model_with_memory_is_not_filled(mode, given):
     before, plan = copy.deepcopy(model), plan_model(model, **given)
     name = "1.weight" if "only" in given else "0.weight"
     for fill in (lambda: init_model_(model, 7, **given), plan.run, lambda: plan.run(progress=True)):
-        with (
-            mode,
-            pytest.raises(UnsupportedTensorError, match=f"^'{name}': cannot fill it inside Fake"),
-        ):
+        with mode, pytest.raises(UnsupportedTensorError, match=f"^'{name}': cannot fill it inside Fake"):
             fill()
         unchanged(model, before)
 

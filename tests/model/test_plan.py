@@ -147,10 +147,7 @@ def test_lazy_parameters_and_buffers_are_named_together():
 
 @pytest.mark.parametrize(
     ("tensor", "said"),
-    [
-        (torch.ones(3, dtype=torch.int32), "torch.int32"),
-        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
-    ],
+    [(torch.ones(3, dtype=torch.int32), "torch.int32"), (torch.eye(3).to_sparse(), "torch.sparse_coo")],
     ids=["integer", "sparse"],
 )
 def test_tensors_that_cannot_be_filled_are_named(tensor, said):

@@ -136,10 +136,7 @@ def test_of_a_very_long_text_an_error_shows_the_beginning(given):
     [
         ("[", r"wrong\.json: "),
         ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
-        (
-            "[]",
-            r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, depth_scaled",
-        ),
+        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, depth_scaled"),
         ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
         ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
         (
