@@ -3,8 +3,6 @@
 An error's traceback shows the page and the line.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import importlib

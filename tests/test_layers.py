@@ -1,7 +1,5 @@
 """The layers hold: imports and includes point down only; code for one instruction set stays in its file."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil

@@ -1,7 +1,5 @@
 """setup.py's decisions: with CUDA or without, and for which GPUs."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """verify: every bit counts, the first difference is named, and what is looked at need not be writable."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Megatron-core's own layers and models, with tensor parallelism on two processes without a GPU."""
 
-from __future__ import annotations
-
 import pytest
 
 pytest.importorskip("megatron.core")

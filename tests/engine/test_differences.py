@@ -1,7 +1,5 @@
 """Differences from fills and from values: by the engine and by PyTorch, on every kind of view."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import DTYPES, key_tensor

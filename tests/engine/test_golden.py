@@ -3,8 +3,6 @@
 python tests/engine/test_golden.py --write     # once for each contract version, from the portable path
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """What the compiled ops refuse, by every way that leads to them: it is named, and nothing is written."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 

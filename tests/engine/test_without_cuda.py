@@ -1,7 +1,5 @@
 """What of CUDA can be tested without a GPU: refusals by a build without it, and while a graph is captured."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest

@@ -1,7 +1,5 @@
 """What init's functions refuse, or cannot fill, leaves tensors and generators as they were."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re

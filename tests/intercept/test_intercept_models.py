@@ -1,7 +1,5 @@
 """intercept on other people's models: every fill of their init code is taken, and its distribution kept."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pytest

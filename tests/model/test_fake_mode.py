@@ -3,8 +3,6 @@
 What fills a whole model, or reads values, says that it cannot.
 """
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -14,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from convinit_ext import Key, fingerprint, fingerprints, init, init_model_, plan_model, save_model, verify
-from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext._engine import UnsupportedTensorError
 
 FILLS = ("uniform_", "normal_", "trunc_normal_", "kaiming_normal_", "orthogonal_", "eye_", "zeros_")
 

@@ -1,7 +1,5 @@
 """Models and rules that are refused: the parameter or buffer is named, and every tensor is as it was."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 

@@ -1,7 +1,5 @@
 """Plans: names, ties, keys, and every way in which a model can be wrong; nothing is allocated or written."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest
@@ -10,7 +8,7 @@ from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
-from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext._engine import UnsupportedTensorError
 from convinit_ext.recipes import TORCH, Kaiming, Rule, Target
 
 ANYTHING = [Rule(Constant(0.0))]

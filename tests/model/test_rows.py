@@ -1,7 +1,5 @@
 """only= with rows: they have the values of the whole tensor, and nothing else changes, on shards too."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """The recipe deepnorm: DeepNet's table, gains and fans of each projection, packed ones part by part."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The recipe mamba: the value contract's numbers, mamba_ssm's distributions, transformers' models."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The recipe mup: what grows by shape, the paper's table, the library's stds and learning rates."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Rules Orthogonal and DeltaOrthogonal: the values of init.orthogonal_ by each name, through every door."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Wrong recipes as TOML, JSON and dicts: errors name the file, the rule and what is accepted."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,7 +1,5 @@
 """Parameters that other frameworks hold: refused by name where nobody can tell what they are."""
 
-from __future__ import annotations
-
 import sys
 import types
 

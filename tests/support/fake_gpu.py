@@ -1,7 +1,5 @@
 """GPUs that tests/cuda/fake_gpu.cpp makes up, and calls of the CUDA ops for them; for test_cuda_ops.py."""
 
-from __future__ import annotations
-
 import ctypes
 import subprocess
 from pathlib import Path

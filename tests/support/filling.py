@@ -1,7 +1,5 @@
 """Fills for tests: a distribution as the reference writes it, filled on one backend, read back as bits."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Every function of init with arguments and shapes, to be called on shards of a tensor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Models of transformers, diffusers and timm, small, with sizes that few meshes divide; nothing is loaded."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
