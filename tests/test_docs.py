@@ -62,6 +62,15 @@ def test_every_public_name_is_in_the_api(module, page):
         assert shown or re.search(rf"`{name}`|\[convinit_ext\.{name}\]", text), name
 
 
+def test_the_map_names_files_that_are_there():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("Where to look first")[2].partition("##")[0]
+    named = re.findall(r"`([\w/]+\.\w+)`", table)
+    assert len(named) > 20
+    assert [
+        name for name in named if not ((ROOT / name).exists() or (ROOT / "convinit_ext" / name).exists())
+    ] == []
+
+
 def test_torch_lacks_what_the_readme_says_that_it_lacks():
     def filled(name, **how):
         torch.manual_seed(0)
