@@ -107,10 +107,8 @@ def shard_files(
 ) -> list[ShardFile]:
     """Return the files of a model, in the order of the state dict, split as huggingface_hub splits them.
 
-    A file's tensors have `max_bytes` at the most, unless one alone has more; None is one file.
-
-    Raises:
-        ValueError: a tensor of the name that the format keeps for metadata.
+    A file's tensors have `max_bytes` at the most, unless one alone has more; None is one file. ValueError
+    says that a tensor has the name that the format keeps for metadata.
     """
     if any(each.name == _METADATA for each in tensors):
         raise ValueError(f"a safetensors file cannot hold a tensor named {_METADATA!r}; rename the parameter")

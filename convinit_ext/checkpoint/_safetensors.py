@@ -51,10 +51,8 @@ class WeightsError(ValueError):
 class Weights:
     """What a file, or an index with its files, holds.
 
-    Args:
-        tensors: by name, in the order of the files and of the bytes in them; mapped, and not to be written.
-        metadata: what all the files say alike.
-        sizes: the files, and how large they were when they were opened.
+    The tensors are in the order of the files and of the bytes in them; mapped, and not to be written. The
+    metadata is what all the files say alike, the sizes those when they were opened.
     """
 
     tensors: dict[str, Tensor]
@@ -84,10 +82,9 @@ class Weights:
 def open_weights(path: str | os.PathLike[str]) -> Weights:
     """Open a safetensors file, the files of an index, or what a folder holds, and check all that they say.
 
-    Raises:
-        WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
-            files or names one elsewhere, a folder with no weights or with more than one set, no path at all,
-            two tensors of one name.
+    WeightsError is raised for a file that is missing, foreign, cut short or damaged, an index that disagrees
+    with its files or names one elsewhere, a folder with no weights or more than one set, and two tensors of
+    one name.
     """
     if not os.fspath(path):
         raise WeightsError("the path is empty; accepted are a safetensors file, an index, and a folder")

@@ -156,12 +156,7 @@ class Verification:
         )
 
     def text(self, width: int | None = None) -> str:
-        """Return the table, the problems and the totals.
-
-        Args:
-            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
-                terminal leaves them as wide as they are.
-        """
+        """Return the table, the problems and the totals; the width as for Report.text()."""
         width = width or terminal_width()
         rows = [(row.name, (row.shape, row.dtype, row.initialiser, row.equal), row) for row in self.rows]
         cells = [_cells(name, group) for name, group in grouped(rows)]

@@ -310,9 +310,6 @@ def xavier(
 def variance_scaling(scale: float, mode: str, distribution: str, fan_in: int, fan_out: int) -> Distribution:
     """Return the distribution of mean zero and variance scale / fan, the fan chosen by mode, as JAX has it.
 
-    Raises:
-        ValueError: another mode or distribution, or a negative scale.
-
     >>> variance_scaling(2.0, "fan_in", "normal", 50, 100)
     Normal(mean=0.0, std=0.2)
     """

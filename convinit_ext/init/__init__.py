@@ -81,9 +81,6 @@ __all__ = [
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-uniform_distribution = Uniform
-normal_distribution = Normal
-
 
 def uniform_(
     tensor: Tensor,

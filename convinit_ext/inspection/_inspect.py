@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from convinit_ext._engine import lines, naming, reason, uncompiled
 from convinit_ext.inspection._inputs import ACCEPTED, Inputs, checked_inputs, guesses
@@ -73,7 +72,9 @@ def inspect_model(
     recipes = _named(recipe)
     intended = None if expected is None else as_recipe(expected)
     given = None if inputs is None else checked_inputs(inputs)
-    model = _unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    model = walk.unwrapped(model)
     _check(model, has_values=recipe is None)
     rows: list[LayerRow] = []
     weights: list[WeightRow] = []
@@ -111,15 +112,6 @@ def _named(recipe: AnyRecipe | Sequence[AnyRecipe] | None) -> dict[str, Recipe |
     return found
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside DDP, DataParallel and torch.compile, which have no layers of their own."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    is_parallel = isinstance(model, DistributedDataParallel | DataParallel)
-    inner = getattr(model, "module" if is_parallel else "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
-
-
 def _check(model: nn.Module, has_values: bool) -> None:
     nodes = list(walk.modules(model))
     if any(isinstance(node.module, torch.jit.ScriptModule) for node in nodes):
@@ -154,11 +146,7 @@ def _copied(model: nn.Module) -> nn.Module:
 def _run(
     model: nn.Module, recorder: Recorder, given: Inputs | None, seed: int
 ) -> tuple[Inputs, list[Tensor]]:
-    """Run the model on the inputs, or on the first guess that it takes.
-
-    Returns:
-        The inputs, and the outputs that have a gradient.
-    """
+    """Run the model on the inputs, or the first guess that it takes; return these, and the outputs."""
     failed: dict[str, str] = {}  # the first inputs of each error
     name = type(model).__name__
     for inputs in guesses(model, seed) if given is None else [given]:

@@ -129,11 +129,7 @@ class _Block(AbstractContextManager[None]):
 
 
 def _check_ranks_agree(model: nn.Module) -> None:
-    """Refuse, or warn of, a seed that each of several processes draws for itself.
-
-    Raises:
-        ValueError: a parameter of which each process has a part.
-    """
+    """Warn of a seed that each of several processes draws, or refuse it for a sharded model."""
     num_ranks = place()[1]
     if num_ranks == 1:
         return

@@ -100,8 +100,7 @@ class Fills(_patch.Handler):
     def change(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
         """Do what another method that writes does to a placeholder; return None if PyTorch is to do it.
 
-        Raises:
-            ValueError: PyTorch would write nothing, or into a range that is not the slice that it looks like.
+        ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):

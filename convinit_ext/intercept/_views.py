@@ -83,10 +83,9 @@ class TrackedParameter:
         return is_sharded(self.tensor)
 
     def part(self, view: Tensor, whole: Tensor) -> ParameterView | None:
-        """Return a view of `whole`, its memory here, as a part of this parameter; None if it is outside.
+        """Return a view of `whole`, its memory here, as a part of this; None if it is outside of that.
 
-        Raises:
-            RuntimeError: no box describes the part.
+        RuntimeError says that no box describes it.
         """
         is_cut = self.is_sharded()
         if whole.is_complex() and not is_cut:  # w.real and w.imag are slices of it
@@ -136,10 +135,8 @@ class TrackedParameter:
 class ParameterView:
     """A tensor as a part of a model's parameter.
 
-    Args:
-        parameter: what it is a part of.
-        box: its place in the row-major order of the parameter; None where it is seen as the parameter is.
-        elements: which elements it has; None where it has all that this process holds.
+    Its box is None where it is seen as the parameter is, its elements where it has all that this process
+    holds.
     """
 
     parameter: TrackedParameter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -106,9 +107,10 @@ def buffer_rows(
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             from_meta = from_meta or tensor.is_meta
-            rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
-            if options.reading and start is not None:
-                rows[-1].initialiser = _text(start)
+            name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
+            planned = None if start is None else _values(start, partial(key_of, name), tensor)
+            text = _text(start) if options.reading and start is not None else ""
+            rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
     by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
     advice = by_rules if lost else "Assign"
     attributes = []
@@ -175,18 +177,6 @@ def _is_same(tensor: Tensor, offered: Tensor) -> bool:
     with torch.no_grad():
         pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
         return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
-
-
-def _row(
-    held: NamedTensor,
-    start: _Start | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    key_of: Callable[[str], str],
-) -> Row:
-    name = walk.canonical(held.name)
-    values = None if start is None else _values(start, lambda: key_of(name), held.tensor)
-    return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
 def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:

@@ -57,11 +57,7 @@ def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Com
 def orthogonal(
     said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
 ) -> Computed:
-    """Return orthogonal matrices with the key of a name; `zero_row` of dimension 0 is zero instead.
-
-    Raises:
-        ValueError: a shape that they do not fit.
-    """
+    """Return orthogonal matrices with the key of a name, `zero_row` zero; ValueError if they do not fit."""
     said.check(shape)
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:

@@ -199,12 +199,7 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
 
 
 def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Recipe) -> list[Rule]:
-    """Return the rule of each parameter, held and as rules see it.
-
-    Raises:
-        ValueError: parameters without a rule; all of them are listed, and how to give them one is said.
-        UnsupportedTensorError: complex ones without given values, likewise.
-    """
+    """Return the rule of each parameter; ValueError lists those without, and says how to give them one."""
     rules = recipe.rules_for(targets)
     check_real(
         each

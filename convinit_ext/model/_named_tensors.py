@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from convinit_ext._engine import PLAIN, listed, span, storage_of
-from convinit_ext.keys import canonical_name
+from convinit_ext.keys import WRAPPERS, canonical_name
 from convinit_ext.sharding import local_of
 
 Place: TypeAlias = tuple[nn.Module, str]
@@ -62,6 +62,13 @@ def with_state(model: nn.Module) -> nn.Module:
     own_type: Any = type(model)
     outer: Any = model
     return outer._forward_module if _wrapped(own_type) == "_original_module" else model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside DDP, FSDP, torch.compile and activation checkpointing."""
+    names = ("module",) if isinstance(model, DistributedDataParallel | DataParallel) else WRAPPERS
+    inner = next((model._modules[name] for name in names if name in model._modules), None)
+    return model if inner is None else unwrapped(inner)
 
 
 @dataclass(slots=True, eq=False)
@@ -132,9 +139,7 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
 def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTensor]:
     """Return every parameter once, under the first name that named_parameters() gives it.
 
-    Raises:
-        ValueError: two parameters that share a canonical name; unless `lazy` leaves them out, parameters or
-            buffers that are not there yet.
+    ValueError says that two share a canonical name or, unless `lazy` leaves them out, are not there yet.
     """
     nodes = list(nodes)
     held = _held(nodes, "_parameters")
@@ -235,10 +240,9 @@ def has_memory(tensor: Tensor) -> bool:
 
 
 def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
-    """Groups of parameters that are the same memory seen the same way; the first of each is the one to fill.
+    """Return groups of parameters that are one memory seen the same way, first the one to fill.
 
-    Raises:
-        ValueError: two parameters that share a part of their memory, or see it in different ways.
+    Raises ValueError for two that share a part of their memory, or see it in different ways.
     """
     storages = [storage_of(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
     if len(set(storages)) == len(held):  # as in most models

@@ -29,11 +29,9 @@ AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 class Options:
     """How to plan a model; the first nine are those of init_model_, and so are the errors.
 
-    Args:
-        reading: the plan is for a look at the model, which then need not be one that can be filled: it may
-            hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
-            their values, and meta ones that nobody can rebuild.
-        persistent: leave out buffers that a state dict has not.
+    A plan for `reading` is for a look at the model, which then need not be one that can be filled: it may
+    hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep their
+    values, and meta ones that nobody can rebuild. `persistent` leaves out buffers that a state dict has not.
     """
 
     recipe: Any = "torch"
@@ -76,11 +74,7 @@ class Options:
 
 
 def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
-    """Return the options that are made here, which must be those of every process, as must the seed.
-
-    Raises:
-        ValueError: they differ; it says who has which. TypeError, ValueError: one that is refused here.
-    """
+    """Return the options that are made here; ValueError where they, or the seed, are not every process's."""
     made: list[Options] = []
 
     def facts() -> dict[str, str]:

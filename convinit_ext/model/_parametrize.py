@@ -179,12 +179,10 @@ def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
 
 
 def check_one_dtype(held: NamedTensor, dtypes: Mapping[int, torch.dtype]) -> None:
-    """Check that the newer spectral_norm's weight and vectors, `held` the second, will have one dtype.
+    """Raise ValueError unless the newer spectral_norm's weight and vectors will have one dtype.
 
-    The dtypes, by the ids of tensors, are those that they will have where it is not the one they have.
-
-    Raises:
-        ValueError: several.
+    `held` is the second vector; the dtypes, by the ids of tensors, are those that they will have where it is
+    not the one they have.
     """
     weight = spectral_weight(held)
     if weight is None:

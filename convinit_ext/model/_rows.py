@@ -64,8 +64,7 @@ def runs_of(rows: Sequence[Rows], size: int) -> Runs:
 def limit(row: Row, rows: Sequence[Rows], reading: bool) -> None:
     """Let a parameter's values be for some of its rows alone; none, or all among them, are all.
 
-    Raises:
-        ValueError: a parameter without rows, or without values for the others; rows that it has not.
+    ValueError says that it has no rows, not these, or no values for the others.
     """
     if not rows or WHOLE in rows or row.values is None:
         return

@@ -91,11 +91,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
 
 
 def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) -> None:
-    """Check that no hook has put tensors of its own in place of filled parameters, with their present values.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Raise ValueError where a hook has put tensors of its own in place of filled parameters."""
     shown = set(map(id, state.values()))
     gone = [row.name for row in plan.rows if shown.isdisjoint(id(held.tensor) for held in row.held)]
     own = set(map(id, (*model.parameters(), *model.buffers()))) if gone else set()

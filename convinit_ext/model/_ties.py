@@ -37,10 +37,8 @@ def _rejoined(
 ) -> list[tuple[NamedTensor, ...]]:
     """Return groups of parameters tied by their memory, those together that the model's own code would tie.
 
-    In a look, what has memory of its own counts by itself.
-
-    Raises:
-        ValueError: DTensors among them, which nobody can tie once they are sharded.
+    In a look, what has memory of its own counts by itself. Raises ValueError for DTensors, which nobody can
+    tie once they are sharded.
     """
     owners = [node for node in nodes if hasattr(type(node.module), "tie_weights")]
     if not owners:

@@ -20,13 +20,10 @@ _MOST = 2000  # names that are compared with a rule's
 def check_rules_used(
     recipe: Recipe, used: set[int], held: Sequence[NamedTensor], nodes: Sequence[NamedModule], fan: Fan
 ) -> None:
-    """Check that every rule decides for something, but those that may not (`allow_unused`).
+    """Raise ValueError, which names them and the nearest names, for rules that decide for nothing.
 
     `used` has the ids of those that decide for a parameter that is filled; `held` are the parameters that
     rules are asked for, also those that are not filled.
-
-    Raises:
-        ValueError: rules that decide for nothing; each is named, with the nearest names.
     """
     if all(rule.allow_unused or id(rule) in used for rule in recipe.rules):  # as in most calls
         return

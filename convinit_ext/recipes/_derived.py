@@ -149,10 +149,8 @@ class Redrawn:
 class Transformed:
     """Values that are put through a function in float64, and then rounded to float32, or left so.
 
-    Args:
-        distribution: of the values before.
-        function: of an array of float64; of operations that are rounded correctly, the same everywhere.
-        text: what it is, with every number.
+    The function has only operations that are rounded correctly, the same everywhere; the text has every
+    number.
     """
 
     distribution: Uniform | Constant

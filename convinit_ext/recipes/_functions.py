@@ -156,9 +156,8 @@ _models: ContextVar[dict[int, _Held] | None] = ContextVar("_models", default=Non
 def unchanged() -> Iterator[None]:
     """Put back, at the end of the block, what rules' functions changed inside of their models' modules.
 
-    Raises:
-        RuntimeError: that was a parameter, buffer, module or hook, or a module's type. Of other attributes,
-            which may be caches, nothing is said.
+    RuntimeError says that it was a parameter, buffer, module or hook, or a module's type. Of other
+    attributes, which may be caches, nothing is said.
     """
     models: dict[int, _Held] = {}
     token = _models.set(models)

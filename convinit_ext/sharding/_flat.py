@@ -97,13 +97,10 @@ def note_alone(tensor: Tensor) -> None:
 
 
 def check_alone(tensor: Tensor, is_placed: bool) -> None:
-    """Check that a parameter can be filled without its model, and note which part of the whole it is.
+    """Raise ValueError, with what to call instead, for a parameter that cannot be filled without its model.
 
     It has the attributes of another framework, or is a view of such a one; `is_placed` if the caller says by
-    a Shard which part it is.
-
-    Raises:
-        ValueError: it is said what to call instead.
+    a Shard which part it is. Otherwise that is noted.
     """
     base = tensor._base  # a view's; that of a slice, or of what FSDP shows after a forward pass
     if base is not None and not is_placed and (is_of_flat(base) or foreign(base) is not None):

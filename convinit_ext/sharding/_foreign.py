@@ -135,11 +135,7 @@ def keeps_dtype(tensor: Tensor) -> bool:
 
 
 def check_foreign(tensor: Tensor, writing: bool, is_placed: bool = False) -> None:
-    """Check that what this process holds can be told, and if it is written that nothing would undo that.
-
-    Raises:
-        ValueError: it is said what to call instead.
-    """
+    """Raise ValueError where nobody can tell what this process holds, or a write would be undone."""
     found = foreign(tensor)
     if found is not None and found.shard is None and not is_placed:
         raise ValueError(found.problem)

@@ -93,11 +93,7 @@ def check_name(tensor: Tensor) -> None:
 
 
 def _ranks_differ(group_name: Any) -> bool:
-    """Return whether there are several ranks that share experts out among them; True where nobody knows.
-
-    Args:
-        group_name: that DeepSpeed gave to the parameter; None for Megatron's.
-    """
+    """Return whether ranks share experts out among them, by DeepSpeed's group; True if nobody knows."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return False
     if group_name is not None:

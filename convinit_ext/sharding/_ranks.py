@@ -140,10 +140,8 @@ class Ranks:
     """The ranks over which the sums of some tensors are added up, so that every element counts once.
 
     Of the replicas of a shard the first one counts; what is whole counts on each rank by itself. `shared`
-    says whether there is anything to add up: a DTensor of which other ranks hold other parts.
-
-    Raises:
-        RuntimeError: meshes that do not lie in one another; this rank is outside of the largest.
+    says whether there is anything to add up: a DTensor of which other ranks hold other parts. Raises
+    RuntimeError for meshes that do not lie in one another, or if this rank is outside of the largest.
     """
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
