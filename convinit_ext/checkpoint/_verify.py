@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -17,7 +18,6 @@ from convinit_ext._engine import (
     is_plain,
     lines,
     naming,
-    row_major,
     uncompiled,
 )
 from convinit_ext.checkpoint._safetensors import open_weights
@@ -280,15 +280,7 @@ def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
         row.initialiser,
         num_elements,
         verdict.num_different,
-        None if verdict.first is None else _unravelled(verdict.first, shape),
+        None if verdict.first is None else tuple(map(int, np.unravel_index(verdict.first, shape))),
         verdict.actual,
         verdict.expected,
     )
-
-
-def _unravelled(index: int, shape: Sequence[int]) -> tuple[int, ...]:
-    places = []
-    for step in row_major(shape):
-        at, index = divmod(index, step)
-        places.append(at)
-    return tuple(places)

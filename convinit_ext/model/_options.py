@@ -63,14 +63,10 @@ class Options:
     @property
     def facts(self) -> dict[str, str]:
         """Return what decides a model's values beside its seed, as short texts that processes can compare."""
-        shown = {
-            "recipe": self.recipe.name,
-            "fan": self.fan,
-            "dtype": str(self.dtype),
-            "frozen": str(self.frozen),
-        }
+        shown = {name: str(getattr(self, name)) for name in ("fan", "dtype", "frozen")}
         digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
-        return {**shown, **digests, "version of the value contract": str(CONTRACT_VERSION)}
+        version = {"version of the value contract": str(CONTRACT_VERSION)}
+        return {"recipe": self.recipe.name, **shown, **digests, **version}
 
 
 def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
