@@ -37,7 +37,7 @@ from convinit_ext.model import (
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_sharded, local_of, logical_shape, parts, ranks
+from convinit_ext.sharding import gathered, is_sharded, local_of, logical_shape, parts, place, together
 
 
 @uncompiled
@@ -129,21 +129,21 @@ def verify(
 
     if check_ranks:
         chosen = checked_on_all_ranks(seed, options)
-        plan, rows, problems, unchecked = ranks.together(look)
+        plan, rows, problems, unchecked = together(look)
         problems = [*problems, *_problems_elsewhere(rows, problems)]
     else:
         plan, rows, problems, unchecked = look()
     seconds = time.perf_counter() - started
-    num_ranks = ranks.place()[1] if check_ranks else 1
+    num_ranks = place()[1] if check_ranks else 1
     return Verification(tuple(rows), tuple(problems), unchecked, seconds, plan.seed, plan.recipe, num_ranks)
 
 
 def _problems_elsewhere(rows: Iterable[VerifiedRow], problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield what the other processes found."""
     own = [Problem(row.name, "values", row.verdict) for row in rows if not row.equal]
-    found = ranks.gathered([*own, *problems])
+    found = gathered([*own, *problems])
     for rank, theirs in enumerate(found):
-        if rank != ranks.place()[0]:
+        if rank != place()[0]:
             yield from (each._replace(text=f"rank {rank}: {each.text}") for each in theirs)
 
 

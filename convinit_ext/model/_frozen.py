@@ -25,7 +25,7 @@ from convinit_ext.recipes import (
     is_frozen_when_made,
     is_ready_made,
 )
-from convinit_ext.sharding import boxes
+from convinit_ext.sharding import home_of
 
 Group = tuple[NamedTensor, ...]
 
@@ -107,7 +107,7 @@ def _row(group: Group, options: Options, values: Given | None, text: str) -> Row
     tensor = group[0].tensor
     device = tensor.device
     if values is not None and tensor.is_meta:
-        device = options.device or boxes.home_of(tensor)
+        device = options.device or home_of(tensor)
     return Row(group[0].name, group, values, text, None, dtype_of(group[0], options.dtype), device)
 
 

@@ -110,14 +110,8 @@ def _rotary(node: NamedModule) -> dict[str, Tensor]:
 
 def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
     """What the nearest model around the module writes into its buffers."""
-    owner: Any = next(
-        (
-            each
-            for each in (node.module, *reversed(node.parents))
-            if callable(getattr(each, "_init_weights", None))
-        ),
-        None,
-    )
+    around = (node.module, *reversed(node.parents))
+    owner: Any = next((each for each in around if callable(getattr(each, "_init_weights", None))), None)
     if owner is None:
         return {}
     shown = shown_copy(node.module)

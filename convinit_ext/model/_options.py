@@ -17,7 +17,7 @@ from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
 from convinit_ext.keys import CONTRACT_VERSION, checked_seed
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
-from convinit_ext.sharding import ranks
+from convinit_ext.sharding import check_same
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
 
@@ -78,7 +78,7 @@ def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
         made.append(options())
         return {**found, **made[0].facts}
 
-    ranks.check_same(facts)
+    check_same(facts)
     return made[0]
 
 

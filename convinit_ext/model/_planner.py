@@ -52,7 +52,15 @@ from convinit_ext.recipes import (
     made_once,
     unchanged,
 )
-from convinit_ext.sharding import FlatPiece, boxes, flat_pieces, is_dtensor, is_marked, logical, logical_shape
+from convinit_ext.sharding import (
+    FlatPiece,
+    flat_pieces,
+    home_of,
+    is_dtensor,
+    is_marked,
+    logical,
+    logical_shape,
+)
 
 
 @uncollected()
@@ -164,7 +172,7 @@ class _Planner:
             padding = padding_of(group, target)
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
-            device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
+            device = (options.device or home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = tensor.dtype if options.dtype is None else dtype_of(first, options.dtype)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:

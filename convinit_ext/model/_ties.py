@@ -47,9 +47,7 @@ def _rejoined(
     joined: dict[int, int] = {}  # the group that a group belongs to
     for ids in _declared(owners[0]):
         ats = sorted({group_of[each] for each in ids if each in group_of})
-        for each in (
-            each for at in ats for each in groups[at][1:]
-        ):  # one memory, but parameters of their own
+        for each in [each for at in ats for each in groups[at][1:]]:  # one memory, parameters of their own
             each.is_apart |= id(each.tensor) in ids and not is_dtensor(each.tensor)
         apart = [groups[at][0] for at in ats]
         if len(ats) < 2 or len({each.tensor.shape for each in apart}) > 1:

@@ -22,11 +22,8 @@ from convinit_ext.recipes._rules import Rule
 SUFFIXES = (".toml", ".json")
 _PATTERNS = ("parameter", "name", "buffer")
 _KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label", "allow_unused")  # of a rule
-_TYPES = {
-    "arguments": (Mapping,),
-    "module": (str, list),
-    "allow_unused": (bool,),
-}  # of their values; the others are str
+# Of their values; the others are str.
+_TYPES = {"arguments": (Mapping,), "module": (str, list), "allow_unused": (bool,)}
 _INITS = f"{', '.join(FUNCTIONS)}, and PACKAGE.MODULE:FUNCTION"
 _MAX_BYTES = 1 << 26  # of a file
 _MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.layers.LayerScale')"

@@ -1,7 +1,5 @@
 """Which part of a larger tensor a tensor is, and what the processes of a job share."""
 
-from convinit_ext.sharding import _dtensor as boxes
-from convinit_ext.sharding import _ranks as ranks
 from convinit_ext.sharding._aliases import (
     FSDP,
     MEGATRON,
@@ -15,6 +13,7 @@ from convinit_ext.sharding._dtensor import (
     FsdpState,
     copy_whole_,
     fsdp_state,
+    home_of,
     is_dtensor,
     is_partial,
     is_sharded,
@@ -38,5 +37,5 @@ from convinit_ext.sharding._foreign import (
 from convinit_ext.sharding._meeting import text_of
 from convinit_ext.sharding._megatron import check_name, note_layers
 from convinit_ext.sharding._part import Part, within, without
-from convinit_ext.sharding._ranks import Ranks, gathered, members, place, together
+from convinit_ext.sharding._ranks import Ranks, check_same, gathered, members, place, together
 from convinit_ext.sharding._shard import Runs, Shard

@@ -21,13 +21,11 @@ from convinit_ext.sharding._shard import Shard
 
 _ACCEPTED = (
     "accepted are a model that is initialised before it is wrapped, or before its first forward pass, a call "
-    "inside "
-    "FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the strategy "
-    "NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
+    "inside FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the "
+    "strategy NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
 )
-_handles: MutableMapping[Tensor, Callable[[], Any]] = (
-    WeakIdKeyDictionary()
-)  # by what FSDP shows of flat parameters
+# By what FSDP shows of flat parameters.
+_handles: MutableMapping[Tensor, Callable[[], Any]] = WeakIdKeyDictionary()
 
 
 class FlatPiece(NamedTuple):
