@@ -52,27 +52,20 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
     """
 
 
-def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
+def is_plain(tensor: Tensor, any_dtype: bool = False, any_strides: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
     After a yes `check_tensor` raises nothing, whatever it is to do; there are elements, in their order and
-    without gaps; nothing marks the tensor as a part of another (MARKS); and no mode, transform, trace or
-    compiler is active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for
-    "write" alone.
+    without gaps; nothing marks the tensor as a part of another (MARKS); autograd has not recorded how it came
+    about; and no mode, transform, trace or compiler is active that would have to see what PyTorch's
+    dispatcher sees. Of any dtype that goes for "write" alone; of any strides, elements may overlap.
     """
     return (
         not is_compiling()
-        and type(tensor) in PLAIN
-        and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
-        and (not tensor.__dict__ or MARKS.isdisjoint(tensor.__dict__))
-        and tensor.layout is STRIDED
-        and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
         and not _are_functorch_transforms_active()
         and _get_tracing_state() is None
-        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and _C.in_memory(tensor)
-        and tensor.is_contiguous()
+        and _C.is_plain(tensor, any_dtype, any_strides, MARKS)
     )
 
 

@@ -244,7 +244,7 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and not (is_recorded(tensor) or may_be_alias(tensor))
+        is_quick = is_plain(tensor) and not may_be_alias(tensor)
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -310,10 +310,9 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
     kind, params = distribution.kind, distribution.params
     is_quick = (  # nothing about it would be refused but elements that overlap
         tensor.nbytes <= SMALL_BYTES
-        and type(tensor) in PLAIN
         and tensor.is_cpu
-        and _C.in_memory(tensor)
-        and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
+        and not _dispatch_modes()
+        and _C.is_plain(tensor, False, True, None)
     )
     if is_quick and (box is not None or tensor.is_contiguous()):
         ops.fill_small_(tensor, words.data_ptr(), kind, params, box)
