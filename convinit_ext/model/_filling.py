@@ -57,6 +57,7 @@ MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
+_OF_SHAPES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 class Filling(NamedTuple):
@@ -192,6 +193,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
     except Exception as error:  # a user's
+        if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
+            raise
         raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 

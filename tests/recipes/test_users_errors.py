@@ -59,6 +59,15 @@ def test_they_name_the_parameter_and_the_rule(case, tmp_path):
     assert fingerprint(model) == before and not (tmp_path / "new").exists()
 
 
+def test_what_a_signal_handler_raises_meanwhile_is_not_the_rules(monkeypatch):
+    def interrupted(*_):
+        raise TimeoutError("after a second")
+
+    monkeypatch.setattr("convinit_ext.distributions.kaiming_std", interrupted)
+    with pytest.raises(TimeoutError, match=r"^after a second$"):
+        plan_model(nn.Linear(4, 4), recipe="he")
+
+
 @pytest.mark.parametrize("case", RAISED)
 def test_they_name_the_buffer(case):
     error, kind, says = RAISED[case]
