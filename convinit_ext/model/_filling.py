@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import operator
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -157,9 +158,13 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
 
 
 def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
-    row = module.__dict__.get("padding_idx")
+    given = module.__dict__.get("padding_idx")
     shape = logical_shape(tensor)
-    if leaf != "weight" or len(shape) != 2 or type(row) is not int:
+    if leaf != "weight" or len(shape) != 2 or isinstance(given, bool | None):
+        return None
+    try:
+        row = operator.index(given)
+    except (TypeError, RuntimeError):  # a float; a tensor of several, or without values
         return None
     if "Embed" not in _names(module.__class__):
         return None
