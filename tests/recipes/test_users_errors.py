@@ -261,6 +261,16 @@ def test_what_is_no_function_is_not_called(case):
         Rule(given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [nn.init.zeros_, init.orthogonal_, nn.init.xavier_uniform, functools.partial(nn.init.normal_, std=0.02)],
+    ids=["torch", "ours", "deprecated", "partial"],
+)
+def test_a_function_that_fills_a_tensor_is_no_rules(given):
+    with pytest.raises(TypeError, match=r"takes a tensor, and not a Target: .*Kaiming\('normal'\)"):
+        Rule(given)
+
+
 def test_a_plan_that_an_interrupt_kept_from_closing_hides_nothing_from_the_next():
     model = nn.Linear(4, 4)
     changes = Rule(lambda target: setattr(target.module, "bias", nn.Parameter(torch.ones(4))) or Normal())
