@@ -17,7 +17,12 @@ from torch._C import (
     _has_storage,
     _len_torch_dispatch_stack,
 )
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functionaltensor,
+    is_functorch_wrapped_tensor,
+)
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.compiler import is_compiling
 from torch.nn import Parameter
@@ -134,7 +139,7 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
-    """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    """Raise RuntimeError for what torch.vmap shows of a tensor, one member of a batch, or functionalize."""
     if is_compiling():
         return
     while is_functorch_wrapped_tensor(tensor):
@@ -143,6 +148,11 @@ def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
                 f"cannot {do} a tensor that torch.vmap has batched: a key has the values of a whole tensor. "
                 "Call init outside of vmap, once for each member with a key of its own or once for all "
                 "stacked, and pass the result in; for equal values in all members fill a new tensor inside"
+            )
+        if do == "fill" and is_functionaltensor(tensor):
+            raise RuntimeError(
+                "cannot fill a tensor inside torch.func.functionalize, which knows no operations that write "
+                "but PyTorch's; fill it outside, and pass it in"
             )
         tensor = get_unwrapped(tensor)
 

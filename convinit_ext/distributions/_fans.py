@@ -38,6 +38,18 @@ class Axes(NamedTuple):
 PYTORCH = Axes()
 
 
+def are_pytorchs(axes: tuple[object, ...]) -> bool:
+    """Return whether all four are the default.
+
+    >>> are_pytorchs(PYTORCH), are_pytorchs(Axes(batch_axis=0))
+    (True, False)
+    """
+    try:
+        return axes == PYTORCH
+    except ValueError:  # NumPy's numbers and arrays are not equal or unequal to ()
+        return False
+
+
 def fans(
     shape: Sequence[int],
     *,
@@ -77,9 +89,11 @@ def fans(
     """
     if len(shape) < 2 and (in_axis is None or out_axis is None):
         raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
-    if not (in_axis is None and out_axis is None and batch_axis == () and blocks == 1):
+    if type(groups) is not int:
+        groups = _whole(groups, "groups")
+    if not are_pytorchs((in_axis, out_axis, batch_axis, blocks)):
         axes = Axes(in_axis, out_axis, batch_axis, blocks)
-        if groups != 1 or (transposed and axes[:3] != PYTORCH[:3]):
+        if groups != 1 or (transposed and not are_pytorchs(axes._replace(blocks=1))):
             what = f"groups={groups}" if groups != 1 else "a transposed convolution"
             raise ValueError(
                 f"{what} says what the axes of a weight are, as in_axis=, out_axis=, batch_axis= and blocks= "
@@ -183,6 +197,15 @@ def _whole(given: int, what: str) -> int:
         return +operator.index(given)  # of True a number, which views want
     except (TypeError, ValueError):  # the last of a tensor of several elements
         raise TypeError(f"{what} must be an int, not {given!r}") from None
+
+
+def as_plain(number: float) -> float:
+    """Return a number, as NumPy's or a tensor's, as one of Python's, which is written without its type.
+
+    >>> as_plain(True), as_plain(2)
+    (1.0, 2)
+    """
+    return number if type(number) in (int, float) else float(number)
 
 
 def fan_of(mode: str, fan_in: int, fan_out: int) -> float:

@@ -324,6 +324,6 @@ def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tens
         function: the initialiser.
         arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
     """
-    given = {name: value for name, value in arguments.items() if name not in _OURS or value != _OURS[name]}
+    given = {name: each for name, each in arguments.items() if name not in _OURS or each is not _OURS[name]}
     result: Tensor = handle_torch_function(function, (given["tensor"],), **given)
     return result

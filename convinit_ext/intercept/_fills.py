@@ -149,24 +149,26 @@ class Fills(_patch.Handler):
             return self._fill(tensor, view, distribution, args[-1])
 
     def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
-        """Say once for each parameter that it gets values of torch.rand or randn, which are not the key's."""
+        """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
         is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
-        if not is_drawn or self._tracker is None:
+        target = args[0] if func in WRITES else result
+        if not is_drawn or self._tracker is None or not isinstance(target, Tensor):
             return
-        if func in DRAWS or not (result is args[0] or func in WRITES):
-            if isinstance(result, Tensor):
-                self.drawn[result] = None
-            return
+        view = None
         with suppress(RuntimeError):  # a view that is no slice
-            view = self._tracker.view(args[0])
-            if view is not None and view.parameter.name not in self._warned:
-                self._warned.add(view.parameter.name)
-                warnings.warn(
-                    f"{view.parameter.name!r} gets values of torch.rand or torch.randn, which intercept "
-                    "leaves to PyTorch: they follow its generator, not seed=. Draw by Tensor.uniform_ or "
-                    "Tensor.normal_ on the parameter, or call torch.manual_seed",
-                    stacklevel=3,
-                )
+            view = self._tracker.view(target)
+        if view is None:
+            self.drawn[target] = None
+            return
+        is_written = func in DRAWS or func in WRITES or result is args[0]
+        if is_written and view.parameter.name not in self._warned:
+            self._warned.add(view.parameter.name)
+            warnings.warn(
+                f"{view.parameter.name!r} gets values of torch.rand, torch.normal, Tensor.exponential_ or "
+                "others that intercept leaves to PyTorch: they follow its generator, not seed=. Draw by "
+                "Tensor.uniform_ or Tensor.normal_ on the parameter, or call torch.manual_seed",
+                stacklevel=3,
+            )
 
     def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
         """Say once for each name, where PyTorch's function was called, that it did nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import operator
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -57,6 +58,7 @@ MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
+_OF_SHAPES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 class Filling(NamedTuple):
@@ -156,9 +158,13 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
 
 
 def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
-    row = module.__dict__.get("padding_idx")
+    given = module.__dict__.get("padding_idx")
     shape = logical_shape(tensor)
-    if leaf != "weight" or len(shape) != 2 or type(row) is not int:
+    if leaf != "weight" or len(shape) != 2 or isinstance(given, bool | None):
+        return None
+    try:
+        row = operator.index(given)
+    except (TypeError, RuntimeError):  # a float; a tensor of several, or without values
         return None
     if "Embed" not in _names(module.__class__):
         return None
@@ -192,6 +198,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
     except Exception as error:  # a user's
+        if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
+            raise
         raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 

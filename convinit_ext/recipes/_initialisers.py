@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeAlias
@@ -102,13 +102,17 @@ class _FromFans(_OfAxes):
 
     def __post_init__(self) -> None:
         self.of_fans(1, 1)
+        for field in fields(self):
+            if type(field.default) is float:
+                object.__setattr__(self, field.name, distributions.as_plain(getattr(self, field.name)))
         if self.fan is not None and self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
         for name in ("in_axis", "out_axis", "batch_axis"):
-            if isinstance(getattr(self, name), list):  # of a file
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-            distributions.as_axes(getattr(self, name), name)
-        distributions.as_blocks(self.blocks)
+            given = getattr(self, name)
+            if given is not None:  # a file has lists, and NumPy numbers of its own
+                axes = distributions.as_axes(given, name)
+                object.__setattr__(self, name, axes if isinstance(given, list | tuple) else axes[0])
+        object.__setattr__(self, "blocks", distributions.as_blocks(self.blocks))
         if self.fan == "torch" and self.axes != PYTORCH:
             raise ValueError(
                 "fan='torch' is how PyTorch counts, and in_axis=, out_axis=, batch_axis= and blocks= say how "

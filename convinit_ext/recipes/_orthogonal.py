@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from convinit_ext.distributions import as_blocks
+from convinit_ext.distributions import as_blocks, as_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Orthogonal:
     blocks: int = 1
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
-        as_blocks(self.blocks)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
+        object.__setattr__(self, "blocks", as_blocks(self.blocks))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
@@ -60,7 +60,7 @@ class DeltaOrthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
@@ -70,8 +70,9 @@ class DeltaOrthogonal:
             raise ValueError(f"dim 1 (inputs) must be <= dim 0 (outputs), but found {shape[1]} > {shape[0]}")
 
 
-def _check_gain(gain: float) -> None:
+def _checked_gain(gain: float) -> float:
     if not isinstance(gain, float | int):
         raise TypeError(f"gain must be a number, not {gain!r}")
     if not -sys.float_info.max <= gain <= sys.float_info.max:
         raise ValueError(f"gain must be finite, but found {gain}")
+    return as_plain(gain)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from convinit_ext import distributions
-from convinit_ext.distributions import PYTORCH, Axes, Axis
+from convinit_ext.distributions import PYTORCH, Axes, Axis, are_pytorchs
 from convinit_ext.recipes._derived import MinusIdentity, NormOf
 
 Fan: TypeAlias = Literal["true", "torch"]
@@ -57,7 +57,7 @@ class Target:
             ValueError: fewer than 2 dimensions; axes or blocks that the shape cannot have.
         """
         layout = _layout(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _AS_PYTORCH
-        if axes[:3] != PYTORCH[:3]:
+        if not are_pytorchs(axes._replace(blocks=1)):
             layout = _Layout(1, False, *axes)
         elif axes.blocks != 1:
             layout = layout._replace(blocks=axes.blocks)
