@@ -15,12 +15,14 @@ from convinit_ext.distributions._fans import FAN_MODES as FAN_MODES
 from convinit_ext.distributions._fans import PYTORCH as PYTORCH
 from convinit_ext.distributions._fans import Axes as Axes
 from convinit_ext.distributions._fans import Axis as Axis
+from convinit_ext.distributions._fans import Matrices as Matrices
 from convinit_ext.distributions._fans import as_axes as as_axes
 from convinit_ext.distributions._fans import as_blocks as as_blocks
 from convinit_ext.distributions._fans import as_groups as as_groups
 from convinit_ext.distributions._fans import calculate_gain as calculate_gain
 from convinit_ext.distributions._fans import fan_of as fan_of
 from convinit_ext.distributions._fans import fans as fans
+from convinit_ext.distributions._fans import matrices_of as matrices_of
 
 _INF = math.inf
 _BOUNDS = -2.0, 2.0  # of trunc_normal_, where none are given
