@@ -178,7 +178,10 @@ class TruncatedNormal:
         cut = _as_float(cut)
         if not 0.0 < cut < _INF:
             raise ParameterError(f"cut must be greater than 0 and finite, but found cut={cut}")
-        std = self.std / truncated_std(cut) if corrected else self.std
+        try:
+            std = self.std / truncated_std(cut) if corrected else self.std
+        except ZeroDivisionError:
+            raise ParameterError(f"cut is too small to correct the std by, but found cut={cut}") from None
         for name, value in (("std", std), ("a", self.mean - cut * std), ("b", self.mean + cut * std)):
             object.__setattr__(self, name, value)
 

@@ -193,6 +193,9 @@ def test_groups_say_another_layout(name, axes):
 
 def test_one_dimension_has_fans_where_both_axes_are_said():
     assert fans((5,), in_axis=0, out_axis=()) == (5, 1)
+    assert fans((), in_axis=(), out_axis=()) == (1, 1)
+    with pytest.raises(ValueError, match=r"blocks=2 says .* of the kernel"):
+        fans((), in_axis=(), out_axis=(), blocks=2)
     for axes in ({"in_axis": 0}, {"out_axis": 0}, {"batch_axis": 0}, {"blocks": 5}):
         with pytest.raises(ValueError, match="fewer than 2 dimensions"):
             init.kaiming_normal_(torch.empty(5), **axes)
