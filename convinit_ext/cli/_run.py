@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> None:
     options.device = checked_device(options.device)
     build = builder(options.model) if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
-        options.construct = "cpu" if (options.only or options.skip) and not options.dry_run else "meta"
+        has_rows = any(rows != slice(None) for rows in (options.only or {}).values())
+        is_kept = (options.only or options.skip) and not options.dry_run
+        options.construct = "cpu" if has_rows or is_kept else "meta"
     print(environment_line(), file=sys.stderr if options.json else sys.stdout)
     model = built(build, options.construct == "meta", options.device)
     if options.save:

@@ -43,6 +43,7 @@ from convinit_ext.recipes import (
     Xavier,
     call,
     fans_of,
+    has_inputs_first,
     is_distribution,
     is_values,
     layout_key,
@@ -128,6 +129,12 @@ class Fillings:
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         if isinstance(distribution, MATRICES):
+            says_blocks = isinstance(distribution, Orthogonal) and distribution.says_blocks_alone
+            if says_blocks and has_inputs_first(target):
+                raise ValueError(
+                    f"parameter {target.name!r}, {text}: blocks lie in dim 0, where "
+                    f"{type(target.module).__name__} has its inputs; accepted is blocks=1"
+                )
             return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None if isinstance(distribution, Constant) else fans_of(original(rule).init, target)

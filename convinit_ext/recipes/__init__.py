@@ -53,6 +53,7 @@ from convinit_ext.recipes._scaled import original as original
 from convinit_ext.recipes._target import FANS as FANS
 from convinit_ext.recipes._target import Fan as Fan
 from convinit_ext.recipes._target import Target
+from convinit_ext.recipes._target import has_inputs_first as has_inputs_first
 from convinit_ext.recipes._target import layout_key as layout_key
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 

@@ -24,7 +24,7 @@ from convinit_ext.distributions import (
 )
 from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, Transformed
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
-from convinit_ext.recipes._target import FANS, Fan, Target
+from convinit_ext.recipes._target import FANS, Fan, Target, check_axes
 
 ZEROS = Constant(0.0)
 ONES = Constant(1.0)
@@ -107,12 +107,7 @@ class _FromFans(_OfAxes):
                 object.__setattr__(self, field.name, distributions.as_plain(getattr(self, field.name)))
         if self.fan is not None and self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
-        for name in ("in_axis", "out_axis", "batch_axis"):
-            given = getattr(self, name)
-            if given is not None:  # a file has lists, and NumPy numbers of its own
-                axes = distributions.as_axes(given, name)
-                object.__setattr__(self, name, axes if isinstance(given, list | tuple) else axes[0])
-        object.__setattr__(self, "blocks", distributions.as_blocks(self.blocks))
+        check_axes(self)
         if self.fan == "torch" and self.axes != PYTORCH:
             raise ValueError(
                 "fan='torch' is how PyTorch counts, and in_axis=, out_axis=, batch_axis= and blocks= say how "
@@ -285,7 +280,7 @@ FUNCTIONS: dict[str, Function] = {
     "lecun_normal_": Function(VarianceScaling, (1.0, "fan_in", "truncated_normal"), _FAN),
     "lecun_uniform_": Function(VarianceScaling, (1.0, "fan_in", "uniform"), _FAN),
     "variance_scaling_": Function(VarianceScaling, (), ("scale", "mode", "distribution", *_FAN)),
-    "orthogonal_": Function(Orthogonal, (), ("gain", "blocks")),
+    "orthogonal_": Function(Orthogonal, (), ("gain", "blocks", *Axes._fields[:3])),
     "delta_orthogonal_": Function(DeltaOrthogonal, (), ("gain",)),
     "copy_from": Function(CopyFrom, (), ("name",)),
 }

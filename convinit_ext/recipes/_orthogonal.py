@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from convinit_ext.distributions import as_blocks, as_plain
+from convinit_ext.distributions import Axes, Axis, as_plain, matrices_of
+from convinit_ext.recipes._target import check_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,30 +16,42 @@ class Orthogonal:
 
     Args:
         gain: factor of the values.
-        blocks: how many matrices on top of each other the rows are, each orthogonal by itself.
+        blocks: how many matrices on top of each other dim 0 is, each orthogonal by itself.
+        in_axis, out_axis, batch_axis: as for init.orthogonal_.
 
     Raises:
         ValueError, TypeError: an argument that is not one of these.
 
     Source: Saxe et al. 2013.
 
-    >>> Orthogonal(blocks=4)
-    Orthogonal(gain=1.0, blocks=4)
+    >>> Orthogonal(blocks=4).axes
+    Axes(in_axis=None, out_axis=None, batch_axis=(), blocks=4)
     """
 
     gain: float = 1.0
     blocks: int = 1
+    in_axis: Axis | None = field(default=None, kw_only=True)
+    out_axis: Axis | None = field(default=None, kw_only=True)
+    batch_axis: Axis = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gain", _checked_gain(self.gain))
-        object.__setattr__(self, "blocks", as_blocks(self.blocks))
+        check_axes(self)
+
+    @property
+    def axes(self) -> Axes:
+        return Axes(self.in_axis, self.out_axis, self.batch_axis, self.blocks)
+
+    @property
+    def says_blocks_alone(self) -> bool:
+        """Whether there are blocks of outputs that are in dim 0 because nothing else is said."""
+        return self.blocks != 1 and self.out_axis is None
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
         if len(shape) < 2:
             raise ValueError(f"accepted are 2 or more dimensions, not {list(shape)}")
-        if shape[0] % self.blocks:
-            raise ValueError(f"blocks must divide dim 0, but found {shape[0]} and blocks={self.blocks}")
+        matrices_of(shape, self.axes)
 
 
 @dataclass(frozen=True, slots=True)

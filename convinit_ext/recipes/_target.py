@@ -64,6 +64,20 @@ class Target:
         return distributions.fans(tuple(self.tensor.shape), **layout._asdict())
 
 
+def check_axes(init: Any) -> None:
+    """Check the axes and blocks of an initialiser, and make plain tuples and numbers of a file's and NumPy's.
+
+    Raises:
+        TypeError, ValueError: an axis that is no integer; blocks that are none.
+    """
+    for name in ("in_axis", "out_axis", "batch_axis"):
+        given = getattr(init, name)
+        if given is not None:
+            axes = distributions.as_axes(given, name)
+            object.__setattr__(init, name, axes if isinstance(given, list | tuple) else axes[0])
+    object.__setattr__(init, "blocks", distributions.as_blocks(init.blocks))
+
+
 class _Layout(NamedTuple):
     """What decides fans beside the shape, as distributions.fans takes it."""
 
@@ -95,6 +109,11 @@ def _layout(target: Target) -> _Layout:
 def layout_key(target: Target) -> object:
     """Return what decides a parameter's fans beside its shape."""
     return _layout(target)
+
+
+def has_inputs_first(target: Target) -> bool:
+    """Whether dimension 0 of a parameter is its module's inputs: of a transposed convolution, of Conv1D."""
+    return _layout(target).transposed
 
 
 _EXPERT_MATRICES = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")

@@ -104,6 +104,8 @@ def test_rows_of_parameters(capsys, tmp_path):
     assert main(["verify", str(path), "--model", SMALL, *choice]) == 0
     assert main(["verify", str(path), "--model", SMALL, "--only", "0.weight[:]"]) == 1
     capsys.readouterr()
+    assert run("--only", "0.weight[-2:]", "--dry-run") == 0
+    assert "rows 6 to 7 alone" in capsys.readouterr().out
     assert run("--no-compare", "--only", "0.weight[99:]") == 1
     assert "0.weight' of shape [8, 3, 3, 3] has none of these rows" in capsys.readouterr().err
 

@@ -211,6 +211,9 @@ def test_groups_say_another_layout(name, axes):
 
 def test_one_dimension_has_fans_where_both_axes_are_said():
     assert fans((5,), in_axis=0, out_axis=()) == (5, 1)
+    assert fans((), in_axis=(), out_axis=()) == (1, 1)
+    with pytest.raises(ValueError, match=r"blocks=2 says .* of the kernel"):
+        fans((), in_axis=(), out_axis=(), blocks=2)
     for axes in ({"in_axis": 0}, {"out_axis": 0}, {"batch_axis": 0}, {"blocks": 5}):
         with pytest.raises(ValueError, match="fewer than 2 dimensions"):
             init.kaiming_normal_(torch.empty(5), **axes)
@@ -240,7 +243,7 @@ def test_compiled_code_takes_axes(name):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if "lecun" not in name])
+@pytest.mark.parametrize("name", ["orthogonal_", *(name for name in FUNCTIONS if "lecun" not in name)])
 def test_an_override_sees_axes_that_are_given_and_no_others(name):
     weight = torch.empty(6, 4, 5).as_subclass(Recorder)
     axes = {"in_axis": 0, "out_axis": (), "batch_axis": 1, "blocks": 2}

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from convinit_ext import Key, init
+from convinit_ext.distributions import Axes
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -56,9 +57,9 @@ def test_every_name_is_here_with_the_same_signature(name):
     assert [(p.name, p.kind, p.default) for p in shared] == [(p.name, p.kind, p.default) for p in theirs]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in extra)
     expected = {"key", "shard"} if name in RANDOM else {"shard"} if name in ("eye_", "dirac_") else set()
-    expected |= {"groups", "in_axis", "out_axis", "batch_axis", "blocks"} if name in WITH_FANS else set()
+    expected |= {"groups"} if name in WITH_FANS else set()
+    expected |= {*Axes._fields} if name in (*WITH_FANS, "orthogonal_") else set()
     expected |= {"cut", "corrected"} if name == "trunc_normal_" else set()
-    expected |= {"blocks"} if name == "orthogonal_" else set()
     assert {p.name for p in extra} == expected
 
 
