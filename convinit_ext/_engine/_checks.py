@@ -17,7 +17,12 @@ from torch._C import (
     _has_storage,
     _len_torch_dispatch_stack,
 )
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functionaltensor,
+    is_functorch_wrapped_tensor,
+)
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.compiler import is_compiling
 from torch.nn import Parameter
@@ -52,27 +57,20 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
     """
 
 
-def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
+def is_plain(tensor: Tensor, any_dtype: bool = False, any_strides: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
     After a yes `check_tensor` raises nothing, whatever it is to do; there are elements, in their order and
-    without gaps; nothing marks the tensor as a part of another (MARKS); and no mode, transform, trace or
-    compiler is active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for
-    "write" alone.
+    without gaps; nothing marks the tensor as a part of another (MARKS); autograd has not recorded how it came
+    about; and no mode, transform, trace or compiler is active that would have to see what PyTorch's
+    dispatcher sees. Of any dtype that goes for "write" alone; of any strides, elements may overlap.
     """
     return (
         not is_compiling()
-        and type(tensor) in PLAIN
-        and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
-        and (not tensor.__dict__ or MARKS.isdisjoint(tensor.__dict__))
-        and tensor.layout is STRIDED
-        and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
         and not _are_functorch_transforms_active()
         and _get_tracing_state() is None
-        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and _C.in_memory(tensor)
-        and tensor.is_contiguous()
+        and _C.is_plain(tensor, any_dtype, any_strides, MARKS)
     )
 
 
@@ -147,7 +145,7 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
-    """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    """Raise RuntimeError for what torch.vmap shows of a tensor, one member of a batch, or functionalize."""
     if is_compiling():
         return
     while is_functorch_wrapped_tensor(tensor):
@@ -156,6 +154,11 @@ def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
                 f"cannot {do} a tensor that torch.vmap has batched: a key has the values of a whole tensor. "
                 "Call init outside of vmap, once for each member with a key of its own or once for all "
                 "stacked, and pass the result in; for equal values in all members fill a new tensor inside"
+            )
+        if do == "fill" and is_functionaltensor(tensor):
+            raise RuntimeError(
+                "cannot fill a tensor inside torch.func.functionalize, which knows no operations that write "
+                "but PyTorch's; fill it outside, and pass it in"
             )
         tensor = get_unwrapped(tensor)
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch._C import _increment_version
-from torch.autograd.graph import increment_version
+from torch._VF import _unpack_dual
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version as increment_version
 from torch.compiler import is_compiling
 
 from convinit_ext._engine._checks import check_constant, check_inference, check_kind
@@ -125,7 +127,7 @@ def fill_encoded_(
         for tensor in tensors:
             check_kind(tensor)
         raise
-    increment_version(tensors)
+    _has_written(tensors)
 
 
 def fill_one_(
@@ -146,7 +148,7 @@ def fill_one_(
     except RuntimeError:
         check_kind(tensor)
         raise
-    increment_version(tensor)
+    _has_written([tensor])
 
 
 def fill_small_(
@@ -169,7 +171,18 @@ def fill_small_(
     else:
         run = tensor.stride() == box.strides and tensor.is_contiguous()  # of the logical tensor's elements
         _fill_small(tensor, words, kind, params, box.start, None if run else box.strides)
-    _increment_version((tensor,))
+    (_increment_version if forward_ad._current_level < 0 else _has_written)((tensor,))
+
+
+def _has_written(tensors: Sequence[Tensor]) -> None:
+    """Count a write, and say to forward derivatives, as PyTorch does, that it depends on nothing."""
+    _increment_version(tensors)
+    if forward_ad._current_level >= 0:
+        with torch.no_grad():
+            for tensor in tensors:
+                _, tangent = _unpack_dual(tensor, level=forward_ad._current_level)
+                if tangent is not None:
+                    tangent.zero_()
 
 
 def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:

@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convinit_ext._engine import listed
-from convinit_ext.model import finite, fitted, grouped, shape_text, shortened, table, terminal_width, wrapped
+from convinit_ext.model import (
+    finite,
+    fitted,
+    grouped,
+    shape_text,
+    shortened,
+    table,
+    terminal_width,
+    time_text,
+    wrapped,
+)
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
 _TEXT_COLUMNS = 6  # these lead, and are aligned to the left
@@ -140,7 +150,7 @@ class Verification:
         """The verdict in a line.
 
         >>> Verification((), (), (), 0.5, 7, "he").summary()
-        'equal: 0 tensors, 0 elements compared in 0.500 s; recipe he, seed 7'
+        'equal: 0 tensors, 0 elements compared in 500.00 ms; recipe he, seed 7'
         """
         about = f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}"
         if self.different:
@@ -152,7 +162,7 @@ class Verification:
             where += ", of some tensors a part alone"
         return (
             f"{'equal' if self.equal else 'not equal'}: {about}, {self.num_elements:,} elements compared"
-            f"{where} in {self.seconds:.3f} s; recipe {self.recipe}, seed {self.seed}"
+            f"{where} in {time_text(self.seconds)}; recipe {self.recipe}, seed {self.seed}"
         )
 
     def text(self, width: int | None = None) -> str:

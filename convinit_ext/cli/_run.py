@@ -32,6 +32,7 @@ from convinit_ext.model import (
     size_text,
     table,
     terminal_width,
+    time_text,
     wrapped,
 )
 from convinit_ext.recipes import TORCH, as_recipe
@@ -45,7 +46,9 @@ def run(options: argparse.Namespace) -> None:
     options.device = checked_device(options.device)
     build = builder(options.model) if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
-        options.construct = "cpu" if (options.only or options.skip) and not options.dry_run else "meta"
+        has_rows = any(rows != slice(None) for rows in (options.only or {}).values())
+        is_kept = (options.only or options.skip) and not options.dry_run
+        options.construct = "cpu" if has_rows or is_kept else "meta"
     print(environment_line(), file=sys.stderr if options.json else sys.stdout)
     model = built(build, options.construct == "meta", options.device)
     if options.save:
@@ -177,7 +180,7 @@ class Case:
 
     def cells(self) -> list[str]:
         medians = map(statistics.median, (self.ours, self.theirs))
-        shown = [f"{seconds:.3f} s  {size_text(self.num_bytes / seconds)}/s" for seconds in medians]
+        shown = [f"{time_text(seconds)}  {size_text(self.num_bytes / seconds)}/s" for seconds in medians]
         return [self.name, *shown, f"{self.ratio:.1f}x"]
 
 

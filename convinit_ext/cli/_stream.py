@@ -14,7 +14,7 @@ import numpy as np
 from convinit_ext.keys import Key, of_names
 
 MOST_STREAMS = 1 << 24
-_LANES = 1 << 13  # blocks made at once: what they need stays in the processor's cache
+_LANES = 1 << 14  # blocks made at once: what they need stays in the processor's cache
 _WIDTH = 250  # blocks of a row that each rank holds: a border every 1,000 elements
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -30,7 +30,6 @@ def philox(block: _Words, key: _Words, stream: _Words) -> tuple[_Words, _Words, 
 
     Source: value contract, section 2 (Philox4x32-10). numpy's own Philox is another one, of 64-bit words.
     """
-    block, key, stream = np.broadcast_arrays(block, key, stream)
     c0, c1, c2, c3 = block & _LOW, block >> _SHIFT, stream & _LOW, stream >> _SHIFT
     k0, k1 = key & _LOW, key >> _SHIFT
     for _ in range(_ROUNDS):

@@ -15,12 +15,16 @@ from convinit_ext.distributions._fans import FAN_MODES as FAN_MODES
 from convinit_ext.distributions._fans import PYTORCH as PYTORCH
 from convinit_ext.distributions._fans import Axes as Axes
 from convinit_ext.distributions._fans import Axis as Axis
+from convinit_ext.distributions._fans import Matrices as Matrices
+from convinit_ext.distributions._fans import are_pytorchs as are_pytorchs
 from convinit_ext.distributions._fans import as_axes as as_axes
 from convinit_ext.distributions._fans import as_blocks as as_blocks
 from convinit_ext.distributions._fans import as_groups as as_groups
+from convinit_ext.distributions._fans import as_plain as as_plain
 from convinit_ext.distributions._fans import calculate_gain as calculate_gain
 from convinit_ext.distributions._fans import fan_of as fan_of
 from convinit_ext.distributions._fans import fans as fans
+from convinit_ext.distributions._fans import matrices_of as matrices_of
 
 _INF = math.inf
 _BOUNDS = -2.0, 2.0  # of trunc_normal_, where none are given
@@ -176,7 +180,10 @@ class TruncatedNormal:
         cut = _as_float(cut)
         if not 0.0 < cut < _INF:
             raise ParameterError(f"cut must be greater than 0 and finite, but found cut={cut}")
-        std = self.std / truncated_std(cut) if corrected else self.std
+        try:
+            std = self.std / truncated_std(cut) if corrected else self.std
+        except ZeroDivisionError:
+            raise ParameterError(f"cut is too small to correct the std by, but found cut={cut}") from None
         for name, value in (("std", std), ("a", self.mean - cut * std), ("b", self.mean + cut * std)):
             object.__setattr__(self, name, value)
 

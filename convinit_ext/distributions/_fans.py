@@ -38,6 +38,18 @@ class Axes(NamedTuple):
 PYTORCH = Axes()
 
 
+def are_pytorchs(axes: tuple[object, ...]) -> bool:
+    """Return whether all four are the default.
+
+    >>> are_pytorchs(PYTORCH), are_pytorchs(Axes(batch_axis=0))
+    (True, False)
+    """
+    try:
+        return axes == PYTORCH
+    except ValueError:  # NumPy's numbers and arrays are not equal or unequal to ()
+        return False
+
+
 def fans(
     shape: Sequence[int],
     *,
@@ -77,9 +89,11 @@ def fans(
     """
     if len(shape) < 2 and (in_axis is None or out_axis is None):
         raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
-    if not (in_axis is None and out_axis is None and batch_axis == () and blocks == 1):
+    if type(groups) is not int:
+        groups = _whole(groups, "groups")
+    if not are_pytorchs((in_axis, out_axis, batch_axis, blocks)):
         axes = Axes(in_axis, out_axis, batch_axis, blocks)
-        if groups != 1 or (transposed and axes[:3] != PYTORCH[:3]):
+        if groups != 1 or (transposed and not are_pytorchs(axes._replace(blocks=1))):
             what = f"groups={groups}" if groups != 1 else "a transposed convolution"
             raise ValueError(
                 f"{what} says what the axes of a weight are, as in_axis=, out_axis=, batch_axis= and blocks= "
@@ -97,7 +111,24 @@ def fans(
 
 
 def _fans_of_axes(shape: Sequence[int], axes: Axes) -> tuple[int, int]:
-    roles: dict[int, str] = {}  # by axis; a kernel's have none
+    fan_in = fan_out = 1
+    for axis, (size, role) in enumerate(zip(shape, roles_of(shape, axes), strict=True)):
+        size //= axes.blocks if axis == 0 else 1
+        fan_in *= size if role in ("in_axis", "") else 1
+        fan_out *= size if role in ("out_axis", "") else 1
+    return fan_in, fan_out
+
+
+def roles_of(shape: Sequence[int], axes: Axes) -> list[str]:
+    """Return of each axis in which argument it is: "in_axis", "out_axis", "batch_axis"; a kernel's is in "".
+
+    Raises:
+        ValueError, TypeError: as `fans`.
+
+    >>> roles_of((8, 64, 16, 3), Axes(in_axis=1, batch_axis=0))
+    ['batch_axis', 'in_axis', 'out_axis', '']
+    """
+    roles = [""] * len(shape)
     for role in ("batch_axis", "in_axis", "out_axis"):
         for axis in as_axes(getattr(axes, role), role):
             if not -len(shape) <= axis < len(shape):
@@ -105,29 +136,23 @@ def _fans_of_axes(shape: Sequence[int], axes: Axes) -> tuple[int, int]:
                     f"{role} has {axis}, and shape {list(shape)} only axes {-len(shape)} to {len(shape) - 1}"
                 )
             axis %= len(shape)
-            if axis in roles:
+            if roles[axis]:
                 where = f"twice in {role}" if roles[axis] == role else f"in both {roles[axis]} and {role}"
                 raise ValueError(f"axis {axis} is {where}; accepted is each axis once")
             roles[axis] = role
-    left = [axis for axis in range(len(shape)) if axis not in roles]
     for role in ("out_axis", "in_axis"):
         if getattr(axes, role) is None:
-            if not left:
+            if "" not in roles:
                 raise ValueError(
                     f"no axis of shape {list(shape)} is left for {role}; () says that it has none"
                 )
-            roles[left.pop(0)] = role
-    sizes = [_size_of_block(shape[0], as_blocks(axes.blocks), roles.get(0)), *shape[1:]]
-    fan_in = fan_out = 1
-    for axis, size in enumerate(sizes):
-        fan_in *= size if roles.get(axis, "in_axis") == "in_axis" else 1
-        fan_out *= size if roles.get(axis, "out_axis") == "out_axis" else 1
-    return fan_in, fan_out
+            roles[roles.index("")] = role
+    if as_blocks(axes.blocks) != 1:
+        _check_blocks(shape[0] if shape else 1, axes.blocks, roles[0] if shape else "")
+    return roles
 
 
-def _size_of_block(size: int, blocks: int, role: str | None) -> int:
-    if blocks == 1:
-        return size
+def _check_blocks(size: int, blocks: int, role: str) -> None:
     if role != "out_axis":
         raise ValueError(
             f"blocks={blocks} says that dim 0 is so many matrices on top of each other, for which it must be "
@@ -135,7 +160,46 @@ def _size_of_block(size: int, blocks: int, role: str | None) -> int:
         )
     if size % blocks:
         raise ValueError(f"the outputs must be divisible by blocks, but found {size} and blocks={blocks}")
-    return size // blocks
+
+
+class Matrices(NamedTuple):
+    """The matrices that a weight holds.
+
+    Args:
+        sizes: of the weight's axes, dim 0 cut into blocks and what is in each.
+        order: of these axes, with which the matrices lie one after the other, row by row.
+        number, rows, columns: of the matrices.
+    """
+
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    number: int
+    rows: int
+    columns: int
+
+
+def matrices_of(shape: Sequence[int], axes: Axes = PYTORCH) -> Matrices:
+    """Return the matrices of a weight: a row for each output, a column for each place of its inputs.
+
+    Raises:
+        ValueError, TypeError: fewer than 2 dimensions; blocks that do not divide the first; as `fans`.
+
+    >>> matrices_of((8, 64, 16), Axes(batch_axis=0, in_axis=1))
+    Matrices(sizes=(1, 8, 64, 16), order=(0, 1, 3, 2), number=8, rows=16, columns=64)
+    """
+    if len(shape) < 2:
+        raise ValueError("Only tensors with 2 or more dimensions are supported")
+    blocks, first = as_blocks(axes.blocks), shape[0]
+    if first % blocks:
+        raise ValueError(f"blocks must divide dim 0, but found {first} and blocks={blocks}")
+    sizes = blocks, first // blocks, *shape[1:]
+    roles = ["batch_axis", *roles_of(shape, axes)]
+    groups = [
+        [axis for axis, role in enumerate(roles) if role in each]
+        for each in (("batch_axis",), ("out_axis",), ("in_axis", ""))
+    ]
+    number, rows, columns = [math.prod([sizes[axis] for axis in group]) for group in groups]
+    return Matrices(sizes, tuple([axis for group in groups for axis in group]), number, rows, columns)
 
 
 def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
@@ -172,6 +236,15 @@ def _whole(given: int, what: str) -> int:
         return +operator.index(given)  # of True a number, which views want
     except (TypeError, ValueError):  # the last of a tensor of several elements
         raise TypeError(f"{what} must be an int, not {given!r}") from None
+
+
+def as_plain(number: float) -> float:
+    """Return a number, as NumPy's or a tensor's, as one of Python's, which is written without its type.
+
+    >>> as_plain(True), as_plain(2)
+    (1.0, 2)
+    """
+    return number if type(number) in (int, float) else float(number)
 
 
 def fan_of(mode: str, fan_in: int, fan_out: int) -> float:

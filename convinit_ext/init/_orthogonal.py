@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import check_tensor, make_orthogonal_, on_this_thread
-from convinit_ext.distributions import Normal, as_blocks
+from convinit_ext.distributions import Axes, Axis, Matrices, Normal, matrices_of
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, is_sharded, local_of, logical_shape, parts
@@ -23,6 +23,9 @@ def orthogonal_(
     *,
     key: Key | None = None,
     shard: Shard | None = None,
+    in_axis: Axis | None = None,
+    out_axis: Axis | None = None,
+    batch_axis: Axis = (),
     blocks: int = 1,
 ) -> Tensor:
     """Fill with a (semi-)orthogonal matrix, uniform over all of them.
@@ -32,15 +35,19 @@ def orthogonal_(
     matrix and keeps its part.
 
     Args:
-        tensor: [rows, *columns]; the trailing dimensions are one.
+        tensor: [rows, *columns], the trailing dimensions being one; or with these axes.
         gain: factor of the values.
         generator, key, shard: as for uniform_.
-        blocks: how many matrices on top of each other the rows are, each orthogonal by itself: the gates of
-            an LSTM, packed q, k and v.
+        in_axis, out_axis: as for xavier_uniform_: the axes of outputs are the rows, all others the columns.
+        batch_axis: the axis of matrices that are orthogonal each by itself, as experts are, or a tuple of
+            them.
+        blocks: how many matrices on top of each other dim 0 is, each orthogonal by itself: the gates of an
+            LSTM, packed q, k and v.
 
     Raises:
-        ValueError: fewer than 2 dimensions; rows that are no multiple of the blocks.
-        TypeError: a gain that is no number.
+        ValueError: fewer than 2 dimensions; blocks that do not divide the first; what xavier_uniform_ raises
+            of the axes.
+        TypeError: a gain that is no number; an axis or blocks that is no integer.
         RuntimeError: while a CUDA graph is captured.
 
     Source: Saxe et al. 2013; Mezzadri 2007 (uniformity); torch.nn.init.orthogonal_.
@@ -49,18 +56,15 @@ def orthogonal_(
     >>> w = init.orthogonal_(torch.empty(3, 5))
     >>> torch.allclose(w @ w.T, torch.eye(3), atol=1e-6)
     True
+    >>> experts = init.orthogonal_(torch.empty(4, 8, 6), batch_axis=0, in_axis=1, out_axis=2)
+    >>> torch.allclose(experts.mT @ experts, torch.eye(6).expand(4, 6, 6), atol=1e-6)
+    True
     """
     if has_torch_function_unary(tensor):
         return override(orthogonal_, locals())
-    if len(logical_shape(tensor, shard)) < 2:
-        raise ValueError("Only tensors with 2 or more dimensions are supported")
-    rows, *columns = logical_shape(tensor, shard)
-    blocks = as_blocks(blocks)
-    if rows % blocks:
-        raise ValueError(f"blocks must divide dim 0, but found {rows} and blocks={blocks}")
-    return _fill_with_matrices(
-        tensor, (blocks, rows // blocks, math.prod(columns)), gain, generator, key, shard
-    )
+    axes = Axes(in_axis, out_axis, batch_axis, blocks)
+    matrices = matrices_of(logical_shape(tensor, shard), axes)
+    return _fill_with_matrices(tensor, matrices, gain, generator, key, shard)
 
 
 def delta_orthogonal_(
@@ -99,36 +103,37 @@ def delta_orthogonal_(
         raise ValueError(
             f"delta_orthogonal_ needs dim 1 (inputs) <= dim 0 (outputs), but found {num_in} > {num_out}"
         )
-    return _fill_with_matrices(tensor, (1, num_out, num_in), gain, generator, key, shard)
+    return _fill_with_matrices(tensor, matrices_of((num_out, num_in)), gain, generator, key, shard)
 
 
 def _fill_with_matrices(
     tensor: Tensor,
-    matrices: tuple[int, int, int],
+    matrices: Matrices,
     gain: float,
     generator: torch.Generator | None,
     key: Key | None,
     shard: Shard | None,
 ) -> Tensor:
-    """Fill with orthogonal matrices times the gain, `matrices` being their number, rows and columns: with all
-    of them, or if the tensor has more elements with one at the centre of the kernel dimensions, and zeros."""
+    """Fill with orthogonal matrices times the gain: with all of them, or if the tensor has more elements with
+    one at the centre of the kernel dimensions, and zeros."""
     shape = logical_shape(tensor, shard)
     if 0 in shape or tensor.is_meta:
         check_extras(tensor, generator, key, shard)
         return tensor
     gain = _check(tensor, gain, shard)
-    number, rows, cols = matrices
+    sizes, order, *each = matrices
     with torch.no_grad(), on_this_thread():
         exact = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-        normals = local_of(tensor).new_empty((number * rows, cols), dtype=exact)
-        made = fill_(normals, Normal(), generator, key).cpu()
-        make_orthogonal_(made.view(matrices), gain)
+        normals = fill_(local_of(tensor).new_empty(sizes, dtype=exact), Normal(), generator, key).cpu()
+        arranged = normals.permute(order).contiguous()
+        make_orthogonal_(arranged.view(each), gain)
+        made = arranged.permute(sorted(order, key=order.__getitem__))
         if made.numel() == math.prod(shape):
-            whole = made.view(shape)
+            whole = made.reshape(shape)
         else:
             whole = made.new_zeros(shape)
             centre: list[slice | int] = [slice(None), slice(None), *((size - 1) // 2 for size in shape[2:])]
-            whole[tuple(centre)] = made
+            whole[tuple(centre)] = made[0]
         copy_whole_(tensor, whole, shard)
     return tensor
 

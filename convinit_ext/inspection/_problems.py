@@ -22,6 +22,7 @@ def problems_of(
     broken = [row for row in layers if row.not_finite > 0]
     dead = [row for row in layers if row.dead]
     nearly = [f"{row}, {row.zeros:.1%}" for row in layers if _MOSTLY < row.zeros < 1]
+    weights = [row for row in weights if math.prod(row.shape)]
     if broken:
         yield f"not finite: {broken[0].not_finite:.1%} of what {broken[0]} puts out, the first such layer"
     if dead:
@@ -31,7 +32,7 @@ def problems_of(
     own = [row for row in layers if row.has_parameters and math.isfinite(row.std)]
     yield from _of_outputs(own)
     if not has_gradients:
-        yield "no gradients: the outputs are integers or detached, or every parameter is frozen"
+        yield "no gradients: the outputs are empty, integers or detached, or every parameter is frozen"
     elif not broken:
         yield from _of_gradients([row for row in own if 0 < row.gradient_std < math.inf])
         trained = [row for row in weights if row.trainable]

@@ -25,7 +25,8 @@ def weight_rows(recipe: str, model: nn.Module, plan: Plan | None) -> list[Weight
 
 
 def _row(recipe: str, name: str, tensor: Tensor, row: Row | None) -> WeightRow:
-    values = tensor.detach()
+    values = _parts(tensor.detach())
+    gradient = None if tensor.grad is None else _parts(tensor.grad)
     padding = getattr(row.values, "zero_row", None) if row else None
     if padding is not None:
         values = torch.cat([values[:padding], values[padding + 1 :]])
@@ -43,13 +44,18 @@ def _row(recipe: str, name: str, tensor: Tensor, row: Row | None) -> WeightRow:
         initialiser=row.initialiser if row else "-",
         trainable=tensor.requires_grad,
         intended=row.std if row else math.nan,
-        std=float(values.double().std(correction=0)),
+        std=float(values.double().std(correction=0)) if values.numel() else math.nan,
         elsewhere=elsewhere,
-        gradient_std=math.nan if tensor.grad is None else float(tensor.grad.double().square().mean().sqrt()),
+        gradient_std=math.nan if gradient is None else float(gradient.double().square().mean().sqrt()),
         edges=edges,
         counts=counts,
         expected=expected,
     )
+
+
+def _parts(tensor: Tensor) -> Tensor:
+    """Return the real and imaginary parts of complex numbers; other numbers themselves."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _histogram(

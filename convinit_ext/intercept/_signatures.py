@@ -46,7 +46,14 @@ METHODS: dict[Callable[..., Any], Callable[..., Request]] = {
     torch.ops.aten.uniform_.default: _uniform,
 }
 # Random functions that are PyTorch's inside a block too; what is made of their values may end in a parameter.
-DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+_DRAWS = """rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson
+    binomial"""
+_DRAWS_IN_PLACE = "bernoulli_ cauchy_ exponential_ geometric_ log_normal_ random_"
+DRAWS = frozenset(
+    getattr(each, name)
+    for each, names in ((torch, _DRAWS), (torch.Tensor, f"bernoulli multinomial {_DRAWS_IN_PLACE}"))
+    for name in names.split()
+)
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
 # Methods that write other values than draws. To a placeholder's empty memory they would write nothing.

@@ -7,7 +7,7 @@ from convinit_ext.model._filling import check_range
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
-from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text
+from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, time_text
 from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors

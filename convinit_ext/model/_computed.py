@@ -64,7 +64,7 @@ def orthogonal(
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         made, key = torch.empty(tuple(shape), dtype=exact, device="cpu"), keys.Key(seed, name)
         if isinstance(said, Orthogonal):
-            init.orthogonal_(made, said.gain, key=key, blocks=said.blocks)
+            init.orthogonal_(made, said.gain, key=key, **said.axes._asdict())
         else:
             init.delta_orthogonal_(made, said.gain, key=key)
         if zero_row is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import operator
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -42,6 +43,7 @@ from convinit_ext.recipes import (
     Xavier,
     call,
     fans_of,
+    has_inputs_first,
     is_distribution,
     is_values,
     layout_key,
@@ -57,6 +59,7 @@ MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
+_OF_SHAPES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 class Filling(NamedTuple):
@@ -116,6 +119,12 @@ class Fillings:
         if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         if isinstance(distribution, MATRICES):
+            says_blocks = isinstance(distribution, Orthogonal) and distribution.says_blocks_alone
+            if says_blocks and has_inputs_first(target):
+                raise ValueError(
+                    f"parameter {target.name!r}, {text}: blocks lie in dim 0, where "
+                    f"{type(target.module).__name__} has its inputs; accepted is blocks=1"
+                )
             return Filling(values, text, None)
         check_range(distribution, dtype or tensor.dtype, f"parameter {target.name!r}")
         fans = None if isinstance(distribution, Constant) else fans_of(original(rule).init, target)
@@ -141,9 +150,13 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
 
 
 def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
-    row = module.__dict__.get("padding_idx")
+    given = module.__dict__.get("padding_idx")
     shape = logical_shape(tensor)
-    if leaf != "weight" or len(shape) != 2 or type(row) is not int:
+    if leaf != "weight" or len(shape) != 2 or isinstance(given, bool | None):
+        return None
+    try:
+        row = operator.index(given)
+    except (TypeError, RuntimeError):  # a float; a tensor of several, or without values
         return None
     if "Embed" not in _names(module.__class__):
         return None
@@ -177,6 +190,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
     except Exception as error:  # a user's
+        if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
+            raise
         raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 

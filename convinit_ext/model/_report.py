@@ -117,9 +117,9 @@ class Report:
         """The totals in a line.
 
         >>> Report((), 0.5, seed=7, recipe="he").summary()
-        '0 tensors, 0 elements, 0 B in 0.500 s (0 B/s); recipe he, seed 7'
+        '0 tensors, 0 elements, 0 B in 500.00 ms (0 B/s); recipe he, seed 7'
         """
-        done = f"in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s)"
+        done = f"in {time_text(self.seconds)} ({size_text(self.bytes_per_second)}/s)"
         whole, here = (" of the whole", " of it in this process") if self.is_part else ("", "")
         return (
             f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements{whole}, "
@@ -159,6 +159,14 @@ def size_text(num_bytes: float) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.2f} {unit}"
     return f"{num_bytes:.0f} B"
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in the largest unit that leaves a number of one or more: '26.70 µs'."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} µs"
 
 
 def grouped(rows: Sequence[tuple[str, object, Row]]) -> list[tuple[str, list[Row]]]:

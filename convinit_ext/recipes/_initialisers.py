@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeAlias
@@ -24,7 +24,7 @@ from convinit_ext.distributions import (
 )
 from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, Transformed
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
-from convinit_ext.recipes._target import FANS, Fan, Target
+from convinit_ext.recipes._target import FANS, Fan, Target, check_axes
 
 ZEROS = Constant(0.0)
 ONES = Constant(1.0)
@@ -99,13 +99,12 @@ class _FromFans(_OfAxes):
 
     def __post_init__(self) -> None:
         self.of_fans(1, 1)
+        for field in fields(self):
+            if type(field.default) is float:
+                object.__setattr__(self, field.name, distributions.as_plain(getattr(self, field.name)))
         if self.fan is not None and self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
-        for name in ("in_axis", "out_axis", "batch_axis"):
-            if isinstance(getattr(self, name), list):  # of a file
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-            distributions.as_axes(getattr(self, name), name)
-        distributions.as_blocks(self.blocks)
+        check_axes(self)
         if self.fan == "torch" and self.axes != PYTORCH:
             raise ValueError(
                 "fan='torch' is how PyTorch counts, and in_axis=, out_axis=, batch_axis= and blocks= say how "
@@ -274,7 +273,7 @@ FUNCTIONS: dict[str, Function] = {
     "lecun_normal_": Function(VarianceScaling, (1.0, "fan_in", "truncated_normal"), _FAN),
     "lecun_uniform_": Function(VarianceScaling, (1.0, "fan_in", "uniform"), _FAN),
     "variance_scaling_": Function(VarianceScaling, (), ("scale", "mode", "distribution", *_FAN)),
-    "orthogonal_": Function(Orthogonal, (), ("gain", "blocks")),
+    "orthogonal_": Function(Orthogonal, (), ("gain", "blocks", *Axes._fields[:3])),
     "delta_orthogonal_": Function(DeltaOrthogonal, (), ("gain",)),
     "copy_from": Function(CopyFrom, (), ("name",)),
 }

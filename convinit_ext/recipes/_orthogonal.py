@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from convinit_ext.distributions import as_blocks
+from convinit_ext.distributions import Axes, Axis, as_plain, matrices_of
+from convinit_ext.recipes._target import check_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,30 +16,42 @@ class Orthogonal:
 
     Args:
         gain: factor of the values.
-        blocks: how many matrices on top of each other the rows are, each orthogonal by itself.
+        blocks: how many matrices on top of each other dim 0 is, each orthogonal by itself.
+        in_axis, out_axis, batch_axis: as for init.orthogonal_.
 
     Raises:
         ValueError, TypeError: an argument that is not one of these.
 
     Source: Saxe et al. 2013.
 
-    >>> Orthogonal(blocks=4)
-    Orthogonal(gain=1.0, blocks=4)
+    >>> Orthogonal(blocks=4).axes
+    Axes(in_axis=None, out_axis=None, batch_axis=(), blocks=4)
     """
 
     gain: float = 1.0
     blocks: int = 1
+    in_axis: Axis | None = field(default=None, kw_only=True)
+    out_axis: Axis | None = field(default=None, kw_only=True)
+    batch_axis: Axis = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
-        as_blocks(self.blocks)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
+        check_axes(self)
+
+    @property
+    def axes(self) -> Axes:
+        return Axes(self.in_axis, self.out_axis, self.batch_axis, self.blocks)
+
+    @property
+    def says_blocks_alone(self) -> bool:
+        """Whether there are blocks of outputs that are in dim 0 because nothing else is said."""
+        return self.blocks != 1 and self.out_axis is None
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
         if len(shape) < 2:
             raise ValueError(f"accepted are 2 or more dimensions, not {list(shape)}")
-        if shape[0] % self.blocks:
-            raise ValueError(f"blocks must divide dim 0, but found {shape[0]} and blocks={self.blocks}")
+        matrices_of(shape, self.axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +73,7 @@ class DeltaOrthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
@@ -70,8 +83,9 @@ class DeltaOrthogonal:
             raise ValueError(f"dim 1 (inputs) must be <= dim 0 (outputs), but found {shape[1]} > {shape[0]}")
 
 
-def _check_gain(gain: float) -> None:
+def _checked_gain(gain: float) -> float:
     if not isinstance(gain, float | int):
         raise TypeError(f"gain must be a number, not {gain!r}")
     if not -sys.float_info.max <= gain <= sys.float_info.max:
         raise ValueError(f"gain must be finite, but found {gain}")
+    return as_plain(gain)

@@ -51,6 +51,24 @@ def test_a_row_whose_repeats_are_far_apart_is_called_noisy(theirs, said):
     assert case.noise == said and case.to_dict()["noisy"] is bool(said)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"),
+    [
+        (2e-5, 2.67e-5, ["20.00 µs  50.00 MB/s", "26.70 µs  37.45 MB/s", "1.3x"]),
+        (4e-3, 1.5, ["4.00 ms  250.00 kB/s", "1.50 s  667 B/s", "375.0x"]),
+    ],
+)
+def test_times_are_shown_in_a_unit_that_fits(ours, theirs, shown):
+    assert _run.Case("warm", 1000, [ours], [theirs]).cells() == ["warm", *shown]
+
+
+def test_no_time_is_shown_as_nothing(tmp_path, capsys):
+    """A tiny model takes microseconds, whatever is done with it."""
+    assert run("--repeats", 1) == 0 and run("--save", tmp_path) == 0
+    assert main(["verify", str(tmp_path), "--model", SMALL]) == 0
+    assert not re.search(r"\b0\.0* s", capsys.readouterr().out)
+
+
 def test_run_says_which_rows_are_noisy(capsys, monkeypatch):
     monkeypatch.setattr(_run, "_NOISE", 0.0)
     assert run("--repeats", 1) == 0
@@ -102,6 +120,8 @@ def test_rows_of_parameters(capsys, tmp_path):
     assert main(["verify", str(path), "--model", SMALL, *choice]) == 0
     assert main(["verify", str(path), "--model", SMALL, "--only", "0.weight[:]"]) == 1
     capsys.readouterr()
+    assert run("--only", "0.weight[-2:]", "--dry-run") == 0
+    assert "rows 6 to 7 alone" in capsys.readouterr().out
     assert run("--no-compare", "--only", "0.weight[99:]") == 1
     assert "0.weight' of shape [8, 3, 3, 3] has none of these rows" in capsys.readouterr().err
 

@@ -101,4 +101,4 @@ def test_a_terminal_gets_no_words(capsys, monkeypatch):
 
 def test_the_words_never_end():
     arrays = _stream.interleaved(0, "weight", "element", 1)
-    assert sum(len(each) for each in itertools.islice(arrays, 3)) == 3 * 2**13
+    assert sum(len(each) for each in itertools.islice(arrays, 3)) == 3 * 2**14

@@ -146,6 +146,21 @@ def test_pytorchs_axes_said_aloud_change_no_bit(dtype):
             )
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_numpys_integers_are_axes_and_blocks(name):
+    arguments, _ = FUNCTIONS[name]
+    weight = torch.empty(4, 6, 5)
+    for axes in (
+        {"batch_axis": 0},
+        {"batch_axis": 2, "in_axis": 1},
+        {"in_axis": 2, "out_axis": 0},
+        {"blocks": 2},
+    ):
+        expected = getattr(init, name)(weight, **arguments, **axes, key=KEY).clone()
+        given = {axis: np.int64(each) for axis, each in axes.items()}
+        assert_same_bits(getattr(init, name)(weight, **arguments, **given, key=KEY), expected, (name, axes))
+
+
 WRONG = {
     "there is none": ({"in_axis": 3}, ValueError, r"in_axis has 3, and shape \[6, 4, 5\] only axes -3 to 2"),
     "nor behind": ({"batch_axis": (0, -4)}, ValueError, "batch_axis has -4"),
@@ -156,6 +171,9 @@ WRONG = {
     "no integer": ({"in_axis": 1.0}, TypeError, "in_axis must be an int or a tuple of ints, not 1.0"),
     "a name": ({"out_axis": "out"}, TypeError, "out_axis must be an int or a tuple of ints, not 'out'"),
     "integers of none": ({"batch_axis": (0, None)}, TypeError, r"batch_axis must be .* not \(0, None\)"),
+    "an array": ({"batch_axis": np.array([0, 1])}, TypeError, r"batch_axis must be .* not array\(\[0, 1\]\)"),
+    "arrays": ({"in_axis": np.array([0]), "out_axis": np.array([1, 2])}, TypeError, "in_axis must be an int"),
+    "an array of blocks": ({"blocks": np.array([2, 2])}, TypeError, "blocks must be an int"),
     "blocks": ({"blocks": 4}, ValueError, "divisible by blocks, but found 6 and blocks=4"),
     "no blocks": ({"blocks": 0}, ValueError, "blocks must be 1 or more, but found 0"),
     "no whole blocks": ({"blocks": 1.5}, TypeError, "blocks must be an int, not 1.5"),
@@ -191,6 +209,9 @@ def test_groups_say_another_layout(name, axes):
 
 def test_one_dimension_has_fans_where_both_axes_are_said():
     assert fans((5,), in_axis=0, out_axis=()) == (5, 1)
+    assert fans((), in_axis=(), out_axis=()) == (1, 1)
+    with pytest.raises(ValueError, match=r"blocks=2 says .* of the kernel"):
+        fans((), in_axis=(), out_axis=(), blocks=2)
     for axes in ({"in_axis": 0}, {"out_axis": 0}, {"batch_axis": 0}, {"blocks": 5}):
         with pytest.raises(ValueError, match="fewer than 2 dimensions"):
             init.kaiming_normal_(torch.empty(5), **axes)
@@ -220,7 +241,7 @@ def test_compiled_code_takes_axes(name):
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if "lecun" not in name])
+@pytest.mark.parametrize("name", ["orthogonal_", *(name for name in FUNCTIONS if "lecun" not in name)])
 def test_an_override_sees_axes_that_are_given_and_no_others(name):
     weight = torch.empty(6, 4, 5).as_subclass(Recorder)
     axes = {"in_axis": 0, "out_axis": (), "batch_axis": 1, "blocks": 2}

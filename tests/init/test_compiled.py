@@ -178,6 +178,7 @@ FILLS: dict[str, Callable[[Tensor], Tensor]] = {
     "static": lambda w: init.trunc_normal_(w, std=0.02, key=KEY),
     "cut": lambda w: init.trunc_normal_(w, 0.0, bound(w), key=KEY, cut=2.0, corrected=True),
     "orthogonal_": lambda w: init.orthogonal_(w, 2.0, key=KEY),
+    "orthogonal_ of axes": lambda w: init.orthogonal_(w[None], batch_axis=0, in_axis=1, key=KEY),
     "delta_orthogonal_": lambda w: init.delta_orthogonal_(w.t()[..., None], key=KEY),
     "several": several,
     "sparse_": lambda w: init.sparse_(w, 0.3, key=KEY),
@@ -222,10 +223,8 @@ def test_shards():
 class Layer(nn.Module):
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
-        self.weight, self.bias = (
-            nn.Parameter(torch.zeros(num_out, num_in)),
-            nn.Parameter(torch.zeros(num_out)),
-        )
+        self.weight = nn.Parameter(torch.zeros(num_out, num_in))
+        self.bias = nn.Parameter(torch.zeros(num_out))
 
     def reset_parameters(self) -> None:
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))

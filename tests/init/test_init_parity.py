@@ -7,11 +7,14 @@ import importlib.util
 import inspect
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from convinit_ext import Key, init
+from convinit_ext.distributions import Axes
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -52,9 +55,9 @@ def test_every_name_is_here_with_the_same_signature(name):
     assert [(p.name, p.kind, p.default) for p in shared] == [(p.name, p.kind, p.default) for p in theirs]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in extra)
     expected = {"key", "shard"} if name in RANDOM else {"shard"} if name in ("eye_", "dirac_") else set()
-    expected |= {"groups", "in_axis", "out_axis", "batch_axis", "blocks"} if name in WITH_FANS else set()
+    expected |= {"groups"} if name in WITH_FANS else set()
+    expected |= {*Axes._fields} if name in (*WITH_FANS, "orthogonal_") else set()
     expected |= {"cut", "corrected"} if name == "trunc_normal_" else set()
-    expected |= {"blocks"} if name == "orthogonal_" else set()
     assert {p.name for p in extra} == expected
 
 
@@ -304,6 +307,24 @@ def test_constants_and_eye(shape):
     assert torch.equal(init.ones_(torch.empty(shape)), torch.ones(shape))
     assert torch.equal(init.zeros_(torch.empty(shape)), torch.zeros(shape))
     assert torch.equal(init.eye_(torch.empty(shape)), torch.eye(*shape))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("name", ["zeros_", "ones_", "constant_"])
+def test_constants_record_nothing_and_leave_gradients_as_they_were(name, enabled):
+    def called(library: Any) -> nn.Parameter:
+        weight = nn.Parameter(torch.full((3, 2), 7, dtype=torch.float8_e5m2))
+        with torch.set_grad_enabled(enabled):
+            assert CALLS[name](library, weight) is weight
+            with pytest.raises((TypeError, RuntimeError)):
+                getattr(library, name)(weight, "no number")
+            assert torch.is_grad_enabled() is enabled
+        assert weight.grad_fn is None
+        return weight
+
+    ours, theirs = called(init), called(THEIRS)
+    assert ours._version == theirs._version
+    assert torch.equal(ours.float(), theirs.float())
 
 
 @pytest.mark.parametrize("num_kernel_dims", [1, 2, 3])

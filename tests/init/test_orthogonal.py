@@ -108,6 +108,40 @@ def test_blocks_are_rows_of_one_draw(blocks, dtype):
     assert_same_bits(made, expected((12, 2, 3), dtype, 0.5, blocks))
 
 
+AXES = {  # and the matrices that a weight [4, 6, 5] has
+    "experts, outputs first": ({"batch_axis": 0}, lambda w: w),
+    "experts, inputs first": ({"batch_axis": 0, "in_axis": 1}, lambda w: w.transpose(0, 2, 1)),
+    "x @ w": ({"in_axis": (0, 1), "out_axis": -1}, lambda w: w.transpose(2, 0, 1).reshape(1, 5, 24)),
+    "heads": ({"in_axis": 1, "out_axis": (0, 2)}, lambda w: w.transpose(0, 2, 1).reshape(1, 20, 6)),
+    "a kernel": ({"in_axis": 2, "out_axis": 1}, lambda w: w.transpose(1, 0, 2).reshape(1, 6, 20)),
+    "columns": ({"in_axis": (), "out_axis": 1, "batch_axis": (0, 2)},
+                lambda w: w.transpose(0, 2, 1)[..., None]),
+    "blocks": ({"out_axis": [0], "batch_axis": [1], "blocks": 2},
+               lambda w: w.reshape(2, 2, 6, 5).transpose(0, 2, 1, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("axes", "matrices"), AXES.values(), ids=AXES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_axes_say_which_matrices_are_orthogonal(axes, matrices, dtype):
+    """The draw is that without axes; each matrix of it becomes orthogonal by itself, where it lies."""
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    drawn = init.normal_(torch.empty(4, 6, 5, dtype=exact), key=KEY).double().numpy()
+    place = matrices(np.arange(4 * 6 * 5).reshape(4, 6, 5))
+    expected = np.empty(4 * 6 * 5)
+    for each in place.reshape(-1, *place.shape[-2:]):
+        expected[each] = ref.orthogonal(drawn.ravel()[each], 1.5)
+    for weight in (torch.empty(4, 6, 5, dtype=dtype), torch.empty(5, 6, 4, dtype=dtype).permute(2, 1, 0)):
+        made = init.orthogonal_(weight, 1.5, key=KEY, **axes)
+        assert_same_bits(made, torch.from_numpy(expected).view(4, 6, 5).to(exact).to(dtype))
+
+
+def test_pytorch_s_axes_said_aloud_change_no_bit():
+    plain = init.orthogonal_(torch.empty(6, 4, 3), key=KEY)
+    for axes in ({"in_axis": 1, "out_axis": 0}, {"out_axis": (-3,)}, {"batch_axis": []}):
+        assert_same_bits(init.orthogonal_(torch.empty(6, 4, 3), key=KEY, **axes), plain, axes)
+
+
 def test_delta_orthogonal_is_orthogonal_at_the_centre_and_zero_elsewhere():
     made = init.delta_orthogonal_(torch.full((9, 7, 3, 4), 7.0), 2.0, key=KEY)
     assert_same_bits(made[:, :, 1, 1], expected((9, 7), gain=2.0))
@@ -192,4 +226,22 @@ def test_blocks_that_do_not_divide_the_rows(blocks, error, said):
     tensor, before = torch.zeros(12, 4), torch.get_rng_state()
     with pytest.raises(error, match=said):
         init.orthogonal_(tensor, blocks=blocks)
+    assert torch.equal(before, torch.get_rng_state()) and not tensor.any()
+
+
+@pytest.mark.parametrize(
+    ("axes", "error", "said"),
+    [
+        ({"batch_axis": 3}, ValueError, r"batch_axis has 3, and shape \[12, 4, 2\] only axes -3 to 2"),
+        ({"batch_axis": 0, "out_axis": -3}, ValueError, "axis 0 is in both batch_axis and out_axis"),
+        ({"batch_axis": (0, 1)}, ValueError, "no axis .* is left for in_axis"),
+        ({"batch_axis": 0, "blocks": 2}, ValueError, "blocks=2 .* it is in batch_axis"),
+        ({"in_axis": 0.0}, TypeError, "in_axis must be an int or a tuple of ints, not 0.0"),
+    ],
+    ids=str,
+)
+def test_axes_that_are_none(axes, error, said):
+    tensor, before = torch.zeros(12, 4, 2), torch.get_rng_state()
+    with pytest.raises(error, match=said):
+        init.orthogonal_(tensor, **axes)
     assert torch.equal(before, torch.get_rng_state()) and not tensor.any()

@@ -80,6 +80,7 @@ WRONG = {
     "alone": ({"corrected": True}, ValueError, r"corrected=True needs cut="),
     "no truth": ({"cut": 2.0, "corrected": "no"}, TypeError, "corrected must be True or False, not 'no'"),
     "std": ({"cut": 2.0, "std": -1.0}, ValueError, "std -1.0"),
+    "tiny": ({"cut": 1e-170, "corrected": True}, ValueError, "cut is too small .* found cut=1e-170"),
 }
 
 

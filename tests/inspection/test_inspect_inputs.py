@@ -102,7 +102,7 @@ def test_a_loss_sends_back_a_gradient_of_one():
 
 
 def test_without_a_gradient_only_the_way_forwards_is_looked_at():
-    said = ("no gradients: the outputs are integers or detached, or every parameter is frozen",)
+    said = ("no gradients: the outputs are empty, integers or detached, or every parameter is frozen",)
     inputs = {"x": torch.randn(2, 4), "scale": torch.ones(3), "result": "ints"}
     found = inspect_model(Two(), inputs)
     assert found.problems == said and np.isnan(found.rows[0].gradient_std)

@@ -131,3 +131,32 @@ def test_weights_that_are_not_as_expected_are_named():
     assert re.fullmatch(r"not as intended: 0.weight \(std 0.[01]\d*, kaiming_normal_.* has 0.141", first)
     assert re.fullmatch(r"1.weight \(\d\d% of its values lie elsewhere than by kaiming_normal_.*\)", second)
     assert third == "1.bias (100% of its values lie elsewhere than by zeros_)"
+
+
+class Spectral(nn.Module):
+    """Multiplies by complex numbers, as Fourier neural operators do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(8, 8), nn.Parameter(torch.randn(5, 5, dtype=torch.complex64))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(self.first(x)) @ self.weight, n=8)
+
+
+def test_complex_weights_have_rows_of_their_parts():
+    model = Spectral()
+    found = inspect_model(model)
+    assert found.problems == ()
+    parts = torch.view_as_real(model.weight.detach())
+    row = next(row for row in found.weights if row.name == "weight")
+    assert row.std == pytest.approx(parts.double().std(correction=0).item())
+    assert sum(row.counts) == parts.numel() and row.gradient_std > 0
+
+
+def test_what_has_no_elements_is_no_problem():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    model[0].extra = nn.Parameter(torch.empty(0, 3))
+    assert inspect_model(model).problems == ()
+    (said,) = inspect_model(nn.Linear(4, 3), torch.ones(0, 4)).problems
+    assert said == "no gradients: the outputs are empty, integers or detached, or every parameter is frozen"

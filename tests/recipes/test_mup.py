@@ -102,6 +102,11 @@ def test_parameter_groups():
             assert group["weight_decay"] * group["lr"] == pytest.approx(0.001)
     with pytest.raises(ValueError, match="optimizer must be 'adam' or 'sgd', not 'lion'"):
         mup_groups(model, base, 0.1, "lion")
+    with pytest.raises(TypeError, match=r"lr must be a number, not '0\.1'"):
+        mup_groups(model, base, "0.1")
+    for wrong in (-1, math.nan):
+        with pytest.raises(ValueError, match=f"weight_decay must be 0 or more and finite, but found {wrong}"):
+            mup_groups(model, base, 0.1, weight_decay=wrong)
 
 
 def test_processes_compare_what_a_recipe_depends_on():

@@ -136,6 +136,34 @@ def test_copies_padding_and_parametrizations():
     assert verify(model, 0, rules)
 
 
+def test_rules_say_axes_as_the_function_does():
+    model, experts = nn.Linear(6, 4), Orthogonal(2.0, batch_axis=0, in_axis=1)
+    model.experts = nn.Parameter(torch.empty(3, 8, 5))
+    recipe = Recipe.from_dict(Recipe((Rule(experts, name="experts"), *TORCH)).to_dict())
+    assert recipe.rules[0] == Rule(experts, name="experts")
+    report = init_model_(model, 4, recipe)
+    assert report.rows[2].initialiser == "orthogonal_(gain=2, in_axis=1, batch_axis=0)"
+    values = init.orthogonal_(torch.empty(3, 8, 5), 2.0, key=Key(4, "experts"), batch_axis=0, in_axis=1)
+    assert_same_bits(model.experts, values)
+    each = model.experts.detach()
+    torch.testing.assert_close(each.mT @ each, 4 * torch.eye(5).expand(3, 5, 5))
+    with pytest.raises(ValueError, match=r"'experts', orthogonal.*: batch_axis has 3, and shape"):
+        init_model_(model, 4, [Rule(Orthogonal(batch_axis=3), name="experts"), *TORCH])
+    assert verify(model, 4, recipe)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_blocks_are_not_of_a_layer_s_inputs(dims):
+    layer = (nn.ConvTranspose1d, nn.ConvTranspose2d)[dims - 1](6, 4, 1)
+    before = layer.weight.clone()
+    with pytest.raises(ValueError, match=r"'weight', orth.*: blocks lie in dim 0, where ConvTranspose"):
+        init_model_(layer, 0, [Rule(Orthogonal(blocks=2), parameter="weight"), *TORCH])
+    assert torch.equal(layer.weight, before)
+    init_model_(layer, 0, [Rule(Orthogonal(blocks=2, out_axis=0), parameter="weight"), *TORCH])
+    shape = layer.weight.shape
+    assert_same_bits(layer.weight, init.orthogonal_(torch.empty(shape), key=Key(0, "weight"), blocks=2))
+
+
 def test_files():
     table = {
         "rules": [

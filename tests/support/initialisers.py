@@ -33,6 +33,10 @@ RANDOM = {
     "lecun_uniform": (lambda w, **more: init.lecun_uniform_(w, **more), [(7, 5)]),
     "orthogonal": (lambda w, **more: init.orthogonal_(w, 2.0, **more), [(7, 5), (3, 2, 5)]),
     "orthogonal_blocks": (lambda w, **more: init.orthogonal_(w, blocks=3, **more), [(9, 2), (6, 2, 3)]),
+    "orthogonal_axes": (
+        lambda w, **more: init.orthogonal_(w, batch_axis=1, in_axis=0, out_axis=(2, 3), **more),
+        [(3, 2, 5, 1)],
+    ),
     "delta_orthogonal": (lambda w, **more: init.delta_orthogonal_(w, **more), [(7, 5, 3), (6, 3, 2, 3)]),
     "sparse": (lambda w, **more: init.sparse_(w, 0.4, **more), [(7, 5), (13, 2)]),
 }
