@@ -34,14 +34,7 @@ from convinit_ext._engine import (
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
 from convinit_ext.init._compiled import fill_in_graph_
-from convinit_ext.keys import (
-    DRAW_UNDER_CAPTURE,
-    INT64_MIN,
-    Key,
-    check_generator,
-    check_not_capturing,
-    draw,
-)
+from convinit_ext.keys import DRAW_UNDER_CAPTURE, INT64_MIN, Key, check_generator, check_not_capturing, draw
 from convinit_ext.sharding import (
     FSDP,
     MEGATRON,
