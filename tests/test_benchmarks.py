@@ -1,7 +1,5 @@
 """What of the benchmarks runs without a GPU and in no time: models, verdicts, tables of made-up records."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json

@@ -1,7 +1,5 @@
 """The scripts of benchmarks/quality: a tiny run, what they would find if samples were wrong, their page."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -132,6 +132,12 @@ def span(tensor: Tensor) -> tuple[int, int]:
     return start * item, (start + size) * item
 
 
+def storage_of(tensor: Tensor) -> int:
+    """Return what tells one piece of memory from another, as long as it lives."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Return the elements from the first to the last in memory, of a tensor that is not empty."""
     size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
@@ -266,10 +272,7 @@ def in_fake_mode() -> bool:
 
 
 def check_not_in_fake_mode(do: str) -> None:
-    """
-    Raises:
-        RuntimeError: inside a FakeTensorMode.
-    """
+    """Raise RuntimeError inside a FakeTensorMode."""
     if in_fake_mode():
         raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
 

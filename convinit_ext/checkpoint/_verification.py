@@ -152,7 +152,7 @@ class Verification:
         >>> Verification((), (), (), 0.5, 7, "he").summary()
         'equal: 0 tensors, 0 elements compared in 500.00 ms; recipe he, seed 7'
         """
-        about = _tensors(len(self.rows))
+        about = f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}"
         if self.different:
             about += f", {len(self.different)} of them different"
         if self.problems:
@@ -166,12 +166,7 @@ class Verification:
         )
 
     def text(self, width: int | None = None) -> str:
-        """Return the table, the problems and the totals.
-
-        Args:
-            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
-                terminal leaves them as wide as they are.
-        """
+        """Return the table, the problems and the totals; the width as for Report.text()."""
         width = width or terminal_width()
         rows = [(row.name, (row.shape, row.dtype, row.initialiser, row.equal), row) for row in self.rows]
         cells = [_cells(name, group) for name, group in grouped(rows)]
@@ -212,7 +207,3 @@ def _numbers(row: VerifiedRow) -> tuple[str, str]:
     digits = 17 if row.dtype == "float64" else 9  # as many as tell any two apart
     actual, expected = (f"{value:.{digits}g}" for value in (row.actual or 0.0, row.expected or 0.0))
     return actual, expected
-
-
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'s' * (count != 1)}"

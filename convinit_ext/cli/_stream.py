@@ -43,15 +43,12 @@ def philox(block: _Words, key: _Words, stream: _Words) -> tuple[_Words, _Words, 
 def interleaved(seed: int, name: str, by: str, num_streams: int) -> Iterator[_Output]:
     """Yield arrays of words without end: word 0 of every stream, then word 1 of every stream, and so on.
 
-    Args:
-        seed, name: as Key's.
-        by: whose words the streams are. "element": the key's own, in order. "name": those of layers.0.NAME,
-            layers.1.NAME and so on. "seed": those of the seeds from `seed` on. "shard": one key's, of a
-            matrix that as many ranks hold by columns, 1,000 each, row after row.
-        num_streams: how many; 1 by "element".
+    By "element" the streams are the key's own words, in order; by "name" those of layers.0.NAME,
+    layers.1.NAME and so on; by "seed" those of the seeds from `seed` on; by "shard" one key's, of a matrix
+    that as many ranks hold by columns, 1,000 each, row after row.
 
     Raises:
-        ValueError: a number that is not in [1, 2**24], or more than one by "element"; a seed out of range.
+        ValueError: streams that are not in [1, 2**24], or more than one by "element"; a seed out of range.
     """
     if not 1 <= num_streams <= (1 if by == "element" else MOST_STREAMS):
         accepted = "1" if by == "element" else f"1 to {MOST_STREAMS}"

@@ -252,12 +252,10 @@ _STD_CUT_AT_2 = truncated_std(2.0)
 
 
 def zero_mean(std: float, form: str) -> Distribution:
-    """The distribution of mean zero with this std: Kaiming, Xavier and LeCun all end here.
+    """Return the distribution of mean zero with this std: Kaiming, Xavier and LeCun all end here.
 
-    Args:
-        std: standard deviation of the values.
-        form: "normal", "uniform", or "truncated_normal": cut at two standard deviations of the wider normal
-            whose std after the cut is `std`.
+    The form is "normal", "uniform", or "truncated_normal": cut at two standard deviations of the wider normal
+    whose std after the cut is `std`.
 
     Raises:
         ValueError: another form; a std that is negative or not finite.
@@ -317,19 +315,7 @@ def xavier(
 
 
 def variance_scaling(scale: float, mode: str, distribution: str, fan_in: int, fan_out: int) -> Distribution:
-    """Mean zero and variance scale / fan, the fan chosen by mode.
-
-    Args:
-        scale: factor of the variance: 2 for He's initialisation, 1 for LeCun's and (with fan_avg) Glorot's.
-        mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
-        distribution: "normal", "uniform" or "truncated_normal".
-        fan_in: how many inputs feed one output.
-        fan_out: how many outputs one input feeds.
-
-    Raises:
-        ValueError: another mode or distribution, or a negative scale.
-
-    Source: jax.nn.initializers.variance_scaling.
+    """Return the distribution of mean zero and variance scale / fan, the fan chosen by mode, as JAX has it.
 
     >>> variance_scaling(2.0, "fan_in", "normal", 50, 100)
     Normal(mean=0.0, std=0.2)

@@ -203,10 +203,7 @@ def matrices_of(shape: Sequence[int], axes: Axes = PYTORCH) -> Matrices:
 
 
 def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
-    """Return one axis, several or none as a tuple.
-
-    Raises:
-        TypeError: neither an integer nor a tuple or list of integers.
+    """Return one axis, several or none as a tuple; raise TypeError for what is neither.
 
     >>> as_axes(-1, "in_axis"), as_axes([0, 2], "in_axis")
     ((-1,), (0, 2))
@@ -219,11 +216,7 @@ def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
 
 
 def as_blocks(given: int) -> int:
-    """Return the number of blocks after checking that it is one.
-
-    Raises:
-        TypeError, ValueError: no integer; less than 1.
-    """
+    """Return the number of blocks; raise TypeError or ValueError for no integer, or one less than 1."""
     blocks = _whole(given, "blocks")
     if blocks < 1:
         raise ValueError(f"blocks must be 1 or more, but found {blocks}")
@@ -231,11 +224,7 @@ def as_blocks(given: int) -> int:
 
 
 def as_groups(given: int, size: int) -> int:
-    """Return the number of groups after checking that it divides dimension 0, which has this size.
-
-    Raises:
-        TypeError, ValueError: no integer; less than 1, or no divisor.
-    """
+    """Return the number of groups; raise TypeError or ValueError unless it divides dim 0, of this size."""
     groups = _whole(given, "groups")
     if groups < 1 or size % groups:
         raise ValueError(f"dim 0 must be divisible by groups, but found {size} and groups={groups}")
@@ -259,10 +248,7 @@ def as_plain(number: float) -> float:
 
 
 def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
-    """The fan that variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
-
-    Raises:
-        ValueError: another mode.
+    """Return what variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
 
     >>> [fan_of(mode, 2, 8) for mode in FAN_MODES]
     [2, 8, 5.0, 4.0]

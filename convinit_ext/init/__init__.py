@@ -25,14 +25,7 @@ from torch._C import _set_grad_enabled
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import FORKED, is_plain, on_this_thread
-from convinit_ext.distributions import (
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    calculate_gain,
-    fans,
-    kaiming_fan,
-)
+from convinit_ext.distributions import Normal, TruncatedNormal, Uniform, calculate_gain, fans, kaiming_fan
 from convinit_ext.init._fans import kaiming_distribution as kaiming_distribution
 from convinit_ext.init._fans import (
     kaiming_normal_,
@@ -88,9 +81,6 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-uniform_distribution = Uniform
-normal_distribution = Normal
 
 
 def uniform_(
@@ -261,22 +251,7 @@ zeros_ = _constant(_torch_init.zeros_, Tensor.zero_)
 
 _no_grad_fill_ = _torch_init._no_grad_fill_
 _no_grad_zero_ = _torch_init._no_grad_zero_
-
-
-def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
-    return uniform_(tensor, a, b, generator)
-
-
-def _no_grad_normal_(
-    tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None
-) -> Tensor:
-    return normal_(tensor, mean, std, generator)
-
-
-def _no_grad_trunc_normal_(
-    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
-) -> Tensor:
-    return trunc_normal_(tensor, mean, std, a, b, generator)
+_no_grad_uniform_, _no_grad_normal_, _no_grad_trunc_normal_ = uniform_, normal_, trunc_normal_
 
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:

@@ -271,11 +271,8 @@ def _words_for(
 ) -> Tensor:
     """Return the key's words, or the next of the generator: int64 [1, 2] on the CPU.
 
-    Args:
-        tensor: to be filled.
-        shape: of the logical tensor. Where it has no elements, and on the meta device, nothing is drawn, and
-            the words are zeros.
-        generator, key: as for uniform_.
+    Where the logical tensor, of this shape, has no elements, and on the meta device, nothing is drawn, and
+    the words are zeros.
 
     Raises:
         TypeError, ValueError, RuntimeError: not a key, not a generator, both; a generator of another device.
@@ -320,9 +317,7 @@ def check_extras(
 def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
     """Hand a call to the tensor's own __torch_function__, and return what it makes of it.
 
-    Args:
-        function: the initialiser.
-        arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
+    A __torch_function__ knows PyTorch's arguments: ours go only if they are given.
     """
     given = {name: each for name, each in arguments.items() if name not in _OURS or each is not _OURS[name]}
     result: Tensor = handle_torch_function(function, (given["tensor"],), **given)

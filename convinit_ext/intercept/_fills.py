@@ -98,13 +98,9 @@ class Fills(_patch.Handler):
         return self._fill(tensor, view, distribution, generator)
 
     def change(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
-        """Do what another method that writes does to a placeholder, which has no memory of its own values.
+        """Do what another method that writes does to a placeholder; return None if PyTorch is to do it.
 
-        Returns:
-            None if PyTorch is to do it.
-
-        Raises:
-            ValueError: PyTorch would write nothing, or into a range that is not the slice that it looks like.
+        ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
@@ -226,13 +222,8 @@ class Fills(_patch.Handler):
     ) -> bool:
         """Fill a tensor that is no part of the model by the name of what the running code was called for.
 
-        Args:
-            generator: of the call.
-            fill: with the arguments before a generator and a key.
-            args: these.
-
-        Returns:
-            Whether there is such a name; otherwise nothing is done.
+        `args` come before a generator and a key. Returns whether there is such a name; otherwise nothing is
+        done.
         """
         scope = None if self._tracker is None or generator is not None else self._tracker.scope()
         if self._tracker is None or not scope:

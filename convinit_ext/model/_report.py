@@ -128,11 +128,10 @@ class Report:
         )
 
     def text(self, width: int | None = None) -> str:
-        """Return the table and the totals.
+        """Return the table and the totals in lines of so many characters.
 
-        Args:
-            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
-                terminal leaves them as wide as they are.
+        None takes the terminal's width, and where the standard output is no terminal leaves lines as they
+        are.
         """
         width = width or terminal_width()
         rows = [(row.name, _alike(row), row) for row in self.rows]
@@ -171,10 +170,9 @@ def time_text(seconds: float) -> str:
 
 
 def grouped(rows: Sequence[tuple[str, object, Row]]) -> list[tuple[str, list[Row]]]:
-    """As they are if they fit; else rows that differ only in the numbers in their names become one.
+    """Return rows as they are if they fit; else as one those that differ in the numbers in their names.
 
-    Args:
-        rows: of each its name, what it must share with others to be shown as one with them, and itself.
+    Each comes after its name, and what it must share with others to be shown as one with them.
     """
     if len(rows) <= _MAX_LINES:
         return [(name, [row]) for name, _, row in rows]

@@ -50,8 +50,8 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
     Raises:
         ValueError: it says a tensor on the meta device.
-        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written. What else
-            it changes `unchanged` undoes.
+        RuntimeError: it writes to another tensor of the model, which stays; what else it changes `unchanged`
+            undoes.
     """
     if is_own(function):
         return function(target)
@@ -164,9 +164,8 @@ _models: ContextVar[dict[int, _Held] | None] = ContextVar("_models", default=Non
 def unchanged() -> Iterator[None]:
     """Put back, at the end of the block, what rules' functions changed inside of their models' modules.
 
-    Raises:
-        RuntimeError: that was a parameter, buffer, module or hook, or a module's type. Of other attributes,
-            which may be caches, nothing is said.
+    RuntimeError says that it was a parameter, buffer, module or hook, or a module's type. Of other
+    attributes, which may be caches, nothing is said.
     """
     models: dict[int, _Held] = {}
     token = _models.set(models)

@@ -1,7 +1,5 @@
 """The command line, and `run`: what it prints, its exit statuses, errors of one line that name the thing."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """The command `stream`: the contract's words, whichever streams are interleaved, and how it ends."""
 
-from __future__ import annotations
-
 import itertools
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tensors whose storage was resized, and ends before they do: nothing is written or read beyond it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

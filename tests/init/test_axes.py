@@ -1,7 +1,5 @@
 """Which axes are what: fans of every assignment, in every function that has fans; blocks; what is refused."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import pickle

@@ -3,8 +3,6 @@
 What PyTorch's own tests expect of torch.nn.init is restated here too.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import math

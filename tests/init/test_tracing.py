@@ -1,7 +1,5 @@
 """The functions of init under fake tensors, functional transforms, torch.compile and torch.jit.trace."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from init_functions import KEY, random_function

@@ -1,7 +1,5 @@
 """intercept: what stays PyTorch's own: other operations, errors, autograd, modes, compilers and scripts."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 

@@ -1,7 +1,5 @@
 """padding_idx: the row is zero whatever rule decides for the weight, unless the rule says which row."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Axes, blocks and cuts in rules, files and reports; the fans of packed projections."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """Wrong recipes and parameters without a rule: what is said, and that the advice works."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

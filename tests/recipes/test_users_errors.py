@@ -1,8 +1,6 @@
 """A user's functions in rules, and names=: their errors name the parameter and the rule, and they write to
 nothing that the model holds while it is planned."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
