@@ -11,6 +11,7 @@ from convinit_ext._engine._checks import (
     STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
+    are_plain,
     bounds_fit,
     check_dtype,
     check_kind,

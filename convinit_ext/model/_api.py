@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -146,18 +147,23 @@ def plan_model(
 
 
 class ModelPlan:
-    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it.
-
-    Attributes:
-        report: what each parameter gets.
-    """
+    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it."""
 
     @uncollected()
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self._model = model
         self._plan = plan
         self._remember()
-        self.report = plan.report(0.0, dry=True)
+
+    @cached_property
+    def report(self) -> Report:
+        """What each parameter gets."""
+        return self._plan.report(0.0, dry=True)
+
+    @cached_property
+    @uncollected()
+    def _call(self) -> _OneCall | None:
+        return _OneCall.of(self._plan)
 
     @uncompiled
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
@@ -218,7 +224,7 @@ class ModelPlan:
 
     def _remember(self) -> None:
         self._places = _Places(list(self._plan.held()))
-        self._call = _OneCall.of(self._plan)
+        self.__dict__.pop("_call", None)  # made anew when it is asked for
 
     def _check_unchanged(self) -> None:
         changed = self._places.changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from convinit_ext._engine import (
     UnsupportedTensorError,
+    are_plain,
     check_dtype,
     check_not_transformed,
     check_own_operations,
     check_tensor,
     in_fake_mode,
-    is_plain,
     lines,
     listed,
 )
@@ -35,7 +35,7 @@ from convinit_ext.sharding import (
 )
 
 
-def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
+def check_parameters(held: Sequence[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
     Notes of each whether it `is_plain`, and names one that is none of these. A complex one may be filled with
@@ -43,9 +43,9 @@ def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
     """
     if options.reading:
         check_real(held, "verify")
-    for each in held:
+    for each, plain in zip(held, are_plain(each.tensor for each in held), strict=True):
         tensor = each.tensor
-        if is_plain(tensor):
+        if plain:
             each.is_plain = True
             continue
         try:
