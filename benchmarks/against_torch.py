@@ -18,14 +18,13 @@ import argparse
 import gc
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from measure import environment, in_turns, seconds
+from measure import command, environment, in_turns, seconds
 from models import bundled_unet, convnextv2_huge, sdxl_unet
 from torch import Tensor, nn
 
@@ -264,7 +263,7 @@ def main() -> None:
             for result in whole_model(name, build, min(3, repeats)):
                 rows.append(result.row())
                 print(f"{result.case:50} {rows[-1]['ratio']:8.2f}x", flush=True)
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record = {"command": command(), "environment": environment(), "results": rows}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 

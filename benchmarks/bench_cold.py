@@ -19,12 +19,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import torch
 from against_torch import build_on_meta, take_back_memory
-from measure import environment, seconds
+from measure import command, environment, seconds
 from models import sdxl_unet
 
 from convinit_ext import plan_model
@@ -75,7 +74,7 @@ def main() -> None:
     ]
     for row in rows:
         print(f"{row['step']:12} {row['seconds']:8.3f} s", flush=True)
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record = {"command": command(), "environment": environment(), "results": rows}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from measure import Run, environment, in_turns
+from measure import Run, command, environment, in_turns
 from models import resnet50_layers
 from safetensors.torch import save_file
 from torch import nn
@@ -104,7 +103,7 @@ def main() -> None:
     rows.append(of_file(options.repeats))
     for each in rows:
         print(f"{each['case']:28} {each['threads']} threads: {each['of_sum']:.2f} of sum")
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record = {"command": command(), "environment": environment(), "results": rows}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import Run, environment, in_turns, seconds
+from measure import Run, command, environment, in_turns, seconds
 from torch import nn
 
 from convinit_ext import init, init_model_, plan_model
@@ -86,7 +85,7 @@ def main() -> None:
     for row in rows(options.repeats):
         found.append(row)
         print(row, flush=True)
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": found}
+    record = {"command": command(), "environment": environment(), "results": found}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
     draw(found, options.picture)
 

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -22,7 +21,7 @@ from typing import Any
 
 import pytest
 import torch
-from measure import environment, seconds
+from measure import command, environment, seconds
 from models import convnextv2_huge, resnet50, run_init_code, small_llama, unet2d
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -233,7 +232,7 @@ def main() -> None:
     for name in MODELS if options.models else ():
         rows.append(init_code(name, 5))
         print(json.dumps(rows[-1]), flush=True)
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record = {"command": command(), "environment": environment(), "results": rows}
     record["bars"] = judged(rows)
     if options.output:
         options.output.write_text(json.dumps(record, indent=2) + "\n")

@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from measure import environment, in_turns
+from measure import command, environment, in_turns
 from torch import Tensor
 
 from convinit_ext import init
@@ -84,7 +83,7 @@ def main() -> None:
             print(f"{each['case']:20} {each['threads']} threads: {each['ratio']:.2f} times PyTorch{aim}")
             rows.append(each)
     around = environment() | {"load_average": f"{os.getloadavg()[1]:.1f}"}  # of what else ran meanwhile
-    record = {"command": " ".join(["python", *sys.argv]), "environment": around, "results": rows}
+    record = {"command": command(), "environment": around, "results": rows}
     options.output.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import environment, in_turns
+from measure import command, environment, in_turns
 from table import PERFORMANCE, time_text
 
 from convinit_ext import Key, init
@@ -185,7 +185,7 @@ def main() -> None:
     found = rows(options.repeats, options.elements)
     around = environment() | {"load_average": f"{os.getloadavg()[1]:.1f}"}  # of what else ran meanwhile
     record = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "environment": around,
         "peers": versions(),
         "results": found,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measure import environment, seconds
+from measure import command, environment, seconds
 from torch import nn
 
 from convinit_ext import Normal, plan_model, save_model
@@ -108,7 +108,7 @@ def main() -> None:
     llama_70b["seconds_at_the_speed_of_saving"] = llama_70b["bytes"] / medians["saving"]
     ratio = medians["saving"] / min(medians["dd"], medians["fill"])
     result = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "environment": environment(),
         "bytes": NUM_BYTES,
         "bytes_per_second": found,

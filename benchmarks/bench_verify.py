@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from measure import Run, environment, in_turns
+from measure import Run, command, environment, in_turns
 from models import resnet50_layers
 from torch import nn
 
@@ -138,7 +137,7 @@ def main() -> None:
         if "file" not in str(each["case"])
     ]
     bars = [bar | {"met": bar["value"] >= GOAL} for bar in bars]
-    record = {"command": " ".join(["python", *sys.argv]), "environment": environment(), "results": rows}
+    record = {"command": command(), "environment": environment(), "results": rows}
     options.output.write_text(json.dumps(record | {"bars": bars}, indent=2) + "\n")
 
 

@@ -27,6 +27,7 @@ from models import llama_7b_layers, resnet50_layers, sdxl_layers
 from torch import nn
 
 from convinit_ext import _C, Normal, Uniform, init, init_model_, keys, plan_model
+from convinit_ext._engine import SUPPORTED_DTYPES
 from convinit_ext._engine import _ops as ops
 from convinit_ext.model import Drawn, Options, make_plan
 
@@ -95,7 +96,7 @@ def curand_fill(distribution: str, dtype: torch.dtype) -> Fill:
 
 
 def single_tensors(repeats: int) -> Iterator[dict[str, object]]:
-    for dtype in ops.SUPPORTED_DTYPES:
+    for dtype in SUPPORTED_DTYPES:
         for size in SIZES:
             try:
                 rotating = buffers(size, dtype)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +48,13 @@ def processor() -> str:
                 name = line.split(":", 1)[1].strip()
                 break
     return f"{name}, {os.cpu_count()} cores"
+
+
+def command() -> str:
+    """What was typed, after the variables that choose instruction sets and threads."""
+    chosen = ("ATEN_CPU_CAPABILITY", "CONVINIT_ISA", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    said = [f"{name}={os.environ[name]}" for name in chosen if name in os.environ]
+    return shlex.join([*said, "python", *sys.argv])
 
 
 def environment() -> dict[str, str]:

@@ -123,9 +123,6 @@ class Key(_Words):
 def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
     """Return the words of one seed's keys for many canonical names, one row each, as Key.tensor has them.
 
-    Raises:
-        TypeError, ValueError: as Key, for the seed.
-
     >>> torch.equal(of_names(7, ["a", "b"])[1:], Key(7, "b").tensor())
     True
     """
@@ -138,12 +135,6 @@ def of_names(seed: int, names: Sequence[str]) -> torch.Tensor:
 
 class KeyRow:
     """Keys of one seed, one after the other in the same place: nothing is allocated for the next one.
-
-    Args:
-        seed: as Key's.
-
-    Raises:
-        TypeError, ValueError: as Key, for the seed.
 
     >>> torch.equal(KeyRow(7).of("a"), Key(7, "a").tensor())
     True
@@ -164,16 +155,10 @@ class KeyRow:
 
 
 def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None = None) -> torch.Tensor:
-    """The next key of a generator: int64 [1, 2] on the CPU. The generator advances; nothing synchronises.
+    """Return the next key of a generator: int64 [1, 2] on the CPU. It advances, and nothing synchronises.
 
-    Args:
-        generator: PyTorch's default CPU generator if None, whatever device is to be filled.
-        tensor: what the key will fill: a fake tensor has a fake key.
-
-    Raises:
-        TypeError, RuntimeError: as check_generator.
-
-    Source: value contract, section 6.
+    It is PyTorch's default CPU generator if None, whatever device is to be filled; a fake tensor has a fake
+    key. Value contract, section 6; the errors are those of check_generator.
 
     >>> draw(torch.Generator().manual_seed(0)).shape
     torch.Size([1, 2])
@@ -192,11 +177,7 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
 
 
 def check_generator(generator: torch.Generator, device_type: str) -> None:
-    """
-    Raises:
-        TypeError: not a generator.
-        RuntimeError: one that is neither the CPU's nor of the device type.
-    """
+    """Raise TypeError for no generator, RuntimeError for one neither of the CPU nor of the device type."""
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, not {type(generator).__name__}")
     if generator.device.type not in ("cpu", device_type):
@@ -206,8 +187,8 @@ def check_generator(generator: torch.Generator, device_type: str) -> None:
 
 
 def check_not_capturing(device: torch.device, message: str) -> None:
-    """Raises RuntimeError where work for this device goes into a CUDA graph instead of being done."""
-    if device.type != "cuda" or not _cuda_is_in_use():
+    """Raise RuntimeError where work for this device goes into a CUDA graph instead of being done."""
+    if device.type != "cuda" or not cuda_is_in_use():
         return
     with (
         contextlib.nullcontext() if device.index == torch.cuda.current_device() else torch.cuda.device(device)
@@ -216,7 +197,8 @@ def check_not_capturing(device: torch.device, message: str) -> None:
             raise RuntimeError(message)
 
 
-def _cuda_is_in_use() -> bool:
+def cuda_is_in_use() -> bool:
+    """Return whether this process has called CUDA: asking for more would start it."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's
 
 
@@ -229,7 +211,7 @@ _order_of_draws = torch.zeros((), dtype=torch.int64, device=_CPU)
     "convinit_ext::draw", mutates_args=("order",), tags=(torch.Tag.nondeterministic_seeded,)
 )
 def _draw_in_graph(order: torch.Tensor) -> torch.Tensor:
-    if _cuda_is_in_use():
+    if cuda_is_in_use():
         check_not_capturing(torch.device("cuda", torch.cuda.current_device()), DRAW_UNDER_CAPTURE)
     return torch.empty(1, 2, dtype=torch.int64, device=_CPU).random_(INT64_MIN, None)
 
@@ -248,11 +230,7 @@ def _draw_from_cuda(generator: torch.Generator) -> torch.Tensor:
 
 
 def checked_seed(seed: int) -> int:
-    """The seed as a plain int.
-
-    Raises:
-        TypeError, ValueError: as Key.
-    """
+    """Return the seed as a plain int; the errors are Key's."""
     try:
         if isinstance(seed, bool):
             raise TypeError

@@ -1,7 +1,5 @@
 """Fixtures that run a test on every instruction set, device and thread count that this machine has."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

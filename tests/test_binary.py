@@ -1,7 +1,5 @@
 """The compiled module: no debug information, what it needs of torch and CUDA, where vectors are used."""
 
-from __future__ import annotations
-
 import platform
 import re
 import shutil

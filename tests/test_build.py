@@ -1,7 +1,5 @@
 """Building and loading: what a user meets when torch, the compiled part or an instruction set is missing."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import sysconfig

@@ -1,7 +1,5 @@
 """distributions.py: what is a distribution and what is not; fans, gains, standard deviations."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 

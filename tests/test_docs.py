@@ -3,8 +3,6 @@
 An error's traceback shows the page and the line.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import importlib
@@ -62,6 +60,15 @@ def test_every_public_name_is_in_the_api(module, page):
         each = getattr(found, name)
         shown = (inspect.isclass(each) or inspect.isfunction(each)) and each.__doc__ and name not in left_out
         assert shown or re.search(rf"`{name}`|\[convinit_ext\.{name}\]", text), name
+
+
+def test_the_map_names_files_that_are_there():
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("Where to look first")[2].partition("##")[0]
+    named = re.findall(r"`([\w/]+\.\w+)`", table)
+    assert len(named) > 20
+    assert [
+        name for name in named if not ((ROOT / name).exists() or (ROOT / "convinit_ext" / name).exists())
+    ] == []
 
 
 def test_torch_lacks_what_the_readme_says_that_it_lacks():

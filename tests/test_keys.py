@@ -1,7 +1,5 @@
 """keys.py: a seed and a name become words; a generator becomes words; names lose their wrappers."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import pickle

@@ -1,7 +1,5 @@
 """The layers hold: imports and includes point down only; code for one instruction set stays in its file."""
 
-from __future__ import annotations
-
 import ast
 import re
 import shutil
@@ -93,6 +91,20 @@ def test_other_rooms_are_entered_by_their_door(path: Path):
             inside = [name for name in names if room(name) and re.search(r"\._[a-z]", name.partition(".")[2])]
             inside = [name for name in inside if name.partition(".")[2] not in ("_engine", "_build")]
             assert not inside, f"{inside} is inside another room"
+
+
+def test_a_room_lists_what_others_use():
+    docs = "".join(path.read_text() for path in ROOT.glob("docs/api/*.md"))
+    nodes = ((path, node) for path in MODULES for node in ast.walk(ast.parse(path.read_text())))
+    imports = [(path, node) for path, node in nodes if isinstance(node, ast.ImportFrom)]
+    for own in ("_engine", "checkpoint", "inspection", "intercept", "model", "sharding"):
+        door = [node for path, node in imports if path == PACKAGE / own / "__init__.py"]
+        outside = [node for path, node in imports if path.parent != PACKAGE / own]
+        used = {
+            alias.name for node in outside for alias in node.names if node.module == f"convinit_ext.{own}"
+        }
+        listed = {alias.asname or alias.name for node in door for alias in node.names}
+        assert {name for name in listed - used if f"convinit_ext.{own}.{name}\n" not in docs} == set()
 
 
 def imported(source: str) -> set[str]:

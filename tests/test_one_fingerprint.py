@@ -1,7 +1,5 @@
 """The table of one fingerprint: the small models again, by the quick ways, and what it says of others."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

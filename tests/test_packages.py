@@ -1,7 +1,5 @@
 """What is handed out: the source distribution holds everything that git does, and the wheel is small."""
 
-from __future__ import annotations
-
 import subprocess
 import tarfile
 from pathlib import Path

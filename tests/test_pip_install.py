@@ -1,7 +1,5 @@
 """scripts/pip_install.sh: one sentence where pip finds nothing, pip's own words and status otherwise."""
 
-from __future__ import annotations
-
 import subprocess
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The scripts of benchmarks/quality: a tiny run, what they would find if samples were wrong, their page."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -100,6 +98,44 @@ def test_what_has_not_ended_in_time_is_left_out(battery):
         )
     )
     assert "Crush, one key: 1 of 96 tests ended, in 61 minutes" in text
+
+
+NUMBERED = """#!{python}
+import sys
+for number in [each for each in sys.argv[1:] if each.isdigit()]:
+    print("=", number, "Test |", "0.001" if number == "9" else "0.5")
+"""
+
+
+def test_a_run_goes_on_where_the_file_ended(tmp_path, battery):
+    """The tests that have no row run, each by itself; the rows that are there stay, and their command."""
+    Path(battery).write_text(NUMBERED.format(python=sys.executable))
+    output = tmp_path / "crush.json"
+    there = [
+        {"battery": "SmallCrush", "stream": "one key", "test": f"{number} Test", "p": 0.25}
+        for number in (1, 2, 3, 10)
+    ]
+    first = {
+        "command": "c",
+        "environment": {"processor": "P", "python": "3"},
+        "minutes": {"SmallCrush, one key": 61.2},
+    }
+    output.write_text(json.dumps(first | {"results": there}))
+    command = ["--tests", "--smallcrush", battery, "--only", "one key", "--output", str(output)]
+    batteries.main([*command, "--go-on", "--jobs", "2"])
+    record = json.loads(output.read_text())
+    assert record["before"] == [first] and record["results"][:4] == there
+    ended = [(row["battery"], row["test"]) for row in record["results"][4:]]
+    assert ended == [
+        *(("SmallCrush", f"{number} Test") for number in range(4, 10)),
+        *(("SmallCrush, bits reversed", f"{number} Test") for number in range(1, 11)),
+    ]
+    assert record["results"][9]["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.001)
+    batteries.main([*command, "--go-on"])
+    assert json.loads(output.read_text()) == record, "nothing was left to run"
+    text = "\n".join(pages.crush_tables(record))
+    assert "SmallCrush, one key: 10 of 96 tests ended, in 61 minutes" in text
+    assert "P, Python 3; `c`." in text and record["command"] in text
 
 
 @pytest.fixture

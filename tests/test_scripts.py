@@ -1,7 +1,5 @@
 """scripts/compile.py and scripts/native_coverage.py: what they print, and how they end."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """setup.py's decisions: with CUDA or without, and for which GPUs."""
 
-from __future__ import annotations
-
 import importlib.util
 import subprocess
 from pathlib import Path
@@ -58,8 +56,7 @@ def test_what_cannot_be_built_is_said(setup, wish, torch_cuda, toolkit, said):
 
 
 @pytest.mark.parametrize(
-    ("toolkit", "expected"),
-    [((11, 8), "7.5;8.0;8.6;9.0+PTX"), ((12, 8), "7.5;8.0;8.6;9.0;10.0;12.0+PTX")],
+    ("toolkit", "expected"), [((11, 8), "7.5;8.0;8.6;9.0+PTX"), ((12, 8), "7.5;8.0;8.6;9.0;10.0;12.0+PTX")]
 )
 def test_architectures_are_those_the_toolkit_knows(setup, toolkit, expected):
     assert setup.architectures(toolkit) == expected

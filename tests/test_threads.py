@@ -1,7 +1,5 @@
 """Many threads at once find what one thread finds, also where no lock of Python's keeps them apart."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import sysconfig

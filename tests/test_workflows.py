@@ -1,7 +1,5 @@
 """The workflows are right as far as that can be said here: they parse, are pinned, and run what there is."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

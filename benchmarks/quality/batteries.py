@@ -1,18 +1,21 @@
 """Runs test batteries of random number generators on the words of five kinds of streams.
 
 python benchmarks/quality/batteries.py [--full] [--smallcrush PROGRAM] [--only STREAM] [--output FILE]
-python benchmarks/quality/batteries.py --tests --smallcrush PROGRAM --size crush [--minutes NUMBER]
+python benchmarks/quality/batteries.py --tests --smallcrush PROGRAM --size crush [--minutes NUMBER] [--go-on]
 
 Needs dieharder (Debian: apt-get install dieharder) for all tests but none; with --smallcrush also TestU01 and
-the program made of smallcrush.c. --full is all of dieharder: hours. Crush is one to two hours a stream. With
---minutes what has not ended by then is left out.
+the program made of smallcrush.c. --full is all of dieharder: hours. Crush is about an hour a stream, most of
+it TestU01's own. With --minutes what has not ended by then is left out; --go-on keeps what the result file
+has and runs the rest: each of TestU01's tests by itself, on the stream from its first word, --jobs at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
+import json
 import math
 import re
 import shutil
@@ -20,6 +23,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ ROW = re.compile(r"^\s*(\S+)\|\s*(\d+)\|\s*\d+\|\s*\d+\|\s*([\d.]+)\|", re.MULTI
 STATISTIC = re.compile(r"^= (.+?) \| (\S+)$", re.MULTILINE)  # of smallcrush.c
 
 SIZES = {"smallcrush": "SmallCrush", "crush": "Crush", "bigcrush": "BigCrush"}
+NUM_TESTS = {"smallcrush": 10, "crush": 96, "bigcrush": 106}
 OUT_OF_WORDS = 3  # smallcrush.c's status
 
 versions: dict[str, str] = {}  # of the batteries that ran
@@ -111,10 +116,10 @@ def numbered(found: Found, command: list[str]) -> Found:
     ]
 
 
-def judged(battery: Battery, stream: str) -> list[dict[str, Any]]:
+def judged(battery: Battery, stream: str, tests: list[str]) -> list[dict[str, Any]]:
     """Return a row for each p-value on seed 0; a weak one has those of the fresh seeds beside it."""
     rows: list[dict[str, Any]] = [
-        {"stream": stream, "test": name, "p": p} for name, p in battery(stream, 0, [])
+        {"stream": stream, "test": name, "p": p} for name, p in battery(stream, 0, tests)
     ]
     if weak := [row for row in rows if is_weak(row["p"])]:
         names = [row["test"] for row in weak]
@@ -133,7 +138,7 @@ def batteries(options: argparse.Namespace) -> dict[str, Battery]:
 
     def of_crush(*arguments: str) -> Battery:
         def battery(stream: str, seed: int, only: list[str]) -> Found:
-            return crush(options.smallcrush, arguments, stream, seed, only, math.inf if only else until)
+            return crush(options.smallcrush, arguments, stream, seed, only, math.inf if seed else until)
 
         return battery
 
@@ -145,6 +150,16 @@ def batteries(options: argparse.Namespace) -> dict[str, Battery]:
     return chosen | {f"dieharder {test}": of_dieharder(test) for test in tests}
 
 
+def runs(options: argparse.Namespace, battery: str, ended: set[str]) -> list[list[str]]:
+    """Return which tests each run of a battery makes; none named are all. `ended`: those that have rows."""
+    if not options.go_on:
+        return [[]]
+    if battery.startswith("dieharder"):
+        return [] if ended else [[]]
+    numbers = map(str, range(1, NUM_TESTS[options.size] + 1))
+    return [[number] for number in numbers if number not in ended]
+
+
 def version_of_dieharder() -> str:
     if not shutil.which("dieharder"):
         raise SystemExit("batteries.py: there is no dieharder on PATH (Debian: apt-get install dieharder)")
@@ -152,7 +167,7 @@ def version_of_dieharder() -> str:
     return re.search(r"version (\S+)", printed)[1]  # type: ignore[index]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--tests", nargs="*", help='of dieharder, as its -d takes them: "202 -n 5"')
@@ -161,19 +176,38 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="of TestU01, all together")
     parser.add_argument("--only", action="append", choices=STREAMS, help="default: all five")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality_stream.json")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--go-on", action="store_true", help="keep the rows of the output's file")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, with --go-on")
+    return parser.parse_args(arguments)
+
+
+def kept(options: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows that the output's file has, and what it says of each run that made them."""
+    if not (options.go_on and options.output.exists()):
+        return [], []
+    record = json.loads(options.output.read_text())
+    rows = record.pop("results")
+    return rows, [*record.pop("before", []), record]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parsed(arguments)
     if options.tests != []:
         versions["dieharder"] = version_of_dieharder()
-    rows, minutes = [], {}
+    (rows, before), minutes = kept(options), {}
     for name, battery in batteries(options).items():
         for stream in options.only or STREAMS:
             start = time.monotonic()
-            for row in judged(battery, stream):
-                rows.append({"battery": name, **row})
-                print(*rows[-1].values(), sep=" | ", flush=True)
-            minutes[f"{name}, {stream}"] = round((time.monotonic() - start) / 60, 1)
-            figures = {"processor_seconds": processor_seconds(), "minutes": minutes}
-            write(options.output, versions, **figures, results=rows)  # so far
+            there = [row for row in rows if (row["battery"], row["stream"]) == (name, stream)]
+            left = runs(options, name, {row["test"].split()[0] for row in there})
+            with ThreadPoolExecutor(options.jobs) as pool:
+                for found in pool.map(functools.partial(judged, battery, stream), left):
+                    rows += [{"battery": name, **row} for row in found]
+                    for row in rows[len(rows) - len(found) :]:
+                        print(*row.values(), sep=" | ", flush=True)
+                    minutes[f"{name}, {stream}"] = round((time.monotonic() - start) / 60, 1)
+                    figures = {"processor_seconds": processor_seconds(), "minutes": minutes}
+                    write(options.output, versions, **figures, before=before, results=rows)  # so far
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from measure import environment
+from measure import command, environment
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +31,5 @@ def processor_seconds() -> int:
 
 def write(path: Path, versions: dict[str, str], **results: Any) -> None:
     """Write a result file with its command, its machine and what ran on it."""
-    command = shlex.join(["python", *sys.argv])
-    record = {"command": command, "environment": environment() | versions, **results}
+    record = {"command": command(), "environment": environment() | versions, **results}
     path.write_text(json.dumps(record, indent=1) + "\n")

@@ -43,8 +43,16 @@ def header(*cells: str) -> list[str]:
 
 def machine(record: Record, *tools: str) -> str:
     where = record["environment"]
-    versions = ", ".join(f"{tool} {where[tool]}" for tool in tools if tool in where)
-    return f"{where['processor']}, Python {where['python']}, {versions}; `{record['command']}`."
+    versions = [f"{tool} {where[tool]}" for tool in tools if tool in where]
+    return (
+        f"{', '.join([where['processor'], 'Python ' + where['python'], *versions])}; `{record['command']}`."
+    )
+
+
+def machines(record: Record, *tools: str) -> list[str]:
+    """Return a paragraph for each run that made a record: batteries.py goes on where a file ended."""
+    said = [machine(run, *tools) for run in (*record.get("before", ()), record)]
+    return ["", "\n\n".join(dict.fromkeys(said))]
 
 
 def weak_lines(named: list[tuple[str, float, dict[str, float]]]) -> list[str]:
@@ -74,7 +82,7 @@ def stream_tables(record: Record) -> Iterator[str]:
         if "fresh" in row
     ]
     yield from weak_lines(found)
-    yield from ("", f"Run: {'; '.join(batteries)}.", "", machine(record, "dieharder", "TestU01"))
+    yield from ("", f"Run: {'; '.join(batteries)}.", *machines(record, "dieharder", "TestU01"))
 
 
 def samples_tables(record: Record) -> Iterator[str]:
@@ -129,7 +137,7 @@ def crush_tables(record: Record) -> Iterator[str]:
     for row in record["results"]:
         ended.setdefault(f"{row['battery']}, {row['stream']}", set()).add(row["test"].split()[0])
     for name, tests in ended.items():
-        minutes = record["minutes"][name]
+        minutes = sum(run["minutes"].get(name, 0) for run in (*record.get("before", ()), record))
         yield f"{name}: {len(tests)} of 96 tests ended, in {minutes:.0f} minutes beside other work."
     yield ""
     yield from stream_tables(record)

@@ -1,11 +1,11 @@
 // TestU01's batteries on 32-bit words from standard input, lowest byte first. Prints the statistics' names
 // and p-values, each test's when it has ended: "= NUMBER NAME | P". Words that come to an end are status 3.
 //
-//     cc -O2 benchmarks/quality/smallcrush.c -ltestu01 -lprobdist -lmylib -lm -o build/smallcrush
+//     cc -O2 benchmarks/quality/smallcrush.c -ltestu01 -lm -o build/smallcrush
 //     python -m convinit_ext stream | build/smallcrush [crush | bigcrush] [reversed] [NUMBER ...]
 //
 // "reversed" turns every word round: TestU01 looks at the high bits first, and hardly at the lowest. Numbers
-// choose some of the battery's tests.
+// choose some of the battery's tests. TestU01 as its authors release it also wants -lprobdist -lmylib.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

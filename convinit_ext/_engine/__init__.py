@@ -7,11 +7,11 @@ from convinit_ext._engine._checks import (
     HAS_CUDA,
     LARGEST,
     MARKS,
-    NO_MEMORY,
     PLAIN,
     STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
+    are_plain,
     bounds_fit,
     check_dtype,
     check_kind,
@@ -25,13 +25,13 @@ from convinit_ext._engine._checks import (
     in_fake_mode,
     is_plain,
     span,
+    storage_of,
 )
-from convinit_ext._engine._compare import element, same_bits, whole
 from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
 from convinit_ext._engine._fork import FORKED, on_this_thread
 from convinit_ext._engine._load import _C
-from convinit_ext._engine._messages import excerpt, lines, listed, progress_bar, reason
+from convinit_ext._engine._messages import excerpt, lines, listed, naming, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
     SMALL_BYTES,
@@ -43,53 +43,3 @@ from convinit_ext._engine._ops import (
     make_orthogonal_,
     row_major,
 )
-
-__all__ = [
-    "FINGERPRINT_VERSION",
-    "FORKED",
-    "HAS_CUDA",
-    "LARGEST",
-    "MARKS",
-    "NO_MEMORY",
-    "NUM_SUMS",
-    "PLAIN",
-    "SMALL_BYTES",
-    "STRIDED",
-    "SUPPORTED_DTYPES",
-    "_C",
-    "Box",
-    "Sums",
-    "UnsupportedTensorError",
-    "bounds_fit",
-    "check_dtype",
-    "check_kind",
-    "check_memory",
-    "check_not_in_fake_mode",
-    "check_not_transformed",
-    "check_own_operations",
-    "check_tensor",
-    "differences",
-    "digests",
-    "element",
-    "excerpt",
-    "extent",
-    "fill_",
-    "fill_one_",
-    "fill_small_",
-    "has_own_operations",
-    "in_fake_mode",
-    "increment_version",
-    "is_plain",
-    "lines",
-    "listed",
-    "make_orthogonal_",
-    "on_this_thread",
-    "ops",
-    "progress_bar",
-    "reason",
-    "row_major",
-    "same_bits",
-    "span",
-    "uncompiled",
-    "whole",
-]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,12 @@ from torch._C import (
     _has_storage,
     _len_torch_dispatch_stack,
 )
-from torch._C._functorch import get_unwrapped, is_batchedtensor, is_functorch_wrapped_tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functionaltensor,
+    is_functorch_wrapped_tensor,
+)
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.compiler import is_compiling
 from torch.nn import Parameter
@@ -37,6 +42,7 @@ SUPPORTED_DTYPES = {
 LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 HAS_CUDA = _C.build_info()["cuda"] != "not built"
 PLAIN = (Tensor, Parameter)
+_PLAIN = torch.empty(1, device="cpu")
 NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
 STRIDED = torch.strided
@@ -52,28 +58,27 @@ class UnsupportedTensorError(NotImplementedError, TypeError):
     """
 
 
-def is_plain(tensor: Tensor, any_dtype: bool = False) -> bool:
+def is_plain(tensor: Tensor, any_dtype: bool = False, any_strides: bool = False) -> bool:
     """Return whether the engine may go straight to a tensor's memory: a quick yes, where a no says little.
 
     After a yes `check_tensor` raises nothing, whatever it is to do; there are elements, in their order and
-    without gaps; nothing marks the tensor as a part of another (MARKS); and no mode, transform, trace or
-    compiler is active that would have to see what PyTorch's dispatcher sees. Of any dtype that goes for
-    "write" alone.
+    without gaps; nothing marks the tensor as a part of another (MARKS); autograd has not recorded how it came
+    about; and no mode, transform, trace or compiler is active that would have to see what PyTorch's
+    dispatcher sees. Of any dtype that goes for "write" alone; of any strides, elements may overlap.
     """
     return (
         not is_compiling()
-        and type(tensor) in PLAIN
-        and (any_dtype or tensor.dtype in SUPPORTED_DTYPES)
-        and (not tensor.__dict__ or MARKS.isdisjoint(tensor.__dict__))
-        and tensor.layout is STRIDED
-        and (tensor.is_cpu or (HAS_CUDA and tensor.is_cuda))
         and not _len_torch_dispatch_stack()
         and not _are_functorch_transforms_active()
         and _get_tracing_state() is None
-        and not (tensor.is_neg() or tensor.is_nested or tensor.is_inference())
-        and _C.in_memory(tensor)
-        and tensor.is_contiguous()
+        and _C.is_plain(tensor, any_dtype, any_strides, MARKS)
     )
+
+
+def are_plain(tensors: Iterable[Tensor]) -> list[bool]:
+    """Return `is_plain` of each, in half the time."""
+    unwatched = is_plain(_PLAIN)
+    return [unwatched and _C.is_plain(tensor, False, False, MARKS) for tensor in tensors]
 
 
 def check_tensor(tensor: Tensor, do: str = "fill") -> None:
@@ -134,6 +139,12 @@ def span(tensor: Tensor) -> tuple[int, int]:
     return start * item, (start + size) * item
 
 
+def storage_of(tensor: Tensor) -> int:
+    """Return what tells one piece of memory from another, as long as it lives."""
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Return the elements from the first to the last in memory, of a tensor that is not empty."""
     size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)
@@ -141,7 +152,7 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
 
 
 def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
-    """Raise RuntimeError for what torch.vmap shows of a tensor: one member of a batch."""
+    """Raise RuntimeError for what torch.vmap shows of a tensor, one member of a batch, or functionalize."""
     if is_compiling():
         return
     while is_functorch_wrapped_tensor(tensor):
@@ -150,6 +161,11 @@ def check_not_batched(tensor: Tensor, do: str = "fill") -> None:
                 f"cannot {do} a tensor that torch.vmap has batched: a key has the values of a whole tensor. "
                 "Call init outside of vmap, once for each member with a key of its own or once for all "
                 "stacked, and pass the result in; for equal values in all members fill a new tensor inside"
+            )
+        if do == "fill" and is_functionaltensor(tensor):
+            raise RuntimeError(
+                "cannot fill a tensor inside torch.func.functionalize, which knows no operations that write "
+                "but PyTorch's; fill it outside, and pass it in"
             )
         tensor = get_unwrapped(tensor)
 
@@ -263,10 +279,7 @@ def in_fake_mode() -> bool:
 
 
 def check_not_in_fake_mode(do: str) -> None:
-    """
-    Raises:
-        RuntimeError: inside a FakeTensorMode.
-    """
+    """Raise RuntimeError inside a FakeTensorMode."""
     if in_fake_mode():
         raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
 

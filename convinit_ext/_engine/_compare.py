@@ -1,11 +1,11 @@
 """Which elements of tensors differ, bit for bit, from what a fill would write, or from values that are given.
 
-The engine compares with a fill where the tensors are. Values that are given are rounded block by block.
+The engine compares with a fill where the tensors are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from convinit_ext._engine import _ops as ops
 from convinit_ext._engine._ops import Box, Encoded, row_major
 
-BLOCK_BYTES = 1 << 26
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes an element
 
 
@@ -24,26 +23,11 @@ class Difference(NamedTuple):
     num_different: int
     first: int
 
-    @staticmethod
-    def total(parts: Iterable[Difference]) -> Difference:
-        """Of parts of one tensor."""
-        differing = [part for part in parts if part.num_different]
-        return Difference(
-            sum(part.num_different for part in differing),
-            min((part.first for part in differing), default=-1),
-        )
-
 
 def from_fills(
-    tensors: Sequence[Tensor],
-    keys: Tensor,
-    distributions: Sequence[Encoded],
-    boxes: Sequence[Box | None],
+    tensors: Sequence[Tensor], keys: Tensor, distributions: Sequence[Encoded], boxes: Sequence[Box | None]
 ) -> list[Difference]:
-    """What each tensor has otherwise than ops.fill_ with the same arguments would leave in it.
-
-    Args:
-        tensors, keys, distributions, boxes: as for ops.fill_.
+    """Say what each tensor has otherwise than ops.fill_ with the same arguments would leave in it.
 
     >>> from convinit_ext import Constant
     >>> held = torch.tensor([[1.0, 1.0], [1.0, 1.5]])
@@ -54,30 +38,22 @@ def from_fills(
     return [Difference(num_different, first) for num_different, first in found.tolist()]
 
 
-def from_values(tensor: Tensor, expected: Tensor, box: Box, block_bytes: int = BLOCK_BYTES) -> Difference:
-    """What a tensor has otherwise than another of its shape has, rounded to its dtype.
-
-    Args:
-        tensor: what is looked at.
-        expected: the values, of any dtype and device.
-        box: which part of the logical tensor it is.
-        block_bytes: of values that are rounded at a time.
+def from_values(tensor: Tensor, expected: Tensor, box: Box) -> Difference:
+    """Say what a tensor, this box of the logical one, has otherwise than these values, rounded to its dtype.
 
     >>> from_values(torch.zeros(3), torch.tensor([0.0, -0.0, 0.0]), Box(0, (1,)))
     Difference(num_different=1, first=1)
     """
-    num_elements = block_bytes // tensor.itemsize
-    blocks = list(cut(tensor.detach(), box, num_elements))
-    views = (view for view, _ in cut(expected.detach(), box, num_elements))
-    compared = [
-        _compared(block, view.to(tensor.device, tensor.dtype))
-        for (block, _), view in zip(blocks, views, strict=True)
-    ]
-    found = torch.stack(compared).tolist() if compared else []  # one transfer
-    return Difference.total(
-        _in_logical(block.shape, own_box, *numbers)
-        for (block, own_box), numbers in zip(blocks, found, strict=True)
-    )
+    bits, rounded = _BITS[tensor.itemsize], expected.detach().to(tensor.device, tensor.dtype)
+    differ = (tensor.detach().resolve_neg().view(bits) != rounded.view(bits)).flatten()
+    count = int(differ.sum())
+    if not count:
+        return Difference(0, -1)
+    index, first = box.start, int(differ.view(torch.uint8).argmax())
+    for step, stride in zip(row_major(tensor.shape), box.strides, strict=True):
+        at, first = divmod(first, step)
+        index += at * stride
+    return Difference(count, index)
 
 
 def same_bits(tensor: Tensor, other: Tensor) -> bool:
@@ -92,26 +68,6 @@ def same_bits(tensor: Tensor, other: Tensor) -> bool:
     return torch.equal(tensor.view(bits), other.view(bits))
 
 
-def whole(tensor: Tensor) -> Box:
-    """The box of a tensor that is all of the logical one."""
-    return Box(0, row_major(tensor.shape))
-
-
-def cut(tensor: Tensor, box: Box, num_elements: int) -> Iterator[tuple[Tensor, Box]]:
-    """Views of at most so many elements, in row-major order, each with its box; none of an empty tensor."""
-    if tensor.numel() <= num_elements:
-        if tensor.numel():
-            yield tensor, box
-        return
-    size, (stride, *others) = tensor.shape[0], box.strides
-    step = num_elements * size // tensor.numel()
-    for start in range(0, size, max(1, step)):
-        if step:
-            yield tensor[start : start + step], Box(box.start + start * stride, box.strides)
-        else:
-            yield from cut(tensor[start], Box(box.start + start * stride, tuple(others)), num_elements)
-
-
 def element(tensor: Tensor, box: Box, index: int) -> Tensor:
     """The element, without dimensions, that has this row-major index in the logical tensor."""
     rest = index - box.start
@@ -120,20 +76,3 @@ def element(tensor: Tensor, box: Box, index: int) -> Tensor:
         tensor = tensor[at]
     assert rest == 0
     return tensor
-
-
-def _compared(tensor: Tensor, expected: Tensor) -> Tensor:
-    """How many elements differ, and which is the first in row-major order; where the tensors are."""
-    bits = _BITS[tensor.itemsize]
-    differ = tensor.resolve_neg().view(bits) != expected.view(bits)
-    return torch.stack((differ.sum(), differ.flatten().view(torch.uint8).argmax()))
-
-
-def _in_logical(shape: Sequence[int], box: Box, count: int, first: int) -> Difference:
-    if not count:
-        return Difference(0, -1)
-    index = box.start
-    for step, stride in zip(row_major(shape), box.strides, strict=True):
-        at, first = divmod(first, step)
-        index += at * stride
-    return Difference(count, index)

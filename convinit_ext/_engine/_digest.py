@@ -53,12 +53,9 @@ def no_sums(num_rows: int | None = None) -> Sums:
 
 
 def sums_of(headers: Sequence[bytes], tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> Sums:
-    """The four sums of every tensor, or of the part of it that its box says: (len(tensors), 4).
+    """Return the four sums of every tensor, or of the part of it that its box says: (len(tensors), 4).
 
-    Args:
-        headers: of the full logical tensor that each belongs to.
-        tensors: dense, of any dtype of whole bytes.
-        boxes: None where a tensor is whole.
+    The headers are those of the full logical tensors; the tensors are dense, of any dtype of whole bytes.
     """
     check_not_in_fake_mode("take a fingerprint")
     words = np.frombuffer(b"".join(_hash(b"key", each) for each in headers), dtype="<i8")

@@ -50,12 +50,23 @@ def lines(texts: Sequence[str]) -> str:
 
 
 @contextmanager
-def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
-    """Show a tqdm bar that counts bytes, and yield the function that moves it by so many.
+def naming(what: str) -> Iterator[None]:
+    """Put what an error inside the block is about before its text.
 
-    Args:
-        total: bytes of the whole; None shows no bar, and the function does nothing.
-        description: what stands before the bar.
+    >>> with naming("parameter 'w'"):
+    ...     raise ValueError("it is empty")
+    Traceback (most recent call last):
+    ValueError: parameter 'w': it is empty
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:  # UnsupportedTensorError is two of them
+        raise type(error)(f"{what}: {error}") from error
+
+
+@contextmanager
+def progress_bar(total: int | None, description: str) -> Iterator[Callable[[int], object]]:
+    """Show a tqdm bar that counts bytes, none for a total of None, and yield the function that moves it.
 
     >>> with progress_bar(None, "fill") as advance:
     ...     advance(4)

@@ -11,38 +11,13 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch._C import _increment_version
-from torch.autograd.graph import increment_version
+from torch._VF import _unpack_dual
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version as increment_version
 from torch.compiler import is_compiling
 
-from convinit_ext._engine._checks import (
-    HAS_CUDA,
-    SUPPORTED_DTYPES,
-    UnsupportedTensorError,
-    check_constant,
-    check_inference,
-    check_kind,
-)
+from convinit_ext._engine._checks import check_constant, check_inference, check_kind
 from convinit_ext._engine._load import _C
-
-__all__ = [
-    "HAS_CUDA",
-    "NUM_SUMS",
-    "SMALL_BYTES",
-    "SUPPORTED_DTYPES",
-    "Box",
-    "Encoded",
-    "UnsupportedTensorError",
-    "differences",
-    "digest",
-    "encoded",
-    "fill_",
-    "fill_encoded_",
-    "fill_one_",
-    "fill_small_",
-    "increment_version",
-    "make_orthogonal_",
-    "row_major",
-]
 
 NUM_SUMS = 4  # of a tensor, docs/fingerprint.md section 4
 SMALL_BYTES = 256 * 1024  # kSmallestPiece of csrc/cpu/work_queue.h: up to it the engine takes one thread
@@ -99,22 +74,21 @@ def fill_(
     distributions: Sequence[Encoded],
     boxes: Sequence[Box | None] | None = None,
 ) -> None:
-    """Fill every tensor in place with values of its distribution, in one call.
+    """Fill every tensor in place with values of its distribution, in one call. All checks come first.
+
+    CUDA tensors are filled on their device's current stream, all of a device by one launch; nothing waits for
+    it.
 
     Args:
-        tensors: dense tensors of any strides, on the CPU and on any CUDA devices, or all meta tensors (then
-            nothing happens)
+        tensors: dense, of any strides, on the CPU and on any CUDA devices, or all on the meta device (nothing
+            happens)
         keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
-        distributions: one for each tensor
         boxes: for each tensor its part of a logical tensor, None where it is the whole of it
 
     Raises:
         UnsupportedTensorError: for a dtype, layout or device that cannot be filled
         RuntimeError: for a tensor whose elements overlap in memory, bounds or a constant its dtype cannot
             hold, meta tensors among others, or an inference tensor outside inference mode
-
-    All checks come before the first write. CUDA tensors are filled on their device's current stream, all of
-    a device by one launch, and nothing waits for it.
     """
     starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
     for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
@@ -153,7 +127,7 @@ def fill_encoded_(
         for tensor in tensors:
             check_kind(tensor)
         raise
-    increment_version(tensors)
+    _has_written(tensors)
 
 
 def fill_one_(
@@ -162,11 +136,8 @@ def fill_one_(
     """`fill_` for one tensor: no lists to pass.
 
     Args:
-        tensor: as for `fill_`
         key: int64 CPU tensor of two elements, key and stream
-        kind: code of the distribution
-        params: its four parameters
-        box: which part of a logical tensor it is; None if it is the whole
+        params: of a distribution of this kind
     """
     check_inference(tensor)
     try:
@@ -177,7 +148,7 @@ def fill_one_(
     except RuntimeError:
         check_kind(tensor)
         raise
-    increment_version(tensor)
+    _has_written([tensor])
 
 
 def fill_small_(
@@ -194,24 +165,34 @@ def fill_small_(
     Args:
         tensor: on the CPU, `is_plain`, of at most SMALL_BYTES; without a box contiguous
         words: of the key, as signed numbers, or the address where they are
-        kind, params, box: as for `fill_one_`
     """
     if box is None:
         _fill_small(tensor, words, kind, params, 0, None)
     else:
         run = tensor.stride() == box.strides and tensor.is_contiguous()  # of the logical tensor's elements
         _fill_small(tensor, words, kind, params, box.start, None if run else box.strides)
-    _increment_version((tensor,))
+    (_increment_version if forward_ad._current_level < 0 else _has_written)((tensor,))
+
+
+def _has_written(tensors: Sequence[Tensor]) -> None:
+    """Count a write, and say to forward derivatives, as PyTorch does, that it depends on nothing."""
+    _increment_version(tensors)
+    if forward_ad._current_level >= 0:
+        with torch.no_grad():
+            for tensor in tensors:
+                _, tangent = _unpack_dual(tensor, level=forward_ad._current_level)
+                if tangent is not None:
+                    tangent.zero_()
 
 
 def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] | None = None) -> Tensor:
     """Return the four sums of docs/fingerprint.md, section 4, of every tensor. One call; nothing is copied.
 
+    CUDA tensors are read on their device's current stream, all of a device by one launch, and the GPUs work
+    side by side; then the call waits for their sums.
+
     Args:
-        tensors: dense tensors of any dtype whose elements are whole bytes, of any strides, on the CPU and on
-            any CUDA devices
-        keys: int64 CPU tensor of shape (len(tensors), 2): key and stream of each
-        boxes: for each tensor its part of a logical tensor, None where it is the whole of it
+        tensors, keys, boxes: as for `fill_`, but of any dtype whose elements are whole bytes
 
     Returns:
         int64 CPU tensor of shape (len(tensors), 4), to be read as unsigned numbers
@@ -219,9 +200,6 @@ def digest(tensors: Sequence[Tensor], keys: Tensor, boxes: Sequence[Box | None] 
     Raises:
         UnsupportedTensorError: for a layout or device that cannot be digested
         ValueError: for a meta tensor
-
-    CUDA tensors are read on their device's current stream, all of a device by one launch, and the GPUs work
-    side by side; then the call waits for their sums.
     """
     return _looked_at("digest", _digest_op, tensors, keys, None, boxes)
 
@@ -232,13 +210,7 @@ def differences(
     distributions: Sequence[Encoded],
     boxes: Sequence[Box | None] | None = None,
 ) -> Tensor:
-    """Hold every tensor against what `fill_` would write there, bit for bit, in one call. Nothing is copied.
-
-    Args:
-        tensors: dense tensors of a supported dtype, of any strides, on the CPU and on any CUDA devices
-        keys: as for `fill_`, like the rest
-        distributions: one for each tensor
-        boxes: for each tensor its part of a logical tensor, None where it is the whole of it
+    """Hold every tensor against what `fill_` would write there, bit for bit, in one call, where it is.
 
     Returns:
         int64 CPU tensor of shape (len(tensors), 2): how many elements differ, and the row-major index in the
@@ -247,18 +219,14 @@ def differences(
     Raises:
         UnsupportedTensorError: for a dtype or device that cannot be read
         ValueError: for a meta tensor
-
-    CUDA tensors are read where they are, as by `digest`.
     """
     return _looked_at("verify", _compare_op, tensors, keys, distributions, boxes)
 
 
 def make_orthogonal_(matrices: Tensor, gain: float) -> None:
-    """Make matrices orthogonal in place, as docs/value-contract.md, section 8, has it.
+    """Make matrices orthogonal in place, times a gain, as docs/value-contract.md, section 8, has it.
 
-    Args:
-        matrices: [matrices, rows, columns], contiguous, float32 or float64, on the CPU
-        gain: factor of the values
+    They are [matrices, rows, columns], contiguous, float32 or float64, on the CPU.
     """
     _make_orthogonal_op(matrices, gain)
 

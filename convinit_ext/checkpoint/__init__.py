@@ -6,13 +6,3 @@ from convinit_ext.checkpoint._safetensors import open_weights
 from convinit_ext.checkpoint._save import save_model
 from convinit_ext.checkpoint._verification import Verification
 from convinit_ext.checkpoint._verify import verify
-
-__all__ = [
-    "Verification",
-    "fingerprint",
-    "fingerprints",
-    "open_weights",
-    "parsed_size",
-    "save_model",
-    "verify",
-]

@@ -34,11 +34,9 @@ class Destination:
     index: tuple[str, bytes] | None
 
     def make_room(self, overwrite: bool, lock: Lock) -> set[str]:
-        """Leaves the folder ready for the files that are not there yet, and says which are.
+        """Leave the folder ready for the files that are not there yet, and return those that are.
 
-        Args:
-            overwrite: whether other files of these names may go.
-            lock: taken, so that no other run changes anything here until it is released.
+        The lock is taken: no other run changes anything here until it is released.
 
         Raises:
             WeightsError: something else is there, and is not to be replaced; nothing was changed.
@@ -122,9 +120,9 @@ class Destination:
     def _check_space(self, done: set[str], stale: list[str]) -> None:
         needed = sum(file.num_bytes for file in self.files if file.name not in done)
         leftovers = (temporary_of(file.name) for file in self.files)
-        freed = sum(_size(self.folder / name) for name in (*stale, *leftovers))
+        freed = [self.folder / name for name in (*stale, *leftovers)]
         disk = next(each for each in (self.folder, *self.folder.absolute().parents) if each.is_dir())
-        free = shutil.disk_usage(disk).free + freed
+        free = shutil.disk_usage(disk).free + sum(each.stat().st_size for each in freed if each.is_file())
         if needed > free:
             raise OSError(
                 errno.ENOSPC,
@@ -139,7 +137,3 @@ def _holds(path: Path, start: bytes, num_bytes: int) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(len(start)) == start
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0

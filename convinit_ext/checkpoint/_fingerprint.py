@@ -18,6 +18,7 @@ from convinit_ext._engine import (
     check_tensor,
     digests,
     is_plain,
+    naming,
     uncompiled,
 )
 from convinit_ext.checkpoint._safetensors import Weights, open_weights
@@ -107,15 +108,7 @@ def _of_named(name: str, tensor: Tensor) -> str:
 
 
 class _Readable:
-    """The tensors of a model, a dict or a file that can be read; one that has several names comes once.
-
-    Args:
-        target: the model, tensors by name, or the path of files.
-
-    Attributes:
-        tensors: by canonical name, the first of those that it has.
-        heads: what the digest knows of each.
-    """
+    """The tensors of a model, a dict or a file that can be read, by canonical name, each once."""
 
     def __init__(self, target: object) -> None:
         self._weights: Weights | None = None
@@ -205,10 +198,8 @@ def _what(name: str) -> str:
 
 
 def _check_values(name: str, local: Tensor) -> None:
-    try:
+    with naming(_what(name)):
         check_tensor(local, "digest")
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(f"{_what(name)}: {error}") from error
 
 
 def _headers(tensors: Mapping[str, Tensor]) -> list[bytes]:
@@ -234,11 +225,9 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
 
 
 def _pieces_of_sharded(name: str, tensor: Tensor) -> Sequence[tuple[Tensor, Box | None]]:
-    try:
+    with naming(_what(name)):
         shape = logical_shape(tensor)
         found = [(part.tensor, part.box(shape)) for part in parts(tensor)]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(f"{_what(name)}: {error}") from error
     _check_values(name, local_of(tensor))
     return found
 

@@ -11,23 +11,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from convinit_ext.keys import WRAPPERS
+from convinit_ext.model import walk
 
 
 def base_name(model: nn.Module) -> str:
     """Of the files of weights: diffusers has its own."""
-    return "diffusion_pytorch_model" if _is_of_diffusers(_unwrapped(model)) else "model"
+    return "diffusion_pytorch_model" if _is_of_diffusers(walk.unwrapped(model)) else "model"
 
 
 def config_files(model: nn.Module, dtype: torch.dtype | None) -> dict[str, bytes]:
-    """By name; empty where the model has no configuration.
+    """Return the files by name; none where the model has no configuration.
 
-    Args:
-        model: is not changed.
-        dtype: of the weights: from_pretrained loads them in this one; float8, in which it makes no model, in
-            the model's own.
+    They say this dtype, in which from_pretrained then loads the weights; for float8, in which it makes no
+    model, the model's own.
     """
-    found: Any = _unwrapped(model)
+    found: Any = walk.unwrapped(model)
     with tempfile.TemporaryDirectory() as folder:
         if _is_of_diffusers(found):
             found.save_config(folder)
@@ -62,14 +60,3 @@ def _wide_dtype(model: nn.Module) -> torch.dtype:
 
 def _is_of_diffusers(model: Any) -> bool:
     return callable(getattr(model, "save_config", None))
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Without DDP, FSDP, torch.compile and activation checkpointing around it."""
-    while True:
-        wrapper = isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel)
-        names = ("module",) if wrapper else WRAPPERS
-        inner = next((model._modules[name] for name in names if name in model._modules), None)
-        if inner is None:
-            return model
-        model = inner

@@ -33,11 +33,7 @@ _RANKS = {code: rank for rank, code in enumerate(DTYPES)}
 
 
 def parsed_size(size: int | str) -> int:
-    """Bytes, of a number or a text such as "5GB", "500 MB" or "2GiB".
-
-    Raises:
-        ValueError: another text, or less than a byte.
-        TypeError: neither a number nor a text.
+    """Return the bytes of a number or a text such as "5GB", "500 MB" or "2GiB"; else ValueError or TypeError.
 
     >>> parsed_size("5GB"), parsed_size("1.5KiB"), parsed_size(7)
     (5000000000, 1536, 7)
@@ -56,13 +52,7 @@ def parsed_size(size: int | str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class ShardFile:
-    """A safetensors file as it will be.
-
-    Args:
-        name: of the file.
-        tensors: what it holds, in the order of their bytes.
-        metadata: of the whole file.
-    """
+    """A safetensors file as it will be: name, tensors in the order of their bytes, and metadata."""
 
     name: str
     tensors: Sequence[SavedTensor]
@@ -88,12 +78,7 @@ class ShardFile:
         return len(self.head) + sum(each.num_bytes for each in self.tensors)
 
     def blocks(self, seed: int, buffers: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the file's bytes, made in the buffers in turn.
-
-        Args:
-            seed: of the values.
-            buffers: uint8 tensors of one size; each is used again when its turn comes.
-        """
+        """Yield the file's bytes, made in turn in these buffers, uint8 tensors of one size."""
         head = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
         given = SavedTensor("", torch.uint8, (len(head),), Given(head))
         turns = itertools.cycle(buffers)
@@ -120,16 +105,10 @@ class ShardFile:
 def shard_files(
     tensors: Sequence[SavedTensor], max_bytes: int | None, base: str, metadata: Mapping[str, str]
 ) -> list[ShardFile]:
-    """The files of a model, split as huggingface_hub's split_state_dict_into_shards_factory splits it.
+    """Return the files of a model, in the order of the state dict, split as huggingface_hub splits them.
 
-    Args:
-        tensors: in the order of the state dict.
-        max_bytes: of a file's tensors, unless one alone has more; None is one file.
-        base: of the files' names.
-        metadata: of every file.
-
-    Raises:
-        ValueError: a tensor of the name that the format keeps for metadata.
+    A file's tensors have `max_bytes` at the most, unless one alone has more; None is one file. ValueError
+    says that a tensor has the name that the format keeps for metadata.
     """
     if any(each.name == _METADATA for each in tensors):
         raise ValueError(f"a safetensors file cannot hold a tensor named {_METADATA!r}; rename the parameter")
@@ -137,7 +116,9 @@ def shard_files(
     names = [f"{base}-{index + 1:05d}-of-{len(groups):05d}.safetensors" for index in range(len(groups))]
     if len(groups) == 1:
         names = [f"{base}.safetensors"]
-    return [ShardFile(name, _ordered(group), metadata) for name, group in zip(names, groups, strict=True)]
+    for group in groups:  # as the format's library orders them: wide elements first, then by name
+        group.sort(key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
+    return [ShardFile(name, group, metadata) for name, group in zip(names, groups, strict=True)]
 
 
 def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTensor]]:
@@ -154,11 +135,6 @@ def _groups(tensors: Iterable[SavedTensor], max_bytes: int) -> list[list[SavedTe
         group.append(each)
         size += each.num_bytes
     return [*groups, group] if group or not groups else groups
-
-
-def _ordered(tensors: Iterable[SavedTensor]) -> list[SavedTensor]:
-    """As the format's library orders them: wide elements first, then by name."""
-    return sorted(tensors, key=lambda each: (-_RANKS[_CODES[each.dtype]], each.name.encode()))
 
 
 def index_text(files: Sequence[ShardFile]) -> bytes:

@@ -22,6 +22,7 @@ from torch import Tensor
 from convinit_ext._engine import excerpt, listed, reason
 from convinit_ext.keys import CONTRACT_VERSION
 from convinit_ext.model import walk
+from convinit_ext.recipes import distinct
 
 FILE_SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -50,10 +51,8 @@ class WeightsError(ValueError):
 class Weights:
     """What a file, or an index with its files, holds.
 
-    Args:
-        tensors: by name, in the order of the files and of the bytes in them; mapped, and not to be written.
-        metadata: what all the files say alike.
-        sizes: the files, and how large they were when they were opened.
+    The tensors are in the order of the files and of the bytes in them; mapped, and not to be written. The
+    metadata is what all the files say alike, the sizes those when they were opened.
     """
 
     tensors: dict[str, Tensor]
@@ -83,13 +82,9 @@ class Weights:
 def open_weights(path: str | os.PathLike[str]) -> Weights:
     """Open a safetensors file, the files of an index, or what a folder holds, and check all that they say.
 
-    Args:
-        path: a safetensors file, an index named *.safetensors.index.json, or a folder with one of them.
-
-    Raises:
-        WeightsError: a file that is missing, foreign, cut short or damaged, an index that disagrees with its
-            files or names one elsewhere, a folder with no weights or with more than one set, no path at all,
-            two tensors of one name.
+    WeightsError is raised for a file that is missing, foreign, cut short or damaged, an index that disagrees
+    with its files or names one elsewhere, a folder with no weights or more than one set, and two tensors of
+    one name.
     """
     if not os.fspath(path):
         raise WeightsError("the path is empty; accepted are a safetensors file, an index, and a folder")
@@ -154,28 +149,14 @@ def _looks_like(start: bytes, more: bytes, size: int) -> str:
 
 
 def _parsed(path: Path, text: bytes, what: str = "its head") -> dict[str, Any]:
-    """A JSON object whose names are all different; `what` calls it in an error.
-
-    Raises:
-        WeightsError: the text is anything else.
-    """
+    """Return a JSON object whose names are all different; WeightsError for any other text, called `what`."""
     try:
-        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        parsed = json.loads(text.decode("utf-8"), object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:  # the decoders' own errors are ValueErrors
         raise WeightsError(f"{path}: {what} is no JSON that can be read: {reason(error)}") from error
     if not isinstance(parsed, dict):
         raise WeightsError(f"{path}: its JSON must be an object, not {type(parsed).__name__}")
     return parsed
-
-
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        name.encode("utf-8")  # half a surrogate pair is no name
-        if name in found:
-            raise ValueError(f"{name!r} is there twice")
-        found[name] = value
-    return found
 
 
 def _found(path: Path) -> Path:
@@ -231,7 +212,7 @@ def _checked_map(path: Path, where: object) -> dict[str, str]:
     if not isinstance(where, dict) or not where:
         raise WeightsError(f"{path}: must have a weight_map, tensors' and files' names, that is not empty")
     for name, file in where.items():
-        if not isinstance(file, str) or _leaves_folder(file):
+        if not isinstance(file, str) or file in ("", ".", "..") or any(each in file for each in "/\\\0:"):
             raise WeightsError(
                 f"{path}: tensor {excerpt(name)} is said to be in {excerpt(file)}; accepted are files of the "
                 "same folder"
@@ -240,10 +221,6 @@ def _checked_map(path: Path, where: object) -> dict[str, str]:
     if missing:
         raise WeightsError(f"{path}: {path.parent} lacks {listed(missing)}, which it names")
     return where
-
-
-def _leaves_folder(file: str) -> bool:
-    return file in ("", ".", "..") or any(each in file for each in "/\\\0:")
 
 
 def _check_total(path: Path, metadata: object, tensors: Mapping[str, Tensor], exact: bool) -> None:

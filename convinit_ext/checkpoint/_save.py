@@ -33,6 +33,7 @@ from convinit_ext.model import (
     make_plan,
     saved_tensors,
     size_text,
+    time_text,
 )
 from convinit_ext.recipes import RECIPES, Fan, Recipe, as_recipe
 from convinit_ext.sharding import gathered, members, place, text_of, together
@@ -103,7 +104,7 @@ class SaveReport:
         skipped = f"; {len(self.skipped)} skipped, there already" if self.skipped else ""
         return (
             f"{self.folder}: {num_written} file{'s' * (num_written != 1)}, {size_text(self.num_bytes)} "
-            f"written in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s){skipped}"
+            f"written in {time_text(self.seconds)} ({size_text(self.bytes_per_second)}/s){skipped}"
         )
 
     def __str__(self) -> str:

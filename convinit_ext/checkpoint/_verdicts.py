@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from convinit_ext import keys
-from convinit_ext._engine import Box, differences, is_plain, ops, progress_bar, row_major
+from convinit_ext._engine import SUPPORTED_DTYPES, Box, differences, is_plain, ops, progress_bar, row_major
 from convinit_ext.checkpoint._safetensors import Weights
 from convinit_ext.model import Drawn, Piece, Row, Same, forget, in_steps, slabs
 from convinit_ext.sharding import Part, local_of, logical_shape
@@ -84,7 +84,7 @@ def _is_drawn(subject: Subject) -> bool:
     tensor, values = subject.tensor, subject.row.values
     if isinstance(values, Same):
         return is_plain(tensor)
-    return isinstance(values, Drawn) and tensor.dtype in ops.SUPPORTED_DTYPES and not tensor.is_neg()
+    return isinstance(values, Drawn) and tensor.dtype in SUPPORTED_DTYPES and not tensor.is_neg()
 
 
 def _of_drawn(seed: int, subjects: Iterable[Subject]) -> list[Verdict]:

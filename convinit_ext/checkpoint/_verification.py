@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from convinit_ext._engine import listed
-from convinit_ext.model import finite, fitted, grouped, shape_text, shortened, table, terminal_width, wrapped
+from convinit_ext.model import (
+    finite,
+    fitted,
+    grouped,
+    shape_text,
+    shortened,
+    table,
+    terminal_width,
+    time_text,
+    wrapped,
+)
 
 _COLUMNS = ("name", "shape", "dtype", "initialiser", "verdict", "first at", "actual", "expected")
 _TEXT_COLUMNS = 6  # these lead, and are aligned to the left
@@ -140,9 +150,9 @@ class Verification:
         """The verdict in a line.
 
         >>> Verification((), (), (), 0.5, 7, "he").summary()
-        'equal: 0 tensors, 0 elements compared in 0.500 s; recipe he, seed 7'
+        'equal: 0 tensors, 0 elements compared in 500.00 ms; recipe he, seed 7'
         """
-        about = _tensors(len(self.rows))
+        about = f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}"
         if self.different:
             about += f", {len(self.different)} of them different"
         if self.problems:
@@ -152,16 +162,11 @@ class Verification:
             where += ", of some tensors a part alone"
         return (
             f"{'equal' if self.equal else 'not equal'}: {about}, {self.num_elements:,} elements compared"
-            f"{where} in {self.seconds:.3f} s; recipe {self.recipe}, seed {self.seed}"
+            f"{where} in {time_text(self.seconds)}; recipe {self.recipe}, seed {self.seed}"
         )
 
     def text(self, width: int | None = None) -> str:
-        """Return the table, the problems and the totals.
-
-        Args:
-            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
-                terminal leaves them as wide as they are.
-        """
+        """Return the table, the problems and the totals; the width as for Report.text()."""
         width = width or terminal_width()
         rows = [(row.name, (row.shape, row.dtype, row.initialiser, row.equal), row) for row in self.rows]
         cells = [_cells(name, group) for name, group in grouped(rows)]
@@ -202,7 +207,3 @@ def _numbers(row: VerifiedRow) -> tuple[str, str]:
     digits = 17 if row.dtype == "float64" else 9  # as many as tell any two apart
     actual, expected = (f"{value:.{digits}g}" for value in (row.actual or 0.0, row.expected or 0.0))
     return actual, expected
-
-
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'s' * (count != 1)}"

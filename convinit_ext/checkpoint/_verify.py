@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -16,7 +17,7 @@ from convinit_ext._engine import (
     excerpt,
     is_plain,
     lines,
-    row_major,
+    naming,
     uncompiled,
 )
 from convinit_ext.checkpoint._safetensors import open_weights
@@ -36,7 +37,7 @@ from convinit_ext.model import (
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import is_sharded, local_of, logical_shape, parts, ranks
+from convinit_ext.sharding import gathered, is_sharded, local_of, logical_shape, parts, place, together
 
 
 @uncompiled
@@ -128,21 +129,21 @@ def verify(
 
     if check_ranks:
         chosen = checked_on_all_ranks(seed, options)
-        plan, rows, problems, unchecked = ranks.together(look)
+        plan, rows, problems, unchecked = together(look)
         problems = [*problems, *_problems_elsewhere(rows, problems)]
     else:
         plan, rows, problems, unchecked = look()
     seconds = time.perf_counter() - started
-    num_ranks = ranks.place()[1] if check_ranks else 1
+    num_ranks = place()[1] if check_ranks else 1
     return Verification(tuple(rows), tuple(problems), unchecked, seconds, plan.seed, plan.recipe, num_ranks)
 
 
 def _problems_elsewhere(rows: Iterable[VerifiedRow], problems: Iterable[Problem]) -> Iterator[Problem]:
     """Yield what the other processes found."""
     own = [Problem(row.name, "values", row.verdict) for row in rows if not row.equal]
-    found = ranks.gathered([*own, *problems])
+    found = gathered([*own, *problems])
     for rank, theirs in enumerate(found):
-        if rank != ranks.place()[0]:
+        if rank != place()[0]:
             yield from (each._replace(text=f"rank {rank}: {each.text}") for each in theirs)
 
 
@@ -175,7 +176,11 @@ def _subjects(
         known = [row.name, *(name for held in row.held for name in names[id(held.tensor)])]
         there = [name for name in dict.fromkeys(known) if name in tensors]
         distinct = walk.Distinct(detached=True)
-        subjects += [Subject(name, row, tensors[name]) for name in there if _is_new(distinct, tensors[name])]
+        subjects += [
+            Subject(name, row, tensors[name])
+            for name in there
+            if not walk.has_memory(tensors[name]) or distinct.is_new(tensors[name])
+        ]
         if not there and (not row.is_buffer or row.held[0].persistent):
             problems.append(Problem(row.name, "missing", "the model has it, and it is not there"))
     if everything:
@@ -184,10 +189,6 @@ def _subjects(
         text = "it is there, and the model has no such tensor"
         problems += [Problem(name, "unexpected", text) for name in unexpected]
     return subjects, problems
-
-
-def _is_new(distinct: walk.Distinct, tensor: Tensor) -> bool:
-    return not walk.has_memory(tensor) or distinct.is_new(tensor)
 
 
 def _by_canonical_name(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -232,10 +233,7 @@ def _checked(
         if problem is not None:
             problems.append(problem)
             continue
-        try:
-            _check(subject)
-        except RuntimeError as error:  # UnsupportedTensorError too
-            raise type(error)(f"tensor {subject.name!r}: {error}") from error
+        _check(subject)
         sound.append(subject)
     return sound, problems
 
@@ -260,10 +258,11 @@ def _check(subject: Subject) -> None:
     """Check that the engine can read it, and make its values in its dtype."""
     name, row, tensor = subject
     if not is_plain(tensor):
-        if is_sharded(tensor):
-            parts(tensor)  # raises where nobody knows them
         is_drawn = not row.is_buffer or tensor.is_complex()  # other buffers may be of any dtype
-        check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
+        with naming(f"tensor {name!r}"):
+            if is_sharded(tensor):
+                parts(tensor)  # raises where nobody knows them
+            check_tensor(local_of(tensor), "verify" if is_drawn else "digest")
     distribution = row.distribution
     if not row.is_buffer and distribution is not None and tensor.dtype != row.tensor.dtype:
         check_range(distribution, tensor.dtype, f"parameter {name!r}")
@@ -281,15 +280,7 @@ def _verified(subject: Subject, verdict: Verdict) -> VerifiedRow:
         row.initialiser,
         num_elements,
         verdict.num_different,
-        None if verdict.first is None else _unravelled(verdict.first, shape),
+        None if verdict.first is None else tuple(map(int, np.unravel_index(verdict.first, shape))),
         verdict.actual,
         verdict.expected,
     )
-
-
-def _unravelled(index: int, shape: Sequence[int]) -> tuple[int, ...]:
-    places = []
-    for step in row_major(shape):
-        at, index = divmod(index, step)
-        places.append(at)
-    return tuple(places)

@@ -45,11 +45,8 @@ def write_file(
 ) -> None:
     """Write a file; what was there before stays until the new one is whole.
 
-    Args:
-        path: of the file.
-        num_bytes: its size.
-        blocks: gives the file's bytes in order, made in the uint8 buffers that it is given, in turn.
-        advance: called with the number of bytes of every block that was written.
+    `blocks` gives its bytes in order, made in the uint8 buffers that it is given, in turn; `advance` is told
+    of each that was written.
 
     Raises:
         OSError: the disk is full, or another process is writing the file; it names the file.
@@ -102,13 +99,10 @@ class _StoppedError(Exception):
 
 
 class _Writer:
-    """A thread that writes one file, of blocks that another thread makes.
+    """A thread that writes one file, of blocks that another thread puts into `todo`, then None.
 
-    Locks could stay locked where an interrupt comes: there are none but a queue's, which is made for it.
-
-    Attributes:
-        todo: the blocks, then None.
-        stopped: set by the other thread: no block follows, and a file that is not whole is to go.
+    Once the other thread has set `stopped`, no block follows, and a file that is not whole is to go. Locks
+    could stay locked where an interrupt comes: there are none but a queue's, which is made for it.
     """
 
     def __init__(self, path: Path, num_bytes: int) -> None:
@@ -124,11 +118,7 @@ class _Writer:
         self.result()
 
     def result(self) -> int:
-        """Return the size of a block once it is written, in their order; 0 of the whole file.
-
-        Raises:
-            BaseException: what went wrong in the thread.
-        """
+        """Return the size of a block once it is written, in order, 0 of the file; or raise its error."""
         found = self._done.get()
         if isinstance(found, BaseException):
             raise found
@@ -203,11 +193,8 @@ def _write(descriptor: int, block: memoryview) -> int:
 def _open_alone(path: Path) -> io.FileIO:
     """Open a file that no other process has opened so; it is made if it is missing, and not emptied.
 
-    It is locked until it is closed; a process that ends, however, leaves no lock.
-
-    Raises:
-        BlockingIOError: another process has it.
-        FileExistsError: it is no plain file.
+    It is locked until it is closed; a process that ends, however, leaves no lock. Raises BlockingIOError
+    where another process has it, FileExistsError if it is no plain file.
     """
     _check_plain(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
@@ -246,12 +233,7 @@ class Lock:
         self._file: io.FileIO | None = None
 
     def take(self, path: Path) -> None:
-        """Open and lock the file, which is made if it is missing.
-
-        Raises:
-            BlockingIOError: another process has it.
-            FileExistsError: it is no plain file.
-        """
+        """Open and lock the file, which is made if it is missing; the errors are those of _open_alone."""
         _check_plain(path)
         self._path = path
         try:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from convinit_ext.cli._arguments import FAILURE, INTERRUPTED, parser
-from convinit_ext.cli._check import run_fingerprint, run_verify
+from convinit_ext.cli._check import run_fingerprint, run_inspect, run_verify
 from convinit_ext.cli._common import environment, text_of
-from convinit_ext.cli._inspect import run_inspect
 from convinit_ext.cli._run import run
 from convinit_ext.cli._stream import run_stream
 
@@ -21,11 +20,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, and return the exit status.
-
-    Args:
-        arguments: of the command line; None takes those of this process.
-    """
+    """Run one command of these arguments, or this process's, and return the exit status."""
     options = parser().parse_args(arguments)
     try:
         if getattr(options, "threads", None):

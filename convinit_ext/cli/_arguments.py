@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import convinit_ext
-from convinit_ext._engine import ops
+from convinit_ext._engine import SUPPORTED_DTYPES
 from convinit_ext.checkpoint import parsed_size
 from convinit_ext.keys import checked_seed
 from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
@@ -18,7 +18,7 @@ from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses; a shell has the last for Ctrl-C
 _PROGRAM = "python -m convinit_ext"
 _STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by Ctrl-C."
-_DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in ops.SUPPORTED_DTYPES)
+_DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)
 _PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
 _SPEC = re.compile(rf"{_PART}(\.{_PART})*:{_PART}(\.{_PART})*")
 _ROWS = re.compile(r"(?!re:)(.+)\[(-?\d+)?:(-?\d+)?\]")  # no class of characters that a name would fit

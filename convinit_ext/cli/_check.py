@@ -1,4 +1,4 @@
-"""The commands that look at weights: `verify` and `fingerprint`."""
+"""The commands that look at weights and models: `verify`, `fingerprint` and `inspect`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from typing import Any
+
+import torch
 
 from convinit_ext.checkpoint import fingerprint, fingerprints, open_weights, verify
 from convinit_ext.cli._arguments import FAILURE, seed_of
-from convinit_ext.cli._common import builder, built, dtype_of, recipe_of
+from convinit_ext.cli._common import builder, built, dtype_of, imported, recipe_of
+from convinit_ext.inspection import check_picture, inspect_model
 from convinit_ext.model import plan_model
 from convinit_ext.recipes import RECIPES
 
@@ -76,3 +80,31 @@ def _planned(options: argparse.Namespace) -> str:
     return plan_model(
         model, options.seed or 0, recipe, dtype=dtype_of(options.dtype), frozen=options.frozen
     ).fingerprint()
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    if options.plot:
+        check_picture(options.plot)  # before the work
+    recipes = [recipe_of(text, options.allow_code) for text in options.recipe or ()]
+    expected = recipe_of(options.expected, options.allow_code) if options.expected else None
+    build = builder(options.model)
+    inputs = _inputs(options.inputs) if options.inputs else None
+    torch.manual_seed(options.seed)  # a model as it is has the values of its constructor
+    model = built(build, on_meta=False)
+    found = inspect_model(
+        model, inputs, recipes or None, options.seed, expected=expected, frozen=options.frozen
+    )
+    if options.plot:
+        found.plot(options.plot)
+    print(found.to_json(indent=2) if options.json else found)
+
+
+def _inputs(spec: str) -> Any:
+    """Return what MODULE:NAME is, or what it returns if it is a function."""
+    found = imported(spec, "inputs")
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except (Exception, SystemExit) as error:  # it is the user's code, and may raise anything
+        raise RuntimeError(f"inputs {spec!r} raised {type(error).__name__}: {error}") from error

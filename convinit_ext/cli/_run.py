@@ -32,6 +32,7 @@ from convinit_ext.model import (
     size_text,
     table,
     terminal_width,
+    time_text,
     wrapped,
 )
 from convinit_ext.recipes import TORCH, as_recipe
@@ -179,7 +180,7 @@ class Case:
 
     def cells(self) -> list[str]:
         medians = map(statistics.median, (self.ours, self.theirs))
-        shown = [f"{seconds:.3f} s  {size_text(self.num_bytes / seconds)}/s" for seconds in medians]
+        shown = [f"{time_text(seconds)}  {size_text(self.num_bytes / seconds)}/s" for seconds in medians]
         return [self.name, *shown, f"{self.ratio:.1f}x"]
 
 

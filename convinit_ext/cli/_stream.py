@@ -14,7 +14,7 @@ import numpy as np
 from convinit_ext.keys import Key, of_names
 
 MOST_STREAMS = 1 << 24
-_LANES = 1 << 13  # blocks made at once: what they need stays in the processor's cache
+_LANES = 1 << 14  # blocks made at once: what they need stays in the processor's cache
 _WIDTH = 250  # blocks of a row that each rank holds: a border every 1,000 elements
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -30,7 +30,6 @@ def philox(block: _Words, key: _Words, stream: _Words) -> tuple[_Words, _Words, 
 
     Source: value contract, section 2 (Philox4x32-10). numpy's own Philox is another one, of 64-bit words.
     """
-    block, key, stream = np.broadcast_arrays(block, key, stream)
     c0, c1, c2, c3 = block & _LOW, block >> _SHIFT, stream & _LOW, stream >> _SHIFT
     k0, k1 = key & _LOW, key >> _SHIFT
     for _ in range(_ROUNDS):
@@ -44,15 +43,12 @@ def philox(block: _Words, key: _Words, stream: _Words) -> tuple[_Words, _Words, 
 def interleaved(seed: int, name: str, by: str, num_streams: int) -> Iterator[_Output]:
     """Yield arrays of words without end: word 0 of every stream, then word 1 of every stream, and so on.
 
-    Args:
-        seed, name: as Key's.
-        by: whose words the streams are. "element": the key's own, in order. "name": those of layers.0.NAME,
-            layers.1.NAME and so on. "seed": those of the seeds from `seed` on. "shard": one key's, of a
-            matrix that as many ranks hold by columns, 1,000 each, row after row.
-        num_streams: how many; 1 by "element".
+    By "element" the streams are the key's own words, in order; by "name" those of layers.0.NAME,
+    layers.1.NAME and so on; by "seed" those of the seeds from `seed` on; by "shard" one key's, of a matrix
+    that as many ranks hold by columns, 1,000 each, row after row.
 
     Raises:
-        ValueError: a number that is not in [1, 2**24], or more than one by "element"; a seed out of range.
+        ValueError: streams that are not in [1, 2**24], or more than one by "element"; a seed out of range.
     """
     if not 1 <= num_streams <= (1 if by == "element" else MOST_STREAMS):
         accepted = "1" if by == "element" else f"1 to {MOST_STREAMS}"

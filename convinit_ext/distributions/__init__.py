@@ -16,10 +16,12 @@ from convinit_ext.distributions._fans import PYTORCH as PYTORCH
 from convinit_ext.distributions._fans import Axes as Axes
 from convinit_ext.distributions._fans import Axis as Axis
 from convinit_ext.distributions._fans import Matrices as Matrices
+from convinit_ext.distributions._fans import are_pytorchs as are_pytorchs
 from convinit_ext.distributions._fans import as_axes as as_axes
 from convinit_ext.distributions._fans import as_blocks as as_blocks
 from convinit_ext.distributions._fans import as_gain as as_gain
 from convinit_ext.distributions._fans import as_groups as as_groups
+from convinit_ext.distributions._fans import as_plain as as_plain
 from convinit_ext.distributions._fans import calculate_gain as calculate_gain
 from convinit_ext.distributions._fans import fan_of as fan_of
 from convinit_ext.distributions._fans import fans as fans
@@ -251,12 +253,10 @@ _STD_CUT_AT_2 = truncated_std(2.0)
 
 
 def zero_mean(std: float, form: str) -> Distribution:
-    """The distribution of mean zero with this std: Kaiming, Xavier and LeCun all end here.
+    """Return the distribution of mean zero with this std: Kaiming, Xavier and LeCun all end here.
 
-    Args:
-        std: standard deviation of the values.
-        form: "normal", "uniform", or "truncated_normal": cut at two standard deviations of the wider normal
-            whose std after the cut is `std`.
+    The form is "normal", "uniform", or "truncated_normal": cut at two standard deviations of the wider normal
+    whose std after the cut is `std`.
 
     Raises:
         ValueError: another form; a std that is negative or not finite.
@@ -316,19 +316,7 @@ def xavier(
 
 
 def variance_scaling(scale: float, mode: str, distribution: str, fan_in: int, fan_out: int) -> Distribution:
-    """Mean zero and variance scale / fan, the fan chosen by mode.
-
-    Args:
-        scale: factor of the variance: 2 for He's initialisation, 1 for LeCun's and (with fan_avg) Glorot's.
-        mode: "fan_in", "fan_out", "fan_avg" or "fan_geo_avg".
-        distribution: "normal", "uniform" or "truncated_normal".
-        fan_in: how many inputs feed one output.
-        fan_out: how many outputs one input feeds.
-
-    Raises:
-        ValueError: another mode or distribution, or a negative scale.
-
-    Source: jax.nn.initializers.variance_scaling.
+    """Return the distribution of mean zero and variance scale / fan, the fan chosen by mode, as JAX has it.
 
     >>> variance_scaling(2.0, "fan_in", "normal", 50, 100)
     Normal(mean=0.0, std=0.2)

@@ -38,6 +38,18 @@ class Axes(NamedTuple):
 PYTORCH = Axes()
 
 
+def are_pytorchs(axes: tuple[object, ...]) -> bool:
+    """Return whether all four are the default.
+
+    >>> are_pytorchs(PYTORCH), are_pytorchs(Axes(batch_axis=0))
+    (True, False)
+    """
+    try:
+        return axes == PYTORCH
+    except ValueError:  # NumPy's numbers and arrays are not equal or unequal to ()
+        return False
+
+
 def fans(
     shape: Sequence[int],
     *,
@@ -77,9 +89,11 @@ def fans(
     """
     if len(shape) < 2 and (in_axis is None or out_axis is None):
         raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
-    if not (in_axis is None and out_axis is None and batch_axis == () and blocks == 1):
+    if type(groups) is not int:
+        groups = _whole(groups, "groups")
+    if not are_pytorchs((in_axis, out_axis, batch_axis, blocks)):
         axes = Axes(in_axis, out_axis, batch_axis, blocks)
-        if groups != 1 or (transposed and axes[:3] != PYTORCH[:3]):
+        if groups != 1 or (transposed and not are_pytorchs(axes._replace(blocks=1))):
             what = f"groups={groups}" if groups != 1 else "a transposed convolution"
             raise ValueError(
                 f"{what} says what the axes of a weight are, as in_axis=, out_axis=, batch_axis= and blocks= "
@@ -189,10 +203,7 @@ def matrices_of(shape: Sequence[int], axes: Axes = PYTORCH) -> Matrices:
 
 
 def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
-    """Return one axis, several or none as a tuple.
-
-    Raises:
-        TypeError: neither an integer nor a tuple or list of integers.
+    """Return one axis, several or none as a tuple; raise TypeError for what is neither.
 
     >>> as_axes(-1, "in_axis"), as_axes([0, 2], "in_axis")
     ((-1,), (0, 2))
@@ -205,11 +216,7 @@ def as_axes(given: Axis | None, what: str) -> tuple[int, ...]:
 
 
 def as_blocks(given: int) -> int:
-    """Return the number of blocks after checking that it is one.
-
-    Raises:
-        TypeError, ValueError: no integer; less than 1.
-    """
+    """Return the number of blocks; raise TypeError or ValueError for no integer, or one less than 1."""
     blocks = _whole(given, "blocks")
     if blocks < 1:
         raise ValueError(f"blocks must be 1 or more, but found {blocks}")
@@ -217,11 +224,7 @@ def as_blocks(given: int) -> int:
 
 
 def as_groups(given: int, size: int) -> int:
-    """Return the number of groups after checking that it divides dimension 0, which has this size.
-
-    Raises:
-        TypeError, ValueError: no integer; less than 1, or no divisor.
-    """
+    """Return the number of groups; raise TypeError or ValueError unless it divides dim 0, of this size."""
     groups = _whole(given, "groups")
     if groups < 1 or size % groups:
         raise ValueError(f"dim 0 must be divisible by groups, but found {size} and groups={groups}")
@@ -250,11 +253,17 @@ def as_gain(given: float) -> float:
     return gain
 
 
-def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
-    """The fan that variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
+def as_plain(number: float) -> float:
+    """Return a number, as NumPy's or a tensor's, as one of Python's, which is written without its type.
 
-    Raises:
-        ValueError: another mode.
+    >>> as_plain(True), as_plain(2)
+    (1.0, 2)
+    """
+    return number if type(number) in (int, float) else float(number)
+
+
+def fan_of(mode: str, fan_in: int, fan_out: int) -> float:
+    """Return what variance scaling divides by: fan_in, fan_out, or their arithmetic or geometric mean.
 
     >>> [fan_of(mode, 2, 8) for mode in FAN_MODES]
     [2, 8, 5.0, 4.0]

@@ -21,17 +21,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 import torch.nn.init as _torch_init
 from torch import Tensor
+from torch._C import _set_grad_enabled
 from torch.overrides import has_torch_function_unary
 
-from convinit_ext._engine import FORKED, on_this_thread
-from convinit_ext.distributions import (
-    Normal,
-    TruncatedNormal,
-    Uniform,
-    calculate_gain,
-    fans,
-    kaiming_fan,
-)
+from convinit_ext._engine import FORKED, is_plain, on_this_thread
+from convinit_ext.distributions import Normal, TruncatedNormal, Uniform, calculate_gain, fans, kaiming_fan
 from convinit_ext.init._fans import kaiming_distribution as kaiming_distribution
 from convinit_ext.init._fans import (
     kaiming_normal_,
@@ -49,7 +43,7 @@ from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
 from convinit_ext.keys import Key
-from convinit_ext.sharding import Shard, is_marked, local_of
+from convinit_ext.sharding import Shard, is_marked, local_of, may_be_alias
 
 __all__ = [
     "calculate_gain",
@@ -87,9 +81,6 @@ __all__ = [
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-uniform_distribution = Uniform
-normal_distribution = Normal
 
 
 def uniform_(
@@ -225,12 +216,23 @@ def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: in
 # PyTorch's constants, which fill no copies either, and of other frameworks' parameters what is held here.
 
 
-def _constant(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[..., Tensor]:
+def _constant(
+    function: Callable[Concatenate[Tensor, _P], Tensor], write: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
+        if is_plain(tensor, any_dtype=True, any_strides=True) and not (
+            kwargs or FORKED or may_be_alias(tensor) or has_torch_function_unary(tensor)
+        ):
+            enabled = torch.is_grad_enabled()
+            try:
+                _set_grad_enabled(False)  # torch.no_grad() takes as long as the fill
+                return write(tensor, *args)
+            finally:
+                _set_grad_enabled(enabled)
         check_not_lost(tensor)
         is_whole = not is_marked(tensor)
-        if is_whole and not FORKED:  # most of them, and quickly
+        if is_whole and not FORKED:
             return function(tensor, *args, **kwargs)
         memory = tensor if is_whole else local_of(tensor).detach()  # which has no marks
         with on_this_thread():
@@ -240,31 +242,16 @@ def _constant(function: Callable[Concatenate[Tensor, _P], Tensor]) -> Callable[.
     return call
 
 
-constant_ = _constant(_torch_init.constant_)
-ones_ = _constant(_torch_init.ones_)
-zeros_ = _constant(_torch_init.zeros_)
+constant_ = _constant(_torch_init.constant_, Tensor.fill_)
+ones_ = _constant(_torch_init.ones_, lambda tensor: tensor.fill_(1.0))
+zeros_ = _constant(_torch_init.zeros_, Tensor.zero_)
 
 
 # What other libraries import from torch.nn.init although it is not public.
 
 _no_grad_fill_ = _torch_init._no_grad_fill_
 _no_grad_zero_ = _torch_init._no_grad_zero_
-
-
-def _no_grad_uniform_(tensor: Tensor, a: float, b: float, generator: torch.Generator | None = None) -> Tensor:
-    return uniform_(tensor, a, b, generator)
-
-
-def _no_grad_normal_(
-    tensor: Tensor, mean: float, std: float, generator: torch.Generator | None = None
-) -> Tensor:
-    return normal_(tensor, mean, std, generator)
-
-
-def _no_grad_trunc_normal_(
-    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: torch.Generator | None = None
-) -> Tensor:
-    return trunc_normal_(tensor, mean, std, a, b, generator)
+_no_grad_uniform_, _no_grad_normal_, _no_grad_trunc_normal_ = uniform_, normal_, trunc_normal_
 
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:

@@ -42,16 +42,10 @@ class Scaled(NamedTuple):
 
 
 def scaled(rule: str, form: str, factor: float, fan_in: int, fan_out: int) -> Scaled:
-    """Return the distribution of mean zero with the std that a rule has for these fans.
+    """Return the distribution of mean zero with the std that a rule has for these fans, which may be symbols.
 
-    Args:
-        rule: "kaiming_std" (of fan_in, whichever it is), "xavier_std", or a mode of variance_scaling.
-        form: as for zero_mean.
-        factor: the gain or the scale.
-        fan_in, fan_out: may be symbols.
-
-    Raises:
-        ValueError: another rule or form; a factor that no distribution has.
+    The rule is "kaiming_std" (of fan_in, whichever it is), "xavier_std", or a mode of variance_scaling; the
+    factor is the gain or the scale, the form as for zero_mean, and so are the errors.
 
     >>> scaled("xavier_std", "normal", 1.0, 20, 30).params
     (0.0, 0.2, 0.0, 0.0)

@@ -20,6 +20,7 @@ from convinit_ext.distributions import (
     Axes,
     Axis,
     Distribution,
+    are_pytorchs,
     calculate_gain,
     fans,
     kaiming,
@@ -56,7 +57,7 @@ def kaiming_distribution(
         fan = kaiming_fan(shape, mode, groups, Axes(*axes))
         return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
     plain = type(a) in _NUMBERS and type(mode) is type(nonlinearity) is str and type(groups) is int
-    if axes == PYTORCH and plain:
+    if plain and are_pytorchs(axes):
         return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
     return kaiming(shape, a, mode, nonlinearity, form, groups, Axes(*axes))
 
@@ -70,7 +71,7 @@ def xavier_distribution(
     """
     if is_compiling():
         return scaled("xavier_std", form, gain, *fans(shape, groups=groups, **Axes(*axes)._asdict()))
-    if axes == PYTORCH and type(gain) in _NUMBERS and gain and type(groups) is int:
+    if type(gain) in _NUMBERS and gain and type(groups) is int and are_pytorchs(axes):
         return _remembered_xavier(shape, gain, form, groups)
     return xavier(shape, gain, form, groups, Axes(*axes))
 

@@ -58,6 +58,7 @@ from convinit_ext.sharding import (
 
 _loaded = sys.modules
 _UNIFORM = 1  # Uniform.kind
+_FIT_ANY = 128.0  # bounds that `bounds_fit` allows of every dtype
 # The arguments that torch.nn.init does not have, with their defaults.
 _OURS: dict[str, object] = {
     "key": None,
@@ -83,20 +84,18 @@ def fill_(
 
     What is wrong is raised before a key is drawn.
     """
+    kind, params = distribution.kind, distribution.params
     if (
         shard is None
         and is_plain(tensor)
-        and ((kind := distribution.kind) != _UNIFORM or bounds_fit(*distribution.params[:2], tensor.dtype))
+        and (
+            kind != _UNIFORM
+            or (params[0] >= -_FIT_ANY and params[1] <= _FIT_ANY)
+            or bounds_fit(params[0], params[1], tensor.dtype)
+        )
     ):
-        params = distribution.params
         if type(tensor) is not Parameter and (MEGATRON in _loaded or FSDP in _loaded):
             check_not_alias(tensor)
-        try:
-            recorded = tensor.grad_fn is not None
-        except RuntimeError:  # of one of chunk's views, when another has changed
-            recorded = True
-        if recorded:
-            check_not_lost(tensor)
         small = tensor.is_cpu and tensor.nbytes <= SMALL_BYTES
         if key is not None:
             _check_key(generator, key)
@@ -235,7 +234,8 @@ def _fill_one_(tensor: Tensor, words: Tensor, distribution: Distribution, box: B
     if is_compiling():
         fill_in_graph_(tensor, words, distribution, box)
     else:
-        fill_one_(tensor, words, distribution.kind, distribution.params, box)
+        with torch.no_grad():  # autograd has rules for views such as chunk's, gradient or not
+            fill_one_(tensor, words, distribution.kind, distribution.params, box)
 
 
 def _check_bounds(tensor: Tensor, distribution: Distribution) -> None:
@@ -271,11 +271,8 @@ def _words_for(
 ) -> Tensor:
     """Return the key's words, or the next of the generator: int64 [1, 2] on the CPU.
 
-    Args:
-        tensor: to be filled.
-        shape: of the logical tensor. Where it has no elements, and on the meta device, nothing is drawn, and
-            the words are zeros.
-        generator, key: as for uniform_.
+    Where the logical tensor, of this shape, has no elements, and on the meta device, nothing is drawn, and
+    the words are zeros.
 
     Raises:
         TypeError, ValueError, RuntimeError: not a key, not a generator, both; a generator of another device.
@@ -320,10 +317,8 @@ def check_extras(
 def override(function: Callable[..., Tensor], arguments: dict[str, Any]) -> Tensor:
     """Hand a call to the tensor's own __torch_function__, and return what it makes of it.
 
-    Args:
-        function: the initialiser.
-        arguments: all of them by name. A __torch_function__ knows PyTorch's: ours go only if they are given.
+    A __torch_function__ knows PyTorch's arguments: ours go only if they are given.
     """
-    given = {name: value for name, value in arguments.items() if name not in _OURS or value != _OURS[name]}
+    given = {name: each for name, each in arguments.items() if name not in _OURS or each is not _OURS[name]}
     result: Tensor = handle_torch_function(function, (given["tensor"],), **given)
     return result

@@ -3,5 +3,3 @@
 from convinit_ext.inspection._inspect import inspect_model
 from convinit_ext.inspection._picture import check_picture
 from convinit_ext.inspection._result import Inspection, LayerRow, WeightRow
-
-__all__ = ["Inspection", "LayerRow", "WeightRow", "check_picture", "inspect_model"]

@@ -66,7 +66,7 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
     known: set[object] = set()
     for node in walk.modules(model):
         module: Any = node.module
-        shapes = [_with_batch(shape) for shape in _shapes(module)]
+        shapes = [(max(2, min(_BATCH, _MANY // math.prod(each))), *each) for each in _shapes(module)]
         if not shapes or (type(module), shapes[0]) in known or len(known) == _MAX_LAYERS:
             continue
         known.add((type(module), shapes[0]))
@@ -84,10 +84,6 @@ def guesses(model: nn.Module, seed: int) -> Iterator[Inputs]:
         device = next(model.parameters()).device
         tensors = {name: x.to(device) if isinstance(x, Tensor) else x for name, x in dummy.items()}
         yield Inputs((), tensors, "its dummy_inputs")
-
-
-def _with_batch(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (max(2, min(_BATCH, _MANY // math.prod(shape))), *shape)
 
 
 def _shapes(module: Any) -> Iterator[tuple[int, ...]]:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from convinit_ext._engine import lines, reason, uncompiled
+from convinit_ext._engine import lines, naming, reason, uncompiled
 from convinit_ext.inspection._inputs import ACCEPTED, Inputs, checked_inputs, guesses
 from convinit_ext.inspection._problems import problems_of
 from convinit_ext.inspection._recorder import Recorder, floats_in
 from convinit_ext.inspection._result import Inspection, LayerRow, WeightRow
 from convinit_ext.inspection._weights import weight_rows
-from convinit_ext.keys import checked_seed
+from convinit_ext.keys import checked_seed, cuda_is_in_use
 from convinit_ext.model import AnyRecipe, Frozen, Options, init_model_, make_plan, walk
-from convinit_ext.recipes import Recipe, Rule, as_recipe, check_given
+from convinit_ext.recipes import Recipe, Rule, as_recipe, check_given, generators_kept
 from convinit_ext.sharding import fsdp_state, is_sharded
 
 
@@ -74,13 +72,16 @@ def inspect_model(
     recipes = _named(recipe)
     intended = None if expected is None else as_recipe(expected)
     given = None if inputs is None else checked_inputs(inputs)
-    model = _unwrapped(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    model = walk.unwrapped(model)
     _check(model, has_values=recipe is None)
     rows: list[LayerRow] = []
     weights: list[WeightRow] = []
     problems: list[str] = []
     for name, each in recipes.items():
-        with _randomness_kept(), torch.inference_mode(False):  # which enables gradients
+        gpus = range(torch.cuda.device_count() if cuda_is_in_use() else 0)
+        with generators_kept(gpus), torch.inference_mode(False):  # which enables gradients
             seen, plan = _copied(model), None
             if each is not None:
                 init_model_(seen, seed, each, frozen=frozen)
@@ -111,15 +112,6 @@ def _named(recipe: AnyRecipe | Sequence[AnyRecipe] | None) -> dict[str, Recipe |
     return found
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside DDP, DataParallel and torch.compile, which have no layers of their own."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    is_parallel = isinstance(model, DistributedDataParallel | DataParallel)
-    inner = getattr(model, "module" if is_parallel else "_orig_mod", None)
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
-
-
 def _check(model: nn.Module, has_values: bool) -> None:
     nodes = list(walk.modules(model))
     if any(isinstance(node.module, torch.jit.ScriptModule) for node in nodes):
@@ -136,10 +128,8 @@ def _check(model: nn.Module, has_values: bool) -> None:
                 f"{held.path!r} is on the meta device and has no values; say recipe= (--recipe), by which a "
                 "copy gets memory, or build the model where it has some"
             )
-        try:
+        with naming(repr(held.path)):
             check_given(held.tensor, held.tensor)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{held.path!r}: {error}") from error
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -156,11 +146,7 @@ def _copied(model: nn.Module) -> nn.Module:
 def _run(
     model: nn.Module, recorder: Recorder, given: Inputs | None, seed: int
 ) -> tuple[Inputs, list[Tensor]]:
-    """Run the model on the inputs, or on the first guess that it takes.
-
-    Returns:
-        The inputs, and the outputs that have a gradient.
-    """
+    """Run the model on the inputs, or the first guess that it takes; return these, and the outputs."""
     failed: dict[str, str] = {}  # the first inputs of each error
     name = type(model).__name__
     for inputs in guesses(model, seed) if given is None else [given]:
@@ -192,25 +178,9 @@ def _send_back(outputs: list[Tensor], seed: int) -> None:
         torch.autograd.backward(outputs, gradients)
 
 
-@contextmanager
-def _randomness_kept() -> Iterator[None]:
-    """Put the states of all random number generators back at the end."""
-    own, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count()) if _has_cuda() else []):
-            yield
-    finally:
-        random.setstate(own)
-        np.random.set_state(of_numpy)
-
-
 def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
-    if _has_cuda():
+    if cuda_is_in_use():
         torch.cuda.manual_seed_all(seed)
-
-
-def _has_cuda() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]  # PyTorch's

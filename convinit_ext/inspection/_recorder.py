@@ -36,11 +36,7 @@ class _Seen:
 
 
 class Recorder:
-    """Watches the layers of a model: modules without children, or with parameters of their own.
-
-    Args:
-        model: which stays watched, so a copy.
-    """
+    """Watches the layers of a model, a copy: modules without children, or with parameters of their own."""
 
     def __init__(self, model: nn.Module) -> None:
         self._seen: dict[str, _Seen] = {}
@@ -72,10 +68,9 @@ class Recorder:
         self._pending.append((numbers, tensor.shape if tensor is not None and _carries(tensor) else None))
 
     def _after(self, name: str, module: nn.Module, output: Any) -> Any:
-        """Look at a layer's output, and at the gradient that comes back to it.
+        """Look at a layer's output, of a view at a copy, and at the gradient that comes back to it.
 
-        Returns:
-            In place of a view a copy: what overwrites a view would take it out of the graph, and us with it.
+        What overwrites a view would take it out of the graph, and us with it, so the copy takes its place.
         """
         numbers, carried = self._pending.pop()
         seen = self._seen.setdefault(name, _Seen(module))

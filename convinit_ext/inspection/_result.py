@@ -145,11 +145,7 @@ class Inspection:
         return json.dumps(finite(self.to_dict()), indent=indent)
 
     def text(self, width: int | None = None) -> str:
-        """Return tables and sentences.
-
-        Args:
-            width: of the lines, in characters; None takes the terminal's.
-        """
+        """Return tables and sentences in lines of so many characters; None takes the terminal's width."""
         width = width or shutil.get_terminal_size().columns
         about = f"{self.model}, {', '.join(self.recipes)}, seed {self.seed}; inputs: {self.inputs}"
         number = len(self.problems)

@@ -1,7 +1,3 @@
 """A model's own init code on this library's kernels."""
 
 from convinit_ext.intercept._context import intercept
-
-__all__ = [
-    "intercept",
-]

@@ -14,9 +14,7 @@ from weakref import ref
 
 import torch
 from torch import nn
-from torch._C import (
-    DisableTorchFunction,
-)
+from torch._C import DisableTorchFunction
 from torch._C import _get_function_stack_at as _mode_at
 from torch._C import _len_torch_function_stack as _num_modes
 from torch._C import _pop_torch_function_stack as _pop_mode
@@ -28,11 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from convinit_ext._engine import listed
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._fills import Fills
-from convinit_ext.intercept._signatures import (
-    CHANGES,
-    DRAWS,
-    METHODS,
-)
+from convinit_ext.intercept._signatures import CHANGES, DRAWS, METHODS
 from convinit_ext.keys import checked_seed
 from convinit_ext.sharding import is_sharded, place
 
@@ -135,11 +129,7 @@ class _Block(AbstractContextManager[None]):
 
 
 def _check_ranks_agree(model: nn.Module) -> None:
-    """Refuse, or warn of, a seed that each of several processes draws for itself.
-
-    Raises:
-        ValueError: a parameter of which each process has a part.
-    """
+    """Warn of a seed that each of several processes draws, or refuse it for a sharded model."""
     num_ranks = place()[1]
     if num_ranks == 1:
         return

@@ -98,13 +98,9 @@ class Fills(_patch.Handler):
         return self._fill(tensor, view, distribution, generator)
 
     def change(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
-        """Do what another method that writes does to a placeholder, which has no memory of its own values.
+        """Do what another method that writes does to a placeholder; return None if PyTorch is to do it.
 
-        Returns:
-            None if PyTorch is to do it.
-
-        Raises:
-            ValueError: PyTorch would write nothing, or into a range that is not the slice that it looks like.
+        ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
@@ -149,24 +145,26 @@ class Fills(_patch.Handler):
             return self._fill(tensor, view, distribution, args[-1])
 
     def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
-        """Say once for each parameter that it gets values of torch.rand or randn, which are not the key's."""
+        """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
         is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
-        if not is_drawn or self._tracker is None:
+        target = args[0] if func in WRITES else result
+        if not is_drawn or self._tracker is None or not isinstance(target, Tensor):
             return
-        if func in DRAWS or not (result is args[0] or func in WRITES):
-            if isinstance(result, Tensor):
-                self.drawn[result] = None
-            return
+        view = None
         with suppress(RuntimeError):  # a view that is no slice
-            view = self._tracker.view(args[0])
-            if view is not None and view.parameter.name not in self._warned:
-                self._warned.add(view.parameter.name)
-                warnings.warn(
-                    f"{view.parameter.name!r} gets values of torch.rand or torch.randn, which intercept "
-                    "leaves to PyTorch: they follow its generator, not seed=. Draw by Tensor.uniform_ or "
-                    "Tensor.normal_ on the parameter, or call torch.manual_seed",
-                    stacklevel=3,
-                )
+            view = self._tracker.view(target)
+        if view is None:
+            self.drawn[target] = None
+            return
+        is_written = func in DRAWS or func in WRITES or result is args[0]
+        if is_written and view.parameter.name not in self._warned:
+            self._warned.add(view.parameter.name)
+            warnings.warn(
+                f"{view.parameter.name!r} gets values of torch.rand, torch.normal, Tensor.exponential_ or "
+                "others that intercept leaves to PyTorch: they follow its generator, not seed=. Draw by "
+                "Tensor.uniform_ or Tensor.normal_ on the parameter, or call torch.manual_seed",
+                stacklevel=3,
+            )
 
     def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
         """Say once for each name, where PyTorch's function was called, that it did nothing."""
@@ -224,13 +222,8 @@ class Fills(_patch.Handler):
     ) -> bool:
         """Fill a tensor that is no part of the model by the name of what the running code was called for.
 
-        Args:
-            generator: of the call.
-            fill: with the arguments before a generator and a key.
-            args: these.
-
-        Returns:
-            Whether there is such a name; otherwise nothing is done.
+        `args` come before a generator and a key. Returns whether there is such a name; otherwise nothing is
+        done.
         """
         scope = None if self._tracker is None or generator is not None else self._tracker.scope()
         if self._tracker is None or not scope:
@@ -244,7 +237,7 @@ class Fills(_patch.Handler):
     def _fill_from_generator(
         self, tensor: Tensor, distribution: Distribution, generator: torch.Generator | None
     ) -> None:
-        is_quick = is_plain(tensor) and not (is_recorded(tensor) or may_be_alias(tensor))
+        is_quick = is_plain(tensor) and not may_be_alias(tensor)
         if generator is None and self._generator is not None and is_quick:
             row = self._take_row()
             words = row.words.random_(INT64_MIN, None, generator=self._generator)
@@ -310,10 +303,9 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
     kind, params = distribution.kind, distribution.params
     is_quick = (  # nothing about it would be refused but elements that overlap
         tensor.nbytes <= SMALL_BYTES
-        and type(tensor) in PLAIN
         and tensor.is_cpu
-        and _C.in_memory(tensor)
-        and not (tensor.is_nested or tensor.is_inference() or _dispatch_modes())
+        and not _dispatch_modes()
+        and _C.is_plain(tensor, False, True, None)
     )
     if is_quick and (box is not None or tensor.is_contiguous()):
         ops.fill_small_(tensor, words.data_ptr(), kind, params, box)

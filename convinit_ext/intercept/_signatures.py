@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from convinit_ext import init
-from convinit_ext.distributions import Distribution, TruncatedNormal
+from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.sharding import logical_shape
 
 Request: TypeAlias = tuple[Tensor, Distribution, torch.Generator | None]
@@ -20,14 +20,14 @@ WRONG_ARGUMENTS = (TypeError, ValueError, ArithmeticError, LookupError, Attribut
 def _normal(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: torch.Generator | None = None
 ) -> Request:
-    return tensor, init.normal_distribution(float(mean), float(std)), generator
+    return tensor, Normal(float(mean), float(std)), generator
 
 
 def _uniform(
     tensor: Tensor, *bounds: float, generator: torch.Generator | None = None, **named: float
 ) -> Request:
     low, high = {"from": 0.0, "to": 1.0, **dict(zip(("from", "to"), bounds, strict=False)), **named}.values()
-    return tensor, init.uniform_distribution(float(low), float(high)), generator
+    return tensor, Uniform(float(low), float(high)), generator
 
 
 def _trunc_normal(tensor: Tensor, mean: float, std: float, a: float, b: float) -> Distribution:
@@ -46,7 +46,14 @@ METHODS: dict[Callable[..., Any], Callable[..., Request]] = {
     torch.ops.aten.uniform_.default: _uniform,
 }
 # Random functions that are PyTorch's inside a block too; what is made of their values may end in a parameter.
-DRAWS = (torch.rand, torch.randn, torch.rand_like, torch.randn_like)
+_DRAWS = """rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson
+    binomial"""
+_DRAWS_IN_PLACE = "bernoulli_ cauchy_ exponential_ geometric_ log_normal_ random_"
+DRAWS = frozenset(
+    getattr(each, name)
+    for each, names in ((torch, _DRAWS), (torch.Tensor, f"bernoulli multinomial {_DRAWS_IN_PLACE}"))
+    for name in names.split()
+)
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
 # Methods that write other values than draws. To a placeholder's empty memory they would write nothing.
@@ -56,8 +63,8 @@ CHANGES = frozenset(getattr(torch.Tensor, name) for name in _CHANGES.split())
 CONSTANTS = (torch.Tensor.zero_, torch.Tensor.fill_)
 # From all arguments of a function of torch.nn.init, in order, but for the last, its generator.
 INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
-    "normal_": lambda tensor, mean, std: init.normal_distribution(float(mean), float(std)),
-    "uniform_": lambda tensor, a, b: init.uniform_distribution(float(a), float(b)),
+    "normal_": lambda tensor, mean, std: Normal(float(mean), float(std)),
+    "uniform_": lambda tensor, a, b: Uniform(float(a), float(b)),
     "trunc_normal_": _trunc_normal,
     "xavier_normal_": lambda tensor, gain: init.xavier_distribution(logical_shape(tensor), gain, "normal"),
     "xavier_uniform_": lambda tensor, gain: init.xavier_distribution(logical_shape(tensor), gain, "uniform"),

@@ -15,17 +15,13 @@ from torch._C import _has_storage
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys
-from convinit_ext._engine import _C
+from convinit_ext._engine import _C, storage_of
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.sharding import is_held_by_others, local_of, note_layers
 
 
 class Tracker:
-    """The parameters and buffers of a model. They are read again when the model has changed.
-
-    Args:
-        model: any module. Lazy parameters are found once they have memory.
-        seed: of the keys.
+    """The parameters and buffers of a model, read again when it has changed; lazy ones once they have memory.
 
     Raises:
         ValueError: two parameters that share a canonical name.
@@ -40,11 +36,7 @@ class Tracker:
         self._read()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
-        """Return the tensor as a part of a parameter or buffer; None where it is none.
-
-        Raises:
-            RuntimeError: it is a part of one, but no slice of it.
-        """
+        """Return the tensor as a part of a parameter or buffer, if any; RuntimeError if it is no slice."""
         known = self._by_object.get(id(tensor))
         if known is not None and known.parameter.is_in_model():
             return known
@@ -75,10 +67,10 @@ class Tracker:
 
     def _find(self, tensor: Tensor) -> ParameterView | None:
         memory = local_of(tensor)
-        storage = _storage(memory)
+        storage = storage_of(memory)
         for parameter in self._by_storage.get(storage, ()):
             whole = local_of(parameter.tensor)
-            if _storage(whole) == storage and parameter.is_in_model():  # else this memory is another's now
+            if storage_of(whole) == storage and parameter.is_in_model():  # else this memory is another's now
                 view = parameter.part(memory, whole)
                 if view is not None:
                     return view
@@ -106,7 +98,7 @@ class Tracker:
             new = TrackedParameter(name, self._model, row, tensor, path)
             parameter = self._by_name.setdefault(name, new)
             parameter.tensor, parameter.path, parameter.runs = tensor, path, []
-            self._by_storage.setdefault(_storage(local_of(tensor)), []).append(parameter)
+            self._by_storage.setdefault(storage_of(local_of(tensor)), []).append(parameter)
             self._by_object[id(tensor)] = ParameterView(parameter, None, None)
         self._modules = [node.module for node in nodes]
         names_of_modules = (keys.canonical_name(f"{node.canonical}.w".lstrip("."))[:-2] for node in nodes)
@@ -123,14 +115,9 @@ class Tracker:
         """
         if id(tensor) in self._member_ids or not _C.has_members(self._modules, self._members):
             return True
-        storage = _storage(local_of(tensor))
+        storage = storage_of(local_of(tensor))
         return is_held_by_others(storage) and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
         tensors = (each for each in self._members if isinstance(each, Tensor))
-        return [_storage(each) for each in tensors if _has_storage(each)]
-
-
-def _storage(tensor: Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata
-    return address
+        return [storage_of(each) for each in tensors if _has_storage(each)]

@@ -83,14 +83,9 @@ class TrackedParameter:
         return is_sharded(self.tensor)
 
     def part(self, view: Tensor, whole: Tensor) -> ParameterView | None:
-        """Return a view as a part of this parameter, None where it is not inside it.
+        """Return a view of `whole`, its memory here, as a part of this; None if it is outside of that.
 
-        Args:
-            view: of the storage of `whole`.
-            whole: the parameter's memory in this process.
-
-        Raises:
-            RuntimeError: no box describes the part.
+        RuntimeError says that no box describes it.
         """
         is_cut = self.is_sharded()
         if whole.is_complex() and not is_cut:  # w.real and w.imag are slices of it
@@ -140,10 +135,8 @@ class TrackedParameter:
 class ParameterView:
     """A tensor as a part of a model's parameter.
 
-    Args:
-        parameter: what it is a part of.
-        box: its place in the row-major order of the parameter; None where it is seen as the parameter is.
-        elements: which elements it has; None where it has all that this process holds.
+    Its box is None where it is seen as the parameter is, its elements where it has all that this process
+    holds.
     """
 
     parameter: TrackedParameter
@@ -199,11 +192,9 @@ class ParameterView:
         )
 
     def key_name(self, number: int, shape: torch.Size | None = None) -> str:
-        """Return the name of the key of the fill of this number.
+        """Return the name of the key of a fill that has so many before it.
 
-        Args:
-            number: how many fills there were before.
-            shape: the view's, for a fill of this part by itself: its values are no part of the whole's.
+        With the view's shape, that of a fill of this part by itself, whose values are no part of the whole's.
         """
         name = self.parameter.name
         if shape is not None and self.box is not None and self.elements is not None:
@@ -221,16 +212,11 @@ def is_recorded(tensor: Tensor) -> bool:
 
 @lru_cache(maxsize=1024)
 def box_in(view: Layout, whole: Layout, place: Box | None = None) -> Box | None:
-    """Return where a view's elements are in the row-major order of a logical tensor.
+    """Return where a view's elements are in the row-major order of a logical tensor; None if in no box.
 
-    Args:
-        view: any view of the storage of `whole`, of the same dtype.
-        whole: of any strides.
-        place: of `whole` in the logical tensor; None where it is that.
-
-    Returns:
-        The box, None where there is none: for a view that is not inside `whole`, or with a dimension that
-        runs over several of it which do not follow each other in memory as they do in the index.
+    It is a view of `whole`, of the same dtype, which has a place in the logical tensor or is it. No box has a
+    view that is not inside `whole`, or with a dimension that runs over several of it which do not follow each
+    other in memory as they do in the index.
 
     >>> weight = torch.empty(6, 4)
     >>> box_in(Layout.of(weight[2:4]), Layout.of(weight), Box(24, (4, 1)))

@@ -4,56 +4,12 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._api import init_model_, plan_model
 from convinit_ext.model._ensemble import init_ensemble
 from convinit_ext.model._filling import check_range
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
-from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text
+from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, time_text
 from convinit_ext.model._run import available_memory, in_steps
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
 from convinit_ext.model._table import fitted, table, terminal_width, wrapped
 from convinit_ext.model._values import Drawn, Given, Piece, Same, fill_pieces, forget, slabs
-
-__all__ = [
-    "DTYPES",
-    "AnyRecipe",
-    "Drawn",
-    "Frozen",
-    "Given",
-    "NamedModule",
-    "NamedTensor",
-    "Names",
-    "Options",
-    "Piece",
-    "Plan",
-    "Report",
-    "Row",
-    "Same",
-    "SavedTensor",
-    "Selectors",
-    "available_memory",
-    "check_range",
-    "checked_device",
-    "checked_on_all_ranks",
-    "dtype_name",
-    "fill_pieces",
-    "finite",
-    "fitted",
-    "forget",
-    "grouped",
-    "in_steps",
-    "init_ensemble",
-    "init_model_",
-    "make_plan",
-    "plan_model",
-    "saved_tensors",
-    "shape_text",
-    "shortened",
-    "size_text",
-    "slabs",
-    "table",
-    "terminal_width",
-    "walk",
-    "wrapped",
-]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from convinit_ext import keys
-from convinit_ext._engine import is_plain, ops, uncompiled
+from convinit_ext._engine import SUPPORTED_DTYPES, is_plain, ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
@@ -146,18 +147,23 @@ def plan_model(
 
 
 class ModelPlan:
-    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it.
-
-    Attributes:
-        report: what each parameter gets.
-    """
+    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it."""
 
     @uncollected()
     def __init__(self, model: nn.Module, plan: Plan) -> None:
         self._model = model
         self._plan = plan
         self._remember()
-        self.report = plan.report(0.0, dry=True)
+
+    @cached_property
+    def report(self) -> Report:
+        """What each parameter gets."""
+        return self._plan.report(0.0, dry=True)
+
+    @cached_property
+    @uncollected()
+    def _call(self) -> _OneCall | None:
+        return _OneCall.of(self._plan)
 
     @uncompiled
     def run(self, seed: int | None = None, progress: bool = False) -> Report:
@@ -218,7 +224,7 @@ class ModelPlan:
 
     def _remember(self) -> None:
         self._places = _Places(list(self._plan.held()))
-        self._call = _OneCall.of(self._plan)
+        self.__dict__.pop("_call", None)  # made anew when it is asked for
 
     def _check_unchanged(self) -> None:
         changed = self._places.changed()
@@ -235,9 +241,7 @@ class ModelPlan:
 class _OneCall:
     """The one call that a plan comes down to where all it does is to fill tensors that have memory.
 
-    Args:
-        pieces: what the engine fills.
-        others: tensors of dtypes that it does not know, each with the value that it starts from.
+    `others` are tensors of dtypes that the engine does not know, each with the value that it starts from.
     """
 
     def __init__(self, pieces: Sequence[Piece], others: Sequence[tuple[Tensor, float]]) -> None:
@@ -265,7 +269,7 @@ class _OneCall:
 
         if not (all(map(is_one_piece, plan.rows)) and all(map(is_start, plan.buffers))):
             return None
-        known = [row for row in plan.buffers if row.dtype in ops.SUPPORTED_DTYPES]
+        known = [row for row in plan.buffers if row.dtype in SUPPORTED_DTYPES]
         drawn = ((row.held[0].tensor, row.values) for row in plan.rows)
         pieces = [
             Piece(values.key, tensor, values.distribution, None)
@@ -273,7 +277,7 @@ class _OneCall:
             if isinstance(values, Drawn)  # all of them
         ]
         pieces += [piece for row in known for piece in row.pieces_of(row.tensor)]
-        rest = ((row.tensor, row.values) for row in plan.buffers if row.dtype not in ops.SUPPORTED_DTYPES)
+        rest = ((row.tensor, row.values) for row in plan.buffers if row.dtype not in SUPPORTED_DTYPES)
         return _OneCall(pieces, [(tensor, start.value) for tensor, start in rest if isinstance(start, Same)])
 
     def fill(self, seed: int) -> None:

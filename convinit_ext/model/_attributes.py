@@ -73,22 +73,6 @@ def _can_put(tensor: Tensor, module: nn.Module, leaf: str) -> bool:
     return value is tensor or any(each is tensor and leaf == f"{name}[{key!r}]" for key, each in pairs)
 
 
-def put(held: NamedTensor, fresh: Tensor) -> None:
-    """Put a tensor in all places of a plain attribute."""
-    before, held.tensor = held.tensor, fresh
-    for module, leaf in held.places:
-        name = leaf.partition("[")[0]
-        value = vars(module)[name]
-        if type(value) is list:
-            value[:] = [fresh if each is before else each for each in value]
-        elif type(value) is tuple:
-            vars(module)[name] = tuple(fresh if each is before else each for each in value)
-        elif type(value) is dict:
-            value.update({key: fresh for key, each in value.items() if each is before})
-        elif value is before:
-            vars(module)[name] = fresh
-
-
 def _held_by(module: nn.Module) -> list[tuple[str, Tensor]]:
     attributes = vars(module)
     names = attributes.keys() - _NOT_ASKED

@@ -1,16 +1,17 @@
-"""What parameters hold before they are filled: how each begins, which are zero, which nobody has written."""
+"""What parameters hold before they are filled: how each begins, which are zero, unwritten, or copies."""
 
 from __future__ import annotations
 
 import ctypes
 import itertools
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import is_plain
+from convinit_ext._engine import is_plain, listed
 from convinit_ext.distributions import Constant
 from convinit_ext.model._frozen import names_it
 from convinit_ext.model._options import Options
@@ -19,8 +20,8 @@ from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Drawn
 from convinit_ext.sharding import local_of
 
-LOOKED_AT = 16  # bytes of each parameter
-_Memory = ctypes.c_char * LOOKED_AT  # half the time of ctypes.string_at
+_LOOKED_AT = 16  # bytes of each parameter
+_Memory = ctypes.c_char * _LOOKED_AT  # half the time of ctypes.string_at
 
 Beginnings: TypeAlias = Sequence[tuple[Row, bytes]]
 
@@ -40,7 +41,7 @@ def beginnings(rows: Iterable[Row]) -> Beginnings:
         local = first.tensor if first.is_plain else local_of(first.tensor)
         if local.is_cpu and (first.is_plain or is_plain(local)):
             size, address = local.nbytes, local.data_ptr()
-            is_long = size >= LOOKED_AT
+            is_long = size >= _LOOKED_AT
             start = _Memory.from_address(address).raw if is_long else ctypes.string_at(address, size)
             found.append((row, start))
     return found
@@ -76,3 +77,71 @@ def is_unwritten(rows: Iterable[Row]) -> bool:
 def is_written(tensor: Tensor) -> bool:
     """Whether a tensor has no memory, or something was written there: into deep-copied buffers, too."""
     return tensor.is_meta or tensor.is_inference() or tensor._version > 0
+
+
+def warn_of_copies(beginnings: Beginnings) -> None:
+    """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
+
+    So start target and momentum networks. Layers that a list repeats are no copies: nn.TransformerEncoder
+    clones them, and they are to differ.
+    """
+    if len({start for _, start in beginnings}) == len(beginnings):  # as in most models
+        return
+    alike: dict[bytes, list[Row]] = {}
+    for row, start in beginnings:
+        if _is_random(row, start):
+            alike.setdefault(start, []).append(row)
+    pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
+    if pairs:
+        (source, target), *_ = pairs
+        names = listed(f"{target.name!r} of {source.name!r}" for source, target in pairs)
+        warnings.warn(
+            f"parameters that are copies of others get values of their own: {names}; where they are to stay "
+            f"equal, give each a rule: Rule(CopyFrom({source.name!r}), name={target.name!r})",
+            stacklevel=2,
+        )
+
+
+def _is_random(row: Row, start: bytes) -> bool:
+    """Whether a parameter begins with values that are not all the same, and is not to have such values."""
+    is_constant = isinstance(row.values, Drawn) and isinstance(row.values.distribution, Constant)
+    return len(start) == _LOOKED_AT and start[:8] != start[8:] and not is_constant
+
+
+def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Yield the copies in a group, each after what it is a copy of."""
+    for one, other in itertools.combinations(group, 2):
+        if not _is_copy(one.name, other.name, _is_frozen(one) != _is_frozen(other)):
+            continue
+        if _has_values_of(one, other) or not _are_equal(one.tensor, other.tensor):
+            continue
+        yield (other, one) if _is_frozen(one) and not _is_frozen(other) else (one, other)
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    is_alike = one.shape == other.shape and one.dtype == other.dtype
+    return is_alike and torch.equal(local_of(one), local_of(other))
+
+
+def _is_frozen(row: Row) -> bool:
+    return not row.tensor.requires_grad
+
+
+def _has_values_of(one: Row, other: Row) -> bool:
+    values, others = one.values, other.values
+    if not (isinstance(values, Drawn) and isinstance(others, Drawn)):
+        return values is others  # both are kept
+    return values.key == others.key
+
+
+def _is_copy(name: str, other: str, one_is_frozen: bool) -> bool:
+    """Whether two names are those of one parameter in two networks: they differ in more than numbers."""
+    if one_is_frozen:
+        return True
+    own, its = name.split("."), other.split(".")
+    while own and its and own[-1] == its[-1]:
+        own, its = own[:-1], its[:-1]
+    while own and its and own[0] == its[0]:
+        own, its = own[1:], its[1:]
+    is_suffix = len(own) < len(name.split("."))
+    return is_suffix and not all(segment.isdecimal() for segment in (*own, *its))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import constructed_value, plain_tensors
@@ -64,17 +65,15 @@ def buffer_rows(
 ) -> tuple[tuple[Row, ...], tuple[tuple[NamedTensor, Tensor], ...]]:
     """Return the buffers that initialising a model changes; for a look at it, every buffer.
 
-    And the tensors in plain attributes that come from the meta device, each with its values.
+    And the tensors in plain attributes that come from the meta device, each with its values. The recipe's
+    rules for buffers count before everything else. Of a plan for reading nothing is refused, and a row's
+    values are None where nobody knows what initialising leaves there: those that keep their values, and
+    spectral_norm's vectors.
 
     Args:
         nodes: of walk.modules().
         parameters: the rows of its parameters.
-        options: whose recipe's rules for buffers count before everything else. Of a plan for reading nothing
-            is refused, and a row's values are None where nobody knows what initialising leaves there: those
-            that keep their values, and the vectors of spectral_norm.
         device: where meta buffers go.
-        chooses: whether a buffer is to change at all.
-        key_of: the name that makes a buffer's key, of its canonical one.
         from_meta: whether any of the parameters is on the meta device.
 
     Raises:
@@ -108,9 +107,10 @@ def buffer_rows(
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             from_meta = from_meta or tensor.is_meta
-            rows.append(_row(held, start, dtype, device if tensor.is_meta else tensor.device, key_of))
-            if options.reading and start is not None:
-                rows[-1].initialiser = _text(start)
+            name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
+            planned = None if start is None else _values(start, partial(key_of, name), tensor)
+            text = _text(start) if options.reading and start is not None else ""
+            rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
     by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
     advice = by_rules if lost else "Assign"
     attributes = []
@@ -177,18 +177,6 @@ def _is_same(tensor: Tensor, offered: Tensor) -> bool:
     with torch.no_grad():
         pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
         return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
-
-
-def _row(
-    held: NamedTensor,
-    start: _Start | None,
-    dtype: torch.dtype,
-    device: torch.device,
-    key_of: Callable[[str], str],
-) -> Row:
-    name = walk.canonical(held.name)
-    values = None if start is None else _values(start, lambda: key_of(name), held.tensor)
-    return Row(name, (held,), values, "", None, dtype, device, is_buffer=True)
 
 
 def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
@@ -284,10 +272,8 @@ def _checked(values: object, target: Target, about: str) -> _Start:
 def _checked_tensor(values: Tensor, buffer: Tensor, about: str) -> Tensor:
     if values.is_meta:
         raise ValueError(f"{about}: a tensor on the meta device, which has no values")
-    try:
+    with naming(about):
         check_given(values, buffer)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{about}: {error}") from error
     if is_dtensor(values):
         raise TypeError(f"{about}: a DTensor; accepted is the whole tensor; each process takes its part")
     if values.layout is not torch.strided:

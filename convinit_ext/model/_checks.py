@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from convinit_ext._engine import (
     UnsupportedTensorError,
+    are_plain,
     check_dtype,
     check_not_transformed,
     check_own_operations,
     check_tensor,
     in_fake_mode,
-    is_plain,
     lines,
     listed,
 )
@@ -35,19 +35,17 @@ from convinit_ext.sharding import (
 )
 
 
-def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
+def check_parameters(held: Sequence[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
-    Notes of each whether it `is_plain`. A complex one may be filled with given values, as its rule knows.
-
-    Raises:
-        UnsupportedTensorError, RuntimeError, TypeError, ValueError: one that is not; it is named.
+    Notes of each whether it `is_plain`, and names one that is none of these. A complex one may be filled with
+    given values, as its rule knows.
     """
     if options.reading:
         check_real(held, "verify")
-    for each in held:
+    for each, plain in zip(held, are_plain(each.tensor for each in held), strict=True):
         tensor = each.tensor
-        if is_plain(tensor):
+        if plain:
             each.is_plain = True
             continue
         try:
@@ -60,11 +58,7 @@ def check_parameters(held: Iterable[NamedTensor], options: Options) -> None:
 
 
 def check_real(held: Iterable[NamedTensor], do: str = "draw") -> None:
-    """Check that no parameter is complex.
-
-    Raises:
-        UnsupportedTensorError: some are; all are named.
-    """
+    """Raise UnsupportedTensorError, which names all, where parameters are complex."""
     lost = [each for each in held if each.tensor.is_complex()]
     if not lost:
         return
@@ -78,11 +72,7 @@ def check_real(held: Iterable[NamedTensor], do: str = "draw") -> None:
 
 
 def _check_not_offloaded(modules: Iterable[nn.Module]) -> None:
-    """accelerate's hooks hold the values of meta parameters, and put those back before each forward pass.
-
-    Raises:
-        ValueError: such a hook.
-    """
+    """Raise ValueError where accelerate's hooks would bring old values back before each forward pass."""
     for module in modules:
         hook = vars(module).get("_hf_hook")
         hooks = [] if hook is None else getattr(hook, "hooks", [hook])
@@ -123,11 +113,7 @@ def _check(tensor: Tensor, options: Options) -> None:
 
 
 def check_not_faked(held: Iterable[NamedTensor]) -> None:
-    """Inside FakeTensorMode a fill of memory does nothing, and new memory is fake.
-
-    Raises:
-        UnsupportedTensorError: a tensor there that is not fake; it is named.
-    """
+    """Raise UnsupportedTensorError for memory inside FakeTensorMode, where a fill of it does nothing."""
     if not in_fake_mode():
         return
     for each in held:
@@ -138,11 +124,7 @@ def check_not_faked(held: Iterable[NamedTensor]) -> None:
 
 
 def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> None:
-    """FSDP2 would put its own values back into parameters that are gathered, or of another dtype.
-
-    Raises:
-        ValueError: a module with such parameters; it is named.
-    """
+    """Raise ValueError for a module whose values FSDP2 would put back: gathered, or in another dtype."""
     others: set[type] = set()  # most types: FSDP2 makes types of its own
     for node in nodes:
         kind: type = type(node.module)

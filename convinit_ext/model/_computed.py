@@ -1,15 +1,46 @@
-"""Values that a computation on whole tensors gives: orthogonal matrices, formulas, a model's own code."""
+"""Values that are not one distribution's: of packed matrices, orthogonal, by formulas, by a model's code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from convinit_ext import init, keys
-from convinit_ext.model._values import Computed
-from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Redrawn, Transformed
+from convinit_ext.model._values import Computed, Drawn, Piece, fill_pieces
+from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Redrawn, Stacked, Transformed
+from convinit_ext.sharding import Part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnParts:
+    """Values that are drawn as one tensor is, by the key and index, each part by its own distribution."""
+
+    key: str
+    shape: Sequence[int]
+    said: Stacked
+
+    def pieces(self, part: Part) -> Iterator[Piece]:
+        """Yield what the engine fills of a region."""
+        dim, stop = self.said.dim, 0
+        own = part.ranges[dim]
+        for size, distribution in self.said.parts:
+            start, stop = stop, stop + size
+            low, high = (bisect_left(own, each) for each in (start, stop))
+            if low < high:
+                view = part.tensor.narrow(dim, low, high - low)
+                ranges = (*part.ranges[:dim], own[low:high], *part.ranges[dim + 1 :])
+                yield Piece(self.key, view, distribution, Part(view, ranges).box(self.shape))
+
+    def write_(self, seed: int, part: Part) -> None:
+        fill_pieces(seed, self.pieces(part))
+
+    def text(self) -> str:
+        parts = [(size, Drawn(self.key, (), each).text()) for size, each in self.said.parts]
+        return f"dim {self.said.dim}: {parts}"
 
 
 def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Computed:
@@ -26,17 +57,7 @@ def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Com
 def orthogonal(
     said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
 ) -> Computed:
-    """Return orthogonal matrices with the key of a name.
-
-    Args:
-        said: which.
-        name: that makes their key.
-        shape: of the logical tensor.
-        zero_row: the row of dimension 0 that is zero instead, if any.
-
-    Raises:
-        ValueError: a shape that they do not fit.
-    """
+    """Return orthogonal matrices with the key of a name, `zero_row` zero; ValueError if they do not fit."""
     said.check(shape)
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:

@@ -15,11 +15,7 @@ _KEPT = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 
 
 def dtype_of(held: NamedTensor, dtype: torch.dtype | None) -> torch.dtype:
-    """Return the dtype of a parameter or buffer afterwards: its own, if it is no floating-point one.
-
-    Args:
-        held: the tensor.
-        dtype: what the caller asks for; None is each tensor's own.
+    """Return the dtype of a tensor afterwards where the caller asks for this one; if it is no float, its own.
 
     Source: PreTrainedModel._get_dtype_plan of transformers.
     """

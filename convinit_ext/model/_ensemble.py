@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext import keys
-from convinit_ext._engine import uncompiled
+from convinit_ext._engine import naming, uncompiled
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
@@ -105,10 +105,8 @@ def _check(plan: Plan, others: Mapping[str, Tensor]) -> None:
     for name, tensor in others.items():
         if tensor.is_meta:
             raise ValueError(f"{name!r} is on the meta device and would stay there; choose it by only=")
-        try:
+        with naming(repr(name)):
             check_given(tensor, tensor)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name!r}: {error}") from error
 
 
 def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import operator
 import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
@@ -58,16 +59,11 @@ MATRICES = (Orthogonal, DeltaOrthogonal)
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
+_OF_SHAPES = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError)
 
 
 class Filling(NamedTuple):
-    """What a rule says of a parameter.
-
-    Args:
-        values: a distribution, or where the values come from.
-        initialiser: what the rule calls it.
-        fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
-    """
+    """What a rule says of a parameter: values or where they are from, what it calls them, and the fans."""
 
     values: Values
     initialiser: str
@@ -84,13 +80,9 @@ class Fillings:
     def of(
         self, rule: Rule, target: Target, dtype: torch.dtype | None, padding: int | None = None
     ) -> Filling:
-        """Return what the rule says of a parameter.
+        """Return what the rule says of a parameter, of this dtype afterwards (None is its own).
 
-        Args:
-            rule: of the parameter.
-            target: the parameter.
-            dtype: of its values afterwards; None is its own.
-            padding: the row that is zero unless the rule itself says which is.
+        The row `padding` is zero unless the rule itself says which is.
         """
         tensor = target.tensor
         shape = tensor.shape
@@ -140,12 +132,7 @@ class Fillings:
 
 
 def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
-    """Return the row of an embedding's padding_idx, wherever a tied parameter is held; None if there is none.
-
-    Args:
-        group: the parameter, and those tied to it.
-        target: as rules see it.
-    """
+    """Return the row of an embedding's padding_idx, wherever a tied parameter is held; None if none."""
     if target.tensor.ndim != 2:
         return None
     if target.plain is not None:
@@ -163,9 +150,13 @@ def padding_of(group: Sequence[NamedTensor], target: Target) -> int | None:
 
 
 def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
-    row = module.__dict__.get("padding_idx")
+    given = module.__dict__.get("padding_idx")
     shape = logical_shape(tensor)
-    if leaf != "weight" or len(shape) != 2 or type(row) is not int:
+    if leaf != "weight" or len(shape) != 2 or isinstance(given, bool | None):
+        return None
+    try:
+        row = operator.index(given)
+    except (TypeError, RuntimeError):  # a float; a tensor of several, or without values
         return None
     if "Embed" not in _names(module.__class__):
         return None
@@ -199,6 +190,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
         found = call(rule.init, target)
         return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
     except Exception as error:  # a user's
+        if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
+            raise
         raise named(error, f"{kind} {target.name!r}, {rule.text}") from error
 
 
@@ -221,17 +214,7 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
 
 
 def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Recipe) -> list[Rule]:
-    """Return the rule of each parameter.
-
-    Args:
-        held: the parameters.
-        targets: the same as rules see them.
-        recipe: whose rules.
-
-    Raises:
-        ValueError: parameters without a rule; all of them are listed, and how to give them one is said.
-        UnsupportedTensorError: complex ones without given values, likewise.
-    """
+    """Return the rule of each parameter; ValueError lists those without, and says how to give them one."""
     rules = recipe.rules_for(targets)
     check_real(
         each
@@ -261,9 +244,7 @@ def _gives_values(rule: Rule | None, target: Target) -> bool:
 def warn_own_resets(held: Sequence[NamedTensor], rules: Sequence[Rule]) -> None:
     """Warn once of modules whose own reset_parameters recipe "torch" does not follow, by types and paths.
 
-    Args:
-        held: the parameters.
-        rules: of each; those that are not of recipe "torch" were said for such a type, or for another.
+    Rules that are not of recipe "torch" were said for such a type, or for another.
     """
     kinds: set[Any] = {each.node.module.__class__ for each in held}
     if not any(map(_resets_itself, kinds)):  # as in most models

@@ -25,7 +25,7 @@ from convinit_ext.recipes import (
     is_frozen_when_made,
     is_ready_made,
 )
-from convinit_ext.sharding import boxes
+from convinit_ext.sharding import home_of
 
 Group = tuple[NamedTensor, ...]
 
@@ -36,12 +36,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
     A rule of the caller's own that names a parameter decides for it; and where all of several parameters are
     frozen, and nobody says what becomes of them, they are weights like others, but for computed tables.
     Without values, on the meta device, so are those that the model's constructor freezes and its code draws;
-    and constants are what its code says.
-
-    Args:
-        groups: the parameters to fill, each with those tied to it.
-        held: all parameters of the model.
-        options: whose `frozen` decides for the others.
+    and constants are what its code says. `options.frozen` decides for the others.
 
     Raises:
         ValueError: nobody says what becomes of some; or those on the meta device would stay. They are listed.
@@ -112,7 +107,7 @@ def _row(group: Group, options: Options, values: Given | None, text: str) -> Row
     tensor = group[0].tensor
     device = tensor.device
     if values is not None and tensor.is_meta:
-        device = options.device or boxes.home_of(tensor)
+        device = options.device or home_of(tensor)
     return Row(group[0].name, group, values, text, None, dtype_of(group[0], options.dtype), device)
 
 

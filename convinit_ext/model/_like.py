@@ -14,11 +14,8 @@ from convinit_ext.model._named_tensors import NamedTensor
 def take_modules(held: Iterable[NamedTensor], like: nn.Module | None, buffers: bool = False) -> None:
     """Give parameters or buffers the modules, and the first name, that `like` has for them.
 
-    A tied parameter of the whole model has one key, under whatever name a part of the model holds it.
-
-    Raises:
-        TypeError: not a module.
-        ValueError: a parameter that `like` has not, or has in another shape.
+    A tied parameter of the whole model has one key, under whatever name a part of the model holds it. Raises
+    TypeError for no module, ValueError for a parameter that `like` has not, or has in another shape.
     """
     if like is None:
         return

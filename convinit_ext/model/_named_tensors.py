@@ -20,8 +20,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import PLAIN, listed, span
-from convinit_ext.keys import canonical_name
+from convinit_ext._engine import PLAIN, listed, span, storage_of
+from convinit_ext.keys import WRAPPERS, canonical_name
 from convinit_ext.sharding import local_of
 
 Place: TypeAlias = tuple[nn.Module, str]
@@ -64,6 +64,13 @@ def with_state(model: nn.Module) -> nn.Module:
     return outer._forward_module if _wrapped(own_type) == "_original_module" else model
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside DDP, FSDP, torch.compile and activation checkpointing."""
+    names = ("module",) if isinstance(model, DistributedDataParallel | DataParallel) else WRAPPERS
+    inner = next((model._modules[name] for name in names if name in model._modules), None)
+    return model if inner is None else unwrapped(inner)
+
+
 @dataclass(slots=True, eq=False)
 class NamedModule:
     """A module of the model: its path as PyTorch spells it, its canonical one, and the modules around it."""
@@ -97,11 +104,9 @@ class NamedTensor:
 
 
 def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
-    """Every module, in the order of named_modules(); what leads into a wrapped model adds no segment.
+    """Yield every module in the order of named_modules(), or with `again` for every place that holds it.
 
-    Args:
-        model: the outermost module.
-        again: whether a module comes once for every place that holds it, or only once.
+    What leads into a wrapped model adds no segment.
     """
     seen: set[int] = set()
     pending = [NamedModule(model, "", "", ())]
@@ -132,15 +137,9 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
 
 
 def parameters(nodes: Iterable[NamedModule], lazy: bool = False) -> list[NamedTensor]:
-    """Every parameter object once, under the first name that named_parameters() gives it.
+    """Return every parameter once, under the first name that named_parameters() gives it.
 
-    Args:
-        nodes: of modules().
-        lazy: leave out parameters that are not there yet.
-
-    Raises:
-        ValueError: parameters or buffers that are not there yet (lazy modules), or two parameters that share
-            a canonical name.
+    ValueError says that two share a canonical name or, unless `lazy` leaves them out, are not there yet.
     """
     nodes = list(nodes)
     held = _held(nodes, "_parameters")
@@ -241,12 +240,11 @@ def has_memory(tensor: Tensor) -> bool:
 
 
 def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
-    """Groups of parameters that are the same memory seen the same way; the first of each is the one to fill.
+    """Return groups of parameters that are one memory seen the same way, first the one to fill.
 
-    Raises:
-        ValueError: two parameters that share a part of their memory, or see it in different ways.
+    Raises ValueError for two that share a part of their memory, or see it in different ways.
     """
-    storages = [_memory(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
+    storages = [storage_of(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
     if len(set(storages)) == len(held):  # as in most models
         return [(each,) for each in held]
     by_storage: dict[int, list[NamedTensor]] = {}
@@ -263,12 +261,7 @@ def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
 def _storage(tensor: Tensor) -> int:
     """What tells one memory from another. A tensor without elements shares none: its own address."""
     local = local_of(tensor)
-    return _memory(local) if local.numel() else id(tensor)
-
-
-def _memory(local: Tensor) -> int:
-    memory: int = local.untyped_storage()._cdata
-    return memory
+    return storage_of(local) if local.numel() else id(tensor)
 
 
 def view(tensor: Tensor) -> object:
@@ -286,9 +279,8 @@ def _seen(tensor: Tensor) -> object:
 class Distinct:
     """Tells whether a tensor is the same memory, seen the same way, as one that was asked about before.
 
-    Args:
-        detached: the tensors may be new ones for the same memory, as in a state dict; then that tells also
-            which ones without elements are the same.
+    They may be `detached`, new ones for the same memory as in a state dict; then that tells also which ones
+    without elements are the same.
 
     >>> distinct, weight = Distinct(), torch.zeros(2)
     >>> distinct.is_new(weight), distinct.is_new(weight.detach()), distinct.is_new(weight[:1])
@@ -300,7 +292,7 @@ class Distinct:
         self._is_detached = detached
 
     def is_new(self, tensor: Tensor) -> bool:
-        storage = _memory(local_of(tensor)) if self._is_detached else _storage(tensor)
+        storage = storage_of(local_of(tensor)) if self._is_detached else _storage(tensor)
         others = self._by_storage.setdefault(storage, [])
         seen = _seen(tensor) if others else None  # few tensors share their memory
         if any(seen == _seen(other) for other in others):

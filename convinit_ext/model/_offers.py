@@ -110,14 +110,8 @@ def _rotary(node: NamedModule) -> dict[str, Tensor]:
 
 def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
     """What the nearest model around the module writes into its buffers."""
-    owner: Any = next(
-        (
-            each
-            for each in (node.module, *reversed(node.parents))
-            if callable(getattr(each, "_init_weights", None))
-        ),
-        None,
-    )
+    around = (node.module, *reversed(node.parents))
+    owner: Any = next((each for each in around if callable(getattr(each, "_init_weights", None))), None)
     if owner is None:
         return {}
     shown = shown_copy(node.module)
@@ -136,21 +130,14 @@ def _by_methods(node: NamedModule) -> dict[str, Tensor]:
 
 def _written(shown: nn.Module, write: Callable[[], object]) -> dict[str, Tensor]:
     """The buffers of a copy that a call assigns or writes."""
-    before = {leaf: (buffer, _version(buffer)) for leaf, buffer in shown._buffers.items()}
+    held = dict(shown._buffers)  # so that an id stays its own
+    before = {leaf: (id(each), each._version) for leaf, each in held.items() if each is not None}
     write()
     return {
         leaf: buffer.detach()
         for leaf, buffer in shown._buffers.items()
-        if buffer is not None and not buffer.is_meta and _is_new(buffer, *before.get(leaf, (None, 0)))
+        if buffer is not None and not buffer.is_meta and before.get(leaf) != (id(buffer), buffer._version)
     }
-
-
-def _is_new(buffer: Tensor, before: Tensor | None, version: int) -> bool:
-    return buffer is not before or buffer._version > version
-
-
-def _version(buffer: Tensor | None) -> int:
-    return -1 if buffer is None else buffer._version
 
 
 def _by_name(leaf: str, tensor: Tensor) -> Tensor | None:

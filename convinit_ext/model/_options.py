@@ -17,7 +17,7 @@ from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
 from convinit_ext.keys import CONTRACT_VERSION, checked_seed
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
-from convinit_ext.sharding import ranks
+from convinit_ext.sharding import check_same
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
 
@@ -27,24 +27,11 @@ AnyRecipe: TypeAlias = "str | PathLike[str] | Recipe | Sequence[Rule]"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Options:
-    """How to plan a model; the first nine are those of init_model_.
+    """How to plan a model; the first nine are those of init_model_, and so are the errors.
 
-    Args:
-        recipe: which initialiser for which parameter.
-        dtype: of all values afterwards; None leaves each its own.
-        fan: of transposed and grouped convolutions.
-        only, skip: what to initialise.
-        names: the names that make the keys.
-        device: where meta tensors go; None where nobody says.
-        frozen: "keep" or "draw" what is frozen beside parameters that are not; None asks by an error.
-        like: a model whose modules rules see in place of the model's own, by name.
-        reading: the plan is for a look at the model, which then need not be one that can be filled: it may
-            hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep
-            their values, and meta ones that nobody can rebuild.
-        persistent: leave out buffers that a state dict has not.
-
-    Raises:
-        TypeError, ValueError: as init_model_.
+    A plan for `reading` is for a look at the model, which then need not be one that can be filled: it may
+    hold gathered parameters or inference tensors. Its buffers all have rows, also those that keep their
+    values, and meta ones that nobody can rebuild. `persistent` leaves out buffers that a state dict has not.
     """
 
     recipe: Any = "torch"
@@ -67,27 +54,23 @@ class Options:
         if self.device is not None:
             object.__setattr__(self, "device", checked_device(self.device))
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
-        _check_dtype(self.dtype)
+        if not isinstance(self.dtype, torch.dtype | None):
+            raise TypeError(f"dtype must be a torch.dtype, not {type(self.dtype).__name__}")
+        if self.dtype is not None and self.dtype not in SUPPORTED_DTYPES:
+            accepted = ", ".join(str(each).removeprefix("torch.") for each in SUPPORTED_DTYPES)
+            raise ValueError(f"dtype {self.dtype} cannot be filled; accepted are {accepted}")
 
     @property
     def facts(self) -> dict[str, str]:
         """Return what decides a model's values beside its seed, as short texts that processes can compare."""
-        shown = {
-            "recipe": self.recipe.name,
-            "fan": self.fan,
-            "dtype": str(self.dtype),
-            "frozen": str(self.frozen),
-        }
+        shown = {name: str(getattr(self, name)) for name in ("fan", "dtype", "frozen")}
         digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
-        return {**shown, **digests, "version of the value contract": str(CONTRACT_VERSION)}
+        version = {"version of the value contract": str(CONTRACT_VERSION)}
+        return {"recipe": self.recipe.name, **shown, **digests, **version}
 
 
 def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
-    """Return the options that are made here, which must be those of every process, as must the seed.
-
-    Raises:
-        ValueError: they differ; it says who has which. TypeError, ValueError: one that is refused here.
-    """
+    """Return the options that are made here; ValueError where they, or the seed, are not every process's."""
     made: list[Options] = []
 
     def facts() -> dict[str, str]:
@@ -95,7 +78,7 @@ def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:
         made.append(options())
         return {**found, **made[0].facts}
 
-    ranks.check_same(facts)
+    check_same(facts)
     return made[0]
 
 
@@ -128,14 +111,6 @@ def _source(value: Any) -> Any:
     cells = (cell.cell_contents for cell in value.__closure__ or ())
     around = [each for each in cells if isinstance(each, int | float | str)]
     return value.__module__, value.__qualname__, code.co_code.hex(), code.co_names, constants, around
-
-
-def _check_dtype(dtype: object) -> None:
-    if dtype is not None and not isinstance(dtype, torch.dtype):
-        raise TypeError(f"dtype must be a torch.dtype, not {type(dtype).__name__}")
-    if dtype is not None and dtype not in SUPPORTED_DTYPES:
-        accepted = ", ".join(str(each).removeprefix("torch.") for each in SUPPORTED_DTYPES)
-        raise ValueError(f"dtype {dtype} cannot be filled; accepted are {accepted}")
 
 
 def checked_device(device: torch.device | str | None) -> torch.device:

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from convinit_ext._engine import naming
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
 from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target, check_given
@@ -138,11 +139,7 @@ def spectral_weight(held: NamedTensor) -> Tensor | None:
 
 
 def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
-    """Check that a vector of spectral_norm can be settled.
-
-    Args:
-        held: a buffer that starts anew.
-        dtype: of its values then.
+    """Check that a vector of spectral_norm, a buffer that starts anew, can be settled in this dtype.
 
     Raises:
         ValueError: PyTorch has no norm of this dtype; a DTensor, of which the norm needs the whole; a weight
@@ -177,21 +174,15 @@ def check_spectral(held: NamedTensor, dtype: torch.dtype) -> None:
                 "before it is sharded"
             )
         if tensor is not None:
-            try:
+            with naming(f"{about}, {what}"):
                 check_given(tensor, tensor)
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"{about}, {what}: {error}") from error
 
 
 def check_one_dtype(held: NamedTensor, dtypes: Mapping[int, torch.dtype]) -> None:
-    """Check that the newer spectral_norm's weight and vectors will have one dtype.
+    """Raise ValueError unless the newer spectral_norm's weight and vectors will have one dtype.
 
-    Args:
-        held: the second of the vectors.
-        dtypes: by the ids of tensors, those that they will have where it is not the one they have.
-
-    Raises:
-        ValueError: several.
+    `held` is the second vector; the dtypes, by the ids of tensors, are those that they will have where it is
+    not the one they have.
     """
     weight = spectral_weight(held)
     if weight is None:
@@ -208,12 +199,10 @@ def check_one_dtype(held: NamedTensor, dtypes: Mapping[int, torch.dtype]) -> Non
 
 
 def settled(held: NamedTensor, drawn: Mapping[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:
-    """Return the vectors of spectral_norm that PyTorch starts from, by their names; the model stays as it is.
+    """Return the vectors of spectral_norm that PyTorch starts from, made in the memory of those drawn.
 
-    Args:
-        held: the second of the two.
-        drawn: the vectors that were drawn, by name; the memory is used.
-        weight: of the newer form, where it is known: 15 iterations of the power method with it follow.
+    `held` is the second; 15 iterations of the power method follow with the weight of the newer form, where it
+    is known. The model stays as it is.
     """
     module, leaf = held.places[0]
     alike: Any = copy.copy(module)

@@ -38,14 +38,11 @@ class Row:
     """A parameter or buffer: what its values are, and where they go.
 
     Args:
-        name: canonical name.
         held: the tensor, then those tied to it by their memory.
         values: what is written; None leaves it as it is, but for its dtype.
         initialiser: what the rule calls it.
         fans: (fan_in, fan_out), None for constants and for fewer than 2 dimensions.
-        dtype: of the values, once written.
-        device: likewise.
-        is_buffer: a buffer, and not a parameter.
+        dtype, device: of the values, once written.
         rows: the indices of dimension 0 that are written, runs in order; None is all of them.
     """
 

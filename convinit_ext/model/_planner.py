@@ -8,14 +8,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from convinit_ext._engine import naming
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._before import beginnings, zeros
+from convinit_ext.model._before import beginnings, warn_of_copies, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import made_by, orthogonal
-from convinit_ext.model._copies import warn_of_copies
+from convinit_ext.model._computed import DrawnParts, made_by, orthogonal
 from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
@@ -35,18 +35,9 @@ from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
-from convinit_ext.model._stacked import DrawnParts
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import (
-    Computed,
-    Drawn,
-    Given,
-    MinusOnes,
-    Norm,
-    Rounded,
-    Values,
-)
+from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Values
 from convinit_ext.recipes import (
     CopyFrom,
     MinusIdentity,
@@ -63,8 +54,8 @@ from convinit_ext.recipes import (
 )
 from convinit_ext.sharding import (
     FlatPiece,
-    boxes,
     flat_pieces,
+    home_of,
     is_dtensor,
     is_marked,
     logical,
@@ -143,16 +134,7 @@ def _key_of(held: list[NamedTensor], nodes: list[NamedModule], options: Options)
 
 
 class _Planner:
-    """The rows of a model's parameters.
-
-    Args:
-        model: the outermost module.
-        held: its parameters.
-        groups: those to fill, each with those tied to it.
-        kept: the rows of those among them that stay as they are.
-        key_of: the name that makes a key, by the canonical one.
-        options: what the caller asks for.
-    """
+    """The rows of a model's parameters: of the groups of tied ones to fill, `kept` being those that stay."""
 
     def __init__(
         self,
@@ -190,7 +172,7 @@ class _Planner:
             padding = padding_of(group, target)
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
-            device = (options.device or boxes.home_of(tensor)) if tensor.is_meta else tensor.device
+            device = (options.device or home_of(tensor)) if tensor.is_meta else tensor.device
             dtype = tensor.dtype if options.dtype is None else dtype_of(first, options.dtype)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
@@ -208,8 +190,6 @@ class _Planner:
         """Return a parameter's values and fans.
 
         Args:
-            held: the parameter.
-            filling: what its rule says.
             within: the norms that these values are for.
             padding: the row that is zero in a copy too.
         """
@@ -226,7 +206,7 @@ class _Planner:
             return DrawnParts(self._key_of(held.name), shape, said), filling.fans
         if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
-        try:
+        with naming(f"parameter {held.name!r}, {filling.initialiser}"):
             if isinstance(said, MATRICES):
                 return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
@@ -235,9 +215,6 @@ class _Planner:
                 said.check(logical(tensor))
                 return Given(said.tensor), None
             return MinusOnes(), None
-        except (ValueError, TypeError) as error:
-            about = f"parameter {held.name!r}, {filling.initialiser}"
-            raise type(error)(f"{about}: {error}") from error
 
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""

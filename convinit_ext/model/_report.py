@@ -117,9 +117,9 @@ class Report:
         """The totals in a line.
 
         >>> Report((), 0.5, seed=7, recipe="he").summary()
-        '0 tensors, 0 elements, 0 B in 0.500 s (0 B/s); recipe he, seed 7'
+        '0 tensors, 0 elements, 0 B in 500.00 ms (0 B/s); recipe he, seed 7'
         """
-        done = f"in {self.seconds:.3f} s ({size_text(self.bytes_per_second)}/s)"
+        done = f"in {time_text(self.seconds)} ({size_text(self.bytes_per_second)}/s)"
         whole, here = (" of the whole", " of it in this process") if self.is_part else ("", "")
         return (
             f"{len(self.rows)} tensor{'s' * (len(self.rows) != 1)}, {self.num_elements:,} elements{whole}, "
@@ -128,11 +128,10 @@ class Report:
         )
 
     def text(self, width: int | None = None) -> str:
-        """Return the table and the totals.
+        """Return the table and the totals in lines of so many characters.
 
-        Args:
-            width: of the lines, in characters; None takes the terminal's, and where the standard output is no
-                terminal leaves them as wide as they are.
+        None takes the terminal's width, and where the standard output is no terminal leaves lines as they
+        are.
         """
         width = width or terminal_width()
         rows = [(row.name, _alike(row), row) for row in self.rows]
@@ -162,11 +161,18 @@ def size_text(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
-def grouped(rows: Sequence[tuple[str, object, Row]]) -> list[tuple[str, list[Row]]]:
-    """As they are if they fit; else rows that differ only in the numbers in their names become one.
+def time_text(seconds: float) -> str:
+    """Seconds in the largest unit that leaves a number of one or more: '26.70 µs'."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} µs"
 
-    Args:
-        rows: of each its name, what it must share with others to be shown as one with them, and itself.
+
+def grouped(rows: Sequence[tuple[str, object, Row]]) -> list[tuple[str, list[Row]]]:
+    """Return rows as they are if they fit; else as one those that differ in the numbers in their names.
+
+    Each comes after its name, and what it must share with others to be shown as one with them.
     """
     if len(rows) <= _MAX_LINES:
         return [(name, [row]) for name, _, row in rows]

@@ -17,11 +17,7 @@ WHOLE = slice(None)
 
 
 def checked_rows(given: Any, what: str) -> Rows:
-    """Return the rows that a caller gives: a slice, or their numbers.
-
-    Raises:
-        TypeError: neither.
-    """
+    """Return the rows that a caller gives, a slice or their numbers; TypeError for anything else."""
     try:
         if isinstance(given, slice):
             range(0)[given]
@@ -42,8 +38,7 @@ def _number(given: Any) -> int:
 def runs_of(rows: Sequence[Rows], size: int) -> Runs:
     """Return which of so many rows these are, in order; together, where there are several of them.
 
-    Raises:
-        IndexError: a number that none of the rows has.
+    IndexError has a number that none of the rows has.
 
     >>> runs_of([slice(6, None)], 8), runs_of([[5, 1, -2], slice(0, 1)], 8)
     ((range(6, 8),), (range(0, 2), range(5, 7)))
@@ -67,15 +62,9 @@ def runs_of(rows: Sequence[Rows], size: int) -> Runs:
 
 
 def limit(row: Row, rows: Sequence[Rows], reading: bool) -> None:
-    """Let a parameter's values be for some of its rows alone.
+    """Let a parameter's values be for some of its rows alone; none, or all among them, are all.
 
-    Args:
-        row: of the parameter.
-        rows: which; none, or all among them, are all.
-        reading: the plan is for a look.
-
-    Raises:
-        ValueError: a parameter without rows, or without values for the others; rows that it has not.
+    ValueError says that it has no rows, not these, or no values for the others.
     """
     if not rows or WHOLE in rows or row.values is None:
         return

@@ -116,13 +116,7 @@ class _Set:
         )
 
     def fits(self, held: NamedTensor, names: Sequence[str], is_parameter: bool = True) -> bool:
-        """Whether any selector does. All are asked, as each has to choose something.
-
-        Args:
-            held: a parameter or buffer.
-            names: all of its names.
-            is_parameter: which of them. Some rows of a buffer cannot be chosen.
-        """
+        """Whether any selector does: all are asked, as each has to choose something. A buffer has no rows."""
         used = self._fitting(held, names)
         if not is_parameter:
             used = [each for each in used if WHOLE in self._rows.get(each, (WHOLE,))]
@@ -173,13 +167,11 @@ def _around(name: str) -> Iterable[str]:
 
 
 def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str] = ()) -> dict[str, str]:
-    """The name that makes the key of each of these parameters and buffers.
+    """Return the name that makes the key of each of these parameters and buffers, by canonical name.
 
-    Args:
-        names: canonical names of parameters.
-        buffers: those of buffers; few need a key, so a function may raise LookupError for them.
-        mapping: a function of the name; or a dict of names and of prefixes ("layers.0" is one of
-            "layers.0.weight", "" of every name; the longest counts), to what stands there instead.
+    Few buffers need a key, so a function may raise LookupError for them. A dict has names and prefixes
+    ("layers.0" is one of "layers.0.weight", "" of every name; the longest counts), and what stands there
+    instead.
 
     Raises:
         TypeError: neither, or something in it that is not a string.

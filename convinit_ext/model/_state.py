@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convinit_ext._engine import check_not_in_fake_mode, digests, has_own_operations, lines, listed
+from convinit_ext._engine import check_not_in_fake_mode, digests, has_own_operations, lines, listed, naming
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, SomeRows, Values, generated
@@ -17,43 +17,15 @@ from convinit_ext.recipes import check_given
 from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
 
 # The names of the format, in the order in which its library sorts a file's tensors (backwards): alignment.
-DTYPES = {
-    name: getattr(torch, dtype)
-    for name, dtype in (
-        ("BOOL", "bool"),
-        ("F4", "float4_e2m1fn_x2"),
-        ("U8", "uint8"),
-        ("I8", "int8"),
-        ("F8_E5M2", "float8_e5m2"),
-        ("F8_E4M3", "float8_e4m3fn"),
-        ("F8_E8M0", "float8_e8m0fnu"),
-        ("F8_E4M3FNUZ", "float8_e4m3fnuz"),
-        ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
-        ("I16", "int16"),
-        ("U16", "uint16"),
-        ("F16", "float16"),
-        ("BF16", "bfloat16"),
-        ("I32", "int32"),
-        ("U32", "uint32"),
-        ("F32", "float32"),
-        ("C64", "complex64"),
-        ("F64", "float64"),
-        ("I64", "int64"),
-        ("U64", "uint64"),
-    )
-}
-_BLOCK_BYTES = 1 << 25  # of what is generated at once
+_NAMES = """BOOL:bool F4:float4_e2m1fn_x2 U8:uint8 I8:int8
+    F8_E5M2:float8_e5m2 F8_E4M3:float8_e4m3fn F8_E8M0:float8_e8m0fnu F8_E4M3FNUZ:float8_e4m3fnuz
+    F8_E5M2FNUZ:float8_e5m2fnuz I16:int16 U16:uint16 F16:float16 BF16:bfloat16 I32:int32 U32:uint32
+    F32:float32 C64:complex64 F64:float64 I64:int64 U64:uint64"""
+DTYPES = {name: getattr(torch, dtype) for name, dtype in (each.split(":") for each in _NAMES.split())}
 
 
 class SavedTensor(NamedTuple):
-    """A tensor of a state dict.
-
-    Args:
-        name: canonical name.
-        dtype: of the values.
-        shape: of the logical tensor.
-        values: what it holds.
-    """
+    """A tensor of a state dict, by its canonical name, with the logical shape."""
 
     name: str
     dtype: torch.dtype
@@ -103,7 +75,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         if name in found:
             raise ValueError(f"two tensors are named {name!r} once wrappers are removed; rename one")
         dtype, values = (tensor.dtype, None) if row is None else (row.dtype, row.values)
-        _check_storable(key, dtype)
+        if dtype not in DTYPES.values():
+            raise TypeError(f"{key!r} is of {dtype}; a file holds {', '.join(DTYPES)}")
         if row is not None and values is not None and row.rows is not None:
             values = SomeRows(values, row.rows, tensor)
         found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
@@ -118,11 +91,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
 
 
 def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) -> None:
-    """Check that no hook has put tensors of its own in place of filled parameters, with their present values.
-
-    Raises:
-        ValueError: it has.
-    """
+    """Raise ValueError where a hook has put tensors of its own in place of filled parameters."""
     shown = set(map(id, state.values()))
     gone = [row.name for row in plan.rows if shown.isdisjoint(id(held.tensor) for held in row.held)]
     own = set(map(id, (*model.parameters(), *model.buffers()))) if gone else set()
@@ -174,13 +143,6 @@ def _checked(key: str, value: Any, is_planned: bool) -> Tensor:
         raise TypeError(
             f"{key!r} is a part of a tensor that is not filled as a whole, and no process has all of it"
         )
-    try:
+    with naming(repr(key)):
         check_given(value, value)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{key!r}: {error}") from error
     return value
-
-
-def _check_storable(key: str, dtype: torch.dtype) -> None:
-    if dtype not in DTYPES.values():
-        raise TypeError(f"{key!r} is of {dtype}; a file holds {', '.join(DTYPES)}")

@@ -32,8 +32,6 @@ def fitted(
     """Return a table's lines, of at most `width` characters as far as that goes, and the columns left out.
 
     Args:
-        header, rows, num_left: as of table().
-        width: of the lines; None leaves them as wide as they are.
         cut: columns whose texts may lose their middles, in this order, and how many characters each keeps
             as long as there are columns to spare.
         spare: columns that are left out, in this order, where that is not enough.

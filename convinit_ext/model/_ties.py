@@ -35,15 +35,10 @@ def tied_groups(
 def _rejoined(
     groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
 ) -> list[tuple[NamedTensor, ...]]:
-    """Return groups of tied parameters, those together that the model's own code would tie.
+    """Return groups of parameters tied by their memory, those together that the model's own code would tie.
 
-    Args:
-        groups: those that are tied by their memory.
-        nodes: the modules of the model.
-        reading: the plan is for a look: what has memory of its own then counts by itself.
-
-    Raises:
-        ValueError: DTensors among them, which nobody can tie once they are sharded.
+    In a look, what has memory of its own counts by itself. Raises ValueError for DTensors, which nobody can
+    tie once they are sharded.
     """
     owners = [node for node in nodes if hasattr(type(node.module), "tie_weights")]
     if not owners:
@@ -52,9 +47,7 @@ def _rejoined(
     joined: dict[int, int] = {}  # the group that a group belongs to
     for ids in _declared(owners[0]):
         ats = sorted({group_of[each] for each in ids if each in group_of})
-        for each in (
-            each for at in ats for each in groups[at][1:]
-        ):  # one memory, but parameters of their own
+        for each in [each for at in ats for each in groups[at][1:]]:  # one memory, parameters of their own
             each.is_apart |= id(each.tensor) in ids and not is_dtensor(each.tensor)
         apart = [groups[at][0] for at in ats]
         if len(ats) < 2 or len({each.tensor.shape for each in apart}) > 1:

@@ -20,30 +20,27 @@ _MOST = 2000  # names that are compared with a rule's
 def check_rules_used(
     recipe: Recipe, used: set[int], held: Sequence[NamedTensor], nodes: Sequence[NamedModule], fan: Fan
 ) -> None:
-    """Check that every rule decides for something, but those that may not (`allow_unused`).
+    """Raise ValueError, which names them and the nearest names, for rules that decide for nothing.
 
-    Args:
-        recipe: whose rules.
-        used: ids of those that decide for a parameter that is filled.
-        held: the parameters of the model that rules are asked for, also those that are not filled.
-        nodes: its modules.
-        fan: as for init_model_.
-
-    Raises:
-        ValueError: rules that decide for nothing; each is named, with the nearest names.
+    `used` has the ids of those that decide for a parameter that is filled; `held` are the parameters that
+    rules are asked for, also those that are not filled.
     """
     if all(rule.allow_unused or id(rule) in used for rule in recipe.rules):  # as in most calls
         return
     targets = [target_of(each, fan) for each in held]
     used = {id(rule) for rule in recipe.rules_for(targets)}
-    buffers = [_buffer_target(each) for each in walk.buffers(nodes)]
+    buffers = [
+        Target(walk.canonical(each.name), leaf, each.tensor, module, each.node.parents)
+        for each in walk.buffers(nodes)
+        for module, leaf in each.places[:1]
+    ]
     for rule in recipe.rules:
         if rule.buffer is not None and any(map(rule.matches_buffer, buffers)):
             used.add(id(rule))
     lost = [
         f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes)}"
         for number, rule in enumerate(recipe.rules, 1)
-        if not (rule.allow_unused or id(rule) in used or _is_fallback(rule))
+        if not (id(rule) in used or _may_be_unused(rule))
     ]
     if lost:
         raise ValueError(
@@ -53,14 +50,10 @@ def check_rules_used(
         )
 
 
-def _is_fallback(rule: Rule) -> bool:
-    """Whether it has no condition: it is for whatever other rules leave, which may be nothing."""
-    return all(each is None for each in (rule.module, rule.parameter, rule.name, rule.where, rule.buffer))
-
-
-def _buffer_target(held: NamedTensor) -> Target:
-    module, leaf = held.places[0]
-    return Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
+def _may_be_unused(rule: Rule) -> bool:
+    """Whether it says so, or has no condition: it is for whatever other rules leave, which may be nothing."""
+    conditions = (rule.module, rule.parameter, rule.name, rule.where, rule.buffer)
+    return rule.allow_unused or all(each is None for each in conditions)
 
 
 def _shown(rule: Rule) -> str:

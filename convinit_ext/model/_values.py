@@ -44,14 +44,7 @@ class Piece(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Drawn:
-    """Values of a distribution.
-
-    Args:
-        key: the name that makes their key.
-        shape: of the logical tensor.
-        distribution: of the values.
-        zero_row: the row of dimension 0 that is zero instead, if any.
-    """
+    """Values of a distribution, by the key of a name, but for the row of dimension 0 that is zero, if any."""
 
     key: str
     shape: Sequence[int]
@@ -139,13 +132,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SomeRows:
-    """Values of some rows of dimension 0, and of the others those that a tensor holds.
-
-    Args:
-        values: of the rows.
-        rows: which.
-        tensor: the whole.
-    """
+    """Values of some rows of dimension 0, and of the others those that a tensor, the whole, holds."""
 
     values: Values
     rows: Runs
@@ -196,13 +183,10 @@ class Norm:
     """The norm of another tensor over all dimensions but one, in float32 at least, as weight_norm has it.
 
     Args:
-        values: of the other tensor.
-        shape: of the other tensor.
-        dtype: of the other tensor.
+        values, shape, dtype: of the other tensor.
         dim: the dimension that stays; -1 is none.
         own: the dtype of the norm itself.
-        own_shape: the shape of the norm itself, where dimensions of size 1 may be in other places; None is
-            that of weight_norm.
+        own_shape: its shape, if dimensions of size 1 may be in other places than weight_norm has them.
     """
 
     values: Values
@@ -240,13 +224,10 @@ class Norm:
 
 @dataclass(slots=True, eq=False)
 class Computed:
-    """Values that only a computation on whole tensors gives.
+    """Values that only a computation on whole tensors gives, from a seed and for a dtype, on the CPU.
 
-    They are kept until the last region, or until forget(): those of one tensor at a time.
-
-    Args:
-        said: what decides them.
-        compute: makes them from the seed, for a tensor of this dtype, on the CPU.
+    They are kept until the last region, or until forget(): those of one tensor at a time. `said` decides
+    them.
     """
 
     said: Callable[[], str]

@@ -148,8 +148,7 @@ def _make_anew(module: Any) -> _Made | None:
 def _forget_drawn(made: nn.Module, other: nn.Module, drawings: Drawings) -> dict[int, Distribution]:
     """Put on the meta device what differs between two models that were made alike, or holds no numbers.
 
-    Returns:
-        by id the distributions of those on the meta device that are known.
+    Returns by id the distributions of those on the meta device that are known.
     """
     drawn = {}
     for one, two in zip(made.modules(), other.modules(), strict=True):

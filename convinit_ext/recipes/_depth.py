@@ -39,12 +39,7 @@ _CONFIGS = ("config", "model_args", "args", "params")
 def num_layers(target: Target, recipe: str) -> int:
     """Return what the nearest config says: a stage of a pipeline holds fewer blocks than the model has.
 
-    Args:
-        target: a parameter of a block.
-        recipe: whose, for the error.
-
-    Raises:
-        ValueError: there is neither a config nor a list of blocks.
+    ValueError, which names the recipe, says that there is neither a config nor a list of blocks.
     """
     found = config_value(target, _NUM_LAYERS)
     if found:
@@ -67,12 +62,7 @@ def config_value(target: Target, names: Sequence[str]) -> int:
 def layer_of(target: Target, recipe: str) -> int:
     """Return the number of a parameter's block from 0: what it says of itself, otherwise its place.
 
-    Args:
-        target: a parameter of a block.
-        recipe: whose, for the error.
-
-    Raises:
-        ValueError: it is in no list of blocks.
+    ValueError, which names the recipe, says that it is in no list of blocks.
     """
     at, blocks = _place(target, recipe)
     if at is None:
@@ -166,9 +156,6 @@ class ByDepth:
         weights: pattern on the names of those that are scaled; None is those that models' names say.
         branches: residual branches in each block.
         recipe: whose, for errors.
-
-    Raises:
-        ValueError, TypeError: an argument that is not one of these.
     """
 
     by: By = "model"

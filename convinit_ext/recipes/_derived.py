@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -102,13 +102,20 @@ _generator_in_use = threading.RLock()  # PyTorch's default one, which all thread
 @contextmanager
 def drawing() -> Iterator[None]:
     """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
-    with _generator_in_use, torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        by_python, by_numpy = random.getstate(), np.random.get_state()
-        try:
+    with _generator_in_use, torch.no_grad(), torch.device("cpu"), generators_kept():
+        yield
+
+
+@contextmanager
+def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
+    """Put the states of all global generators back at the end, and of those of these CUDA devices."""
+    by_python, by_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices):
             yield
-        finally:
-            random.setstate(by_python)
-            np.random.set_state(by_numpy)
+    finally:
+        random.setstate(by_python)
+        np.random.set_state(by_numpy)
 
 
 def seeded(seed: int, make: Callable[[], _T]) -> _T:
@@ -129,12 +136,7 @@ def generators() -> object:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Redrawn:
-    """Values that a model's own init code draws with global generators, which a key seeds.
-
-    Args:
-        kind: of the module.
-        make: returns the values, once the generators are seeded.
-    """
+    """Values that a model's own init code makes with global generators, which a key seeds."""
 
     kind: str
     make: Callable[[], Tensor]
@@ -147,10 +149,8 @@ class Redrawn:
 class Transformed:
     """Values that are put through a function in float64, and then rounded to float32, or left so.
 
-    Args:
-        distribution: of the values before.
-        function: of an array of float64; of operations that are rounded correctly, the same everywhere.
-        text: what it is, with every number.
+    The function has only operations that are rounded correctly, the same everywhere; the text has every
+    number.
     """
 
     distribution: Uniform | Constant
@@ -213,9 +213,8 @@ class MinusIdentity:
 def check_given(values: Tensor, target: Tensor) -> None:
     """Check that a tensor has values which can be copied.
 
-    Raises:
-        TypeError: a quantised or nested one.
-        ValueError: a fake one where `target` is none, or one whose memory was freed, or a part of it.
+    TypeError for a quantised or nested one, ValueError for a fake one where `target` is none, or one whose
+    memory was freed, or a part of it.
     """
     if values.is_quantized or values.is_nested:
         kind = "quantised" if values.is_quantized else "nested"

@@ -22,23 +22,15 @@ from convinit_ext.recipes._rules import Rule
 SUFFIXES = (".toml", ".json")
 _PATTERNS = ("parameter", "name", "buffer")
 _KEYS = ("init", "arguments", "module", *_PATTERNS, "where", "label", "allow_unused")  # of a rule
-_TYPES = {
-    "arguments": (Mapping,),
-    "module": (str, list),
-    "allow_unused": (bool,),
-}  # of their values; the others are str
+# Of their values; the others are str.
+_TYPES = {"arguments": (Mapping,), "module": (str, list), "allow_unused": (bool,)}
 _INITS = f"{', '.join(FUNCTIONS)}, and PACKAGE.MODULE:FUNCTION"
 _MAX_BYTES = 1 << 26  # of a file
 _MODULES = "types of torch.nn ('Conv2d') and others with their package ('timm.layers.LayerScale')"
 
 
 def read(path: Path) -> object:
-    """Return what is in a file.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: another suffix, something that is not a regular file, or text that is not TOML or JSON.
-    """
+    """Return what is in a file; OSError or ValueError where it cannot be read."""
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path}: a recipe is a file that ends in {' or '.join(SUFFIXES)}")
     status = path.stat()
@@ -48,7 +40,7 @@ def read(path: Path) -> object:
         raise ValueError(f"{path}: {status.st_size} bytes are too many for a recipe, at most {_MAX_BYTES}")
     try:
         text = path.read_text(encoding="utf-8")
-        return json.loads(text, object_pairs_hook=_distinct) if path.suffix == ".json" else _toml(text)
+        return json.loads(text, object_pairs_hook=distinct) if path.suffix == ".json" else _toml(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
     except ValueError as error:  # of the readers, or of bytes that are no text
@@ -64,9 +56,11 @@ def _toml(text: str) -> object:
     raise ValueError("reading TOML needs Python 3.11, or the package tomli: pip install tomli")
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return pairs as a dict; raise ValueError for a name that is there twice, or that UTF-8 cannot hold."""
     found: dict[str, Any] = {}
     for name, value in pairs:
+        name.encode("utf-8")  # half a surrogate pair is no name
         if name in found:
             raise ValueError(f"{excerpt(name)} is there twice")
         found[name] = value
@@ -76,11 +70,7 @@ def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def check_table(
     given: object, what: str, keys: Iterable[str], types: Mapping[str, tuple[type, ...]]
 ) -> Mapping[str, Any]:
-    """Return a table after checking its keys and the types of their values, which are str if not in `types`.
-
-    Raises:
-        TypeError, ValueError: what is wrong, and what is accepted.
-    """
+    """Return a table after checking its keys and its values' types, which are str if not in `types`."""
     if not isinstance(given, Mapping):
         raise TypeError(f"{what} is a table with {', '.join(keys)}, not {excerpt(given)}")
     for key, value in given.items():
@@ -93,14 +83,7 @@ def check_table(
 
 
 def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
-    """Return the rule of a table.
-
-    Args:
-        given: the table.
-        allow_code: whether it may name functions, and types that are not of torch.nn, which are imported.
-
-    Raises:
-        ValueError, TypeError: what is wrong, and what is accepted.
+    """Return the rule of a table, which may name functions and types of other packages if code is allowed.
 
     >>> rule_from_dict({"module": "Conv2d", "init": "kaiming_normal_(mode='fan_out')"}).text
     "kaiming_normal_(mode='fan_out')"
@@ -120,11 +103,7 @@ def rule_from_dict(given: object, allow_code: bool = False) -> Rule:
 
 
 def rule_to_dict(rule: Rule) -> dict[str, Any]:
-    """Return the table of a rule.
-
-    Raises:
-        ValueError: a function or a type that cannot be imported by its name, or a tensor.
-    """
+    """Return the table of a rule; ValueError for what cannot be imported by its name, or a tensor."""
     has_text = any(type(rule.init) is function.kind for function in FUNCTIONS.values())  # no derived type
     init = initialiser_text(rule.init, exact=True) if has_text else _name(rule.init, "init")
     table: dict[str, Any] = {"init": init}
@@ -155,7 +134,7 @@ def _initialiser(text: str, arguments: Mapping[str, Any], allow_code: bool) -> A
         raise ValueError(f"{about}: there is no {excerpt(name)}; accepted are {_INITS}")
     kind, fixed, takes = FUNCTIONS[name].kind, FUNCTIONS[name].fixed, FUNCTIONS[name].signature
     try:
-        given = takes.bind(*positional, **_distinct([*named, *arguments.items()]))
+        given = takes.bind(*positional, **distinct([*named, *arguments.items()]))
         given.apply_defaults()
         return kind(*fixed, *given.args, **given.kwargs)
     except (TypeError, ValueError) as error:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch._C import _has_storage
+from torch._C import DisableTorchFunction, _has_storage
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,7 +22,9 @@ from convinit_ext.recipes._target import Target
 _OWN = __name__.partition(".")[0] + "."  # begins the names of this package's modules
 _PARTS = ("_parameters", "_buffers", "_modules")  # of a module's attributes
 _EXPORTS = frozenset(("numpy", "__array__", "__dlpack__"))
-_SETTERS = frozenset(("__set__", "requires_grad_", "rename_"))  # of tensors; the dispatcher sees none of them
+_STORAGES = frozenset(("untyped_storage", "storage"))
+# Of tensors; the dispatcher sees none of them.
+_SETTERS = frozenset(("__set__", "requires_grad_", "rename_", "apply_", "map_", "map2_", "share_memory_"))
 
 
 def is_function(value: object) -> bool:
@@ -47,8 +50,8 @@ def call(function: Callable[[Target], Any], target: Target) -> Any:
 
     Raises:
         ValueError: it says a tensor on the meta device.
-        RuntimeError: it writes to another parameter or a buffer of the model; nothing is written. What else
-            it changes `unchanged` undoes.
+        RuntimeError: it writes to another tensor of the model, which stays; what else it changes `unchanged`
+            undoes.
     """
     if is_own(function):
         return function(target)
@@ -118,6 +121,7 @@ class _Accesses(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._model = model
+        self._copies: dict[tuple[str, int], Any] = {}  # of storages: tensors that share one share its copy
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
@@ -125,7 +129,10 @@ class _Accesses(TorchFunctionMode):
             _check_not_of(self._model, args[0])
         if name in _EXPORTS and _name_in(self._model, args[0]) is not None:
             args = (args[0].clone(), *args[1:])
-        return func(*args, **(kwargs or {}))
+        found = func(*args, **(kwargs or {}))
+        if name in _STORAGES and _name_in(self._model, args[0]) is not None:
+            found = self._copies.setdefault((name, found._cdata), found.clone())
+        return found
 
 
 def _check_not_of(model: nn.Module, tensor: Tensor) -> None:
@@ -139,8 +146,9 @@ def _check_not_of(model: nn.Module, tensor: Tensor) -> None:
 
 def _name_in(model: nn.Module, tensor: Tensor) -> str | None:
     """Return the name of the parameter or buffer whose memory a tensor shares."""
-    held = (*model.named_parameters(), *model.named_buffers())
-    return next((name for name, own in held if _share_memory(tensor, own)), None)
+    with DisableTorchFunction():
+        held = (*model.named_parameters(), *model.named_buffers())
+        return next((name for name, own in held if _share_memory(tensor, own)), None)
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
@@ -156,9 +164,8 @@ _models: ContextVar[dict[int, _Held] | None] = ContextVar("_models", default=Non
 def unchanged() -> Iterator[None]:
     """Put back, at the end of the block, what rules' functions changed inside of their models' modules.
 
-    Raises:
-        RuntimeError: that was a parameter, buffer, module or hook, or a module's type. Of other attributes,
-            which may be caches, nothing is said.
+    RuntimeError says that it was a parameter, buffer, module or hook, or a module's type. Of other
+    attributes, which may be caches, nothing is said.
     """
     models: dict[int, _Held] = {}
     token = _models.set(models)
@@ -191,6 +198,7 @@ class _Held:
                     self._facts.append((path, name, each, {**each}))
         tensors = (*model.named_parameters(), *model.named_buffers())
         self._facts += [(path, "", vars(each), {**vars(each)}) for path, each in tensors]
+        self._refs = [ref(each) for _, each in tensors]  # for which torch.utils.swap_tensors refuses them
 
     def put_back(self) -> list[str]:
         """Make all as it was; return what had changed of the model, but for plain attributes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from inspect import Parameter, Signature, signature
 from typing import Any, TypeAlias
@@ -40,12 +40,9 @@ class RowZeroed:
 
 @dataclass(frozen=True, slots=True)
 class Stacked:
-    """Matrices that are packed into one tensor, each with a distribution of its own.
+    """Matrices that lie next to each other along `dim`, each with a size there and a distribution of its own.
 
-    Args:
-        parts: how many indices of `dim` each has, in order, and its distribution.
-        dim: along which they lie next to each other.
-        fans: (fan_in, fan_out) of the last of them.
+    `fans` are (fan_in, fan_out) of the last of them.
     """
 
     parts: tuple[tuple[int, Distribution], ...]
@@ -102,6 +99,9 @@ class _FromFans(_OfAxes):
 
     def __post_init__(self) -> None:
         self.of_fans(1, 1)
+        for field in fields(self):
+            if type(field.default) is float:
+                object.__setattr__(self, field.name, distributions.as_plain(getattr(self, field.name)))
         if self.fan is not None and self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
         check_axes(self)
@@ -222,12 +222,8 @@ class VarianceScaling(_FromFans):
 
 @dataclass(frozen=True)
 class Function:
-    """How torch.nn.init, files and reports write an initialiser.
-
-    Args:
-        kind: the initialiser's dataclass.
-        fixed: its first fields, where the function's name says them.
-        arguments: the function's names for the other fields.
+    """How torch.nn.init, files and reports write an initialiser: the first fields, which the name says,
+    and the names of the arguments for the others.
     """
 
     kind: type[Any]
@@ -286,9 +282,7 @@ FUNCTIONS: dict[str, Function] = {
 def initialiser_text(init: object, exact: bool = False) -> str:
     """Return an initialiser as a call of torch.nn.init: 'zeros_', 'uniform_(-0.1, 0.1)'.
 
-    Args:
-        init: an initialiser.
-        exact: with every digit, and with `fan`, so that a file can hold it.
+    With every digit, and with `fan`, if it is to be exact, so that a file can hold it.
     """
     for name, function in FUNCTIONS.items():
         values = function.values(init)

@@ -53,9 +53,7 @@ def _weight_shape(module: nn.Module) -> tuple[int, ...]:
         return tuple(logical_shape(held.weight))
     parts: Any = held.parametrizations.weight
     leaves = ["original"] if parts.is_tensor else [f"original{number}" for number in range(parts.ntensors)]
-    shapes = [
-        tuple(logical_shape(getattr(parts, leaf))) for leaf in leaves
-    ]  # attributes, not always parameters
+    shapes = [tuple(logical_shape(getattr(parts, leaf))) for leaf in leaves]  # not always parameters
     return max(shapes, key=math.prod)
 
 

@@ -65,9 +65,7 @@ class MupTable(tuple[MupRow, ...]):
 
 
 def mup(
-    base: Base,
-    inner: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
-    readout: Pattern | None = None,
+    base: Base, inner: str | PathLike[str] | Recipe | Sequence[Rule] = "torch", readout: Pattern | None = None
 ) -> Recipe:
     """Return a recipe in which the learning rate that is best for a small model is best for a wide one.
 

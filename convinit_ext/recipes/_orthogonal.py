@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from convinit_ext.distributions import Axes, Axis, matrices_of
+from convinit_ext.distributions import Axes, Axis, as_plain, matrices_of
 from convinit_ext.recipes._target import check_axes
 
 
@@ -35,7 +35,7 @@ class Orthogonal:
     batch_axis: Axis = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
         check_axes(self)
 
     @property
@@ -73,7 +73,7 @@ class DeltaOrthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_gain(self.gain)
+        object.__setattr__(self, "gain", _checked_gain(self.gain))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
@@ -83,8 +83,9 @@ class DeltaOrthogonal:
             raise ValueError(f"dim 1 (inputs) must be <= dim 0 (outputs), but found {shape[1]} > {shape[0]}")
 
 
-def _check_gain(gain: float) -> None:
+def _checked_gain(gain: float) -> float:
     if not isinstance(gain, float | int):
         raise TypeError(f"gain must be a number, not {gain!r}")
     if not -sys.float_info.max <= gain <= sys.float_info.max:
         raise ValueError(f"gain must be finite, but found {gain}")
+    return as_plain(gain)

@@ -27,12 +27,7 @@ def matches(pattern: Pattern, name: str) -> bool:
 
 
 def check(pattern: object, what: str) -> None:
-    """Check that a pattern is one, and that some name can fit it.
-
-    Raises:
-        TypeError: neither a str nor a re.Pattern of str.
-        ValueError: an empty one, a glob whose [ is never closed, or that begins with re:.
-    """
+    """Raise TypeError for what is no pattern, and ValueError for one that no name can fit."""
     if isinstance(pattern, re.Pattern):
         if not isinstance(pattern.pattern, str):
             shown = excerpt(pattern.pattern)
@@ -56,10 +51,7 @@ def check(pattern: object, what: str) -> None:
 
 
 def parse(text: str, what: str) -> Pattern:
-    """Return the pattern of a text: a glob, or after "re:" a regular expression.
-
-    Raises:
-        ValueError: text that is not a pattern.
+    """Return the pattern of a text: a glob, or after "re:" a regular expression; ValueError if it is none.
 
     >>> parse("re:^blocks", "name"), parse("blocks.*", "name")
     (re.compile('^blocks'), 'blocks.*')

@@ -30,11 +30,7 @@ _LAST = set(map(id, LAST))
 _OWN: dict[int, Rule] = {}  # by id: the rules of ready-made recipes
 
 _KEYS = ("name", "extends", "defaults", "allow_unused", "depth_scaled", "rules")
-_TYPES = {
-    "defaults": (bool,),
-    "allow_unused": (bool,),
-    "rules": (list,),
-}  # of their values; the others are str
+_TYPES = {"defaults": (bool,), "allow_unused": (bool,), "rules": (list,)}  # of values; the others are str
 _MAX_DEPTH = 100  # of files that extend files
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +13,8 @@ from convinit_ext.recipes._functions import call, is_function, named
 from convinit_ext.recipes._initialisers import Initialiser, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._target import Target
+
+_FILLING = ("torch.nn.init", "convinit_ext.init")  # modules of functions that fill a tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,12 @@ class Rule:
             raise TypeError(
                 "a rule's init must be a distribution, a CopyFrom, a Preset or a function of a Target, "
                 f"not {self.init!r}"
+            )
+        function: Any = getattr(self.init, "func", self.init)  # of a partial
+        if getattr(function, "__module__", None) in _FILLING:
+            raise TypeError(
+                f"a rule's init {function.__name__} takes a tensor, and not a Target: "
+                "accepted are distributions, such as Constant(0.0), Normal(0.0, 0.02) and Kaiming('normal')"
             )
         types = self.module if isinstance(self.module, tuple) else (self.module,)
         if self.module is not None and not all(isinstance(each, type) for each in types):

@@ -19,12 +19,10 @@ from convinit_ext.recipes._target import Target
 
 
 class Division(NamedTuple):
-    """What becomes of the values that a rule says of one parameter.
+    """What becomes of the values that a rule says of one parameter: they are divided; the report says why.
 
-    Args:
-        divisor: of the values.
-        why: for the report, after the rule's own text; if it is empty, the divisor is 1.
-        base: what the rule is asked about in the parameter's place, whose values must then have mean zero.
+    Without a why the divisor is 1. The rule is asked about `base` in the parameter's place, if that is there,
+    whose values must then have mean zero.
     """
 
     divisor: float
@@ -37,12 +35,7 @@ Scale: TypeAlias = Callable[[Target], Division | None]  # None leaves a paramete
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """The initialiser of a rule that divides what another one says.
-
-    Args:
-        rule: the other one.
-        scale: by how much.
-    """
+    """The initialiser of a rule that divides what another one says."""
 
     rule: Rule
     scale: Scale
@@ -100,10 +93,7 @@ def _said(rule: Rule, target: Target) -> Values | Explained:
 
 
 def divided(values: Distribution, divisor: float) -> Distribution:
-    """Return the distribution of the quotients.
-
-    Raises:
-        TypeError: a distribution of another package.
+    """Return the distribution of the quotients; TypeError for one of another package.
 
     >>> divided(Normal(0.0, 0.02), 4.0)
     Normal(mean=0.0, std=0.005)

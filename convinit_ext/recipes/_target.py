@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from convinit_ext import distributions
-from convinit_ext.distributions import PYTORCH, Axes, Axis
+from convinit_ext.distributions import PYTORCH, Axes, Axis, are_pytorchs
 from convinit_ext.recipes._derived import MinusIdentity, NormOf
 
 Fan: TypeAlias = Literal["true", "torch"]
@@ -57,7 +57,7 @@ class Target:
             ValueError: fewer than 2 dimensions; axes or blocks that the shape cannot have.
         """
         layout = _layout(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _AS_PYTORCH
-        if axes[:3] != PYTORCH[:3]:
+        if not are_pytorchs(axes._replace(blocks=1)):
             layout = _Layout(1, False, *axes)
         elif axes.blocks != 1:
             layout = layout._replace(blocks=axes.blocks)
@@ -65,16 +65,17 @@ class Target:
 
 
 def check_axes(init: Any) -> None:
-    """Check the axes and blocks of an initialiser, and make tuples of the lists that a file has.
+    """Check the axes and blocks of an initialiser, and make plain tuples and numbers of a file's and NumPy's.
 
     Raises:
         TypeError, ValueError: an axis that is no integer; blocks that are none.
     """
     for name in ("in_axis", "out_axis", "batch_axis"):
-        if isinstance(getattr(init, name), list):
-            object.__setattr__(init, name, tuple(getattr(init, name)))
-        distributions.as_axes(getattr(init, name), name)
-    distributions.as_blocks(init.blocks)
+        given = getattr(init, name)
+        if given is not None:
+            axes = distributions.as_axes(given, name)
+            object.__setattr__(init, name, axes if isinstance(given, list | tuple) else axes[0])
+    object.__setattr__(init, "blocks", distributions.as_blocks(init.blocks))
 
 
 class _Layout(NamedTuple):

@@ -18,6 +18,7 @@ from torch._C import _has_storage
 from torch.compiler import is_compiling
 from torch.nn import Parameter
 
+from convinit_ext._engine import storage_of
 from convinit_ext.sharding._flat import check_alone, note_alone
 from convinit_ext.sharding._foreign import foreign, is_flat_piece, is_marked, is_of_flat, is_placeholder
 
@@ -37,7 +38,7 @@ def owners(tensor: Tensor) -> list[Tensor]:
     """Return the marked tensors, mostly one parameter, whose memory a tensor without marks shares."""
     if type(tensor) is not Tensor or is_compiling() or is_marked(tensor) or not _has_storage(tensor):
         return []
-    base, storage = tensor._base, _storage(tensor)
+    base, storage = tensor._base, storage_of(tensor)
     if base is None or not is_marked(base):
         may_be_cut = MEGATRON in _loaded or (FSDP in _loaded and dist.is_initialized())
         if tensor.numel() and not may_be_cut:  # an empty one may be of a placeholder of DeepSpeed's
@@ -59,8 +60,8 @@ def is_held_by_others(storage: int, num_known: int = 1) -> bool:
 def check_not_slice(tensor: Tensor) -> None:
     """Check that constants written to a tensor are written to what it seems to be.
 
-    Raises:
-        ValueError: to no part of a placeholder of ZeRO-3's, or to a slice of a range of a flat parameter.
+    ValueError says that it is no part of a placeholder of ZeRO-3's, or a slice of a range of a flat
+    parameter.
     """
     found = owners(tensor)
     pieces = [each for each in found if is_of_flat(each)]
@@ -75,11 +76,7 @@ def check_not_slice(tensor: Tensor) -> None:
 
 
 def check_not_alias(tensor: Tensor) -> None:
-    """Check that a tensor shares no memory with a parameter in parts, of which nobody says what it has.
-
-    Raises:
-        ValueError: it does; it is said what to fill.
-    """
+    """Raise ValueError for a tensor that shares memory with a parameter in parts, and say what to fill."""
     for owner in owners(tensor):
         check_alone(owner, is_placed=False)
         if foreign(owner) is not None:
@@ -92,7 +89,7 @@ def check_not_alias(tensor: Tensor) -> None:
 def _known(storage: int) -> Iterator[Tensor]:
     for reference in _holders.get(storage, ()):
         holder = reference()
-        if holder is not None and _storage(holder) == storage:  # else this memory is another's now
+        if holder is not None and storage_of(holder) == storage:  # else this memory is another's now
             yield holder
 
 
@@ -102,15 +99,10 @@ def _look(storage: int) -> None:
     with torch._C.DisableTorchFunctionSubclass():  # any tensor may turn up, and some refuse to be asked
         for each in gc.get_objects():
             if issubclass(type(each), Tensor) and _has_storage(each):
-                own = _storage(each)
+                own = storage_of(each)
                 if own == storage or issubclass(type(each), Parameter) or is_marked(each):
                     _holders.setdefault(own, []).append(ref(each))
 
 
-def _storage(tensor: Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata
-    return address
-
-
 _alone = torch.empty(1, device="cpu")  # the Python object that stands for memory may be one more user
-_USERS_OF_ONE = _num_users(_storage(_alone)) if _num_users else 0
+_USERS_OF_ONE = _num_users(storage_of(_alone)) if _num_users else 0

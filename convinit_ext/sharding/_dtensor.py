@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
-from convinit_ext._engine import UnsupportedTensorError, increment_version
+from convinit_ext._engine import PLAIN, UnsupportedTensorError, increment_version
 from convinit_ext.sharding._flat import note_alone
 from convinit_ext.sharding._foreign import Foreign, GroupMesh, foreign, is_marked
 from convinit_ext.sharding._part import Part, cut_flat, cut_into_views, placed
@@ -64,7 +65,8 @@ def local_of(tensor: Tensor) -> Tensor:
 def logical_shape(tensor: Tensor, shard: Shard | None = None) -> tuple[int, ...]:
     """Return the shape that fans and indices refer to. A DTensor's own shape is that of the whole."""
     if shard is None:
-        if not is_marked(tensor):  # most are not: this is asked for every fill
+        usual = not is_dynamo_compiling() and type(tensor) in PLAIN and not tensor.__dict__
+        if usual or not is_marked(tensor):  # most are: this is asked for every fill
             return tensor.shape
         note_alone(tensor)
         found = foreign(tensor)

@@ -21,13 +21,11 @@ from convinit_ext.sharding._shard import Shard
 
 _ACCEPTED = (
     "accepted are a model that is initialised before it is wrapped, or before its first forward pass, a call "
-    "inside "
-    "FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the strategy "
-    "NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
+    "inside FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the "
+    "strategy NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
 )
-_handles: MutableMapping[Tensor, Callable[[], Any]] = (
-    WeakIdKeyDictionary()
-)  # by what FSDP shows of flat parameters
+# By what FSDP shows of flat parameters.
+_handles: MutableMapping[Tensor, Callable[[], Any]] = WeakIdKeyDictionary()
 
 
 class FlatPiece(NamedTuple):
@@ -41,15 +39,10 @@ class FlatPiece(NamedTuple):
 def flat_pieces(
     modules: Iterable[tuple[str, nn.Module]], dtype: torch.dtype | None = None, whole: bool = False
 ) -> dict[int, list[FlatPiece]]:
-    """Note which parts of the whole the parameters of these modules are, and return those of flat ones.
+    """Note which parts of the whole the parameters of modules are, and return the pieces of flat ones.
 
-    Args:
-        modules: with their paths.
-        dtype: that parameters are to have afterwards; None leaves each its own.
-        whole: refuse pieces.
-
-    Returns:
-        By the id of a flat parameter the pieces to take in its place, where FSDP shows it and not them.
+    These are by the id of a flat parameter, where FSDP shows that and not its pieces. The modules come with
+    their paths; `dtype` is what parameters are to have afterwards; `whole` refuses pieces.
 
     Raises:
         ValueError: pieces of which nobody can tell what they are; a dtype that FSDP would not know of.
@@ -102,14 +95,10 @@ def note_alone(tensor: Tensor) -> None:
 
 
 def check_alone(tensor: Tensor, is_placed: bool) -> None:
-    """Check that a parameter can be filled without its model, and note which part of the whole it is.
+    """Raise ValueError, with what to call instead, for a parameter that cannot be filled without its model.
 
-    Args:
-        tensor: with the attributes of another framework, or a view of such a one.
-        is_placed: whether the caller says by a Shard which part it is.
-
-    Raises:
-        ValueError: it is said what to call instead.
+    It has the attributes of another framework, or is a view of such a one; `is_placed` if the caller says by
+    a Shard which part it is. Otherwise that is noted.
     """
     base = tensor._base  # a view's; that of a slice, or of what FSDP shows after a forward pass
     if base is not None and not is_placed and (is_of_flat(base) or foreign(base) is not None):

@@ -135,16 +135,7 @@ def keeps_dtype(tensor: Tensor) -> bool:
 
 
 def check_foreign(tensor: Tensor, writing: bool, is_placed: bool = False) -> None:
-    """Check that what this process holds can be told, and that nothing would undo a write to it.
-
-    Args:
-        tensor: any.
-        writing: whether it is to be filled.
-        is_placed: whether the caller says by a Shard what this process holds.
-
-    Raises:
-        ValueError: it is said what to call instead.
-    """
+    """Raise ValueError where nobody can tell what this process holds, or a write would be undone."""
     found = foreign(tensor)
     if found is not None and found.shard is None and not is_placed:
         raise ValueError(found.problem)

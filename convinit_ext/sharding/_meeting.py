@@ -10,6 +10,8 @@ from types import TracebackType
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
+from convinit_ext._engine import listed
+
 _SECONDS_OF_BEAT = 1.0  # or a fifth of the group's timeout, if that is less
 _WITHOUT_STORE = ("fake", "mpi")  # backends, whose collectives wait as long as it takes
 
@@ -19,9 +21,6 @@ class Meeting:
 
     In a collective a rank would wait for the group's timeout at most, and what another one writes meanwhile
     may take longer. So they wait by the group's store, where each rank at work says every second that it is.
-
-    Args:
-        group: of the ranks; None is all of them.
     """
 
     def __init__(self, group: dist.ProcessGroup | None) -> None:
@@ -48,11 +47,7 @@ class Meeting:
             self._arrive()
 
     def wait(self) -> None:
-        """Wait until all ranks are here.
-
-        Raises:
-            RuntimeError: one has left by an interrupt, or none of those that are missing is at work.
-        """
+        """Wait until all ranks are here; RuntimeError if one has left, or none that is missing is at work."""
         if self._here:
             return
         self._arrive()
@@ -94,11 +89,9 @@ class Meeting:
 
 
 def text_of(ranks: Sequence[int]) -> str:
-    """Return the first few of some ranks as text.
+    """Return the first of some ranks as text.
 
-    >>> text_of([3]), text_of(range(12))
-    ('rank 3', 'ranks 0, 1, 2, 3, 4, 5, 6, 7 and 4 more')
+    >>> text_of([3]), text_of(range(22))[-22:]
+    ('rank 3', ', 18, 19 and 2 more')
     """
-    shown = 8
-    more = f" and {len(ranks) - shown} more" if len(ranks) > shown else ""
-    return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks[:shown]))}{more}"
+    return f"rank{'s' * (len(ranks) > 1)} {listed(ranks)}"

@@ -45,11 +45,7 @@ def note_layers(modules: Iterable[nn.Module]) -> None:
 def cut_of(tensor: Tensor) -> tuple[Shard, Any] | None:
     """Return which part of the whole a parameter with Megatron's attributes is, and its process group.
 
-    Returns:
-        None for one that is whole.
-
-    Raises:
-        ValueError: nobody can tell; it is said what to call instead.
+    None for one that is whole. Raises ValueError where nobody can tell, and says what to call instead.
     """
     facts = tensor.__dict__
     if not facts.get(_IS_CUT):
@@ -85,11 +81,7 @@ def cut_of(tensor: Tensor) -> tuple[Shard, Any] | None:
 
 
 def check_name(tensor: Tensor) -> None:
-    """Check that a parameter is of no expert whose name means another expert on another rank.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Raise ValueError for a parameter of an expert whose name means another expert on another rank."""
     facts = tensor.__dict__
     if facts.get(IS_ADDED_UP, True) or not _ranks_differ(facts.get("group_name")):
         return
@@ -101,11 +93,7 @@ def check_name(tensor: Tensor) -> None:
 
 
 def _ranks_differ(group_name: Any) -> bool:
-    """Return whether there are several ranks that share experts out among them; True where nobody knows.
-
-    Args:
-        group_name: that DeepSpeed gave to the parameter; None for Megatron's.
-    """
+    """Return whether ranks share experts out among them, by DeepSpeed's group; True if nobody knows."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return False
     if group_name is not None:

@@ -24,14 +24,7 @@ class Part(NamedTuple):
     ranges: tuple[range, ...]
 
     def box(self, shape: Sequence[int]) -> Box:
-        """Return the row-major start and strides of a part that is not empty.
-
-        Args:
-            shape: of the logical tensor.
-
-        Raises:
-            ValueError: indices that the engine cannot count.
-        """
+        """Return the row-major start and strides of a part, not empty; ValueError if they are too large."""
         steps = row_major(shape)
         start, last = (
             sum(each[end] * step for each, step in zip(self.ranges, steps, strict=True)) for end in (0, -1)

@@ -26,9 +26,7 @@ _LOW = np.uint64(0xFFFFFFFF)
 def place(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
     """Return this process's rank in a group, by default of all, and how many there are: (0, 1) without any.
 
-    Raises:
-        TypeError: the group is none.
-        ValueError: this process is not in it.
+    Raises TypeError for no group, and ValueError where this process is not in it.
 
     >>> place()
     (0, 1)
@@ -74,9 +72,6 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
 
     They wait for each other as long as one of them is at work; the timeout is for those that are silent.
 
-    Returns:
-        What the work gives this process.
-
     Raises:
         RuntimeError: on every process; it says on which ranks what was raised, or which are silent.
         Exception: without other processes, what the work raises.
@@ -106,13 +101,10 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
 
 
 def check_same(facts: Callable[[], Mapping[str, str]]) -> None:
-    """Compare some facts of all processes of the default process group, if there is one.
+    """Compare some facts, texts by their names, of all processes of the default group, if there is one.
 
     Every process must call it, also with facts that cannot be had: they are judged after all have been heard,
     so that nobody waits. One small object of each goes to all.
-
-    Args:
-        facts: returns their texts, by what they are called; the same names on every process.
 
     Raises:
         Exception: on a process where `facts` raised it.
@@ -147,17 +139,9 @@ def added_up(sums: Words) -> Words:
 class Ranks:
     """The ranks over which the sums of some tensors are added up, so that every element counts once.
 
-    Of the replicas of a shard the first one counts; what is whole counts on each rank by itself.
-
-    Args:
-        names: of the tensors.
-        tensors: DTensors, or tensors that each rank has whole.
-
-    Raises:
-        RuntimeError: meshes that do not lie in one another; this rank is outside of the largest.
-
-    Attributes:
-        shared: whether there is anything to add up: a DTensor of which other ranks hold other parts.
+    Of the replicas of a shard the first one counts; what is whole counts on each rank by itself. `shared`
+    says whether there is anything to add up: a DTensor of which other ranks hold other parts. Raises
+    RuntimeError for meshes that do not lie in one another, or if this rank is outside of the largest.
     """
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
@@ -193,8 +177,7 @@ class Ranks:
     def total(self, read: Callable[[], Words]) -> Words:
         """Return the sums of all tensors added up: (4,). Collective if `shared`.
 
-        Args:
-            read: gives the sums of what this rank holds, a row for each tensor: (n, 4).
+        What `read` gives, of what this rank holds, has a row for each tensor: (n, 4).
 
         Raises:
             RuntimeError: a rank is outside of a DTensor's mesh, or `read` raised there; on all ranks.

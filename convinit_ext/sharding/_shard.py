@@ -107,11 +107,7 @@ class Shard:
         return cls(_sizes(shape), (), indices=range(start, start + _index(length, "length")))
 
     def boxes(self, local: Sequence[int]) -> Iterator[tuple[range, ...]]:
-        """Return the boxes that a 1-dimensional local tensor of this shape is, one after the other.
-
-        Raises:
-            ValueError: it is not of one dimension, or not as long as the range.
-        """
+        """Return the boxes of a 1-dimensional local tensor of this shape; ValueError if it does not fit."""
         indices = self.indices or range(0)
         if tuple(local) != (len(indices),):
             raise ValueError(
@@ -121,11 +117,7 @@ class Shard:
         return boxes_of_range(self.shape, indices.start, indices.stop)
 
     def runs(self, local: Sequence[int]) -> tuple[Runs, ...]:
-        """Return the indices of each dimension of a local tensor of this shape.
-
-        Raises:
-            ValueError: it is not as large as the offsets say, or leaves the full shape.
-        """
+        """Return the indices of each dimension of a local tensor of this shape; ValueError if none fit."""
         if len(local) != len(self.shape):
             raise ValueError(
                 f"shard= is of {len(self.shape)} dimensions, and the tensor of shape {list(local)} is not"

@@ -28,10 +28,11 @@ Distribution distribution_of(int64_t kind, const double* params, DType dtype);
 // In the order, and merged, as task.h promises.
 std::vector<Dim> merged(std::vector<Dim> dims);
 
-// Whether a tensor has elements, and its storage memory for all of them. It is given as Tensor._cdata has it.
-bool in_memory(void* tensor);
+// Whether a tensor has elements, on a device that is filled and of a dtype that is, without gaps, and its
+// storage memory for all of them. It is not nested, and given as Tensor._cdata has it.
+bool is_dense(void* tensor, bool any_dtype, bool any_strides);
 
-// A tensor with memory on the CPU, given as for in_memory, is filled on this thread, past PyTorch's
+// A tensor with memory on the CPU, given as for is_dense, is filled on this thread, past PyTorch's
 // dispatcher, which takes several times as long as a small fill. The caller (convinit_ext/_engine/_ops.py)
 // has made sure that nothing would have come between. Without index strides it is contiguous, a run of the
 // logical tensor's elements.

@@ -46,16 +46,59 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+// What the quick functions look up, made when the module is loaded.
+struct Known {
+  PyObject *tensor, *parameter;  // the types
+  PyObject *cdata, *grad_fn, *is_neg, *is_nested, *isdisjoint, *version;
+} known;
+
+void know() {
+  known.tensor = py::object(py::module_::import("torch").attr("Tensor")).release().ptr();
+  known.parameter = py::object(py::module_::import("torch.nn").attr("Parameter")).release().ptr();
+  known.cdata = PyUnicode_InternFromString("_cdata");
+  known.grad_fn = PyUnicode_InternFromString("grad_fn");
+  known.is_neg = PyUnicode_InternFromString("is_neg");
+  known.is_nested = PyUnicode_InternFromString("is_nested");
+  known.isdisjoint = PyUnicode_InternFromString("isdisjoint");
+  known.version = PyUnicode_InternFromString("_version");
+}
+
+// Whether what a call gave, which is released, is True, False or None, as expected.
+bool is(PyObject* given, PyObject* expected) {
+  if (given == nullptr) throw py::error_already_set();
+  Py_DECREF(given);
+  return given == expected;
+}
+
 // What Tensor._cdata says: where the tensor is.
 void* tensor_at(PyObject* tensor) {
-  static PyObject* const name = PyUnicode_InternFromString("_cdata");
-  const auto pointer = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, name));
+  const auto pointer = py::reinterpret_steal<py::object>(PyObject_GetAttr(tensor, known.cdata));
   void* address = pointer ? PyLong_AsVoidPtr(pointer.ptr()) : nullptr;
   if (PyErr_Occurred()) throw py::error_already_set();
   return address;
 }
 
-// Plain C functions take half as long as pybind11's. These two are part of every small fill.
+bool has_any_of(PyObject* names, PyObject* tensor) {
+  const auto attributes = py::reinterpret_steal<py::object>(PyObject_GenericGetDict(tensor, nullptr));
+  if (!attributes) throw py::error_already_set();
+  return PyDict_GET_SIZE(attributes.ptr()) != 0 &&
+         is(PyObject_CallMethodOneArg(names, known.isdisjoint, attributes.ptr()), Py_False);
+}
+
+// An attribute that may raise.
+py::object attribute(PyObject* tensor, PyObject* name) {
+  PyObject* found = PyObject_GetAttr(tensor, name);
+  if (found == nullptr) PyErr_Clear();
+  return py::reinterpret_steal<py::object>(found);
+}
+
+// Of a view that chunk made it cannot be told once another has changed.
+bool is_recorded(PyObject* tensor) { return attribute(tensor, known.grad_fn).ptr() != Py_None; }
+
+// Inference tensors have no version; asking is_inference() takes three times as long.
+bool has_version(PyObject* tensor) { return static_cast<bool>(attribute(tensor, known.version)); }
+
+// Plain C functions take half as long as pybind11's. These two are part of every quick fill.
 template <class Function>
 PyObject* or_error(Function function) {
   try {
@@ -78,8 +121,20 @@ std::vector<int64_t> numbers_of(PyObject* tuple) {
   return numbers;
 }
 
-PyObject* in_memory(PyObject*, PyObject* tensor) {
-  return or_error([&] { return PyBool_FromLong(convinit::in_memory(tensor_at(tensor))); });
+// Of a tensor, whether its dtype and its strides may be any, and the attributes that mark a part of another:
+// None if it may be one, or a view that autograd has recorded.
+PyObject* is_plain(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  return or_error([&] {
+    convinit::check(count == 4, "is_plain takes a tensor, two bools, and a set or None");
+    PyObject* tensor = given[0];
+    const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+    return PyBool_FromLong((type == known.tensor || type == known.parameter) &&
+                           (given[3] == Py_None || !(has_any_of(given[3], tensor) || is_recorded(tensor))) &&
+                           is(PyObject_GetAttr(tensor, known.is_nested), Py_False) &&
+                           is(PyObject_CallMethodNoArgs(tensor, known.is_neg), Py_False) &&
+                           has_version(tensor) &&
+                           convinit::is_dense(tensor_at(tensor), given[1] == Py_True, given[2] == Py_True));
+  });
 }
 
 // Of a tensor, a key's words or the address where they are, kind, params, start, and index strides or None.
@@ -113,10 +168,14 @@ PyObject* fill_small(PyObject*, PyObject* const* given, Py_ssize_t count) {
   });
 }
 
-PyMethodDef kInMemory{"in_memory", in_memory, METH_O,
-                      "Whether a tensor has elements, and memory for all of them."};
-PyMethodDef kFillSmall{"fill_small", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(fill_small)),
-                       METH_FASTCALL, "A small tensor on the CPU; use _engine.fill_small_."};
+template <class Function>
+PyMethodDef quick(const char* name, Function function, const char* doc) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)), METH_FASTCALL, doc};
+}
+
+PyMethodDef kIsPlain = quick("is_plain", is_plain, "Part of _engine.is_plain.");
+PyMethodDef kFillSmall =
+    quick("fill_small", fill_small, "A small tensor on the CPU; use _engine.fill_small_.");
 
 // What the modules of a model hold, compared in a fraction of the time that Python takes.
 
@@ -211,7 +270,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       "Instruction set that the latest fill used.");
   m.def("available_isas", &available_isas, "Instruction sets this machine can run, slowest first.");
   m.def("force_isa", &convinit::force_isa, py::arg("name"), "Use this instruction set from now on.");
-  for (PyMethodDef* method : {&kInMemory, &kFillSmall}) {
+  know();
+  for (PyMethodDef* method : {&kIsPlain, &kFillSmall}) {
     m.add_object(method->ml_name, py::reinterpret_steal<py::object>(PyCFunction_New(method, nullptr)));
   }
   m.def("members", &members, "What modules hold; use convinit_ext.intercept.");

@@ -7,7 +7,9 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <optional>
 
 #include "cpu/engine.h"
 #include "cpu/float_environment.h"
@@ -17,28 +19,37 @@ namespace {
 
 using torch::headeronly::ScalarType;
 
+#ifdef CONVINIT_CUDA
+constexpr bool kHasCuda = true;
+#else
+constexpr bool kHasCuda = false;
+#endif
+
 constexpr const char* kNoMemory = "the tensor's storage holds no memory (it was resized to nothing)";
 
-DType dtype_of(const char* op, const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Float8_e4m3fn:
-      return DType::kFloat8E4M3;
-    case ScalarType::Float8_e5m2:
-      return DType::kFloat8E5M2;
-    default:
-      check(false, op,
-            ": unsupported dtype; accepted are float32, float64, float16, bfloat16, float8_e4m3fn and "
-            "float8_e5m2");
+// Of torch's code for a dtype.
+std::optional<DType> supported(int32_t code) {
+  static const std::array<std::pair<int32_t, DType>, 6> codes{
+      {{aoti_torch_dtype_float32(), DType::kFloat32},
+       {aoti_torch_dtype_float64(), DType::kFloat64},
+       {aoti_torch_dtype_float16(), DType::kFloat16},
+       {aoti_torch_dtype_bfloat16(), DType::kBFloat16},
+       {aoti_torch_dtype_float8_e4m3fn(), DType::kFloat8E4M3},
+       {aoti_torch_dtype_float8_e5m2(), DType::kFloat8E5M2}}};
+  for (const auto& [known, dtype] : codes) {
+    if (known == code) return dtype;
   }
-  return DType::kFloat32;
+  return std::nullopt;
+}
+
+DType dtype_of(const char* op, const Tensor& tensor) {
+  int32_t code = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &code));
+  const std::optional<DType> dtype = supported(code);
+  check(dtype.has_value(), op,
+        ": unsupported dtype; accepted are float32, float64, float16, bfloat16, float8_e4m3fn and "
+        "float8_e5m2");
+  return *dtype;
 }
 
 // Sums of products of sizes and strides, which may be anything that a caller says.
@@ -194,11 +205,21 @@ FillTasks& tasks_on(std::vector<DeviceTasks>& devices, const Tensor& tensor, siz
 
 }  // namespace
 
-bool in_memory(void* tensor) {
+bool is_dense(void* tensor, bool any_dtype, bool any_strides) {
   const auto handle = reinterpret_cast<AtenTensorHandle>(&tensor);  // an at::Tensor is this one pointer
+  int32_t device = 0, layout = 0, dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(handle, &layout));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype));
+  static const int32_t cpu = aoti_torch_device_type_cpu(), cuda = aoti_torch_device_type_cuda();
+  static const int32_t strided = aoti_torch_layout_strided();
+  if ((device != cpu && (device != cuda || !kHasCuda)) || layout != strided) return false;
+  if (!any_dtype && !supported(dtype)) return false;
   int64_t numel = 0;
+  bool contiguous = false;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(handle, &numel));
-  if (numel == 0) return false;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(handle, &contiguous));
+  if (numel == 0 || !(contiguous || any_strides)) return false;
   const Reach reach = reach_of(handle);
   return reach.needed <= reach.held;
 }

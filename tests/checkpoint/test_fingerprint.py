@@ -1,7 +1,5 @@
 """fingerprint against docs/fingerprint.md in numpy, and what it must not depend on, or must."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math
@@ -19,8 +17,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 import convinit_ext
 from convinit_ext import fingerprint, fingerprints, init_model_
+from convinit_ext._engine import UnsupportedTensorError
 from convinit_ext._engine import _digest as digests
-from convinit_ext._engine._ops import UnsupportedTensorError
 from convinit_ext.sharding import _ranks as ranks
 
 DTYPES = [

@@ -1,7 +1,5 @@
 """The configuration beside the weights says what from_pretrained makes: whose class, a dtype of models."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """save_model writes what init_model_ and the safetensors library would; what is in the way is named."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """save_model where the disk, an interrupt, a signal or another run is in the way; what is left afterwards."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

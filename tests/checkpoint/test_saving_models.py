@@ -1,7 +1,5 @@
 """Saved models load where they come from; many processes share the files; memory stays small."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

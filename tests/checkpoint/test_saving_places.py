@@ -1,7 +1,5 @@
 """Places that save_model is given: those that are none, and what it keeps or refuses there."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

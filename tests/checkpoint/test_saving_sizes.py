@@ -1,7 +1,5 @@
 """How large the files are that save_model writes: as asked, counted by a bar, and told in the report."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

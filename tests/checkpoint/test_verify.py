@@ -1,7 +1,5 @@
 """verify: every bit counts, the first difference is named, and what is looked at need not be writable."""
 
-from __future__ import annotations
-
 import json
 import math
 import warnings
@@ -216,11 +214,7 @@ def test_buffers_are_verified_where_their_start_is_known_and_named_where_not():
     model[2].register_buffer("mask", torch.ones(2))
     model[2].register_buffer("scale", torch.ones(2), persistent=False)
     model[2].register_buffer("drawn", torch.ones(4, dtype=torch.float64))
-    recipe = [
-        Rule(Preset(torch.tensor([1.5, 2.5])), buffer="scale"),
-        Rule(Normal(), buffer="drawn"),
-        *TORCH,
-    ]
+    recipe = [Rule(Preset(torch.tensor([1.5, 2.5])), buffer="scale"), Rule(Normal(), buffer="drawn"), *TORCH]
     init_model_(model, 2, recipe)
     found = verify(model, 2, recipe)
     assert found

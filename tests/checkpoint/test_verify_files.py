@@ -1,7 +1,5 @@
 """verify on weights files: the values of a file are compared block by block as it is read."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

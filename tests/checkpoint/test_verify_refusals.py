@@ -1,7 +1,5 @@
 """What verify cannot look at is named before anything is read, and is never taken for equal or different."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest
@@ -12,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from verified import Net, on_meta
 
 from convinit_ext import Uniform, plan_model, save_model, verify
-from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext._engine import UnsupportedTensorError
 from convinit_ext.recipes import Preset, Rule
 
 

@@ -1,7 +1,5 @@
 """verify on DTensors: each rank looks at what it holds, and says where in the whole tensor it differs."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

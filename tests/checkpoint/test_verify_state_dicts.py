@@ -1,7 +1,5 @@
 """verify on state dicts: which name is which parameter's, and what is missing, unexpected or misshapen."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from verified import SEED, made, on_meta

@@ -1,7 +1,5 @@
 """Files of weights: what the safetensors library writes is read; what is damaged or foreign is named."""
 
-from __future__ import annotations
-
 import json
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The command line, and `run`: what it prints, its exit statuses, errors of one line that name the thing."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
@@ -51,6 +49,24 @@ def test_run_prints_the_report_and_the_comparison(capsys, recipe):
 def test_a_row_whose_repeats_are_far_apart_is_called_noisy(theirs, said):
     case = _run.Case("cold: construct and fill", 1, [0.1, 0.12, 0.11], theirs)
     assert case.noise == said and case.to_dict()["noisy"] is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shown"),
+    [
+        (2e-5, 2.67e-5, ["20.00 µs  50.00 MB/s", "26.70 µs  37.45 MB/s", "1.3x"]),
+        (4e-3, 1.5, ["4.00 ms  250.00 kB/s", "1.50 s  667 B/s", "375.0x"]),
+    ],
+)
+def test_times_are_shown_in_a_unit_that_fits(ours, theirs, shown):
+    assert _run.Case("warm", 1000, [ours], [theirs]).cells() == ["warm", *shown]
+
+
+def test_no_time_is_shown_as_nothing(tmp_path, capsys):
+    """A tiny model takes microseconds, whatever is done with it."""
+    assert run("--repeats", 1) == 0 and run("--save", tmp_path) == 0
+    assert main(["verify", str(tmp_path), "--model", SMALL]) == 0
+    assert not re.search(r"\b0\.0* s", capsys.readouterr().out)
 
 
 def test_run_says_which_rows_are_noisy(capsys, monkeypatch):

@@ -1,7 +1,5 @@
 """`python -m convinit_ext fingerprint`, and the fingerprint of an initialisation that nobody has done."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

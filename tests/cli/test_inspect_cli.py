@@ -1,7 +1,5 @@
 """`python -m convinit_ext inspect`: what it prints, and errors before the work that they would spoil."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """The command `stream`: the contract's words, whichever streams are interleaved, and how it ends."""
 
-from __future__ import annotations
-
 import itertools
 import subprocess
 import sys
@@ -103,4 +101,4 @@ def test_a_terminal_gets_no_words(capsys, monkeypatch):
 
 def test_the_words_never_end():
     arrays = _stream.interleaved(0, "weight", "element", 1)
-    assert sum(len(each) for each in itertools.islice(arrays, 3)) == 3 * 2**13
+    assert sum(len(each) for each in itertools.islice(arrays, 3)) == 3 * 2**14

@@ -1,7 +1,5 @@
 """What people try first on a command line: --help, --version, a slip of the pen, Ctrl-C."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

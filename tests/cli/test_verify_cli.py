@@ -1,7 +1,5 @@
 """`python -m convinit_ext verify`: what it prints, and that its exit status tells the three answers apart."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """accelerate itself: models that it prepares, builds without memory and moves away."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from functools import partial

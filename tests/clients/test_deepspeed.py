@@ -1,7 +1,5 @@
 """DeepSpeed itself: its ZeRO optimizers and placeholders, on two processes without a GPU."""
 
-from __future__ import annotations
-
 import pytest
 
 pytest.importorskip("deepspeed")

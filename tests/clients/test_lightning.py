@@ -1,7 +1,5 @@
 """Lightning itself: Fabric's wrapper and its strategies, and the Trainer's."""
 
-from __future__ import annotations
-
 import itertools
 from functools import partial
 

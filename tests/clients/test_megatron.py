@@ -1,7 +1,5 @@
 """Megatron-core's own layers and models, with tensor parallelism on two processes without a GPU."""
 
-from __future__ import annotations
-
 import pytest
 
 pytest.importorskip("megatron.core")
@@ -15,16 +13,7 @@ from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-from convinit_ext import (
-    Normal,
-    fingerprint,
-    init,
-    init_model_,
-    intercept,
-    plan_model,
-    save_model,
-    verify,
-)
+from convinit_ext import Normal, fingerprint, init, init_model_, intercept, plan_model, save_model, verify
 from convinit_ext.recipes import TORCH, Kaiming, Rule
 
 LAYERS = (

@@ -1,7 +1,5 @@
 """The library mup: recipe mup has its standard deviations and its learning rates."""
 
-from __future__ import annotations
-
 import pytest
 
 library = pytest.importorskip("mup")

@@ -1,7 +1,5 @@
 """peft and loralib themselves: adapters that change nothing at first, around a model that keeps its keys."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """torchtitan's own models and parallelisms: from the meta device to_empty(), then init_model_."""
 
-from __future__ import annotations
-
 import os
 import re
 

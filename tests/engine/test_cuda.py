@@ -3,8 +3,6 @@
 The tests of values, layouts, boxes and golden values run on every device there is; these are CUDA's own.
 """
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -18,8 +16,8 @@ from torch import nn
 
 from convinit_ext import Key, Normal, Shard, Uniform, init, init_model_
 from convinit_ext.__main__ import main
+from convinit_ext._engine import UnsupportedTensorError
 from convinit_ext._engine import _ops as ops
-from convinit_ext._engine._ops import UnsupportedTensorError
 
 pytestmark = NEEDS_A_GPU
 CPU, GPU = Backend("cpu"), Backend("cuda")

@@ -1,7 +1,5 @@
 """Comparisons on a GPU: they find what the CPU's find, by one launch a device, and nothing is copied."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import DTYPES, KEY, SHIFTED, key_tensor, shifted

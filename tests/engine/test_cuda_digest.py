@@ -1,7 +1,5 @@
 """Digests on a GPU: the CPU's, from one launch a device."""
 
-from __future__ import annotations
-
 import functools
 
 import pytest

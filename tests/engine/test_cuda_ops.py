@@ -4,8 +4,6 @@ Which device, stream and memory a list goes to, in what order, and what remains 
 digests are held against the contract in numpy.
 """
 
-from __future__ import annotations
-
 import ctypes
 import itertools
 import struct

@@ -1,7 +1,5 @@
 """On a GPU fills run on the current stream of each device, wait for nothing, and can be captured."""
 
-from __future__ import annotations
-
 import warnings
 
 import pytest

@@ -1,7 +1,5 @@
 """Tensors whose storage was resized, and ends before they do: nothing is written or read beyond it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +9,6 @@ from filling import assert_same_bits
 from torch import Tensor, nn
 
 from convinit_ext import (
-    _C,
     Key,
     Normal,
     Shard,
@@ -25,6 +22,7 @@ from convinit_ext import (
     save_model,
     verify,
 )
+from convinit_ext._engine import _C, is_plain
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Preset, Rule
 
@@ -145,12 +143,13 @@ def test_rows_of_a_parameter_that_was_cut_since():
 )
 def test_views_that_end_with_their_storage_are_filled(view):
     weight = torch.zeros(5, 6)
-    assert _C.in_memory(view(weight))
+    assert is_plain(view(weight), any_strides=True)
     init.normal_(view(weight), key=KEY)
     assert_same_bits(view(weight), init.normal_(torch.empty(view(weight).shape), key=KEY))
 
 
-def test_what_has_no_elements_is_in_no_memory():
-    assert not _C.in_memory(torch.empty(0, 5))
-    with pytest.raises(AttributeError, match="_cdata"):
-        _C.in_memory(None)
+def test_what_has_no_elements_or_is_no_tensor_is_not_plain():
+    assert not is_plain(torch.empty(0, 5))
+    assert not is_plain(None)
+    with pytest.raises(RuntimeError, match="is_plain takes a tensor, two bools, and a set or None"):
+        _C.is_plain(torch.empty(5))

@@ -1,25 +1,19 @@
-"""Differences from fills and from values: by the engine and by blocks of any size, on every kind of view."""
-
-from __future__ import annotations
+"""Differences from fills and from values: by the engine and by PyTorch, on every kind of view."""
 
 import pytest
 import torch
 from filling import DTYPES, key_tensor
 from reference import layer_key, reference
 
-from convinit_ext._engine._compare import (
-    cut,
-    element,
-    from_fills,
-    from_values,
-    same_bits,
-    whole,
-)
+from convinit_ext._engine._compare import element, from_fills, from_values, same_bits
 from convinit_ext._engine._ops import Box, row_major
 from convinit_ext.distributions import Constant, Uniform
 
 KEY = layer_key(3, "weight")
-SIZES = (64, 100, 192, 1 << 20)  # bytes: one element at a time of a row, parts of rows, all at once
+
+
+def whole(tensor: torch.Tensor) -> Box:
+    return Box(0, row_major(tensor.shape))
 
 
 def held(shape: tuple[int, ...], dtype: str, start: int = 0) -> torch.Tensor:
@@ -34,9 +28,8 @@ def tensors(dtype: str, device: str) -> list[torch.Tensor]:
     return [tensor.to(device) for tensor in made]
 
 
-@pytest.mark.parametrize("block_bytes", SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_blocks_of_any_size_find_what_the_engine_finds(device, dtype, block_bytes):
+def test_values_find_what_the_engine_finds(device, dtype):
     given = tensors(dtype, device)
     given[0][4, 6, 2] = 9.0
     given[1][3, 2] = given[1][6, 4] = 9.0
@@ -45,7 +38,7 @@ def test_blocks_of_any_size_find_what_the_engine_finds(device, dtype, block_byte
     expected = [(1, 104), (2, 17), (0, -1), (0, -1), (0, -1), (40, 50)]
     assert from_fills(*arguments) == expected
     pairs = zip(given, tensors(dtype, device), strict=True)
-    assert [from_values(one, two, whole(one), block_bytes) for one, two in pairs] == expected
+    assert [from_values(one, two, whole(one)) for one, two in pairs] == expected
 
 
 def test_boxes_say_which_part_of_the_whole(device):
@@ -55,8 +48,7 @@ def test_boxes_say_which_part_of_the_whole(device):
     box = Box(1 * 6 + 2, (3 * 6, 1))
     arguments = [part], key_tensor(KEY), [Uniform(-2.0, 1.0)], [box]
     assert from_fills(*arguments) == [(1, 7 * 6 + 3)]
-    for block_bytes in SIZES:
-        assert from_values(part, held((8, 6), "float32").to(device)[1::3, 2:5], box, block_bytes) == (1, 45)
+    assert from_values(part, held((8, 6), "float32").to(device)[1::3, 2:5], box) == (1, 45)
     assert float(element(part, box, 45)) == 9.0
 
 
@@ -77,15 +69,6 @@ def test_a_negated_view_is_its_values():
     constants = torch.zeros(2, 2, dtype=torch.int64)
     found = from_fills([odd, odd[:1]], constants, [Constant(4.0), Constant(-2.0)], [None, None])
     assert found == [(1, 0), (0, -1)]
-
-
-def test_blocks_are_in_row_major_order_and_no_larger_than_asked():
-    tensor = torch.arange(4 * 5 * 6).reshape(4, 5, 6)
-    for most in (1, 4, 6, 13, 30, 61, 1000):
-        blocks = list(cut(tensor, whole(tensor), most))
-        assert torch.equal(torch.cat([view.flatten() for view, _ in blocks]), tensor.flatten())
-        assert all(view.numel() <= most for view, _ in blocks)
-        assert all(int(view.flatten()[0]) == box.start for view, box in blocks)
 
 
 @pytest.mark.gpu

@@ -1,7 +1,5 @@
 """Rounding to the small types: the core's and the reference's are PyTorch's, for every kind of float32."""
 
-from __future__ import annotations
-
 import ctypes
 import shutil
 import subprocess

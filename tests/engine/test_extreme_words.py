@@ -3,8 +3,6 @@
 Philox is a bijection for a given key, so the block and the stream that give any four words can be solved for.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import random

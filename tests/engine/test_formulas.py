@@ -1,7 +1,5 @@
 """Lanes that make their own fused multiply-add: its bits, and the formulas', are those of the processor's."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Callable, Iterator
 

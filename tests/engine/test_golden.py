@@ -3,8 +3,6 @@
 python tests/engine/test_golden.py --write     # once for each contract version, from the portable path
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -73,23 +71,13 @@ def shown(raw: np.ndarray) -> dict[str, object]:
 def filled_row(backend: Backend, distribution, dtype, start) -> dict[str, object]:
     filled = backend.fill((NUM_DIGESTED,), distribution, dtype, ref.layer_key(SEED, NAME), start=start)
     raw = stored_bits(filled)
-    return {
-        "distribution": list(distribution),
-        "dtype": dtype,
-        "start": start,
-        **shown(raw),
-    }
+    return {"distribution": list(distribution), "dtype": dtype, "start": start, **shown(raw)}
 
 
 def orthogonal_row(shape, dtype, blocks) -> dict[str, object]:
     tensor = torch.empty(shape, dtype=DTYPES[dtype])
     raw = stored_bits(init.orthogonal_(tensor, 1.5, key=Key(SEED, NAME), blocks=blocks)).ravel()
-    return {
-        "shape": list(shape),
-        "dtype": dtype,
-        "blocks": blocks,
-        **shown(raw),
-    }
+    return {"shape": list(shape), "dtype": dtype, "blocks": blocks, **shown(raw)}
 
 
 def layer_key_row(seed: int, name: str) -> dict[str, object]:

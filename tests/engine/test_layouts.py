@@ -1,7 +1,5 @@
 """The same bits whatever the instruction set, the threads, the memory layout and the cut into boxes."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import pathlib

@@ -1,7 +1,5 @@
 """The compiled ops as PyTorch sees them: schema, fakes, autograd, versions, threads, lists and parts."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import threading

@@ -1,7 +1,5 @@
 """Philox words: published known answers, and those of randomgen, an implementation that nobody here wrote."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import reference as ref

@@ -3,8 +3,6 @@
 How many examples it tries is the profile's, in conftest.py.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -3,8 +3,6 @@
 What a fill writes is tested elsewhere (test_values.py, test_layouts.py); here its memory is changed.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """The reference against published known answers, exact rational arithmetic and the rounding of PyTorch."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 

@@ -1,7 +1,5 @@
 """10 million samples: Kolmogorov-Smirnov, moments, and independence of names and of neighbours."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Truncated normals around their median: its words against 50 digits, and how often each value comes."""
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """Filled values against the contract: every instruction set, dtype, distribution, odd length and offset."""
 
-from __future__ import annotations
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """What of CUDA can be tested without a GPU: refusals by a build without it, and while a graph is captured."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest
@@ -12,13 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Key, Normal, init, init_model_, keys
 from convinit_ext.__main__ import main
-from convinit_ext._engine import UnsupportedTensorError
+from convinit_ext._engine import HAS_CUDA, UnsupportedTensorError
 from convinit_ext._engine import _checks as checks
 from convinit_ext._engine import _ops as ops
 from convinit_ext.init import _fill as fill
 from convinit_ext.model import _options as options
 
-no_cuda = pytest.mark.skipif(ops.HAS_CUDA, reason="this build has CUDA")
+no_cuda = pytest.mark.skipif(HAS_CUDA, reason="this build has CUDA")
 HOW_TO_BUILD = r"this build has no CUDA.*CONVINIT_CUDA=1 pip install --no-build-isolation \."
 
 

@@ -7,8 +7,6 @@ not say what is wrong, and one after the first write. A case that finds somethin
 which test_corpus.py runs.
 """
 
-from __future__ import annotations
-
 import argparse
 import base64
 import faulthandler

@@ -5,8 +5,6 @@ python tests/fuzz/guided.py FOLDER -max_total_time=600    # libFuzzer's options;
 A crash is a file crash-*, which `finding({"file": BASE64})` of fuzz.py runs again.
 """
 
-from __future__ import annotations
-
 import base64
 import random
 import sys

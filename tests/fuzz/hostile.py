@@ -1,7 +1,5 @@
 """Makes the cases of fuzz.py: calls of public functions with any arguments, and files that are not right."""
 
-from __future__ import annotations
-
 import base64
 import inspect
 import json

@@ -1,7 +1,5 @@
 """What fuzzing once found is mended, and a few hundred more cases find nothing: fuzz.py."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

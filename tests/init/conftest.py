@@ -1,7 +1,5 @@
 """A fixture for the tests of init."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

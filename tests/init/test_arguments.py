@@ -1,7 +1,5 @@
 """Wrong arguments of init's functions are named, and neither a tensor nor a generator is touched."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Which axes are what: fans of every assignment, in every function that has fans; blocks; what is refused."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import pickle
@@ -148,6 +146,21 @@ def test_pytorchs_axes_said_aloud_change_no_bit(dtype):
             )
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_numpys_integers_are_axes_and_blocks(name):
+    arguments, _ = FUNCTIONS[name]
+    weight = torch.empty(4, 6, 5)
+    for axes in (
+        {"batch_axis": 0},
+        {"batch_axis": 2, "in_axis": 1},
+        {"in_axis": 2, "out_axis": 0},
+        {"blocks": 2},
+    ):
+        expected = getattr(init, name)(weight, **arguments, **axes, key=KEY).clone()
+        given = {axis: np.int64(each) for axis, each in axes.items()}
+        assert_same_bits(getattr(init, name)(weight, **arguments, **given, key=KEY), expected, (name, axes))
+
+
 WRONG = {
     "there is none": ({"in_axis": 3}, ValueError, r"in_axis has 3, and shape \[6, 4, 5\] only axes -3 to 2"),
     "nor behind": ({"batch_axis": (0, -4)}, ValueError, "batch_axis has -4"),
@@ -158,6 +171,9 @@ WRONG = {
     "no integer": ({"in_axis": 1.0}, TypeError, "in_axis must be an int or a tuple of ints, not 1.0"),
     "a name": ({"out_axis": "out"}, TypeError, "out_axis must be an int or a tuple of ints, not 'out'"),
     "integers of none": ({"batch_axis": (0, None)}, TypeError, r"batch_axis must be .* not \(0, None\)"),
+    "an array": ({"batch_axis": np.array([0, 1])}, TypeError, r"batch_axis must be .* not array\(\[0, 1\]\)"),
+    "arrays": ({"in_axis": np.array([0]), "out_axis": np.array([1, 2])}, TypeError, "in_axis must be an int"),
+    "an array of blocks": ({"blocks": np.array([2, 2])}, TypeError, "blocks must be an int"),
     "blocks": ({"blocks": 4}, ValueError, "divisible by blocks, but found 6 and blocks=4"),
     "no blocks": ({"blocks": 0}, ValueError, "blocks must be 1 or more, but found 0"),
     "no whole blocks": ({"blocks": 1.5}, TypeError, "blocks must be an int, not 1.5"),

@@ -2,8 +2,6 @@
 fingerprint and verify between graphs.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 import math

@@ -2,8 +2,6 @@
 tests run nowhere but on a GPU, so nothing else would tell.
 """
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Forked children have none of their parent's threads: nothing waits for them, and the bits are the same."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """init: values of keys and of generators, nothing drawn for nothing, groups, and what torch.nn.init lacks."""
 
-from __future__ import annotations
-
 import math
 import threading
 import warnings

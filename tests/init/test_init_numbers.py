@@ -1,7 +1,5 @@
 """The mean and std, or the bounds, that each function of init fills with are PyTorch's, to the last bit."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -3,15 +3,15 @@
 What PyTorch's own tests expect of torch.nn.init is restated here too.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import inspect
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from convinit_ext import Key, init
 from convinit_ext.distributions import Axes
@@ -307,6 +307,24 @@ def test_constants_and_eye(shape):
     assert torch.equal(init.ones_(torch.empty(shape)), torch.ones(shape))
     assert torch.equal(init.zeros_(torch.empty(shape)), torch.zeros(shape))
     assert torch.equal(init.eye_(torch.empty(shape)), torch.eye(*shape))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("name", ["zeros_", "ones_", "constant_"])
+def test_constants_record_nothing_and_leave_gradients_as_they_were(name, enabled):
+    def called(library: Any) -> nn.Parameter:
+        weight = nn.Parameter(torch.full((3, 2), 7, dtype=torch.float8_e5m2))
+        with torch.set_grad_enabled(enabled):
+            assert CALLS[name](library, weight) is weight
+            with pytest.raises((TypeError, RuntimeError)):
+                getattr(library, name)(weight, "no number")
+            assert torch.is_grad_enabled() is enabled
+        assert weight.grad_fn is None
+        return weight
+
+    ours, theirs = called(init), called(THEIRS)
+    assert ours._version == theirs._version
+    assert torch.equal(ours.float(), theirs.float())
 
 
 @pytest.mark.parametrize("num_kernel_dims", [1, 2, 3])

@@ -1,7 +1,5 @@
 """What init draws is distributed as it should be, by Kolmogorov and Smirnov, as PyTorch tests its own."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

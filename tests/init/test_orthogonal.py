@@ -1,7 +1,5 @@
 """Orthogonal initialisers against the value contract's section 8, and against what they are for."""
 
-from __future__ import annotations
-
 import math
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """What init's functions refuse, or cannot fill, leaves tensors and generators as they were."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import re
@@ -13,6 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import Constant, Key, Shard, Uniform, fingerprint, init, init_model_, verify
+from convinit_ext._engine import SUPPORTED_DTYPES
 from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import Rule
 
@@ -92,7 +91,7 @@ def test_float8_where_pytorch_lacks_operations(function):
     assert not tensor.float().any()
 
 
-@pytest.mark.parametrize("dtype", ops.SUPPORTED_DTYPES)
+@pytest.mark.parametrize("dtype", SUPPORTED_DTYPES)
 def test_the_largest_constants(dtype):
     largest = torch.finfo(dtype).max
     tensors = [torch.zeros(3, dtype=dtype), torch.zeros(3, dtype=dtype)]
@@ -240,8 +239,7 @@ def test_fake_tensors_outside_their_mode_are_filled_with_nothing(fill, given):
 
 
 @pytest.mark.parametrize(
-    "fill",
-    [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)],
+    "fill", [init.zeros_, init.ones_, init.eye_, init.identity_, lambda w: init.constant_(w, 2.0)]
 )
 def test_fake_tensors_outside_their_mode_take_constants(fill):
     fake_weight = FakeTensorMode().from_tensor(torch.zeros(4, 3))

@@ -1,15 +1,57 @@
 """The functions of init under fake tensors, functional transforms, torch.compile and torch.jit.trace."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from init_functions import KEY, random_function
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 
-from convinit_ext import Key, init
+from convinit_ext import Key, init, init_model_
 
 pytestmark = pytest.mark.usefixtures("seeded")
+
+
+@random_function
+def test_inside_functionalize_a_fill_says_what_to_do(fill):
+    state = torch.get_rng_state()
+    weight = torch.zeros(6, 4)
+    transforms = (
+        torch.func.functionalize(fill),
+        torch.func.functionalize(lambda weight: weight + fill(torch.empty(6, 4), key=KEY)),
+        torch.func.functionalize(torch.func.grad(lambda weight: fill(weight).sum())),
+        torch.func.grad(torch.func.functionalize(lambda weight: fill(weight * 1, key=KEY).sum())),
+    )
+    for transform in transforms:
+        with pytest.raises(RuntimeError, match=r"torch\.func\.functionalize.*fill it outside"):
+            transform(weight)
+    assert not weight.any() and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+@random_function
+@pytest.mark.parametrize("size", [6, 20000])
+def test_what_is_filled_depends_on_nothing_by_forward_derivatives(fill, size):
+    weight = torch.zeros(size, 4)
+    _, derivative = torch.func.jvp(lambda weight: fill(weight.clone(), key=KEY), (weight,), (weight + 7,))
+    assert not derivative.any()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weight, weight + 7)
+        filled = forward_ad.unpack_dual(fill(dual, key=KEY))
+        assert filled.tangent is None or not filled.tangent.any()
+        assert torch.equal(filled.primal, fill(torch.empty(size, 4), key=KEY))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_a_model_depends_on_nothing_by_forward_derivatives():
+    layer = nn.Linear(3, 3)
+    with forward_ad.dual_level():
+        weight = forward_ad.make_dual(layer.weight.detach().clone(), torch.ones(3, 3))
+        del layer.weight
+        layer.register_parameter("weight", None)
+        layer._parameters["weight"] = weight
+        init_model_(layer, frozen="draw")
+        assert not forward_ad.unpack_dual(layer.weight).tangent.any()
 
 
 @random_function

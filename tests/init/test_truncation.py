@@ -1,7 +1,5 @@
 """Truncation in standard deviations: cut= and corrected= of trunc_normal_ and TruncatedNormal."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

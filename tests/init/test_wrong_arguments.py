@@ -1,7 +1,5 @@
 """What is no tensor, and what is no number, is named, and nothing is written or drawn."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The inputs that inspect_model runs a model on: guessed, asked for or given, and what its outputs are."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import real_models

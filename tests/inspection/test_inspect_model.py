@@ -1,7 +1,5 @@
 """inspect_model: its numbers against hooks and numpy, that it leaves all as it was, and what it refuses."""
 
-from __future__ import annotations
-
 import copy
 import random
 

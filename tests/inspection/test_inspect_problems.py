@@ -1,7 +1,5 @@
 """The problems that inspect_model names: dead, exploding, vanishing and unused layers, and wrong weights."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

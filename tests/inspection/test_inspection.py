@@ -1,7 +1,5 @@
 """What an Inspection is as a text, JSON and a picture; matplotlib is imported only where it is asked for."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """intercept: which fills are taken, and the key that each has."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """intercept: words without a model, blocks in blocks and in threads, and that nothing is left behind."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """intercept: models whose tensors move, are replaced or appear while a block is open."""
 
-from __future__ import annotations
-
 import gc
 from types import MappingProxyType
 

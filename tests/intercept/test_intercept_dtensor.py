@@ -3,8 +3,6 @@
 So have slices of it along dimensions that are not cut, and slices of the local tensor.
 """
 
-from __future__ import annotations
-
 from math import prod
 
 import pytest

@@ -1,23 +1,11 @@
 """intercept on other people's models: every fill of their init code is taken, and its distribution kept."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import pytest
 import torch
 from filling import assert_same_bits
-from real_models import (
-    convnextv2,
-    gpt2,
-    llama,
-    resnet,
-    run_init_code,
-    timm_convnext,
-    timm_vit,
-    unet,
-    vit,
-)
+from real_models import convnextv2, gpt2, llama, resnet, run_init_code, timm_convnext, timm_vit, unet, vit
 from torch import nn
 
 from convinit_ext import Key, intercept

@@ -1,7 +1,6 @@
 """intercept: what stays PyTorch's own: other operations, errors, autograd, modes, compilers and scripts."""
 
-from __future__ import annotations
-
+import functools
 import inspect
 
 import pytest
@@ -226,7 +225,19 @@ def test_functions_have_their_source_inside_a_block(name):
         lambda w, drawn: w.data.__setitem__(slice(2), drawn[:2]),
     ],
 )
-@pytest.mark.parametrize("draw", [torch.rand, torch.randn])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        torch.rand,
+        torch.randn,
+        functools.partial(torch.normal, 0.0, 1.0),
+        functools.partial(torch.randint, 1, 9),
+        lambda size: torch.bernoulli(torch.full(size, 0.5)),
+        lambda size: torch.empty(size).exponential_(),
+        lambda size: torch.rand(size, out=torch.empty(size)),
+    ],
+    ids=["rand", "randn", "normal", "randint", "bernoulli", "exponential_", "out"],
+)
 def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw, put):
     layer = a_layer()
     with intercept(layer, seed=0):
@@ -234,11 +245,34 @@ def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw, put):
         assert not torch.equal(layer.bias, drawn)
         layer.bias.grad = drawn
         torch.empty(6).copy_(drawn)  # nobody's
+        layer.bias.expand_as(drawn)
         with pytest.warns(UserWarning, match=r"^'bias' gets values of torch.rand.*manual_seed") as said:
             put(layer.bias, drawn)
         assert said[0].filename == __file__
         put(layer.bias, drawn)
         layer.weight.data.copy_(torch.zeros(6, 8))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda tensor: tensor.bernoulli_(0.5),
+        torch.Tensor.cauchy_,
+        torch.Tensor.exponential_,
+        lambda tensor: tensor.geometric_(0.5),
+        torch.Tensor.log_normal_,
+        torch.Tensor.random_,
+        lambda tensor: torch.randn(6, out=tensor),
+    ],
+)
+def test_a_parameter_that_torch_draws_itself_is_named_once(draw):
+    layer = a_layer()
+    with intercept(layer, seed=0):
+        draw(torch.empty(6))  # nobody's
+        with pytest.warns(UserWarning, match=r"^'bias' gets values of torch.rand.*manual_seed") as said:
+            draw(layer.bias.data)
+        assert said[0].filename == __file__
+        draw(layer.bias.data)
 
 
 @pytest.mark.parametrize("as_buffer", [False, True])

@@ -1,7 +1,5 @@
 """intercept where a signal comes in: what its handler raises or fills disturbs nothing."""
 
-from __future__ import annotations
-
 import signal
 import sys
 

@@ -1,7 +1,5 @@
 """Tensors that are no part of the model, filled inside a block: by what the code was called for."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import assert_same_bits

@@ -1,7 +1,5 @@
 """intercept: slices and other views of parameters, filled as parts of the whole."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

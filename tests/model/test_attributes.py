@@ -1,7 +1,5 @@
 """Tensors in plain attributes of a model on the meta device, which nothing can fill, are named."""
 
-from __future__ import annotations
-
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Buffers of meta models: rules for them, what modules offer themselves, and those that nobody can know."""
 
-from __future__ import annotations
-
 import types
 
 import pytest

@@ -1,7 +1,5 @@
 """Complex parameters: no distribution is theirs, given values are; all others are named at once."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

@@ -1,7 +1,5 @@
 """Networks that start as copies of another are warned about once, by name, where they would come apart."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 

@@ -1,7 +1,5 @@
 """Copies, presets and weight norms: values, order, chains, and every error before the first write."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from planning import GENERAL, make_plan

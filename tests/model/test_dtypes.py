@@ -1,7 +1,5 @@
 """dtype=: what stays float32 in half precision, as transformers' from_pretrained has it."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import load_file

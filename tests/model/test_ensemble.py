@@ -1,7 +1,5 @@
 """init_ensemble: each slice is what init_model_ makes of that seed; for vmap; what is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import assert_same_bits

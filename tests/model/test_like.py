@@ -1,7 +1,5 @@
 """like=: the stages of a traced pipeline have the whole model's values."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import assert_same_bits

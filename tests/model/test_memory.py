@@ -1,7 +1,5 @@
 """Memory is asked for before anything is allocated, and a container's limit counts."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest

@@ -1,7 +1,5 @@
 """init_model_: values, meta models, ties, dtypes, buffers, and that an error leaves the model as it was."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """Models and rules that are refused: the parameter or buffer is named, and every tensor is as it was."""
 
-from __future__ import annotations
-
 import functools
 import warnings
 
@@ -124,12 +122,7 @@ def fake(*shape: int) -> torch.Tensor:
         (torch.zeros(4, dtype=torch.int64), Constant(1e30), ValueError, "torch.int64 cannot hold"),
         (torch.zeros(4, dtype=torch.bits8), torch.ones(4), ValueError, "cannot hold values of torch.float32"),
         (QUANTISED, Constant(1.0), TypeError, "a quantised tensor .torch.qint8.; accepted is a dense"),
-        (
-            torch.zeros(4).to_sparse(),
-            Constant(1.0),
-            TypeError,
-            "a torch.sparse_coo tensor; acc",
-        ),
+        (torch.zeros(4).to_sparse(), Constant(1.0), TypeError, "a torch.sparse_coo tensor; acc"),
         (torch.zeros(4), QUANTISED, TypeError, "a quantised tensor cannot be copied"),
         (torch.zeros(4), torch.ones(4).to_sparse(), TypeError, "a torch.sparse_coo tensor"),
         (torch.zeros(4), torch.ones(4) * 1j, TypeError, "are complex, and accepted are real"),

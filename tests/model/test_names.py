@@ -1,7 +1,5 @@
 """Names of parameters inside wrappers: the keys of the model inside stay, and both spellings choose."""
 
-from __future__ import annotations
-
 import pytest
 from filling import assert_same_bits
 from torch import nn

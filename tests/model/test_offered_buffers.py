@@ -1,7 +1,5 @@
 """Buffers that a model's own code makes: fixed ones, and drawn ones, which follow the seed."""
 
-from __future__ import annotations
-
 import copy
 import random
 

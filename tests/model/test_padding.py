@@ -1,7 +1,6 @@
 """padding_idx: the row is zero whatever rule decides for the weight, unless the rule says which row."""
 
-from __future__ import annotations
-
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,6 +47,25 @@ def test_the_padding_row_is_zero_by_any_rule_and_the_report_says_so(kind, rule):
     others = [row for row in range(9) if row != 7]
     assert torch.equal(model[0].weight[others], plain[0].weight[others])
     assert verify(model, seed=3, recipe=[rule, *TORCH])
+
+
+@pytest.mark.parametrize("given", [np.int64(2), torch.tensor(2), np.int32(-7)], ids=repr)
+def test_the_padding_row_may_be_an_integer_of_numpy_or_a_tensor(given):
+    model = nn.Sequential(ByName(9, 4), VocabEmbedding(9, 4), nn.Embedding(9, 4))
+    for each in model:
+        each.padding_idx = given
+    init_model_(model, recipe=[Rule(NARROW, parameter="weight")])
+    assert [each.weight[2].any().item() for each in model] == [True, False, False]
+
+
+def test_what_is_no_padding_row_makes_no_row_zero():
+    model = nn.Sequential(*(nn.Embedding(9, 4) for _ in range(4)))
+    with torch.device("meta"):
+        on_meta = torch.tensor(2)
+    for each, given in zip(model, (True, torch.tensor([2, 3]), on_meta, 2.0), strict=True):
+        each.padding_idx = given
+    init_model_(model)
+    assert all(each.weight.any(dim=1).all() for each in model)
 
 
 @pytest.mark.parametrize("recipe", ["llama", "gpt", "trunc_normal"])

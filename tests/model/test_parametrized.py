@@ -1,7 +1,5 @@
 """Parametrized weights: of every kind, under wrappers, in any order of memory, tied, and alone."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from planning import fillings, make_plan

@@ -1,7 +1,5 @@
 """Plans: names, ties, keys, and every way in which a model can be wrong; nothing is allocated or written."""
 
-from __future__ import annotations
-
 import gc
 
 import pytest
@@ -10,7 +8,7 @@ from planning import make_plan
 from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_, plan_model, save_model, verify
-from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext._engine import UnsupportedTensorError
 from convinit_ext.recipes import TORCH, Kaiming, Rule, Target
 
 ANYTHING = [Rule(Constant(0.0))]
@@ -147,10 +145,7 @@ def test_lazy_parameters_and_buffers_are_named_together():
 
 @pytest.mark.parametrize(
     ("tensor", "said"),
-    [
-        (torch.ones(3, dtype=torch.int32), "torch.int32"),
-        (torch.eye(3).to_sparse(), "torch.sparse_coo"),
-    ],
+    [(torch.ones(3, dtype=torch.int32), "torch.int32"), (torch.eye(3).to_sparse(), "torch.sparse_coo")],
     ids=["integer", "sparse"],
 )
 def test_tensors_that_cannot_be_filled_are_named(tensor, said):

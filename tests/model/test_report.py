@@ -1,7 +1,5 @@
 """A report has a row for every parameter, fits the terminal that it is printed on, and is whole elsewhere."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

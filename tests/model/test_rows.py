@@ -1,7 +1,5 @@
 """only= with rows: they have the values of the whole tensor, and nothing else changes, on shards too."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -12,15 +10,7 @@ from torch import nn
 from torch.distributed.tensor import distribute_tensor
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import (
-    Normal,
-    fingerprint,
-    init_ensemble,
-    init_model_,
-    plan_model,
-    save_model,
-    verify,
-)
+from convinit_ext import Normal, fingerprint, init_ensemble, init_model_, plan_model, save_model, verify
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 TABLE = torch.randn(12, 4, generator=torch.Generator().manual_seed(5))

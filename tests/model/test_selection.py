@@ -1,7 +1,5 @@
 """only=, skip=, names=, dry runs and plans that run again: what is touched, and which key counts."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Ties that a model declares and has lost: they are there again after init_model_, or an error says how."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import assert_same_bits

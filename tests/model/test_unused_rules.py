@@ -1,7 +1,5 @@
 """Rules that decide for nothing are errors at every door, with the nearest names."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

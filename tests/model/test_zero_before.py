@@ -1,7 +1,5 @@
 """Layers that are zero at first, and that a recipe of types gives other values: the report counts them."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

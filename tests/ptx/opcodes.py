@@ -3,8 +3,6 @@
 Source: NVIDIA, PTX ISA 9.0, section 9.7. What rounds otherwise than IEEE 754's nearest is none of them.
 """
 
-from __future__ import annotations
-
 TYPES = {"pred": "bool", "f32": "float", "f64": "double"} | {
     f"{kind}{bits}": f"{'' if kind == 's' else 'u'}int{bits}_t" for kind in "bus" for bits in (8, 16, 32, 64)
 }

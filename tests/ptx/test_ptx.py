@@ -3,8 +3,6 @@
 Needs a compiler, but neither nvcc nor a GPU.
 """
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

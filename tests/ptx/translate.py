@@ -5,8 +5,6 @@
 Stops with the line of an instruction that it does not know, or that would round otherwise than IEEE 754 does.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from collections.abc import Iterator

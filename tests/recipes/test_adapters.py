@@ -1,7 +1,5 @@
 """Adapters as loralib, torchtune and peft have them: what every recipe makes of their halves."""
 
-from __future__ import annotations
-
 import math
 import types
 

@@ -1,7 +1,5 @@
 """The recipe deepnorm: DeepNet's table, gains and fans of each projection, packed ones part by part."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
@@ -134,10 +132,7 @@ def test_copies_of_packed_projections_are_rounded_from_their_own_dtype():
 @pytest.mark.parametrize(
     ("projections", "said"),
     [
-        (
-            {"query_key_value": nn.Linear(8, 24)},
-            "'0.attn.query_key_value.weight', xavier_normal_: its",
-        ),
+        ({"query_key_value": nn.Linear(8, 24)}, "'0.attn.query_key_value.weight', xavier_normal_: its"),
         ({"qkv": nn.Linear(8, 20)}, "which of its 20 outputs are queries, keys and values"),
     ],
     ids=["interleaved", "unknown"],

@@ -1,7 +1,5 @@
 """The recipe depth_scaled: GPT-2's and torchtitan's numbers, over any other recipe."""
 
-from __future__ import annotations
-
 import math
 import re
 

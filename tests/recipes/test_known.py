@@ -1,7 +1,5 @@
 """What recipes know beside torch.nn's layers, and what they list because they cannot know it."""
 
-from __future__ import annotations
-
 import math
 import warnings
 

@@ -1,7 +1,5 @@
 """The recipe lecun, and the fans that recipes see of a Conv1D of transformers."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

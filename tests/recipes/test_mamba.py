@@ -1,7 +1,5 @@
 """The recipe mamba: the value contract's numbers, mamba_ssm's distributions, transformers' models."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -181,11 +179,7 @@ def test_a_model_without_state_spaces_is_refused():
     [
         ({"num_layers": 0}, ValueError, "num_layers must be 1 or more, but found 0"),
         ({"branches": 0}, ValueError, "branches must be 1 or more, but found 0"),
-        (
-            {"dt_min": 0.2},
-            ValueError,
-            "dt_max must be greater than 0, finite and at least 0.2, but found",
-        ),
+        ({"dt_min": 0.2}, ValueError, "dt_max must be greater than 0, finite and at least 0.2, but found"),
         ({"dt_min": 0.0}, ValueError, "dt_min must be greater than 0, finite, but found 0.0"),
         ({"dt_max": math.inf}, ValueError, "dt_max must be greater than 0, finite and at least 0.001"),
         ({"dt_scale": "1"}, TypeError, "dt_scale must be a number, not '1'"),

@@ -1,7 +1,5 @@
 """What no rule of a ready-made recipe knows: the model's own init code is asked, then its constructor."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The recipe mup: what grows by shape, the paper's table, the library's stds and learning rates."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -192,16 +190,8 @@ LSTM_SHAPES = {f"rnn.{name}": each.shape for name, each in nn.LSTM(3, 4).named_p
 @pytest.mark.parametrize(
     ("models", "inner", "said"),
     [
-        (
-            (nn.Linear(8, 8), nn.ModuleDict({"a": nn.Linear(4, 4)})),
-            "torch",
-            "of this name; it has 'a.w",
-        ),
-        (
-            (nn.Linear(8, 8), {"weight": (8,), "bias": (8,)}),
-            "torch",
-            "in the base of mup [8]: accepted",
-        ),
+        ((nn.Linear(8, 8), nn.ModuleDict({"a": nn.Linear(4, 4)})), "torch", "of this name; it has 'a.w"),
+        ((nn.Linear(8, 8), {"weight": (8,), "bias": (8,)}), "torch", "in the base of mup [8]: accepted"),
         ((nn.Conv1d(8, 8, 3), nn.Conv1d(4, 4, 5)), "torch", "[8, 8, 3] grows from [4, 4, 5] in 3 dimensions"),
         ((nn.Conv1d(8, 3, 3), nn.Conv1d(4, 3, 5)), "torch", "in 2 dimensions, and not in one of inputs and"),
         (pair(), [Rule(Orthogonal(), **WEIGHT), *TORCH], "(mup hidden, width 2): accepted are distributions"),
@@ -210,11 +200,7 @@ LSTM_SHAPES = {f"rnn.{name}": each.shape for name, each in nn.LSTM(3, 4).named_p
         (pair(), [Rule(TruncatedNormal(0.0, 1.0, -1.0, 2.0))], "and these have 0.5"),
         (pair(), [Rule(Preset(torch.ones(8, 8)), **WEIGHT), *TORCH], "accepted are distributions, which can"),
         ((lstm(8), LSTM_SHAPES), "torch", "what a narrower LSTM starts from"),
-        (
-            (nn.Conv1d(8, 8, 3, groups=8), {"weight": (4, 1, 3), "bias": [4]}),
-            "he",
-            "a narrower Conv1d",
-        ),
+        ((nn.Conv1d(8, 8, 3, groups=8), {"weight": (4, 1, 3), "bias": [4]}), "he", "a narrower Conv1d"),
     ],
     ids=[
         "names",

@@ -1,7 +1,5 @@
 """The number of layers that a recipe scales by: that of a model's blocks, however its lists are nested."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

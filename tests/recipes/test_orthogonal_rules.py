@@ -1,7 +1,5 @@
 """Rules Orthogonal and DeltaOrthogonal: the values of init.orthogonal_ by each name, through every door."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -13,16 +11,7 @@ from torch.distributed.tensor import Shard as Cut
 from torch.distributed.tensor import distribute_tensor
 from torch.nn.utils import parametrizations
 
-from convinit_ext import (
-    Key,
-    fingerprint,
-    init,
-    init_ensemble,
-    init_model_,
-    plan_model,
-    save_model,
-    verify,
-)
+from convinit_ext import Key, fingerprint, init, init_ensemble, init_model_, plan_model, save_model, verify
 from convinit_ext.model import _values
 from convinit_ext.recipes import TORCH, CopyFrom, DeltaOrthogonal, Orthogonal, Recipe, RowZeroed, Rule
 

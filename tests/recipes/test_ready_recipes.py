@@ -1,7 +1,5 @@
 """The recipes trunc_normal, gpt and llama, on small models as others write them, and on theirs."""
 
-from __future__ import annotations
-
 import math
 import subprocess
 import sys

@@ -1,10 +1,9 @@
 """Axes, blocks and cuts in rules, files and reports; the fans of packed projections."""
 
-from __future__ import annotations
-
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from meshes import every_rank
@@ -14,7 +13,17 @@ from torch.distributed.tensor import Shard as Cut
 from torch.distributed.tensor import distribute_module, distribute_tensor
 
 from convinit_ext import Key, Normal, TruncatedNormal, Uniform, init, init_model_, plan_model, verify
-from convinit_ext.recipes import TORCH, Kaiming, Recipe, Rule, VarianceScaling, Xavier, trunc_normal
+from convinit_ext.recipes import (
+    TORCH,
+    DeltaOrthogonal,
+    Kaiming,
+    Orthogonal,
+    Recipe,
+    Rule,
+    VarianceScaling,
+    Xavier,
+    trunc_normal,
+)
 
 INITIALISERS = {
     "kaiming": (Kaiming, {"mode": "fan_out"}, lambda fan_in, fan_out: math.sqrt(2.0) / math.sqrt(fan_out)),
@@ -198,6 +207,33 @@ WRITTEN = {
     "lecun_normal_(batch_axis=(0,))": VarianceScaling(batch_axis=(0,)),
     "variance_scaling_(scale=2, in_axis=(), blocks=2)": VarianceScaling(2, in_axis=(), blocks=2),
 }
+
+
+@pytest.mark.parametrize("kind", [Kaiming, Xavier, VarianceScaling])
+def test_numpys_integers_are_those_of_python(kind):
+    given = kind(batch_axis=np.int64(0), in_axis=(np.int32(1),), blocks=np.int8(1))
+    plain = kind(batch_axis=0, in_axis=(1,))
+    assert given == plain
+    assert Recipe([Rule(given)]).to_dict() == Recipe([Rule(plain)]).to_dict()
+    assert str(Orthogonal(blocks=np.int64(4))) == str(Orthogonal(blocks=4))
+
+
+@pytest.mark.parametrize(
+    ("init_", "text"),
+    [
+        (Kaiming(a=np.float64(0.2)), "kaiming_normal_(a=0.2)"),
+        (Xavier(gain=np.float32(0.5)), "xavier_uniform_(gain=0.5)"),
+        (Xavier(gain=torch.tensor(2.0)), "xavier_uniform_(gain=2.0)"),
+        (VarianceScaling(scale=np.float64(3)), "variance_scaling_(scale=3.0)"),
+        (Orthogonal(np.float64(2)), "orthogonal_(gain=2.0)"),
+        (DeltaOrthogonal(gain=np.float64(2)), "delta_orthogonal_(gain=2.0)"),
+    ],
+    ids=str,
+)
+def test_a_file_of_numpys_numbers_can_be_read(init_, text):
+    written = Recipe([Rule(init_)]).to_dict()
+    assert written["rules"] == [{"init": text}]
+    assert Recipe.from_dict(written).rules[0].init == init_
 
 
 @pytest.mark.parametrize("text", WRITTEN)

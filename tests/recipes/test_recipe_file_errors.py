@@ -1,7 +1,5 @@
 """Wrong recipes as TOML, JSON and dicts: errors name the file, the rule and what is accepted."""
 
-from __future__ import annotations
-
 import json
 import os
 
@@ -136,10 +134,7 @@ def test_of_a_very_long_text_an_error_shows_the_beginning(given):
     [
         ("[", r"wrong\.json: "),
         ("[" * 100_000, r"wrong\.json: it is nested too deeply"),
-        (
-            "[]",
-            r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, depth_scaled",
-        ),
+        ("[]", r"wrong\.json: a recipe is a table with name, extends, defaults, allow_unused, depth_scaled"),
         ('{"name": "a", "name": "b"}', r"wrong\.json: 'name' is there twice"),
         ('{"rules": [{"init": "ones_", "init": "zeros_"}]}', r"wrong\.json: 'init' is there twice"),
         (

@@ -1,7 +1,5 @@
 """Recipes as TOML, JSON and dicts: what the docs show, round trips, files that extend files, code, TOML."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

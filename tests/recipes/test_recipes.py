@@ -1,7 +1,5 @@
 """Recipes: `torch` does what every module of torch.nn does to itself; `he`, `xavier`; the order of rules."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

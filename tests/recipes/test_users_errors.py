@@ -1,8 +1,6 @@
 """A user's functions in rules, and names=: their errors name the parameter and the rule, and they write to
 nothing that the model holds while it is planned."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -59,6 +57,15 @@ def test_they_name_the_parameter_and_the_rule(case, tmp_path):
     assert fingerprint(model) == before and not (tmp_path / "new").exists()
 
 
+def test_what_a_signal_handler_raises_meanwhile_is_not_the_rules(monkeypatch):
+    def interrupted(*_):
+        raise TimeoutError("after a second")
+
+    monkeypatch.setattr("convinit_ext.distributions.kaiming_std", interrupted)
+    with pytest.raises(TimeoutError, match=r"^after a second$"):
+        plan_model(nn.Linear(4, 4), recipe="he")
+
+
 @pytest.mark.parametrize("case", RAISED)
 def test_they_name_the_buffer(case):
     error, kind, says = RAISED[case]
@@ -98,6 +105,9 @@ WRITES = {
     "gradient": lambda target: setattr(target.module.bias, "grad", torch.ones(4)),
     "frozen": lambda target: target.parents[0][1].bias.requires_grad_(False),
     "dtype": lambda target: target.parents[0][2].half(),
+    "each number": lambda target: target.module.bias.data.apply_(lambda _: 1.0),
+    "numbers of two": lambda target: target.module.bias.data.map_(torch.ones(4), lambda _, one: one),
+    "shared memory": lambda target: target.module.bias.share_memory_(),
 }
 
 
@@ -153,6 +163,11 @@ HARMLESS = {
     "of a tensor": lambda target: setattr(target.module.bias, "seen", True),
     "by NumPy": lambda target: target.module.bias.detach().numpy().fill(1),
     "by an array": lambda target: np.asarray(target.parents[0].lstm.bias_hh_l0.detach()).fill(1),
+    "memory that is freed": lambda target: target.module.bias.untyped_storage().resize_(0),
+    "memory that is freed elsewhere": lambda target: (
+        target.parents[0].lstm.bias_hh_l0.data.untyped_storage().resize_(0)
+    ),
+    "memory": lambda target: target.module.bias.untyped_storage().fill_(1),
     "by DLPack": lambda target: torch.from_dlpack(target.module.bias.detach()).fill_(1),
 }
 
@@ -208,6 +223,28 @@ def test_a_plan_leaves_modules_as_they_were(case, tmp_path):
             assert torch.equal(model.lstm(torch.ones(2, 3))[0], output)
 
 
+def test_a_plan_swaps_no_tensors():
+    def swaps(target):
+        torch.utils.swap_tensors(target.module.bias, nn.Parameter(torch.ones(2)))
+
+    model = nn.Linear(4, 4)
+    before = fingerprint(model)
+    with pytest.raises(RuntimeError, match=r"parameter 'weight', swaps: Cannot swap t1"):
+        plan_model(model, recipe=[Rule(swaps, name="weight"), *TORCH])
+    assert fingerprint(model) == before
+    torch.utils.swap_tensors(model.bias, nn.Parameter(torch.ones(4)))  # afterwards it may be
+
+
+def test_functions_see_which_parameters_share_memory():
+    def tied(target):
+        first, second = (each.weight.untyped_storage().data_ptr() for each in target.parents[0])
+        return Normal() if first == second else False
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    plan_model(model, recipe=[Rule(tied, name="0.bias"), *TORCH])
+
+
 NO_FUNCTIONS = {"a module": nn.Identity(), "a type": str, "a tensor": torch.ones(1), "a list": ["0"]}
 
 
@@ -219,6 +256,16 @@ def test_what_is_no_function_is_not_called(case):
     with pytest.raises(TypeError, match="a rule's where must be a function of a Target, not"):
         Rule(Normal(), where=given)
     with pytest.raises(TypeError, match=r"a rule's init must be .* a function of a Target, not"):
+        Rule(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [nn.init.zeros_, init.orthogonal_, nn.init.xavier_uniform, functools.partial(nn.init.normal_, std=0.02)],
+    ids=["torch", "ours", "deprecated", "partial"],
+)
+def test_a_function_that_fills_a_tensor_is_no_rules(given):
+    with pytest.raises(TypeError, match=r"takes a tensor, and not a Target: .*Kaiming\('normal'\)"):
         Rule(given)
 
 

@@ -1,7 +1,5 @@
 """Boxes: which indices of the logical tensor a tensor holds, against what PyTorch itself hands out."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from meshes import MESHES, every_rank, placements

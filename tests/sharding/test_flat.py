@@ -1,7 +1,5 @@
 """Ranges of a tensor's row-major index, cut by hand: everywhere the values of the whole."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

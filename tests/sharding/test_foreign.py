@@ -1,7 +1,5 @@
 """Parameters that other frameworks hold: refused by name where nobody can tell what they are."""
 
-from __future__ import annotations
-
 import sys
 import types
 
@@ -44,10 +42,7 @@ PLACEHOLDER = r"it is a placeholder of DeepSpeed's ZeRO-3, of shape \[4, 4\] \(d
 REFUSED = {
     "a placeholder without values": (placeholder, f"{PLACEHOLDER}, without a ds_tensor.*GatheredParameters"),
     "a range of nobody knows which rank": (zero3, f"{PLACEHOLDER}, and torch.distributed.*not initialised"),
-    "a part of nobody knows which rank": (
-        megatron,
-        r"it is a part .*parallel_state.*Shard\.split",
-    ),
+    "a part of nobody knows which rank": (megatron, r"it is a part .*parallel_state.*Shard\.split"),
 }
 
 

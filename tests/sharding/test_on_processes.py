@@ -1,7 +1,5 @@
 """Whole models on meshes of processes, bit for bit those of one; scripts of tests/support run there."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

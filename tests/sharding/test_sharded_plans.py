@@ -1,7 +1,5 @@
 """init_model_ on models whose parameters are DTensors: rules of every kind, on every rank of a mesh."""
 
-from __future__ import annotations
-
 import warnings
 import weakref
 

@@ -1,7 +1,5 @@
 """Every initialiser on DTensors and on hand-cut shards: each rank has, to the bit, its part of the whole."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import assert_same_bits

@@ -1,7 +1,5 @@
 """Run as ranks: `.data` and slices of parameters in parts, which do not say so. Rank 0 prints what held."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import types

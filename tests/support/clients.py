@@ -1,7 +1,5 @@
 """Cases that run with another package on the processes of a job, each by its name; what they share."""
 
-from __future__ import annotations
-
 import re
 import tempfile
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Models and recipes that the tests of the command line name as MODULE:CALLABLE."""
 
-from __future__ import annotations
-
 import sys
 
 import torch

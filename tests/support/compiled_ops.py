@@ -1,7 +1,5 @@
 """The compiled ops, and arguments for one call of them; for test_ops*.py."""
 
-from __future__ import annotations
-
 import torch
 from filling import key_tensor
 

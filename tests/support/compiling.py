@@ -1,7 +1,5 @@
 """The C++ compiler that tests run, and the sources that they give it."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import shutil

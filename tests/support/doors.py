@@ -1,7 +1,5 @@
 """A recipe through every door: whole, on the meta device, in shards, in files, as members of a stack."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

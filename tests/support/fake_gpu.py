@@ -1,7 +1,5 @@
 """GPUs that tests/cuda/fake_gpu.cpp makes up, and calls of the CUDA ops for them; for test_cuda_ops.py."""
 
-from __future__ import annotations
-
 import ctypes
 import subprocess
 from pathlib import Path
@@ -11,10 +9,11 @@ import torch
 from compiling import CALLED, CSRC, CXX
 from processes import ROOT
 
+from convinit_ext._engine import HAS_CUDA
 from convinit_ext._engine import _ops as ops
 
 NEEDED = [
-    pytest.mark.skipif(ops.HAS_CUDA, reason="this build has the ops already"),
+    pytest.mark.skipif(HAS_CUDA, reason="this build has the ops already"),
     pytest.mark.skipif(CXX is None, reason="no compiler"),
 ]
 TORCH = Path(torch.__file__).parent

@@ -1,7 +1,5 @@
 """Fills for tests: a distribution as the reference writes it, filled on one backend, read back as bits."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import torch
 from reference import layer_key
 
 from convinit_ext import _C, distributions
+from convinit_ext._engine import HAS_CUDA
 from convinit_ext._engine import _ops as ops
 
 DTYPES = {
@@ -32,7 +31,7 @@ KEY = layer_key(0, "layer1.0.conv1.weight")
 # Why nothing can be filled on a GPU here; empty where it can.
 WHY_NO_GPU = (
     ("" if torch.cuda.is_available() else "PyTorch sees no CUDA device")
-    if ops.HAS_CUDA
+    if HAS_CUDA
     else "this build has no CUDA"
 )
 SAME_BITS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}

@@ -1,7 +1,5 @@
 """Run by torchrun (test_on_processes.py) on 4 processes: what one rank cannot read is an error on all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -14,7 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from convinit_ext import fingerprint, fingerprints
-from convinit_ext._engine._ops import UnsupportedTensorError
+from convinit_ext._engine import UnsupportedTensorError
 
 
 def state(mesh: DeviceMesh) -> dict[str, Tensor]:

@@ -1,7 +1,5 @@
 """Run by torchrun: models under FullyShardedDataParallel, the older FSDP. Rank 0 prints what held."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

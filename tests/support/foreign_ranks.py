@@ -1,7 +1,5 @@
 """Run as ranks: parameters as DeepSpeed and Megatron leave them. Rank 0 prints what held."""
 
-from __future__ import annotations
-
 import enum
 import inspect
 import sys

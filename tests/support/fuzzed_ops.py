@@ -4,8 +4,6 @@ Prints the number of each call before it, so that the last one is the one that e
 end how many calls each op accepted. After each call the memory around its tensors has to be as it was.
 """
 
-from __future__ import annotations
-
 import faulthandler
 import random
 import sys

@@ -1,7 +1,5 @@
 """Lists to fill on a GPU, how many launches that takes, and what the CPU makes of them; for test_cuda*.py."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from filling import DTYPES, SHIFTED, WHY_NO_GPU, assert_same_bits, key_tensor, shifted

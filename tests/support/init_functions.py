@@ -1,7 +1,5 @@
 """The functions of init that draw, and what the engine itself fills with; for the tests of init."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

@@ -1,7 +1,5 @@
 """Every function of init with arguments and shapes, to be called on shards of a tensor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -34,10 +32,7 @@ RANDOM = {
     "lecun_normal": (lambda w, **more: init.lecun_normal_(w, **more), [(7, 5)]),
     "lecun_uniform": (lambda w, **more: init.lecun_uniform_(w, **more), [(7, 5)]),
     "orthogonal": (lambda w, **more: init.orthogonal_(w, 2.0, **more), [(7, 5), (3, 2, 5)]),
-    "orthogonal_blocks": (
-        lambda w, **more: init.orthogonal_(w, blocks=3, **more),
-        [(9, 2), (6, 2, 3)],
-    ),
+    "orthogonal_blocks": (lambda w, **more: init.orthogonal_(w, blocks=3, **more), [(9, 2), (6, 2, 3)]),
     "orthogonal_axes": (
         lambda w, **more: init.orthogonal_(w, batch_axis=1, in_axis=0, out_axis=(2, 3), **more),
         [(3, 2, 5, 1)],

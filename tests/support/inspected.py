@@ -1,7 +1,5 @@
 """Models for the tests of inspect_model."""
 
-from __future__ import annotations
-
 from torch import nn
 
 

@@ -1,7 +1,5 @@
 """What tensors filled inside an intercept block should hold, models to fill, and what no block may change."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from filling import DTYPES, assert_same_bits, values

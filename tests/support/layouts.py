@@ -1,7 +1,5 @@
 """Layouts of memory to fill and to read: views that leave gaps, swap dimensions or have none."""
 
-from __future__ import annotations
-
 import torch
 
 SENTINEL = -77.0

@@ -3,8 +3,6 @@
 PyTorch's fake process group answers no communication, so what is tested here needs none.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

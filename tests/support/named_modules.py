@@ -1,7 +1,5 @@
 """Modules of types and with parameters that are called as is asked for; recipes know layers by such names."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Plans as init_model_ makes them, to be looked at, and what a recipe does or does not decide for."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Python in processes of its own: scripts, alone or as the ranks of a job, and anything else."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

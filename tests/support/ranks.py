@@ -4,8 +4,6 @@ The processes are forked after one import of PyTorch and of all that the script 
 than what they do then. So a script starts no threads before its main().
 """
 
-from __future__ import annotations
-
 import os
 import runpy
 import signal

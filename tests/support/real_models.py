@@ -1,7 +1,5 @@
 """Models of transformers, diffusers and timm, small, with sizes that few meshes divide; nothing is loaded."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -10,74 +8,40 @@ from torch import nn
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from models import run_init_code
+from models import run_init_code as run_init_code
 
-__all__ = [
-    "convnextv2",
-    "gpt2",
-    "llama",
-    "mixtral",
-    "resnet",
-    "run_init_code",
-    "timm_convnext",
-    "timm_vit",
-    "unet",
-    "vit",
-]
+
+def _of_transformers(name: str, task: str, **sizes) -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    return getattr(transformers, f"{name}{task}")(getattr(transformers, f"{name}Config")(**sizes))
 
 
 def resnet() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[32, 64], depths=[1, 1])
-    return transformers.ResNetForImageClassification(config)
+    sizes = {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 1]}
+    return _of_transformers("ResNet", "ForImageClassification", **sizes)
 
 
 def convnextv2() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ConvNextV2Config(hidden_sizes=[12, 20, 36, 52], depths=[1, 1, 2, 1])
-    return transformers.ConvNextV2ForImageClassification(config)
+    sizes = {"hidden_sizes": [12, 20, 36, 52], "depths": [1, 1, 2, 1]}
+    return _of_transformers("ConvNextV2", "ForImageClassification", **sizes)
 
 
 def llama() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config = transformers.LlamaConfig(
-        vocab_size=151,
-        hidden_size=48,
-        intermediate_size=88,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-    )
-    return transformers.LlamaForCausalLM(config)
+    sizes = {"vocab_size": 151, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 2}
+    return _of_transformers("Llama", "ForCausalLM", **sizes, num_attention_heads=6, num_key_value_heads=2)
 
 
 def mixtral() -> nn.Module:
     """The weights of all experts of a layer are one tensor, [experts, out, in]; so is its router's."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.MixtralConfig(
-        vocab_size=59,
-        hidden_size=24,
-        intermediate_size=20,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=6,
-    )
-    return transformers.MixtralForCausalLM(config)
+    sizes = {"vocab_size": 59, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 6}
+    return _of_transformers("Mixtral", "ForCausalLM", **sizes, **heads)
 
 
 def vit() -> nn.Module:
     """Its weights are truncated normals."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.ViTConfig(
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        image_size=32,
-        patch_size=8,
-    )
-    return transformers.ViTForImageClassification(config)
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+    return _of_transformers("ViT", "ForImageClassification", **sizes, image_size=32, patch_size=8)
 
 
 def gpt2() -> nn.Module:

@@ -7,8 +7,6 @@ A distribution is a tuple: ("constant", value), ("uniform", low, high), ("normal
 ("truncated_normal", mean, std, a, b). A dtype is PyTorch's name for it.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """docs/fingerprint.md in plain numpy: what digests and fingerprints are tested against."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping, Sequence
 

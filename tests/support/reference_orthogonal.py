@@ -4,8 +4,6 @@ Written from the contract alone: every chain is a loop over its terms, and only 
 other is done at once. fma is emulated, since numpy has none.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 STRIP = 24

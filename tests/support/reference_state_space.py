@@ -1,7 +1,5 @@
 """Section 9 of the value contract in plain Python, element by element, from the contract alone."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What the ranks of a job say when something has held; run_script returns it."""
 
-from __future__ import annotations
-
 import torch.distributed as dist
 
 

@@ -1,7 +1,5 @@
 """Run by torchrun: the processes of a job save one model together. Rank 0 prints what held."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

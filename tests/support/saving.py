@@ -1,7 +1,5 @@
 """Models to save, and what should then be in their files; for test_saving*.py."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

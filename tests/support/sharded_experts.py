@@ -4,8 +4,6 @@ Experts are cut along an axis of their own, by dimension 0 of [experts, in, out]
 every process has modules of its own experts alone. Prints one line for each case that held.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.distributed as dist
 from filling import assert_same_bits

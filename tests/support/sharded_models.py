@@ -4,8 +4,6 @@ Every case builds the model once in one piece and once sharded, and compares the
 parameter: the gathered whole, and what this rank holds. Prints one line for each case that held.
 """
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 from collections.abc import Callable

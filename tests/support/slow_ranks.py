@@ -1,7 +1,5 @@
 """Run as two ranks: one works for longer than the timeout of the process group, is stopped, or is silent."""
 
-from __future__ import annotations
-
 import datetime
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Words of Philox that are known: published answers, and the counters that give any four words."""
 
-from __future__ import annotations
-
 import random
 
 import reference as ref

@@ -1,7 +1,5 @@
 """What a model holds, and that another holds the same."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

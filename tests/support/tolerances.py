@@ -1,7 +1,5 @@
 """How far values of polynomials may lie from the reference's, in the dtypes that show it."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

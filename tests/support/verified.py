@@ -1,7 +1,5 @@
 """A model that holds a bit of everything, as verify looks at it; for test_verify*.py."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Run by torchrun (test_verify_sharded.py) on 4 processes: what verify finds on each, and on all of them."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.distributed as dist

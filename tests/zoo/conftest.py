@@ -1,7 +1,5 @@
 """Counts what the sweep found, and prints it at the end."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 _WORDS = ("right", "listed", "wrong")

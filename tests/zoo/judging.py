@@ -1,7 +1,5 @@
 """Comparing what a recipe makes of a model with what the model's own library does: right, listed or wrong."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections import Counter

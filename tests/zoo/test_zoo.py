@@ -3,8 +3,6 @@
 `make test-zoo` runs it, in an environment of its own, and prints how many types are what.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import signal

@@ -1,7 +1,5 @@
 """Small models of every type that a library has: their configs are shrunk by the names of their numbers."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import inspect
