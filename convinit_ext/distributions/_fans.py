@@ -238,6 +238,21 @@ def _whole(given: int, what: str) -> int:
         raise TypeError(f"{what} must be an int, not {given!r}") from None
 
 
+def as_gain(given: float) -> float:
+    """Return a factor of values after checking that it is a finite number.
+
+    Raises:
+        TypeError, ValueError, OverflowError, RuntimeError: no number, as a text or several; not finite.
+    """
+    try:
+        gain = float(1.0 * given)  # a string would be one too
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise type(error)(f"gain must be a number, not {given!r}") from error
+    if not -math.inf < gain < math.inf:
+        raise ValueError(f"gain must be finite, but found {gain}")
+    return gain
+
+
 def as_plain(number: float) -> float:
     """Return a number, as NumPy's or a tensor's, as one of Python's, which is written without its type.
 

@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import check_tensor, make_orthogonal_, on_this_thread
-from convinit_ext.distributions import Axes, Axis, Matrices, Normal, matrices_of
+from convinit_ext.distributions import Axes, Axis, Matrices, Normal, as_gain, matrices_of
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, is_sharded, local_of, logical_shape, parts
@@ -46,7 +46,7 @@ def orthogonal_(
 
     Raises:
         ValueError: fewer than 2 dimensions; blocks that do not divide the first; what xavier_uniform_ raises
-            of the axes.
+            of the axes; a gain that is not finite.
         TypeError: a gain that is no number; an axis or blocks that is no integer.
         RuntimeError: while a CUDA graph is captured.
 
@@ -84,7 +84,7 @@ def delta_orthogonal_(
         generator, key, shard: as for uniform_; the values are those of orthogonal_ on [out, in].
 
     Raises:
-        ValueError: another number of dimensions; more inputs than outputs.
+        ValueError: another number of dimensions; more inputs than outputs; a gain that is not finite.
         TypeError: a gain that is no number.
 
     Source: Xiao et al. 2018, algorithm 1; jax.nn.initializers.delta_orthogonal.
@@ -141,10 +141,7 @@ def _fill_with_matrices(
 def _check(tensor: Tensor, gain: float, shard: Shard | None) -> float:
     """Return the gain; raise what is wrong before a key is drawn."""
     check_not_lost(tensor, shard)
-    try:
-        gain = float(1.0 * gain)  # a string would be one too
-    except (TypeError, OverflowError) as error:
-        raise type(error)(f"gain must be a number, not {gain!r}") from error
+    gain = as_gain(gain)
     if shard is not None or is_sharded(tensor):
         with torch.no_grad():
             parts(tensor, shard)

@@ -24,7 +24,7 @@ def checked_rows(given: Any, what: str) -> Rows:
             return given
         if isinstance(given, Iterable) and not isinstance(given, str):
             return [_number(each) for each in (given.tolist() if isinstance(given, Tensor) else given)]
-    except TypeError:
+    except (TypeError, ValueError):  # the latter of a step of zero
         pass
     raise TypeError(f"{what}: rows are a slice or their numbers, such as slice(32000, None), not {given!r}")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import nn
 
@@ -140,6 +140,7 @@ def _named(names: re.Pattern[str]) -> Callable[[Target], bool]:
 class Gain:
     """xavier_normal_ with gain beta."""
 
+    by_depth: ClassVar[bool] = True
     num_layers: int | None
     num_decoder_layers: int | None
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import nn
 
@@ -14,7 +14,8 @@ from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.keys import canonical_name
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._scaled import Division
+from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._scaled import Division, Scaled, original, scaled
 from convinit_ext.recipes._target import Target
 
 By: TypeAlias = Literal["model", "layer"]
@@ -136,6 +137,7 @@ def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
 class DepthNormal:
     """Normal values of std / sqrt(2 num_layers), as GPT-2 has its residual projections."""
 
+    by_depth: ClassVar[bool] = True
     std: float
     num_layers: int | None = None
 
@@ -197,6 +199,32 @@ class ByDepth:
                 f"{self.recipe} scales weights {what}, and the model has none; say which: "
                 "weights='blocks.*.last.weight'"
             )
+
+
+def scaled_by_depth(rules: Iterable[Rule], scale: ByDepth, recipe: str) -> tuple[Rule, ...]:
+    """Return rules for the same parameters, which divide what these say.
+
+    Args:
+        rules: of which none does so itself.
+        scale: by how much.
+        recipe: whose rules, for the error.
+
+    Raises:
+        ValueError: one does.
+    """
+    rules = tuple(rules)
+    for rule in rules:
+        if getattr(original(rule).init, "by_depth", False) or _divides_by_depth(rule):
+            raise ValueError(f"recipe {recipe!r} scales by depth itself")
+    return scaled(rules, scale)
+
+
+def _divides_by_depth(rule: Rule) -> bool:
+    while isinstance(rule.init, Scaled):
+        if isinstance(rule.init.scale, ByDepth):
+            return True
+        rule = rule.init.rule
+    return False
 
 
 def check_num_layers(given: int | None, what: str = "num_layers") -> None:

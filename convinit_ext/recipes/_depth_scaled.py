@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
-from convinit_ext.recipes._deepnorm import Gain
-from convinit_ext.recipes._depth import By, ByDepth, DepthNormal
+from convinit_ext.recipes._depth import By, ByDepth, scaled_by_depth
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._recipe import Recipe, as_recipe
 from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import Scaled, original, scaled
 
 
 def depth_scaled(
@@ -44,15 +42,5 @@ def depth_scaled(
     lecun_normal_ / sqrt(2 * 2)
     """
     inner, scale = as_recipe(recipe), ByDepth(by, num_layers, weights)
-    for rule in inner.rules:
-        if isinstance(original(rule).init, DepthNormal | Gain) or _divides_by_depth(rule):
-            raise ValueError(f"recipe {inner.name!r} scales by depth itself")
-    return Recipe(scaled(inner.rules, scale), f"depth_scaled({inner.name})", inner.defaults)
-
-
-def _divides_by_depth(rule: Rule) -> bool:
-    while isinstance(rule.init, Scaled):
-        if isinstance(rule.init.scale, ByDepth):
-            return True
-        rule = rule.init.rule
-    return False
+    rules = scaled_by_depth(inner.rules, scale, inner.name)
+    return Recipe(rules, f"depth_scaled({inner.name})", inner.defaults)

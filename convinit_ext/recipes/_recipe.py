@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from convinit_ext._engine import excerpt, reason
 from convinit_ext.recipes._adapters import WORDS
-from convinit_ext.recipes._depth import ByDepth
+from convinit_ext.recipes._depth import ByDepth, scaled_by_depth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._functions import is_own
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._norms import DEFAULTS
 from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import original, scaled
+from convinit_ext.recipes._scaled import original
 from convinit_ext.recipes._target import Target
 
 _T = TypeVar("_T")
@@ -203,12 +203,12 @@ def _from_dict(given: object, files: tuple[Path, ...], allow_code: bool) -> Reci
             rules += _by_name(table["extends"], allow_code, files, f"{place}extends: ")
         except OSError as error:
             raise ValueError(f"{place}extends {excerpt(table['extends'])}: {reason(error)}") from error
+    name = table.get("name", files[-1].stem if files else "custom")
     if "depth_scaled" in table:
         try:
-            rules = list(scaled(rules, ByDepth(table["depth_scaled"])))
+            rules = list(scaled_by_depth(rules, ByDepth(table["depth_scaled"]), name))
         except ValueError as error:
             raise ValueError(f"{place}depth_scaled: {error}") from error
-    name = table.get("name", files[-1].stem if files else "custom")
     return Recipe(tuple(rules), name, table.get("defaults", True), table.get("allow_unused", False))
 
 

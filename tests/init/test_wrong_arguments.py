@@ -1,5 +1,7 @@
 """What is no tensor, and what is no number, is named, and nothing is written or drawn."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -29,6 +31,18 @@ def test_what_is_no_tensor_is_named(name, given):
         (lambda w: init.xavier_normal_(w, "2"), TypeError, "gain must be a number, not '2'"),
         (lambda w: init.variance_scaling_(w, "2"), TypeError, "scale must be a number of float64, not '2'"),
         (lambda w: init.orthogonal_(w, 10**400), OverflowError, "gain must be a number, not 10+"),
+        (lambda w: init.orthogonal_(w, math.nan), ValueError, "gain must be finite, but found nan"),
+        (
+            lambda w: init.delta_orthogonal_(w[:, :, None], -math.inf),
+            ValueError,
+            "gain must be .* found -inf",
+        ),
+        (
+            lambda w: init.orthogonal_(w, torch.ones(2)),
+            (RuntimeError, ValueError),
+            "gain must be a number, not",
+        ),
+        (lambda w: init.identity_(w, math.inf), ValueError, "gain must be finite, but found inf"),
         (lambda w: init.identity_(w, "2"), TypeError, "gain must be a number.* not '2'"),
         (lambda w: init.identity_(w, None), TypeError, "gain must be a number.* not None"),
         (lambda w: init.sparse_(w, "2"), TypeError, "sparsity must be a finite number, but found '2'"),

@@ -203,6 +203,7 @@ def test_members_of_an_ensemble():
             r"'embed\.weight' of shape \[12, 4\] has none of these rows: \[\]",
         ),
         ({"embed.weight": [3, 12]}, ValueError, r"'embed\.weight' of shape \[12, 4\] has no row 12"),
+        ({"embed.weight": slice(0, 3, 0)}, TypeError, r"only\['embed\.weight'\]: rows are a slice or"),
         ({"embed.weight": [-13]}, ValueError, r"'embed\.weight' of shape \[12, 4\] has no row -13"),
         (
             {"embed.weight": 3},

@@ -120,6 +120,9 @@ def test_files():
     assert stds(Titan(), Recipe.from_dict(table)) == stds(Titan(), depth_scaled("llama", by="layer"))
     with pytest.raises(ValueError, match=r"depth_scaled: by must be one of \['model', 'layer'\], not 'own'"):
         Recipe.from_dict({"extends": "llama", "depth_scaled": "own"})
+    for name in ("gpt", "deepnorm", "mamba"):
+        with pytest.raises(ValueError, match="depth_scaled: recipe 'mine' scales by depth itself"):
+            Recipe.from_dict({"name": "mine", "extends": name, "depth_scaled": "model"})
     with pytest.raises(ValueError, match="cannot be written"):
         depth_scaled([Rule(Normal(0.0, 1.0))]).to_dict()
 
