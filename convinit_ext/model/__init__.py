@@ -2,6 +2,7 @@
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._api import init_model_, plan_model
+from convinit_ext.model._checks import check_modules
 from convinit_ext.model._ensemble import init_ensemble
 from convinit_ext.model._filling import check_range
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -33,6 +34,7 @@ __all__ = [
     "SavedTensor",
     "Selectors",
     "available_memory",
+    "check_modules",
     "check_range",
     "checked_device",
     "checked_on_all_ranks",
