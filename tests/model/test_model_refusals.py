@@ -31,6 +31,21 @@ from convinit_ext._engine import _ops as ops
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Recipe, Rule
 
 
+def test_parameters_of_other_dtypes_are_named_together():
+    def quantised(size):
+        layer = nn.Linear(size, 2)
+        layer.weight = nn.Parameter(torch.ones(2, size, dtype=torch.uint8), requires_grad=False)
+        return layer
+
+    model = nn.Sequential(quantised(2), nn.Linear(2, 2), *(quantised(2) for _ in range(30)))
+    with pytest.raises(
+        NotImplementedError, match=r"dtype torch\.uint8.*skip=\['0\.weight', '2\.weight'"
+    ) as said:
+        init_model_(model)
+    assert str(said.value).endswith("'20.weight' and 11 more] leaves them as they are")
+    init_model_(model, skip=[f"{index}.weight" for index in (0, *range(2, 32))])
+
+
 @pytest.mark.parametrize("flag", ["no", "False", None, 1, 0.0], ids=repr)
 def test_what_is_neither_yes_nor_no_is_refused(flag, tmp_path):
     model, table = nn.Linear(4, 4), {"rules": [{"init": "builtins:exit"}]}
