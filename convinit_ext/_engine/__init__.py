@@ -31,7 +31,7 @@ from convinit_ext._engine._compile import uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
 from convinit_ext._engine._fork import FORKED, on_this_thread
 from convinit_ext._engine._load import _C
-from convinit_ext._engine._messages import excerpt, lines, listed, naming, progress_bar, reason
+from convinit_ext._engine._messages import check_flags, excerpt, lines, listed, naming, progress_bar, reason
 from convinit_ext._engine._ops import (
     NUM_SUMS,
     SMALL_BYTES,

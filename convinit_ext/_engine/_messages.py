@@ -1,4 +1,4 @@
-"""What a user reads: the beginning of a long text, the first of many names, a bar that moves."""
+"""What a user reads: what is neither yes nor no, the first of many names, a bar that moves."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from contextlib import contextmanager
 _LONG = 200  # characters that are shown of a value
 _LONG_ERROR = 500  # of another error, which may list what is accepted
 _MANY = 20  # names that are listed
+
+
+def check_flags(**flags: bool) -> None:
+    """Raise TypeError for what is neither True nor False: the text "no", as of settings, would mean yes.
+
+    >>> check_flags(overwrite=True, dry_run=False)
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, not {excerpt(flag)}")
 
 
 def excerpt(value: object) -> str:

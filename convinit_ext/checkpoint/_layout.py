@@ -38,7 +38,7 @@ def parsed_size(size: int | str) -> int:
     >>> parsed_size("5GB"), parsed_size("1.5KiB"), parsed_size(7)
     (5000000000, 1536, 7)
     """
-    if isinstance(size, bool) or not isinstance(size, int | str):
+    if isinstance(size, bool) or not (isinstance(size, str) or hasattr(size, "__index__")):
         raise TypeError(f"max_shard_size must be a number of bytes or a text, not {type(size).__name__}")
     parts = _SIZE.fullmatch(str(size))
     unit = parts.group(2).upper() if parts else None

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from convinit_ext._engine import progress_bar, uncompiled
+from convinit_ext._engine import check_flags, progress_bar, uncompiled
 from convinit_ext.checkpoint._destination import Destination
 from convinit_ext.checkpoint._hf_config import base_name, config_files
 from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
@@ -175,6 +175,7 @@ def save_model(
     started = time.perf_counter()
 
     def prepare() -> tuple[Plan, Destination]:
+        check_flags(overwrite=overwrite)
         if path == "":  # the current folder to pathlib, and an unset variable to the user
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         size = None if max_shard_size is None else parsed_size(max_shard_size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from convinit_ext._engine import (
+    check_flags,
     check_not_in_fake_mode,
     check_tensor,
     excerpt,
@@ -127,6 +128,7 @@ def verify(
         rows = [_verified(subject, verdict) for subject, verdict in zip(subjects, verdicts, strict=True)]
         return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
 
+    check_flags(check_ranks=check_ranks)
     if check_ranks:
         chosen = checked_on_all_ranks(seed, options)
         plan, rows, problems, unchecked = together(look)

@@ -24,7 +24,7 @@ class Tracker:
     """The parameters and buffers of a model, read again when it has changed; lazy ones once they have memory.
 
     Raises:
-        ValueError: two parameters that share a canonical name.
+        ValueError: two parameters that share a canonical name; parameters that FSDP2 has gathered.
         RuntimeError: a parameter that is a part of another, but no slice of it.
     """
 
@@ -78,9 +78,10 @@ class Tracker:
 
     def _read(self) -> None:
         """Name the tensors by the model's present state. The counts of names that it had before go on."""
-        from convinit_ext.model import walk  # with all that plans need: the drop-in functions do without
+        from convinit_ext.model import check_modules, walk  # with all of plans: drop-in functions do without
 
         nodes = list(walk.modules(self._model))
+        check_modules(nodes, None)
         note_layers(node.module for node in nodes)
         found = walk.parameters(nodes, lazy=True)
         for each in walk.buffers(nodes):

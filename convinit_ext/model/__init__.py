@@ -2,6 +2,7 @@
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._api import init_model_, plan_model
+from convinit_ext.model._checks import check_modules
 from convinit_ext.model._ensemble import init_ensemble
 from convinit_ext.model._filling import check_range
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_device, checked_on_all_ranks

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext import keys
-from convinit_ext._engine import SUPPORTED_DTYPES, is_plain, ops, uncompiled
+from convinit_ext._engine import SUPPORTED_DTYPES, check_flags, is_plain, ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
@@ -106,6 +106,7 @@ def init_model_(
     ['1.weight', '1.bias']
     """
     started = time.perf_counter()
+    check_flags(check_ranks=check_ranks, dry_run=dry_run)
 
     def options() -> Options:
         return Options(recipe, dtype, fan, only, skip, names, device, frozen, like)

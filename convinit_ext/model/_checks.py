@@ -38,11 +38,16 @@ from convinit_ext.sharding import (
 def check_parameters(held: Sequence[NamedTensor], options: Options) -> None:
     """Check that every parameter is a plain floating-point tensor on a device that can be filled, or read.
 
-    Notes of each whether it `is_plain`, and names one that is none of these. A complex one may be filled with
-    given values, as its rule knows.
+    Notes of each whether it `is_plain`. A complex one may be filled with given values, as its rule knows.
+
+    Raises:
+        UnsupportedTensorError, RuntimeError, TypeError, ValueError: some are not; it is said of the first,
+            and all are named.
     """
     if options.reading:
         check_real(held, "verify")
+    lost: list[NamedTensor] = []
+    reason: Exception | None = None
     for each, plain in zip(held, are_plain(each.tensor for each in held), strict=True):
         tensor = each.tensor
         if plain:
@@ -53,8 +58,12 @@ def check_parameters(held: Sequence[NamedTensor], options: Options) -> None:
             if tensor.is_meta and not (options.reading or options.persistent):
                 _check_not_offloaded((*each.node.parents, each.node.module))
         except (RuntimeError, TypeError, ValueError) as error:  # UnsupportedTensorError is the first two
-            leave = f"skip={each.name!r} leaves it as it is"
-            raise type(error)(f"parameter {each.path!r}: {error}; {leave}") from error
+            lost.append(each)
+            reason = reason or error
+    if reason is not None:
+        names = listed(repr(each.name) for each in lost)
+        leave = f"[{names}] leaves them as they are" if len(lost) > 1 else f"{names} leaves it as it is"
+        raise type(reason)(f"parameter {lost[0].path!r}: {reason}; skip={leave}") from reason
 
 
 def check_real(held: Iterable[NamedTensor], do: str = "draw") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,9 +44,11 @@ def _rejoined(
     owners = [node for node in nodes if hasattr(type(node.module), "tie_weights")]
     if not owners:
         return groups
+    modules = {id(node.module) for node in owners}
+    outermost = [node for node in owners if modules.isdisjoint(map(id, node.parents))]  # which ask the others
     group_of = {id(each.tensor): at for at, group in enumerate(groups) for each in group}
     joined: dict[int, int] = {}  # the group that a group belongs to
-    for ids in _declared(owners[0]):
+    for ids in chain.from_iterable(map(_declared, outermost)):
         ats = sorted({group_of[each] for each in ids if each in group_of})
         for each in [each for at in ats for each in groups[at][1:]]:  # one memory, parameters of their own
             each.is_apart |= id(each.tensor) in ids and not is_dtensor(each.tensor)
@@ -55,7 +58,9 @@ def _rejoined(
         if reading and not all(each.tensor.is_meta for each in apart):
             continue
         _check_can_be_tied(apart)
-        joined.update((at, ats[0]) for at in ats[1:])
+        firsts = {joined.get(at, at) for at in ats}  # some may be tied by another model already
+        together = [at for at, first in [*joined.items(), *zip(ats, ats, strict=True)] if first in firsts]
+        joined.update((at, min(firsts)) for at in {*ats, *together} - {min(firsts)})
     for at, first in joined.items():
         for each in groups[at]:
             each.is_apart = True

@@ -203,6 +203,7 @@ class _Held:
     def put_back(self) -> list[str]:
         """Make all as it was; return what had changed of the model, but for plain attributes."""
         changed = []
+        self._refs.clear()
         for path, module, kind in self._types:
             if type(module) is not kind:
                 module.__class__ = kind

@@ -10,7 +10,7 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any, TypeVar
 
-from convinit_ext._engine import excerpt, reason
+from convinit_ext._engine import check_flags, excerpt, reason
 from convinit_ext.recipes._adapters import WORDS
 from convinit_ext.recipes._depth import ByDepth, scaled_by_depth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
@@ -58,6 +58,7 @@ class Recipe:
     allow_unused: InitVar[bool] = False
 
     def __post_init__(self, allow_unused: bool) -> None:
+        check_flags(allow_unused=allow_unused, defaults=self.defaults)
         rules = tuple(self.rules) if isinstance(self.rules, Iterable) else (self.rules,)
         for rule in rules:
             if not isinstance(rule, Rule):
@@ -82,6 +83,7 @@ class Recipe:
             OSError: the file cannot be read.
             ValueError, TypeError: what is wrong, with the file, the rule's number and what is accepted.
         """
+        check_flags(allow_code=allow_code)
         return _load(Path(path), (), allow_code)
 
     @classmethod
@@ -99,6 +101,7 @@ class Recipe:
         >>> recipe.rules[0].text
         'normal_(0, 0.02)'
         """
+        check_flags(allow_code=allow_code)
         return _from_dict(given, (), allow_code)
 
     def to_dict(self) -> dict[str, Any]:

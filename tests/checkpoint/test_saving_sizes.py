@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from saving import filled, rule_model
 
@@ -28,6 +29,7 @@ def test_sizes():
         assert parsed_size(text) == size
         if str(text).strip().upper().endswith("B") and "iB" not in str(text):
             assert parse_size_to_int(text) == size
+    assert parsed_size(np.int64(7)) == 7
     for wrong in ("", "GB", "-1GB", "5 GX", "five", 0, -1, "0GB", "1e3", "0.1", 10**400, "9" * 308 + "TB"):
         with pytest.raises(ValueError, match="is no size"):
             parsed_size(wrong)

@@ -10,6 +10,7 @@ import torch
 from filling import assert_same_bits
 from meshes import every_rank
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import _StridedShard
 
@@ -213,3 +214,19 @@ def test_a_model_without_a_seed_on_several_ranks():
         assert said[0].filename == __file__
         with intercept():  # follows the generator, as PyTorch's own
             nn.init.normal_(whole.weight)
+
+
+def test_parameters_that_fsdp2_gathered_are_refused():
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Linear(4, 4))
+        fully_shard(model, mesh=mesh)
+        with intercept(model, seed=0):
+            nn.init.normal_(model[0].weight)
+            model.unshard()
+            with pytest.raises(ValueError, match=r"module '' holds gathered parameters.*reshard\(\) first"):
+                nn.init.normal_(model[0].weight)
+        with pytest.raises(ValueError, match="holds gathered parameters"), intercept(model, seed=0):
+            pass
+        model.reshard()
+        with intercept(model, seed=0):
+            nn.init.normal_(model[0].weight)

@@ -1,6 +1,7 @@
 """Models and rules that are refused: the parameter or buffer is named, and every tensor is as it was."""
 
 import functools
+import json
 import warnings
 
 import pytest
@@ -13,9 +14,54 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from convinit_ext import Constant, Normal, Uniform, init, init_model_, plan_model
+from convinit_ext import (
+    Constant,
+    Normal,
+    Uniform,
+    fingerprint,
+    init,
+    init_model_,
+    plan_model,
+    save_model,
+    verify,
+)
 from convinit_ext._engine import _ops as ops
-from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
+from convinit_ext.recipes import TORCH, CopyFrom, Preset, Recipe, Rule
+
+
+def test_parameters_of_other_dtypes_are_named_together():
+    def quantised(size):
+        layer = nn.Linear(size, 2)
+        layer.weight = nn.Parameter(torch.ones(2, size, dtype=torch.uint8), requires_grad=False)
+        return layer
+
+    model = nn.Sequential(quantised(2), nn.Linear(2, 2), *(quantised(2) for _ in range(30)))
+    with pytest.raises(
+        NotImplementedError, match=r"dtype torch\.uint8.*skip=\['0\.weight', '2\.weight'"
+    ) as said:
+        init_model_(model)
+    assert str(said.value).endswith("'20.weight' and 11 more] leaves them as they are")
+    init_model_(model, skip=[f"{index}.weight" for index in (0, *range(2, 32))])
+
+
+@pytest.mark.parametrize("flag", ["no", "False", None, 1, 0.0], ids=repr)
+def test_what_is_neither_yes_nor_no_is_refused(flag, tmp_path):
+    model, table = nn.Linear(4, 4), {"rules": [{"init": "builtins:exit"}]}
+    (tmp_path / "mine.json").write_text(json.dumps(table))
+    before = fingerprint(model)
+    for name, asked in {
+        "dry_run": lambda: init_model_(model, dry_run=flag),
+        "check_ranks": lambda: init_model_(model, check_ranks=flag),
+        "check_ranks of verify": lambda: verify(model, check_ranks=flag),
+        "overwrite": lambda: save_model(model, tmp_path / "new", overwrite=flag),
+        "allow_code": lambda: Recipe.load(tmp_path / "mine.json", allow_code=flag),
+        "allow_code of a table": lambda: Recipe.from_dict(table, allow_code=flag),
+        "allow_unused": lambda: Recipe(TORCH, allow_unused=flag),
+        "defaults": lambda: Recipe(TORCH, defaults=flag),
+    }.items():
+        with pytest.raises(TypeError, match=rf"^{name.split()[0]} must be True or False, not {flag!r}$"):
+            asked()
+    assert fingerprint(model) == before and not (tmp_path / "new").exists()
 
 
 def negated(*shape, dtype=torch.complex64):

@@ -71,6 +71,35 @@ def test_a_compiled_model_is_asked_and_stays_as_it_is(how, around):
         assert_same_bits(own, tensor)
 
 
+def test_each_of_several_models_in_one_declares_its_own():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher, self.others = Language(), nn.ModuleList([Language(), Language(ties=False)])
+
+        def shared(self) -> list[bool]:
+            return [each.head.weight is each.embed.weight for each in (self.teacher, *self.others)]
+
+    with torch.device("meta"):
+        model = Both()
+    model.to_empty(device="cpu")
+    assert model.shared() == [False, False, False]
+    init_model_(model, 3)
+    assert model.shared() == [True, True, False]
+    expected = Language()
+    init_model_(expected, 3, names=lambda name: f"others.0.{name}")
+    assert torch.equal(model.others[0].head.weight, expected.head.weight)
+
+
+def test_ties_of_two_models_that_share_a_layer_are_one():
+    with torch.device("meta"):
+        model = nn.ModuleList([Language(), Language()])
+    model.to_empty(device="cpu")
+    model[0].embed.weight = model[1].head.weight
+    init_model_(model, 3)
+    assert len({id(each.weight) for module in model for each in (module.embed, module.head)}) == 1
+
+
 def test_what_is_not_declared_stays_apart():
     model = made("to_empty", ties=False)
     init_model_(model, 3)
