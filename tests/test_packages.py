@@ -56,4 +56,4 @@ def test_a_wheel_is_small(tmp_path: Path):
     result = run_python(*command, DIST_EXTRA_CONFIG=str(settings))
     assert result.returncode == 0, result.stdout + result.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 1_500_000
+    assert wheel.stat().st_size < 1_300_000

@@ -90,6 +90,21 @@ class Matcher {
   int64_t num_same_ = 0;
 };
 
+// A part of the values of a run's first or last group goes to the sink. Called, and the formulas once for all
+// types: a copy of them is as long as a loop.
+template <class Sampler, class Real, class Words, class Values>
+static __attribute__((noinline)) void make_values(Sampler sampler, const Parameters<Real>& p,
+                                                  const Words& words, Values* values) {
+  *values = values_of(sampler, p, words);
+}
+template <class Sampler, class Real, class Words, class Sink>
+CONVINIT_HD bool visit_part(Sampler sampler, const Parameters<Real>& p, Words words, int64_t skip,
+                            int64_t count, Sink* sink) {
+  decltype(values_of(sampler, p, words)) values;
+  make_values(sampler, p, words, &values);
+  return sink->part(values, skip, count);
+}
+
 // A run within 2^32 blocks of the same round keys; `skip` elements of its first block come before it. Goes on
 // as long as the sink says so. The words of the next group come before the values of this one: each is a long
 // chain of operations, and a processor works at both at once.
@@ -102,7 +117,7 @@ CONVINIT_HD bool visit_run(const Parameters<typename Computed<Out>::Real>& p, co
   auto words = words_of(sampler, p, keys, product);
   const int64_t head = kGroup<Out> - skip;
   if (skip > 0 && count > head) {
-    if (!sink->part(values_of(sampler, p, words), skip, head)) return false;
+    if (!visit_part(sampler, p, words, skip, head, sink)) return false;
     product = next_product(&block_low, product, kMultiplier0);
     words = words_of(sampler, p, keys, product);
     skip = 0;
@@ -114,7 +129,7 @@ CONVINIT_HD bool visit_run(const Parameters<typename Computed<Out>::Real>& p, co
     if (!sink->whole(values_of(sampler, p, words))) return false;
     words = next;
   }
-  return sink->part(values_of(sampler, p, words), skip, count);
+  return visit_part(sampler, p, words, skip, count, sink);
 }
 
 template <class Sampler, class Out, class Sink>
