@@ -77,12 +77,12 @@ def fill_(
 
     What is wrong is raised before a key is drawn.
     """
-    kind, params = distribution.kind, distribution.params
     if (
         shard is None
         and is_plain(tensor)
+        and (params := distribution.params)  # which a compiler's distributions have not yet
         and (
-            kind != _UNIFORM
+            (kind := distribution.kind) != _UNIFORM
             or (params[0] >= -_FIT_ANY and params[1] <= _FIT_ANY)
             or bounds_fit(params[0], params[1], tensor.dtype)
         )
