@@ -91,7 +91,7 @@ class Meeting:
 def text_of(ranks: Sequence[int]) -> str:
     """Return the first of some ranks as text.
 
-    >>> text_of([3]), text_of(range(22))[-22:]
-    ('rank 3', ', 18, 19 and 2 more')
+    >>> text_of([3]), text_of(range(22))[-17:]
+    ('rank 3', '18, 19 and 2 more')
     """
     return f"rank{'s' * (len(ranks) > 1)} {listed(ranks)}"
