@@ -20,7 +20,6 @@ from convinit_ext.distributions import (
     Axes,
     Axis,
     Distribution,
-    are_pytorchs,
     calculate_gain,
     fans,
     kaiming,
@@ -37,6 +36,7 @@ _Axes: TypeAlias = tuple[Axis | None, Axis | None, Axis, int]  # a plain tuple i
 _remembered_kaiming = lru_cache(maxsize=4096)(kaiming)
 _remembered_xavier = lru_cache(maxsize=4096)(xavier)
 _NUMBERS = (int, float)
+_, _, _NO_AXES, _ONE = PYTORCH  # by identity: NumPy's numbers answer == with arrays
 
 
 # A model has few shapes, so results are remembered: those of plain numbers, as a tensor's value may change,
@@ -57,7 +57,7 @@ def kaiming_distribution(
         fan = kaiming_fan(shape, mode, groups, Axes(*axes))
         return scaled("kaiming_std", form, calculate_gain(nonlinearity, a), fan, fan)
     plain = type(a) in _NUMBERS and type(mode) is type(nonlinearity) is str and type(groups) is int
-    if plain and are_pytorchs(axes):
+    if plain and axes[0] is axes[1] is None and axes[2] is _NO_AXES and axes[3] is _ONE:
         return _remembered_kaiming(shape, a, mode, nonlinearity, form, groups)
     return kaiming(shape, a, mode, nonlinearity, form, groups, Axes(*axes))
 
@@ -65,13 +65,11 @@ def kaiming_distribution(
 def xavier_distribution(
     shape: Sequence[int], gain: float, form: str, groups: int = 1, axes: _Axes = PYTORCH
 ) -> Distribution:
-    """Return `xavier` of the same arguments, remembered where the axes are PyTorch's.
-
-    That of a gain of zero is not, as its sign counts.
-    """
+    """Return `xavier` of the same arguments, remembered likewise, but of gain zero, whose sign counts."""
     if is_compiling():
         return scaled("xavier_std", form, gain, *fans(shape, groups=groups, **Axes(*axes)._asdict()))
-    if type(gain) in _NUMBERS and gain and type(groups) is int and are_pytorchs(axes):
+    plain = type(gain) in _NUMBERS and gain and type(groups) is int
+    if plain and axes[0] is axes[1] is None and axes[2] is _NO_AXES and axes[3] is _ONE:
         return _remembered_xavier(shape, gain, form, groups)
     return xavier(shape, gain, form, groups, Axes(*axes))
 
