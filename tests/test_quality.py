@@ -71,6 +71,15 @@ def test_a_battery_that_fails_or_says_nothing_is_an_error(tmp_path, battery, end
         batteries.crush(battery, (), "one key", 0)
 
 
+def test_a_battery_may_have_enough_in_the_midst_of_a_write(battery):
+    """All but a page of an array is read or in the pipe, and what is left is in the writer's buffer."""
+    size = next(batteries._stream.interleaved(0, "weight", "element", 1)).nbytes - (1 << 16) - (1 << 12)
+    lines = ["import sys, time", f"left = {size}"]
+    lines += ["while left: left -= len(sys.stdin.buffer.raw.read(left))", "time.sleep(0.5)"]
+    Path(battery).write_text("\n".join([f"#!{sys.executable}", *lines, 'print("= 1 Test | 0.5")', ""]))
+    assert batteries.crush(battery, (), "one key", 0) == [("1 Test", 0.5)]
+
+
 SLOW = """#!{python}
 import sys
 print("=", "3 Gap | 0.001" if "3" in sys.argv else "1 Collision | 0.5", flush=True)

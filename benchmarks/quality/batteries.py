@@ -65,13 +65,12 @@ def fed(command: list[str], stream: str, seed: int, until: float = math.inf) -> 
     ):
         assert process.stdin
         accepted = {0}
-        with contextlib.suppress(BrokenPipeError):  # it has enough
+        with contextlib.suppress(BrokenPipeError), process.stdin:  # it has enough, perhaps at the last flush
             for words in _stream.interleaved(seed, "weight", by, num_streams):
                 if time.monotonic() > until:
                     accepted.add(OUT_OF_WORDS)
                     break
                 process.stdin.write(words.data)
-            process.stdin.close()
         process.wait()
         output.seek(0)
         printed = output.read()

@@ -138,7 +138,7 @@ def crush_tables(record: Record) -> Iterator[str]:
         ended.setdefault(f"{row['battery']}, {row['stream']}", set()).add(row["test"].split()[0])
     for name, tests in ended.items():
         minutes = sum(run["minutes"].get(name, 0) for run in (*record.get("before", ()), record))
-        yield f"{name}: {len(tests)} of 96 tests ended, in {minutes:.0f} minutes beside other work."
+        yield f"- {name}: {len(tests)} of 96 tests ended, in {minutes:.0f} minutes beside other work."
     yield ""
     yield from stream_tables(record)
 
