@@ -49,7 +49,7 @@ def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_p
     }
     assert weak["test"] == "weak" and weak["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.001)
     assert other["test"] == "weak #2" and "fresh" not in other
-    assert "dieharder" not in record["environment"] and record["command"].startswith("python ")
+    assert "dieharder" not in record["environment"] and "python " in record["command"]
     assert record["minutes"].keys() == {"SmallCrush, one key", "SmallCrush, bits reversed, one key"}
     text = "\n".join(pages.stream_tables(record))
     assert "| one key | 6 | 0.001 | " in text
