@@ -1,5 +1,6 @@
 """The scripts of benchmarks/quality: a tiny run, what they would find if samples were wrong, their page."""
 
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks" / "quality"))
 import batteries
 import common
 import pages
+
+from convinit_ext import Key, init
 
 # Reads 40 words, and says what SmallCrush's program says of them.
 BATTERY = """#!{python}
@@ -40,7 +43,7 @@ def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_p
     batteries.main(["--tests", "--smallcrush", battery, "--only", "one key", "--output", str(output)])
     record = json.loads(output.read_text())
     first, weak, other = record["results"][:3]
-    word = next(batteries._stream.interleaved(0, "weight", "element", 1)).item(0)
+    word = next(batteries.words_of("one key", 0)).item(0)
     assert first == {
         "battery": "SmallCrush",
         "stream": "one key",
@@ -54,6 +57,20 @@ def test_a_battery_reads_the_streams_and_weak_p_values_are_looked_at_again(tmp_p
     text = "\n".join(pages.stream_tables(record))
     assert "| one key | 6 | 0.001 | " in text
     assert "- SmallCrush, weak, one key: 0.001; on fresh seeds 0.001, 0.001, 0.001" in text
+
+
+@pytest.mark.parametrize("stream", batteries.SAMPLES)
+def test_finished_samples_are_words(stream):
+    """Two samples make a word, the first one in its low half; the next chunk goes on."""
+    stats = pytest.importorskip("scipy.stats")
+    kind, dtype = batteries.SAMPLES[stream]
+    exact = {"uniform": stats.uniform(), "normal": stats.norm(), "truncated_normal": stats.truncnorm(-2, 2)}
+    chunks = list(itertools.islice(batteries.words_of(stream, 7), 2))
+    whole = torch.empty(4 * len(chunks[0]), dtype=getattr(torch, dtype))
+    fill_ = {"uniform": init.uniform_, "normal": init.normal_, "truncated_normal": init.trunc_normal_}[kind]
+    fill_(whole, key=Key(7, f"{kind}.torch.{dtype}"))
+    place = np.floor(exact[kind].cdf(whole.double().numpy()) * 2**16).astype(np.int64)
+    assert np.abs(place[0::2] + (place[1::2] << 16) - np.concatenate(chunks)).max() <= 1 + 2**16
 
 
 @pytest.mark.skipif(shutil.which("dieharder") is None, reason="there is no dieharder")
@@ -73,7 +90,7 @@ def test_a_battery_that_fails_or_says_nothing_is_an_error(tmp_path, battery, end
 
 def test_a_battery_may_have_enough_in_the_midst_of_a_write(battery):
     """All but a page of an array is read or in the pipe, and what is left is in the writer's buffer."""
-    size = next(batteries._stream.interleaved(0, "weight", "element", 1)).nbytes - (1 << 16) - (1 << 12)
+    size = next(batteries.words_of("one key", 0)).nbytes - (1 << 16) - (1 << 12)
     lines = ["import sys, time", f"left = {size}"]
     lines += ["while left: left -= len(sys.stdin.buffer.raw.read(left))", "time.sleep(0.5)"]
     Path(battery).write_text("\n".join([f"#!{sys.executable}", *lines, 'print("= 1 Test | 0.5")', ""]))

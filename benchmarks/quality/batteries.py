@@ -1,19 +1,19 @@
-"""Runs test batteries of random number generators on the words of five kinds of streams.
+"""Runs test batteries of random number generators on words of five kinds of streams, and on finished samples.
 
 python benchmarks/quality/batteries.py [--full] [--smallcrush PROGRAM] [--only STREAM] [--output FILE]
 python benchmarks/quality/batteries.py --tests --smallcrush PROGRAM --size crush [--minutes NUMBER] [--go-on]
 
-Needs dieharder (Debian: apt-get install dieharder) for all tests but none; with --smallcrush also TestU01 and
-the program made of smallcrush.c. --full is all of dieharder: hours. Crush is about an hour a stream, most of
-it TestU01's own. With --minutes what has not ended by then is left out; --go-on keeps what the result file
-has and runs the rest: each of TestU01's tests by itself, on the stream from its first word, --jobs at once.
+Needs dieharder (Debian: apt-get install dieharder) for all tests but none; with --smallcrush also TestU01
+and the program made of smallcrush.c; for finished samples scipy. --full is all of dieharder, Crush 96 tests
+of TestU01: each more than half an hour of one core for a stream. With --minutes what has not ended by then
+is left out; --go-on keeps what the result file has and runs the rest: each of TestU01's tests by itself, on
+the stream from its first word, --jobs at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import itertools
 import json
 import math
@@ -22,23 +22,32 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from common import FRESH_SEEDS, RESULTS, is_weak, processor_seconds, write
 
 from convinit_ext.cli import _stream
 
 # As options of `python -m convinit_ext stream`.
-STREAMS: dict[str, tuple[str, int]] = {
+WORDS: dict[str, tuple[str, int]] = {
     "one key": ("element", 1),
     "1,000 adjacent names": ("name", 1000),
     "1,000 adjacent seeds": ("seed", 1000),
     "one index under 2^20 names": ("name", 1 << 20),
     "8 shards of one key": ("shard", 8),
 }
+# Finished samples of one key, as words: the 16 high bits of two samples' places in their distribution.
+SAMPLES = {
+    f"{kind} {dtype}": (kind, dtype)
+    for dtype in ("float32", "float64")
+    for kind in ("uniform", "normal", "truncated_normal")
+}
+STREAMS = (*WORDS, *SAMPLES)
 # dieharder's tests but for those that its author calls suspect, those that need more than some 10^8 words,
 # and most widths of tuples.
 FAST = ("0", "1", "3", "4", "8", "9", "10", "11", "12", "13", "15", "16", "100", "101", "102", "200 -n 6")
@@ -50,15 +59,33 @@ STATISTIC = re.compile(r"^= (.+?) \| (\S+)$", re.MULTILINE)  # of smallcrush.c
 SIZES = {"smallcrush": "SmallCrush", "crush": "Crush", "bigcrush": "BigCrush"}
 NUM_TESTS = {"smallcrush": 10, "crush": 96, "bigcrush": 106}
 OUT_OF_WORDS = 3  # smallcrush.c's status
+MOST_SAMPLES = 1 << 48  # in one tensor of which pieces are filled
 
 versions: dict[str, str] = {}  # of the batteries that ran
 Found = list[tuple[str, float]]  # the name of a statistic, and its p-value
 Battery = Callable[[str, int, list[str]], Found]  # of a stream and a seed: all statistics, or at least these
 
 
+def words_of(stream: str, seed: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Return the arrays of a stream's words, without end."""
+    if stream in WORDS:
+        by, num_streams = WORDS[stream]
+        return _stream.interleaved(seed, "weight", by, num_streams)
+    return words_of_samples(*SAMPLES[stream], seed)
+
+
+def words_of_samples(kind: str, dtype: str, seed: int) -> Iterator[np.ndarray[Any, Any]]:
+    import samples
+
+    tensor = torch.empty(samples.CHUNK, dtype=samples.DTYPES[dtype])
+    for start in itertools.count(0, samples.CHUNK):
+        samples.fill_(tensor, kind, seed, start, MOST_SAMPLES)
+        place = samples.cdf(kind, tensor.numpy().astype(np.float64))
+        yield np.minimum(place * 65536.0, 65535.0).astype("<u2").view("<u4")
+
+
 def fed(command: list[str], stream: str, seed: int, until: float = math.inf) -> str:
     """Return what a program prints that reads the stream's words until it has enough, or until that time."""
-    by, num_streams = STREAMS[stream]
     with (
         tempfile.TemporaryFile("w+") as output,
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output) as process,
@@ -66,7 +93,7 @@ def fed(command: list[str], stream: str, seed: int, until: float = math.inf) -> 
         assert process.stdin
         accepted = {0}
         with contextlib.suppress(BrokenPipeError), process.stdin:  # it has enough, perhaps at the last flush
-            for words in _stream.interleaved(seed, "weight", by, num_streams):
+            for words in words_of(stream, seed):
                 if time.monotonic() > until:
                     accepted.add(OUT_OF_WORDS)
                     break
@@ -173,7 +200,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--smallcrush", metavar="PROGRAM", help="made of smallcrush.c")
     parser.add_argument("--size", choices=SIZES, default="smallcrush", help="TestU01's battery")
     parser.add_argument("--minutes", type=float, default=math.inf, help="of TestU01, all together")
-    parser.add_argument("--only", action="append", choices=STREAMS, help="default: all five")
+    parser.add_argument("--only", action="append", choices=STREAMS, help="default: all")
     parser.add_argument("--output", type=Path, default=RESULTS / "quality_stream.json")
     parser.add_argument("--go-on", action="store_true", help="keep the rows of the output's file")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, with --go-on")
@@ -193,20 +220,31 @@ def main(arguments: list[str] | None = None) -> None:
     options = parsed(arguments)
     if options.tests != []:
         versions["dieharder"] = version_of_dieharder()
-    (rows, before), minutes = kept(options), {}
-    for name, battery in batteries(options).items():
-        for stream in options.only or STREAMS:
-            start = time.monotonic()
-            there = [row for row in rows if (row["battery"], row["stream"]) == (name, stream)]
-            left = runs(options, name, {row["test"].split()[0] for row in there})
-            with ThreadPoolExecutor(options.jobs) as pool:
-                for found in pool.map(functools.partial(judged, battery, stream), left):
-                    rows += [{"battery": name, **row} for row in found]
-                    for row in rows[len(rows) - len(found) :]:
-                        print(*row.values(), sep=" | ", flush=True)
-                    minutes[f"{name}, {stream}"] = round((time.monotonic() - start) / 60, 1)
-                    figures = {"processor_seconds": processor_seconds(), "minutes": minutes}
-                    write(options.output, versions, **figures, before=before, results=rows)  # so far
+    rows, before = kept(options)
+    ended = {(row["battery"], row["stream"], row["test"].split()[0]) for row in rows}
+    chosen = batteries(options)
+    tasks = [
+        (name, stream, tests)
+        for name in chosen
+        for stream in options.only or STREAMS
+        for tests in runs(options, name, {test for *there, test in ended if there == [name, stream]})
+    ]
+    minutes: dict[str, float] = {}
+
+    def run(name: str, stream: str, tests: list[str]) -> list[dict[str, Any]]:
+        start = time.monotonic()
+        found = [{"battery": name, **row} for row in judged(chosen[name], stream, tests)]
+        label = f"{name}, {stream}"
+        minutes[label] = round(minutes.get(label, 0.0) + (time.monotonic() - start) / 60, 2)
+        return found
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for found in pool.map(run, *zip(*tasks, strict=True)) if tasks else ():
+            rows += found
+            for row in found:
+                print(*row.values(), sep=" | ", flush=True)
+            figures = {"processor_seconds": processor_seconds(), "minutes": minutes}
+            write(options.output, versions, **figures, before=before, results=rows)  # so far
 
 
 if __name__ == "__main__":
