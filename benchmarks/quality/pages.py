@@ -50,7 +50,7 @@ def machine(record: Record, *tools: str) -> str:
 
 
 def machines(record: Record, *tools: str) -> list[str]:
-    """Return a paragraph for each run that made a record: batteries.py goes on where a file ended."""
+    """Return a paragraph for each run that made a record: a later one may have added rows."""
     said = [machine(run, *tools) for run in (*record.get("before", ()), record)]
     return ["", "\n\n".join(dict.fromkeys(said))]
 
@@ -163,7 +163,7 @@ def one_fingerprint_tables(record: Record) -> Iterator[str]:
                 )
         for way, reason in not_run(rows, size).items():
             yield line(way, "not run here", reason, *[""] * len(names))
-    yield from ("", machine(record, "torch"))
+    yield from machines(record, "torch")
 
 
 def not_run(rows: list[Record], size: str) -> dict[str, str]:
