@@ -155,12 +155,16 @@ def samples():
     return samples
 
 
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="there is no compiler"
+)
+
+
+@needs_a_compiler
 def test_a_tiny_run_of_the_samples(tmp_path, samples):
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        pytest.skip("there is no compiler")
     output = tmp_path / "samples.json"
     chosen = ["--dtypes", "float32", "float64", "float8_e5m2", "--step", "1000003"]
-    samples.main(["--samples", "300000", "--others", "300000", *chosen, "--output", str(output)])
+    samples.main(["--samples", "300000", "--jobs", "2", *chosen, "--output", str(output)])
     record = json.loads(output.read_text())
     assert [(row["kind"], row["dtype"]) for row in record["results"]] == [
         (kind, dtype) for kind in samples.KINDS for dtype in ("float32", "float64", "float8_e5m2")
@@ -172,6 +176,29 @@ def test_a_tiny_run_of_the_samples(tmp_path, samples):
     assert all(worst["largest_error"] < 2e-6 for name, worst in record["words"].items() if name != "step")
     assert all(abs(ratio - 1) < 0.02 for ratio in record["tails"].values())
     assert "| normal float64 | 6 | " in "\n".join(pages.samples_tables(record))
+
+
+def test_samples_go_on_beside_what_the_file_has(tmp_path, samples):
+    output = tmp_path / "samples.json"
+    few = ["--samples", "1000", "--step", "0", "--output", str(output)]
+    samples.main([*few, "--kinds", "normal", "--dtypes", "float32", "float64"])
+    record = json.loads(output.read_text())
+    words = {"words": {"step": 7}, "tails": {"3": 1.0}}
+    output.write_text(json.dumps(record | words))
+    samples.main(
+        [*few, "--go-on", "--samples", "2000", "--kinds", "normal", "uniform", "--dtypes", "float32"]
+    )
+    again = json.loads(output.read_text())
+    assert [(row["kind"], row["dtype"], row["samples"]) for row in again["results"]] == [
+        ("uniform", "float32", 2000),
+        ("normal", "float32", 2000),
+        ("normal", "float64", 1000),
+    ]
+    assert again["results"][2] == record["results"][1] and {key: again[key] for key in words} == words
+    assert again["before"] == [{key: record[key] for key in ("command", "environment")}]
+    samples.main([*few, "--kinds", "uniform", "--dtypes", "float64"])
+    alone = json.loads(output.read_text())
+    assert len(alone["results"]) == 1 and "words" not in alone and "before" not in alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])

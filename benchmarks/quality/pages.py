@@ -101,7 +101,7 @@ def samples_tables(record: Record) -> Iterator[str]:
     yield from weak_lines(found)
     if "words" in record:
         yield from exact_tables(record)
-    yield from ("", machine(record, "scipy"))
+    yield from machines(record, "scipy")
 
 
 def exact_tables(record: Record) -> Iterator[str]:
