@@ -105,7 +105,7 @@ def samples_tables(record: Record) -> Iterator[str]:
 
 
 def exact_tables(record: Record) -> Iterator[str]:
-    """Yield the lines of normals' tails and zeros, and of float32's formulas at every word."""
+    """Yield the lines of normals' tails and zeros, and of float32's formulas and quantiles at every word."""
     rows = record["results"]
     yield ""
     yield from header("beyond, both sides", "sigma", "found", "expected", "of all words, to the exact")
@@ -125,6 +125,17 @@ def exact_tables(record: Record) -> Iterator[str]:
     )
     for name, worst in words.items():
         yield line(name, f"{worst['largest_error']:.2e}", worst["word"], worst["not_finite"])
+    yield ""
+    errors = "largest error", "at word", "of the allowed", "at word", "NaN or infinite"
+    yield from header("standard normal cut to", *errors, "falls", "the largest")
+    for name, found in record["quantiles"].items():
+        sigmas, share = found["in sigmas"], found["of the allowed"]
+        yield line(
+            name,
+            *(f"{sigmas['largest_error']:.2e}", sigmas["word"]),
+            *(f"{share['largest_error']:.3f}", share["word"]),
+            *(sigmas["not_finite"], found["falls"], f"{found['largest_fall']:.3g}"),
+        )
 
 
 def ordinal(step: int) -> str:

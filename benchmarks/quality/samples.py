@@ -262,14 +262,15 @@ def tail_of_the_words(sigma: float) -> float:
 
 
 def every_word(step: int) -> dict[str, Any]:
-    """Return what every_word.cpp prints."""
+    """Return what every_word.cpp prints: the words, of the normal's formulas, and the quantiles."""
     source = Path(__file__).with_suffix("").with_name("every_word.cpp")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "every_word"
-        flags = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
+        flags = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
         subprocess.run([os.environ.get("CXX", "c++"), *flags, str(source), "-o", str(program)], check=True)
         printed = subprocess.run([str(program), str(step)], check=True, capture_output=True, text=True).stdout
-    return {"step": step, **json.loads(printed)}
+    found: dict[str, Any] = json.loads(printed)
+    return found
 
 
 def kept(options: argparse.Namespace) -> dict[str, Any]:
@@ -320,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
         save()
     if options.step:
         record["tails"] = {f"{sigma:g}": tail_of_the_words(sigma) for sigma in SIGMAS}
-        record["words"] = every_word(options.step)
+        record |= every_word(options.step)
         save()
 
 
