@@ -4,6 +4,9 @@ A weight's value is a pure function of seed, parameter name, element index and d
 docs/value-contract.md.
 """
 
+import os as _os
+import signal as _signal
+import sys as _sys
 from importlib import import_module as _import_module
 from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
@@ -13,6 +16,19 @@ if _missing := [name for name in ("torch", "numpy", "safetensors") if _find_spec
         f"convinit_ext needs torch, numpy and safetensors, and {', '.join(_missing)} "
         f"{'is' if len(_missing) == 1 else 'are'} not installed: pip install {' '.join(_missing)}"
     )
+
+# `python -m convinit_ext` imports this file before __main__, and with it torch, which takes a second or two.
+if (
+    _sys.argv[:1] == ["-m"]
+    and _sys.orig_argv[-len(_sys.argv) :][:1] == ["convinit_ext"]
+    and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+):
+
+    def _leave(*_: object) -> None:
+        _os.write(2, b"convinit_ext: interrupted\n")
+        _os._exit(130)
+
+    _signal.signal(_signal.SIGINT, _leave)  # __main__ puts the other one back
 
 from convinit_ext import init as init
 from convinit_ext._engine import FINGERPRINT_VERSION

@@ -25,12 +25,13 @@ PINNED = {name: pages.found_by(RECORD["results"], "small", name) for name in CAS
 
 
 def test_one_piece_by_every_instruction_set_in_every_order():
-    before = _C.isa()
+    before, isas = _C.isa(), _C.available_isas()
+    chosen = {"models": list(CASES), "small": True, "orders": len(ORDERS), "ways": [*isas, *ways.WAYS]}
     try:
-        rows = list(ways.in_one_piece(argparse.Namespace(models=list(CASES), small=True, orders=len(ORDERS))))
+        rows = list(ways.in_one_piece(argparse.Namespace(**chosen)))
     finally:
         _C.force_isa(before)
-    assert len(rows) == len(CASES) * len(_C.available_isas()) * len(ORDERS)
+    assert len(rows) == len(CASES) * len(isas) * len(ORDERS)
     for row in rows:
         assert [row["fingerprint"]] == PINNED[row["model"]], row
 
@@ -84,3 +85,30 @@ def test_another_fingerprint_and_what_was_not_run_are_said():
 def test_a_way_that_fails_is_said():
     with pytest.raises(RuntimeError, match=r"^ways\.py: error: argument --models: invalid choice: .*Nobody"):
         list(one_fingerprint.ways(sys.executable, "--processes", 0, "--models", "Nobody"))
+
+
+@pytest.mark.parametrize("size", ["small", "real"])
+def test_every_instruction_set_of_a_pc_has_a_row(size):
+    """In which every model has the fingerprint that all have."""
+    rows = {row["way"]: row for row in RECORD["results"] if row["size"] == size}
+    for isa in ("portable", "sse2", "avx2", "avx512"):
+        for name in CASES:
+            assert list(rows[isa]["runs"][name]) == pages.found_by(RECORD["results"], size, name), (isa, name)
+
+
+def test_more_adds_what_has_no_row_and_keeps_the_others(tmp_path):
+    """The portable path is not in the file; rows that are there stay, those of another machine too."""
+    output = tmp_path / "table.json"
+    others = [
+        row
+        for row in RECORD["results"]
+        if row["size"] == "small" and row["way"] not in ("portable", *ways.WAYS)
+    ]
+    output.write_text(json.dumps(RECORD | {"results": others, "before": []}))
+    chosen = ["--more", "--processes", "--sizes", "small", "--models", "Llama", "--output", str(output)]
+    assert one_fingerprint.main(chosen) == 0
+    record = json.loads(output.read_text())
+    first, *rest = record["results"]
+    assert first["way"] == "portable" and first["runs"] == {"Llama": {PINNED["Llama"][0]: len(ORDERS)}}
+    assert [row for row in rest if row in others] == others
+    assert record["before"] == [{key: RECORD[key] for key in ("command", "environment")}]

@@ -172,12 +172,16 @@ def samples():
     return samples
 
 
+needs_a_compiler = pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "c++")) is None, reason="there is no compiler"
+)
+
+
+@needs_a_compiler
 def test_a_tiny_run_of_the_samples(tmp_path, samples):
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
-        pytest.skip("there is no compiler")
     output = tmp_path / "samples.json"
     chosen = ["--dtypes", "float32", "float64", "float8_e5m2", "--step", "1000003"]
-    samples.main(["--samples", "300000", "--others", "300000", *chosen, "--output", str(output)])
+    samples.main(["--samples", "300000", "--jobs", "2", *chosen, "--output", str(output)])
     record = json.loads(output.read_text())
     assert [(row["kind"], row["dtype"]) for row in record["results"]] == [
         (kind, dtype) for kind in samples.KINDS for dtype in ("float32", "float64", "float8_e5m2")
@@ -188,7 +192,61 @@ def test_a_tiny_run_of_the_samples(tmp_path, samples):
         assert row.get("fresh", {}).keys() == {name for name, p in row["p"].items() if common.is_weak(p)}
     assert all(worst["largest_error"] < 2e-6 for name, worst in record["words"].items() if name != "step")
     assert all(abs(ratio - 1) < 0.02 for ratio in record["tails"].values())
-    assert "| normal float64 | 6 | " in "\n".join(pages.samples_tables(record))
+    for cut, found in record["quantiles"].items():
+        assert 0 < found["of the allowed"]["largest_error"] < 0.2, cut
+        assert 0 < found["in sigmas"]["largest_error"] < 3e-6, cut
+        assert found["in sigmas"]["not_finite"] == 0, cut
+    text = "\n".join(pages.samples_tables(record))
+    assert "| normal float64 | 6 | " in text and "| [3, inf) | " in text
+
+
+# A coefficient, which of the ways to a quantile have it, and which of the normal's formulas.
+CHANGED = {
+    "the median": ("1.25331509f", "1.25333509f", {"[-2, 2]", "[-4, 1]"}, set()),
+    "far out": ("(y + Real(1)) -", "(y + Real(2)) -", {"[10, inf)"}, set()),
+    "a narrow interval": ("(alpha + beta) / 4", "(alpha + beta) / 2", {"[1, 1.01]"}, set()),
+    "the sine": ("-0.64596349f", "-0.64606349f", set(), {"cos t", "sin t"}),
+}
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("change", CHANGED)
+def test_a_wrong_coefficient_is_seen_where_it_counts(tmp_path, monkeypatch, samples, change):
+    right, wrong, cuts, formulas = CHANGED[change]
+    shutil.copytree(common.ROOT / "csrc" / "core", tmp_path / "csrc" / "core")
+    changed = 0
+    for header in (tmp_path / "csrc" / "core").iterdir():
+        changed += header.read_text().count(right)
+        header.write_text(header.read_text().replace(right, wrong))
+    assert changed == 1
+    monkeypatch.setattr(samples, "ROOT", tmp_path)
+    found = samples.every_word(1000003)
+    assert {c for c, q in found["quantiles"].items() if q["of the allowed"]["largest_error"] > 1} == cuts
+    del found["words"]["step"]
+    assert {f for f, worst in found["words"].items() if worst["largest_error"] > 2e-6} == formulas
+
+
+def test_samples_go_on_beside_what_the_file_has(tmp_path, samples):
+    output = tmp_path / "samples.json"
+    few = ["--samples", "1000", "--step", "0", "--output", str(output)]
+    samples.main([*few, "--kinds", "normal", "--dtypes", "float32", "float64"])
+    record = json.loads(output.read_text())
+    words = {"words": {"step": 7}, "tails": {"3": 1.0}, "quantiles": {}}
+    output.write_text(json.dumps(record | words))
+    samples.main(
+        [*few, "--go-on", "--samples", "2000", "--kinds", "normal", "uniform", "--dtypes", "float32"]
+    )
+    again = json.loads(output.read_text())
+    assert [(row["kind"], row["dtype"], row["samples"]) for row in again["results"]] == [
+        ("uniform", "float32", 2000),
+        ("normal", "float32", 2000),
+        ("normal", "float64", 1000),
+    ]
+    assert again["results"][2] == record["results"][1] and {key: again[key] for key in words} == words
+    assert again["before"] == [{key: record[key] for key in ("command", "environment")}]
+    samples.main([*few, "--kinds", "uniform", "--dtypes", "float64"])
+    alone = json.loads(output.read_text())
+    assert len(alone["results"]) == 1 and "words" not in alone and "before" not in alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e4m3fn"])

@@ -1,6 +1,7 @@
 """One fingerprint of five models, whatever initialises them: a table of ways, and what each of them gives.
 
 python benchmarks/quality/one_fingerprint.py [--sizes small] [--torch PYTHON ...] [--deepspeed PYTHON]
+python benchmarks/quality/one_fingerprint.py --more --processes    # what has no row in the file yet
 
 Small ones of the five go every way, in every build order; those at the shapes of their papers too, but with
 orders in turn, and with two processes alone where --torch and --deepspeed name interpreters that have another
@@ -15,7 +16,6 @@ import hashlib
 import itertools
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -29,7 +29,7 @@ from common import RESULTS, ROOT, write
 from five_models import CASES, ORDERS, SEED
 from ways import TOO_LARGE, WAYS, built
 
-from convinit_ext import keys, plan_model
+from convinit_ext import _C, keys, plan_model
 from convinit_ext._engine import digests
 from convinit_ext.model import Plan
 
@@ -109,7 +109,19 @@ class Table:
 
     def leave_out(self, size: str, way: str, reason: str) -> None:
         row = self._row(size, way)
-        row["not_run"] = [*row.get("not_run", []), reason]
+        row["not_run"] = list(dict.fromkeys([*row.get("not_run", []), reason]))
+
+    def has(self, size: str, way: str) -> bool:
+        return any((row["size"], row["way"]) == (size, way) for row in self.rows)
+
+    def in_order(self) -> list[Row]:
+        """Return the rows, of the small models first, and of instruction sets from the narrowest on."""
+        isas = _C.available_isas()
+
+        def place(row: Row) -> tuple[bool, int]:
+            return row["size"] == "real", isas.index(row["way"]) if row["way"] in isas else len(isas)
+
+        return sorted(self.rows, key=place)
 
     def _row(self, size: str, way: str) -> Row:
         for row in self.rows:
@@ -125,21 +137,25 @@ class Table:
 
 
 def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator[None]:
-    """Add the rows of the small models, or of the real ones, and yield after each step."""
+    """Add the rows of the small models, or of the real ones, and yield after each step.
+
+    Instruction sets and ENGINES that have a row are done: a number of processes is nothing to them.
+    """
     is_small = size == "small"
     sharded, few = [way for way in WAYS if way != DEEPSPEED], options.processes if is_small else [2]
-    steps: list[tuple[str, int, list[str]]] = [] if options.more else [(sys.executable, 0, [])]
+    isas = [isa for isa in _C.available_isas() if not table.has(size, isa)]
+    steps: list[tuple[str, int, list[str]]] = [(sys.executable, 0, isas)] if isas else []
     steps += [(sys.executable, number, sharded) for number in options.processes]
     steps += [(python, number, sharded) for python in options.torch for number in few]
     if options.deepspeed:
         steps += [(options.deepspeed, number, [DEEPSPEED]) for number in few]
-    else:
+    elif not table.has(size, DEEPSPEED):
         table.leave_out(size, DEEPSPEED, "there is no DeepSpeed")
     for python, processes, chosen in steps:
         arguments = ["--processes", processes, "--models", *options.models]
         arguments += ["--small", "--orders", len(ORDERS)] if is_small else ["--orders", 1]
         try:
-            for run in ways(python, *arguments, *(["--ways", *chosen] if chosen else [])):
+            for run in ways(python, *arguments, "--ways", *chosen):
                 table.add(size, run["way"], max(processes, 1), run)
         except RuntimeError as error:
             table.leave_out(size, f"{Path(python).name}, {processes} processes", str(error))
@@ -152,6 +168,8 @@ def fill_table(table: Table, size: str, options: argparse.Namespace) -> Iterator
 
 def add_engines(table: Table, size: str, models: Iterable[str]) -> None:
     for engine, (program, runner, most) in ENGINES.items():
+        if table.has(size, engine):
+            continue
         if reason := missing(program, runner):
             table.leave_out(size, engine, reason)
             continue
@@ -169,17 +187,18 @@ def num_parameters(name: str, small: bool) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=["small", "real"], default=["small", "real"])
-    parser.add_argument("--more", action="store_true", help="beside the rows that the file has")
+    parser.add_argument("--more", action="store_true", help="keep the rows that the file has")
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--processes", nargs="*", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--torch", nargs="+", metavar="PYTHON", default=[])
     parser.add_argument("--deepspeed", metavar="PYTHON")
     parser.add_argument("--output", type=Path, default=RESULTS / "one_fingerprint.json")
     options = parser.parse_args(arguments)
-    table, command = Table(), shlex.join(["python", *sys.argv])
+    table, before = Table(), []
     if options.more:
         record = json.loads(options.output.read_text())
-        table.rows, command = record["results"], f"{record['command']} && {command}"
+        table.rows, before = record["results"], record.get("before", [])
+        before.append({key: record[key] for key in ("command", "environment")})
     models = {
         name: {
             "what": CASES[name].what,
@@ -189,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name in options.models
     }
     for _ in itertools.chain.from_iterable(fill_table(table, size, options) for size in options.sizes):
-        write(options.output, {}, seed=SEED, models=models, results=table.rows, command=command)
+        write(options.output, {}, before=before, seed=SEED, models=models, results=table.in_order())
     differ = [
         (size, name) for size in options.sizes for name in models if len(table.fingerprints(size, name)) > 1
     ]

@@ -50,7 +50,7 @@ def machine(record: Record, *tools: str) -> str:
 
 
 def machines(record: Record, *tools: str) -> list[str]:
-    """Return a paragraph for each run that made a record: batteries.py goes on where a file ended."""
+    """Return a paragraph for each run that made a record: a later one may have added rows."""
     said = [machine(run, *tools) for run in (*record.get("before", ()), record)]
     return ["", "\n\n".join(dict.fromkeys(said))]
 
@@ -101,11 +101,11 @@ def samples_tables(record: Record) -> Iterator[str]:
     yield from weak_lines(found)
     if "words" in record:
         yield from exact_tables(record)
-    yield from ("", machine(record, "scipy"))
+    yield from machines(record, "scipy")
 
 
 def exact_tables(record: Record) -> Iterator[str]:
-    """Yield the lines of normals' tails and zeros, and of float32's formulas at every word."""
+    """Yield the lines of normals' tails and zeros, and of float32's formulas and quantiles at every word."""
     rows = record["results"]
     yield ""
     yield from header("beyond, both sides", "sigma", "found", "expected", "of all words, to the exact")
@@ -125,6 +125,17 @@ def exact_tables(record: Record) -> Iterator[str]:
     )
     for name, worst in words.items():
         yield line(name, f"{worst['largest_error']:.2e}", worst["word"], worst["not_finite"])
+    yield ""
+    errors = "largest error", "at word", "of the allowed", "at word", "NaN or infinite"
+    yield from header("standard normal cut to", *errors, "falls", "the largest")
+    for name, found in record["quantiles"].items():
+        sigmas, share = found["in sigmas"], found["of the allowed"]
+        yield line(
+            name,
+            *(f"{sigmas['largest_error']:.2e}", sigmas["word"]),
+            *(f"{share['largest_error']:.3f}", share["word"]),
+            *(sigmas["not_finite"], found["falls"], f"{found['largest_fall']:.3g}"),
+        )
 
 
 def ordinal(step: int) -> str:
@@ -163,7 +174,7 @@ def one_fingerprint_tables(record: Record) -> Iterator[str]:
                 )
         for way, reason in not_run(rows, size).items():
             yield line(way, "not run here", reason, *[""] * len(names))
-    yield from ("", machine(record, "torch"))
+    yield from machines(record, "torch")
 
 
 def not_run(rows: list[Record], size: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Tests finished samples: distribution, moments and tails of each dtype and kind, float32 at every word.
 
-python benchmarks/quality/samples.py [--samples NUMBER] [--others NUMBER] [--kinds KIND ...] [--step STEP]
+python benchmarks/quality/samples.py [--samples NUMBER] [--kinds KIND ...] [--dtypes DTYPE ...] [--step STEP]
+python benchmarks/quality/samples.py --go-on --kinds    # float32 at every word alone: the other rows stay
 
 Kolmogorov-Smirnov, Anderson-Darling and chi-square are computed from counts in cells, against the exact
 probabilities of the cells; a weak p-value is looked at again with fresh seeds. Needs scipy, and a compiler.
@@ -10,10 +11,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,37 +262,67 @@ def tail_of_the_words(sigma: float) -> float:
 
 
 def every_word(step: int) -> dict[str, Any]:
-    """Return what every_word.cpp prints."""
+    """Return what every_word.cpp prints: the words, of the normal's formulas, and the quantiles."""
     source = Path(__file__).with_suffix("").with_name("every_word.cpp")
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "every_word"
-        flags = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
+        flags = ["-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-pthread", f"-I{ROOT / 'csrc'}"]
         subprocess.run([os.environ.get("CXX", "c++"), *flags, str(source), "-o", str(program)], check=True)
         printed = subprocess.run([str(program), str(step)], check=True, capture_output=True, text=True).stdout
-    return {"step": step, **json.loads(printed)}
+    found: dict[str, Any] = json.loads(printed)
+    return found
+
+
+def kept(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the output's file has, and under "before" the runs that made it."""
+    if not (options.go_on and options.output.exists()):
+        return {"results": []}
+    record: dict[str, Any] = json.loads(options.output.read_text())
+    run = {key: record.pop(key) for key in ("command", "environment")}
+    return record | {"before": [*record.get("before", []), run]}
+
+
+def made(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the rows that are asked for; those of several jobs as they come."""
+    asked = itertools.product(options.kinds, options.dtypes)
+    if options.jobs == 1:
+        yield from (judged(kind, dtype, options.samples) for kind, dtype in asked)
+        return
+    one_thread = torch.set_num_threads, (1,)  # a second one of each would mostly wait
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), *one_thread) as pool:
+        found = [pool.submit(judged, kind, dtype, options.samples) for kind, dtype in asked]
+        yield from map(Future.result, as_completed(found))
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--samples", type=int, default=10**9, help="of float32")
-    parser.add_argument("--others", type=int, default=10**8, metavar="SAMPLES", help="of each other dtype")
+    parser.add_argument("--samples", type=int, default=10**9, help="of each kind and dtype")
+    parser.add_argument("--jobs", type=int, default=1, help="rows made side by side")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=list(DTYPES))
     parser.add_argument(
         "--step", type=int, default=1, help="between float32's words: 1 for all 2^32, 0 for none"
     )
     parser.add_argument("--output", type=Path, default=RESULTS / "quality_samples.json")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep what the output's file has and is not made anew"
+    )
     options = parser.parse_args(arguments)
-    rows = []
-    for kind in options.kinds:
-        for dtype in options.dtypes:
-            rows.append(judged(kind, dtype, options.samples if dtype == "float32" else options.others))
-            print(json.dumps(rows[-1]), flush=True)
-    record: dict[str, Any] = {"results": rows}
+    record = kept(options)
+    rows = {(row["kind"], row["dtype"]): row for row in record["results"]}
+
+    def save() -> None:
+        record["results"] = [rows[each] for each in itertools.product(KINDS, DTYPES) if each in rows]
+        write(options.output, {"scipy": scipy.__version__}, **record)
+
+    for row in made(options):
+        rows[row["kind"], row["dtype"]] = row
+        print(json.dumps(row), flush=True)
+        save()
     if options.step:
         record["tails"] = {f"{sigma:g}": tail_of_the_words(sigma) for sigma in SIGMAS}
-        record["words"] = every_word(options.step)
-    write(options.output, {"scipy": scipy.__version__}, **record)
+        record |= every_word(options.step)
+        save()
 
 
 if __name__ == "__main__":

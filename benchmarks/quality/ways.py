@@ -3,7 +3,8 @@
 python benchmarks/quality/ways.py --processes NUMBER [--small] [--models NAME ...] [--ways NAME ...]
 
 With 0 processes a model is filled in one piece, by each instruction set. Otherwise each way of sharding is
-filled by as many processes (gloo), and they all have to say the same. So many --orders take turns.
+filled by as many processes (gloo), and they all have to say the same. So many --orders take turns. --ways
+are of either kind.
 """
 
 from __future__ import annotations
@@ -180,7 +181,8 @@ def check_is_sharded(model: nn.Module, num_elements: int) -> None:
 
 
 def in_one_piece(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    for name, isa in itertools.product(options.models, _C.available_isas()):
+    chosen = [isa for isa in _C.available_isas() if isa in options.ways]
+    for name, isa in itertools.product(options.models, chosen):
         case = CASES[name]
         _C.force_isa(isa)
         for order in ORDERS[: options.orders]:
@@ -195,7 +197,8 @@ def as_rank(rank: int, options: argparse.Namespace, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=options.processes
     )
     turn = itertools.count(options.processes.bit_length())
-    for name, way in itertools.product(options.models, options.ways):
+    chosen = [way for way in options.ways if way in WAYS]
+    for name, way in itertools.product(options.models, chosen):
         if not options.small and options.processes > 1 and (name, way) in TOO_LARGE:
             continue
         case = CASES[name]
@@ -225,7 +228,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    ways = [*_C.available_isas(), *WAYS]
+    parser.add_argument("--ways", nargs="+", choices=ways, default=ways)
     parser.add_argument("--orders", type=int, default=len(ORDERS))
     options = parser.parse_args()
     say({"torch": torch.__version__, "deepspeed": getattr(deepspeed, "__version__", None)})

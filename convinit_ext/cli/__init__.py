@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from convinit_ext.cli._arguments import FAILURE, INTERRUPTED, parser
+from convinit_ext.cli._arguments import FAILURE, INTERRUPTED, PROGRAM, ArgumentError, parser
 from convinit_ext.cli._check import run_fingerprint, run_inspect, run_verify
 from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._run import run
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convinit_ext {options.name}: interrupted{rest}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, RuntimeError, MemoryError, OSError, ImportError) as error:
-        print(f"convinit_ext {options.name}: error: {text_of(error)}", file=sys.stderr)
+        more = f" (see {PROGRAM} {options.name} --help)" if isinstance(error, ArgumentError) else ""
+        print(f"convinit_ext {options.name}: error: {text_of(error)}{more}", file=sys.stderr)
         return int(options.failure)
     except (Exception, SystemExit):  # the user's code may raise anything, and that is no answer about weights
         if options.failure == FAILURE:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses; a shell has the last for Ctrl-C
-_PROGRAM = "python -m convinit_ext"
+PROGRAM = "python -m convinit_ext"
 _STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by Ctrl-C."
 _DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)
 _PART = r"[^\s./\\:]+"  # of a name with dots; a module's file may be called my-model
@@ -41,6 +42,19 @@ _STREAMS = (
 _CHECKS = "whether a weights file holds, to the bit, what a seed and a recipe say"
 
 
+class ArgumentError(ValueError):
+    """An option that is of no use, as is found after all of them were read."""
+
+
+@contextlib.contextmanager
+def of_arguments() -> Iterator[None]:
+    """Make an ArgumentError of a ValueError inside: what raises it knows of no options."""
+    try:
+        yield
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -55,13 +69,13 @@ def parser() -> argparse.ArgumentParser:
         "Fill a model's weights, fast and reproducibly; say what they are. COMMAND --help says more of each."
     )
     named = _described(about, _STATUS, ["run --dry-run", "info"]) | {
-        "usage": f"{_PROGRAM} COMMAND [OPTION ...]"
+        "usage": f"{PROGRAM} COMMAND [OPTION ...]"
     }
-    whole = _Parser(_PROGRAM, **named)
+    whole = _Parser(PROGRAM, **named)
     whole.add_argument("--version", action="version", version=f"convinit_ext {convinit_ext.__version__}")
     whole.set_defaults(failure=FAILURE)
     commands = whole.add_subparsers(
-        dest="name", required=True, prog=_PROGRAM, metavar="{run,inspect,verify,fingerprint,stream,info}"
+        dest="name", required=True, prog=PROGRAM, metavar="{run,inspect,verify,fingerprint,stream,info}"
     )
     _add_run(commands)
     _add_inspect(commands)
@@ -78,12 +92,12 @@ def parser() -> argparse.ArgumentParser:
 def _described(about: str, status: str, examples: Sequence[str], takes: str = "") -> dict[str, Any]:
     """Return what a parser prints around its options; the examples can be copied, so they are not wrapped."""
     name = examples[0].split()[0]
-    commands = "".join(f"\n  {_PROGRAM} {example}" for example in examples)
+    commands = "".join(f"\n  {PROGRAM} {example}" for example in examples)
     return {
         "description": textwrap.fill(about),
         "epilog": f"{textwrap.fill(status)}\n\nexample{'s' * (len(examples) > 1)}:{commands}",
         "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "usage": f"{_PROGRAM} {name} {takes}[OPTION ...]",  # argparse's own lists every option, too far right
+        "usage": f"{PROGRAM} {name} {takes}[OPTION ...]",  # argparse's own lists every option, too far right
     }
 
 

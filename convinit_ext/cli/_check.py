@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from convinit_ext.checkpoint import fingerprint, fingerprints, open_weights, verify
-from convinit_ext.cli._arguments import FAILURE, seed_of
+from convinit_ext.cli._arguments import FAILURE, ArgumentError, of_arguments, seed_of
 from convinit_ext.cli._common import builder, built, dtype_of, imported, recipe_of
 from convinit_ext.inspection import check_picture, inspect_model
 from convinit_ext.model import plan_model
@@ -56,12 +56,12 @@ def _seed_and_recipe(metadata: Mapping[str, str], options: argparse.Namespace) -
 def run_fingerprint(options: argparse.Namespace) -> int:
     of_file = options.path is not None
     if of_file == (options.model is not None):
-        raise ValueError("say either a PATH or --model")
+        raise ArgumentError("say either a PATH or --model")
     if options.each and not of_file:
-        raise ValueError("--each is for a PATH")
+        raise ArgumentError("--each is for a PATH")
     for name in ("seed", "recipe", "allow_code", "dtype", "construct", "frozen"):
         if of_file and getattr(options, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is for --model")
+            raise ArgumentError(f"--{name.replace('_', '-')} is for --model")
     number = fingerprint(options.path) if of_file else _planned(options)
     each = fingerprints(options.path) if options.each else {}
     if options.json:
@@ -84,7 +84,8 @@ def _planned(options: argparse.Namespace) -> str:
 
 def run_inspect(options: argparse.Namespace) -> None:
     if options.plot:
-        check_picture(options.plot)  # before the work
+        with of_arguments():
+            check_picture(options.plot)  # before the work
     recipes = [recipe_of(text, options.allow_code) for text in options.recipe or ()]
     expected = recipe_of(options.expected, options.allow_code) if options.expected else None
     build = builder(options.model)

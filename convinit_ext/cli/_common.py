@@ -14,6 +14,7 @@ from torch import nn
 
 import convinit_ext
 from convinit_ext import _C
+from convinit_ext.cli._arguments import ArgumentError
 from convinit_ext.recipes import as_recipe
 
 
@@ -34,11 +35,11 @@ def builder(spec: str) -> Callable[[], nn.Module]:
     """Return the constructor of a model that MODULE:CALLABLE names."""
     found = imported(spec, "model")
     if isinstance(found, ModuleType):
-        raise ValueError(f"model {spec!r} is a module; name what in it makes the model, as {spec}.build")
+        raise ArgumentError(f"model {spec!r} is a module; name what in it makes the model, as {spec}.build")
     if isinstance(found, nn.Module):
-        raise ValueError(f"model {spec!r} is a model already; name a class or a function that returns one")
+        raise ArgumentError(f"model {spec!r} is a model already; name a class or a function that returns one")
     if not callable(found):
-        raise ValueError(
+        raise ArgumentError(
             f"model {spec!r} is a {type(found).__name__}, and no class or function that returns a model"
         )
     return found  # type: ignore[no-any-return]  # callable, and what it makes is checked
@@ -52,9 +53,9 @@ def imported(spec: str, what: str) -> Any:
         for attribute in path.split("."):
             found = getattr(found, attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{what} {spec!r}: {text_of(error)}") from error
+        raise ArgumentError(f"{what} {spec!r}: {text_of(error)}") from error
     except SystemExit as error:  # a script; it must not end this program as if all were well
-        raise ValueError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
+        raise ArgumentError(f"{what} {spec!r}: importing {module_name} raised SystemExit: {error}") from error
     return found
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.checkpoint import fingerprint, save_model
+from convinit_ext.cli._arguments import of_arguments
 from convinit_ext.cli._common import builder, built, dtype_of, environment, environment_line, recipe_of
 from convinit_ext.cli._unet import FULL_WIDTH, UNet, width_for
 from convinit_ext.distributions import Distribution, Normal, TruncatedNormal, Uniform
@@ -43,7 +44,8 @@ Build = Callable[[], nn.Module]
 def run(options: argparse.Namespace) -> None:
     _check_save(options)
     options.recipe, options.dtype = recipe_of(options.recipe, options.allow_code), dtype_of(options.dtype)
-    options.device = checked_device(options.device)
+    with of_arguments():
+        options.device = checked_device(options.device)
     build = builder(options.model) if options.model else _bundled(options.dtype, options.device)
     if options.construct is None:  # what is not chosen keeps the constructor's values; on meta it has none
         has_rows = any(rows != slice(None) for rows in (options.only or {}).values())

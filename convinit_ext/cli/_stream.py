@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convinit_ext.cli._arguments import of_arguments
 from convinit_ext.keys import Key, of_names
 
 MOST_STREAMS = 1 << 24
@@ -83,8 +84,10 @@ def run_stream(options: argparse.Namespace) -> None:
         raise ValueError("words are binary, and this is a terminal; pipe them into a program or a file")
     left = options.count
     num_streams = options.streams or (1 if options.by == "element" else 1000)
+    with of_arguments():
+        arrays = interleaved(options.seed, options.parameter, options.by, num_streams)
     try:
-        for output in interleaved(options.seed, options.parameter, options.by, num_streams):
+        for output in arrays:
             words = output.reshape(-1)[:left]
             sys.stdout.buffer.write(words.data)
             left = None if left is None else left - len(words)

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -51,6 +52,32 @@ def test_wrong_usage_says_where_help_is(capsys, arguments, name):
     assert capsys.readouterr().err.endswith(f" (see python -m convinit_ext{name} --help)\n")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(f"{command} --model no_such_module:build" for command in ("run", "inspect", "fingerprint")),
+        f"run --model {MODELS}:no_such_name",
+        "run --recipe no_such_module:recipe",
+        "run --device toaster",
+        f"inspect --model {SMALL} --inputs {MODELS}:no_such_name",
+        "fingerprint",
+        "fingerprint somewhere --seed 3",
+        "stream --streams 2",
+    ],
+)
+def test_so_do_options_that_are_found_to_be_of_no_use(capsys, arguments):
+    assert main(arguments.split()) == (2 if "fingerprint" in arguments else 1)
+    *_, line = capsys.readouterr().err.splitlines()
+    command = arguments.split()[0]
+    assert line.startswith(f"convinit_ext {command}: error: ")
+    assert line.endswith(f" (see python -m convinit_ext {command} --help)")
+
+
+def test_other_failures_speak_of_no_help(capsys):
+    assert main(["run", "--model", SMALL, "--save", "/"]) == 1
+    assert "--help" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["run", "inspect", "verify", "fingerprint"])
 @pytest.mark.parametrize(
     ("spec", "said"),
@@ -71,26 +98,39 @@ def test_what_makes_no_model_is_named(capsys, tmp_path, command, spec, said):
     assert line.startswith(f"convinit_ext {command}: error: model '{spec}'") and said in line
 
 
-# What runs in the background of a shell ignores Ctrl-C, and so would its children.
-INTERRUPTED = """import signal
-def build():
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.raise_signal(signal.SIGINT)
-"""
+PRESSED = "import signal\nsignal.raise_signal(signal.SIGINT)\n"
+
+
+def interrupted(folder: Path, command: str, handler: int = signal.SIG_DFL) -> tuple[int, str]:
+    """Return the status of a command that is given slow:build, and what it says.
+
+    What runs in the background of a shell ignores Ctrl-C, and so would its children: the handler is theirs.
+    """
+    root = str(Path(convinit_ext.__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, "-m", "convinit_ext", command, "--model", "slow:build"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), root])},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
+        capture_output=True,
+        text=True,
+    )
+    return result.returncode, result.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "fingerprint"])
 def test_ctrl_c_is_one_line_and_status_130(tmp_path, command):
-    (tmp_path / "slow.py").write_text(INTERRUPTED)
-    root = str(Path(convinit_ext.__file__).parents[1])
-    result = subprocess.run(
-        [sys.executable, "-m", "convinit_ext", command, "--model", "slow:build"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root])},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 130
-    assert result.stderr == f"convinit_ext {command}: interrupted\n"
+    (tmp_path / "slow.py").write_text(f"def build():\n    {PRESSED.replace(chr(10), '; ')}")
+    assert interrupted(tmp_path, command) == (130, f"convinit_ext {command}: interrupted\n")
+
+
+def test_so_it_is_while_torch_is_imported(tmp_path):
+    (tmp_path / "torch.py").write_text(PRESSED)
+    assert interrupted(tmp_path, "run") == (130, "convinit_ext: interrupted\n")
+
+
+def test_what_runs_in_the_background_goes_on(tmp_path):
+    (tmp_path / "slow.py").write_text(f"{PRESSED}from torch.nn import Flatten as build\n")
+    assert interrupted(tmp_path, "fingerprint", signal.SIG_IGN)[0] == 0
 
 
 def test_a_save_that_was_interrupted_is_finished_by_the_same_command(capsys, tmp_path, monkeypatch):
