@@ -209,7 +209,9 @@ class Fills(_patch.Handler):
 
     def _view(self, tensor: Tensor, generator: torch.Generator | None) -> ParameterView | None:
         """Return which part of the model the tensor is; None if its key comes from a generator."""
-        return None if self._tracker is None or generator is not None else self._tracker.view(tensor)
+        if self._tracker is None or generator is not None:
+            return None
+        return self._tracker.view(tensor) or self._tracker.copied(tensor)
 
     def _take_row(self) -> KeyRow:
         if self._rows:

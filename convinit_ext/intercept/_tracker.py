@@ -12,12 +12,15 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 from torch._C import _has_storage
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 
 from convinit_ext import keys
 from convinit_ext._engine import _C, storage_of
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.sharding import is_held_by_others, local_of, note_layers
+from convinit_ext.sharding import is_held_by_others, is_sharded, local_of, note_layers
+
+_CONV_RESET = _ConvNd.reset_parameters.__code__
 
 
 class Tracker:
@@ -45,6 +48,21 @@ class Tracker:
             self._read()
             view = self._find(tensor)
         return view
+
+    def copied(self, tensor: Tensor) -> ParameterView | None:
+        """Return the weight that a tensor is copied to by PyTorch's reset_parameters of a convolution, if any.
+
+        PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last.
+        """
+        if tensor.dim() < 3 or not tensor.is_contiguous():
+            return None
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not _CONV_RESET:
+            frame = frame.f_back
+        weight = None if frame is None else frame.f_locals["self"]._parameters.get("weight")
+        if weight is None or weight.shape != tensor.shape or is_sharded(weight):
+            return None
+        return self.view(weight)
 
     def scope(self) -> str | None:
         """Return the name of what the running code was called for, None where that is the model or unknown.

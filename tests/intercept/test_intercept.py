@@ -119,6 +119,22 @@ def test_reset_parameters_gives_what_init_model_gives():
         assert_same_bits(tensor, second.get_parameter(name), name)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [torch.channels_last, torch.channels_last_3d])
+def test_a_convolution_in_channels_last_is_reset_to_the_same_values(last, dtype):
+    kind = nn.Conv2d if last is torch.channels_last else nn.ConvTranspose3d
+    models = [nn.Sequential(kind(4, 6, 3, dtype=dtype)) for _ in range(2)]
+    models[1].to(memory_format=last)
+    for model in models:
+        with intercept(model, seed=5):
+            model[0].reset_parameters()
+            once = model[0].weight.detach().clone()
+            model[0].reset_parameters()
+        assert not torch.equal(once, model[0].weight)  # the second fill has a number
+    assert models[1][0].weight.is_contiguous(memory_format=last)
+    assert_same_bits(models[0][0].weight, models[1][0].weight)
+
+
 def test_later_fills_have_a_number():
     layer = a_layer()
     with intercept(layer, seed=0):
