@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._C import _has_storage
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from convinit_ext import keys
 from convinit_ext._engine import _C, storage_of
@@ -52,14 +53,24 @@ class Tracker:
     def copied(self, tensor: Tensor) -> ParameterView | None:
         """Return the weight that a tensor is copied to by PyTorch's reset_parameters of a convolution, if any.
 
-        PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last.
+        PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last. RuntimeError says that
+        the weight is parametrized, so that the values would be lost: autograd does not record it there.
         """
         if tensor.dim() < 3 or not tensor.is_contiguous():
             return None
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code is not _CONV_RESET:
             frame = frame.f_back
-        weight = None if frame is None else frame.f_locals["self"]._parameters.get("weight")
+        if frame is None:
+            return None
+        module = frame.f_locals["self"]
+        if is_parametrized(module, "weight"):
+            raise RuntimeError(
+                f"reset_parameters cannot fill the weight of {self._names.get(id(module))!r}, which is computed "
+                "from others: nothing else would see the values. Fill the original "
+                "(layer.parametrizations.weight.original; init_model_(model) does)"
+            )
+        weight = module._parameters.get("weight")
         if weight is None or weight.shape != tensor.shape or is_sharded(weight):
             return None
         return self.view(weight)

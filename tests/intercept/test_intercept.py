@@ -1,5 +1,6 @@
 """intercept: which fills are taken, and the key that each has."""
 
+import copy
 import functools
 
 import numpy as np
@@ -10,6 +11,7 @@ from intercepted import MODULE_FUNCTIONS, UNIT, Net, a_layer, assert_is
 from torch import nn
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
+from torch.nn.utils.parametrizations import spectral_norm
 
 from convinit_ext import Key, init, intercept
 from convinit_ext.intercept import _patch
@@ -133,6 +135,15 @@ def test_a_convolution_in_channels_last_is_reset_to_the_same_values(last, dtype)
         assert not torch.equal(once, model[0].weight)  # the second fill has a number
     assert models[1][0].weight.is_contiguous(memory_format=last)
     assert_same_bits(models[0][0].weight, models[1][0].weight)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3), nn.ConvTranspose3d(4, 4, 3), nn.Linear(4, 4)])
+def test_the_weight_behind_a_parametrization_is_not_reset_in_vain(layer):
+    model = nn.Sequential(spectral_norm(copy.deepcopy(layer)))
+    before = copy.deepcopy(model.state_dict())
+    with intercept(model, seed=5), pytest.raises(RuntimeError, match="is computed from others"):
+        model[0].reset_parameters()
+    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items() if "0._" not in name)
 
 
 def test_later_fills_have_a_number():
