@@ -51,7 +51,7 @@ class Tracker:
         return view
 
     def copied(self, tensor: Tensor) -> ParameterView | None:
-        """Return the weight that a tensor is copied to by PyTorch's reset_parameters of a convolution, if any.
+        """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.
 
         PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last. RuntimeError says that
         the weight is parametrized, so that the values would be lost: autograd does not record it there.
@@ -66,8 +66,8 @@ class Tracker:
         module = frame.f_locals["self"]
         if is_parametrized(module, "weight"):
             raise RuntimeError(
-                f"reset_parameters cannot fill the weight of {self._names.get(id(module))!r}, which is computed "
-                "from others: nothing else would see the values. Fill the original "
+                f"reset_parameters cannot fill the weight of {self._names.get(id(module))!r}, which is "
+                "computed from others: nothing else would see the values. Fill the original "
                 "(layer.parametrizations.weight.original; init_model_(model) does)"
             )
         weight = module._parameters.get("weight")

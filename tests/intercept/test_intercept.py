@@ -143,7 +143,9 @@ def test_the_weight_behind_a_parametrization_is_not_reset_in_vain(layer):
     before = copy.deepcopy(model.state_dict())
     with intercept(model, seed=5), pytest.raises(RuntimeError, match="is computed from others"):
         model[0].reset_parameters()
-    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items() if "0._" not in name)
+    assert all(
+        torch.equal(before[name], each) for name, each in model.state_dict().items() if "0._" not in name
+    )
 
 
 def test_later_fills_have_a_number():
