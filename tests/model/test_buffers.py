@@ -273,9 +273,7 @@ def test_a_buffer_that_is_a_part_of_a_parameter_is_not_saved_with_the_values_of_
 def test_dtype_leaves_no_buffer_behind_in_the_memory_of_a_parameter(view):
     model = with_a_buffer_of(view)
     before = model.weight.detach().clone()
-    with pytest.raises(
-        ValueError, match="buffer 'seen' shares the memory of parameter 'weight'"
-    ):
+    with pytest.raises(ValueError, match="buffer 'seen' shares the memory of parameter 'weight'"):
         init_model_(model, dtype=torch.bfloat16)
     assert torch.equal(model.weight, before)
     init_model_(model, dtype=torch.float32)
