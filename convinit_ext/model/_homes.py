@@ -19,6 +19,8 @@ class Homes:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
+        self._homes: dict[str, nn.Module] = {}
+        self._facts: list[object] = []
         self._remember()
 
     def changed(self) -> list[str]:

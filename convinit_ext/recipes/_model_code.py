@@ -19,6 +19,7 @@ from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
 from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of, written_by
+from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target
@@ -162,11 +163,12 @@ def _written(target: Target, code: _Code, device: str) -> tuple[list[Distributio
         _make_small_ones(shown)
         memory.fill_(torch.nan if memory.is_floating_point() else 0)
     shown._parameters[leaf] = nn.Parameter(memory, given.requires_grad)
-    with _Watching(memory) as watching, WhereMeta(watching.forget, _DEVICE):
-        code(shown, parent)
-    left = shown._parameters[leaf]
-    if left is not None and not _is_view_of(left, memory):  # another tensor in its place, or as its .data
-        return [None], left.detach()
+    with others_kept(parent or shown, never=given):
+        with _Watching(memory) as watching, WhereMeta(watching.forget, _DEVICE):
+            code(shown, parent)
+        left = shown._parameters[leaf]
+        if left is not None and not _is_view_of(left, memory):  # another tensor in its place, or as its .data
+            return [None], left.detach().clone()
     return watching.writes, memory
 
 

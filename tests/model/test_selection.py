@@ -303,12 +303,6 @@ def test_a_plan_of_a_model_that_changed_since_is_refused():
         lambda model: setattr(model.stem[1], "running_mean", torch.ones(4)),
         lambda model: model.to("meta"),
         lambda model: setattr(model.head, "_parameters", dict(nn.Linear(4, 4)._parameters)),
-        lambda model: setattr(model, "head", nn.Linear(4, 4)),
-        lambda model: model.experts.__setitem__(0, nn.Linear(4, 4)),
-        lambda model: model.experts.append(nn.Linear(4, 4)),
-        lambda model: model.experts.__delitem__(0),
-        lambda model: model.register_buffer("ages", torch.ones(4)),
-        lambda model: model.head.register_parameter("scale", nn.Parameter(torch.ones(4))),
     ):
         model = Net()
         plan = plan_model(model)
@@ -323,22 +317,6 @@ def test_a_plan_of_a_model_that_changed_since_is_refused():
         )
     with pytest.raises(ValueError, match="seed must be in"):
         plan_model(Net()).run(seed=2**64)
-
-
-def test_a_plan_runs_again_where_what_has_come_holds_no_tensors():
-    model = Net()
-    plan = plan_model(model, seed=1)
-    model.head.register_parameter("nothing", None)
-    model.add_module("loss", nn.Sequential(nn.ReLU(), nn.MSELoss()))
-    for _ in range(2):
-        plan.run()
-    model.loss.append(nn.Linear(4, 4))
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=r"changed since it was planned, 'loss\.2\.weight'"):
-            plan.run()
-    del model.loss[2]
-    plan.run()
-    assert plan.fingerprint() == fingerprint(model)
 
 
 def test_running_again_is_cheaper_than_planning_again(monkeypatch):
