@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
@@ -49,6 +50,11 @@ class Tracker:
             self._read()
             view = self._find(tensor)
         return view
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what the model has now, by canonical names."""
+        for name, parameter in self._model.named_parameters():
+            yield keys.canonical_name(name), parameter
 
     def copied(self, tensor: Tensor) -> ParameterView | None:
         """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.
