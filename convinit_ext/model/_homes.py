@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 _LEAVES = ("_parameters", "_buffers")
@@ -20,6 +22,7 @@ class Homes:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._homes: dict[str, nn.Module] = {}
+        self._attributes: list[dict[str, Any]] = []
         self._facts: list[object] = []
         self._remember()
 
@@ -37,15 +40,22 @@ class Homes:
         return changed
 
     def _remember(self) -> None:
-        named = list(self._model.named_modules(remove_duplicate=False))
-        self._attributes = [vars(module) for _, module in named]
-        self._homes = {
-            f"{path}.{leaf}".lstrip("."): module
-            for path, module in named
-            for leaves in _LEAVES
-            for leaf, tensor in vars(module)[leaves].items()
-            if tensor is not None
-        }
+        self._homes, self._attributes, seen = {}, [], set()
+        found = [("", self._model)]  # a module may hold itself
+        while found:
+            prefix, module = found.pop()
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+            facts = vars(module)
+            self._attributes.append(facts)
+            for leaves in _LEAVES:
+                for leaf, tensor in facts[leaves].items():
+                    if tensor is not None:
+                        self._homes[prefix + leaf] = module
+            for name, child in reversed([*facts["_modules"].items()]):
+                if child is not None:
+                    found.append((f"{prefix}{name}.", child))
         self._facts = self._now()
 
     def _now(self) -> list[object]:

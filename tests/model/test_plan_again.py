@@ -44,3 +44,13 @@ def test_a_plan_runs_again_where_what_has_come_holds_no_tensors():
     del model["loss"][2]
     plan.run()
     assert plan.fingerprint() == fingerprint(model)
+
+
+def test_a_module_that_holds_itself_has_a_plan():
+    model = nn.Linear(4, 4)
+    model.add_module("loop", model)
+    plan = plan_model(model)
+    plan.run()
+    model.add_module("other", nn.Linear(2, 2))
+    with pytest.raises(RuntimeError, match=r"'other\.weight' first"):
+        plan.run()
