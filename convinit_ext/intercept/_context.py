@@ -112,6 +112,9 @@ class _Block(AbstractContextManager[None]):
         try:
             fills = self._innermost()
             self._close(fills)
+            if error[0] is None and isinstance(fills, Fills):
+                with DisableTorchFunction():
+                    fills.finish()
         except BaseException:  # an interrupt: once more, from wherever it came
             self._close(fills or self._innermost())
             raise
@@ -178,7 +181,7 @@ class _Mode(TorchFunctionMode):
                 if changed is not None:
                     return changed
             result = func(*args, **kwargs)
-            if isinstance(fills, Fills) and (fills.drawn or func in DRAWS):
+            if isinstance(fills, Fills) and (fills.drawn or fills.memory or func in DRAWS):
                 with DisableTorchFunction():
                     fills.follow(func, args, result)
             return result

@@ -35,6 +35,7 @@ from convinit_ext._engine import (
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
+from convinit_ext.intercept._drawn import IS_DRAWN, DrawnMemory
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
     CONSTANTS,
@@ -42,12 +43,13 @@ from convinit_ext.intercept._signatures import (
     FIXED_FUNCTIONS,
     INIT_FUNCTIONS,
     MATRIX_FUNCTIONS,
+    OVERWRITES,
     WRITES,
     WRONG_ARGUMENTS,
     Request,
 )
 from convinit_ext.intercept._tracker import Tracker
-from convinit_ext.intercept._views import ParameterView, is_recorded
+from convinit_ext.intercept._views import ParameterView, is_recorded, with_marks
 from convinit_ext.keys import INT64_MIN, Key, KeyRow
 from convinit_ext.sharding import (
     check_alone,
@@ -79,6 +81,7 @@ class Fills(_patch.Handler):
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
         self._warned: set[str] = set()
         self.drawn = WeakIdKeyDictionary()  # tensors made of what PyTorch drew
+        self.memory = DrawnMemory()  # of these
 
     def fill_method(
         self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -139,7 +142,7 @@ class Fills(_patch.Handler):
             if view is not None:
                 view.check_not_cut(tensor, name in BY_PLACE)
             try:
-                distribution = INIT_FUNCTIONS[name](_with_marks(tensor, view), *args[1:-1])
+                distribution = INIT_FUNCTIONS[name](with_marks(tensor, view), *args[1:-1])
             except WRONG_ARGUMENTS:  # as above
                 return None
             return self._fill(tensor, view, distribution, args[-1])
@@ -148,6 +151,8 @@ class Fills(_patch.Handler):
         """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
         is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
         target = args[0] if func in WRITES else result
+        if not is_drawn and func in OVERWRITES and isinstance(args[0], Tensor):
+            self.memory.forget(args[0])
         if not is_drawn or self._tracker is None or not isinstance(target, Tensor):
             return
         view = None
@@ -155,16 +160,21 @@ class Fills(_patch.Handler):
             view = self._tracker.view(target)
         if view is None:
             self.drawn[target] = None
+            self.memory.add(target)
             return
-        is_written = func in DRAWS or func in WRITES or result is args[0]
-        if is_written and view.parameter.name not in self._warned:
-            self._warned.add(view.parameter.name)
-            warnings.warn(
-                f"{view.parameter.name!r} gets values of torch.rand, torch.normal, Tensor.exponential_ or "
-                "others that intercept leaves to PyTorch: they follow its generator, not seed=. Draw by "
-                "Tensor.uniform_ or Tensor.normal_ on the parameter, or call torch.manual_seed",
-                stacklevel=3,
-            )
+        if func in DRAWS or func in WRITES or result is args[0]:
+            self._warn_of_draw(view.parameter.name)
+
+    def finish(self) -> None:
+        """Say the same of parameters that were made of what PyTorch drew, which no call says."""
+        for name, parameter in self._tracker.parameters() if self._tracker and self.memory else ():
+            if self.memory.holds(parameter):
+                self._warn_of_draw(name)
+
+    def _warn_of_draw(self, name: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            warnings.warn(f"{name!r} {IS_DRAWN}", stacklevel=4)
 
     def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
         """Say once for each name, where PyTorch's function was called, that it did nothing."""
@@ -186,6 +196,7 @@ class Fills(_patch.Handler):
         generator: torch.Generator | None,
     ) -> Tensor | None:
         """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
+        self.memory.forget(tensor)
         try:
             if view is None:
                 if not self._fill_temporary(generator, fill_, tensor, distribution):
@@ -209,7 +220,9 @@ class Fills(_patch.Handler):
 
     def _view(self, tensor: Tensor, generator: torch.Generator | None) -> ParameterView | None:
         """Return which part of the model the tensor is; None if its key comes from a generator."""
-        return None if self._tracker is None or generator is not None else self._tracker.view(tensor)
+        if self._tracker is None or generator is not None:
+            return None
+        return self._tracker.view(tensor) or self._tracker.copied(tensor)
 
     def _take_row(self) -> KeyRow:
         if self._rows:
@@ -270,6 +283,7 @@ class Fills(_patch.Handler):
     def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
         *given, generator = args
+        self.memory.forget(tensor)
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
             view = None  # no name says which matrix it is: a process knows its own part of it alone
@@ -315,13 +329,6 @@ def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: op
             ops.fill_one_(memory, words, kind, params, box)
         if memory is not tensor:
             ops.increment_version(tensor)
-
-
-def _with_marks(tensor: Tensor, view: ParameterView | None) -> Tensor:
-    """Return a tensor whose attributes say which part of a larger one it is: `.data` has none of them."""
-    if view is not None and view.box is None and is_marked(view.parameter.tensor):
-        return view.parameter.tensor
-    return tensor
 
 
 def _is_left_to_torch(tensor: Tensor) -> bool:

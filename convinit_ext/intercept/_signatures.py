@@ -61,6 +61,7 @@ _CHANGES = """zero_ fill_ copy_ add_ sub_ mul_ div_ clamp_ erfinv_ exp_ log_ exp
     bernoulli_ random_ geometric_ masked_fill_ index_fill_ index_copy_ fill_diagonal_ lerp_ __setitem__"""
 CHANGES = frozenset(getattr(torch.Tensor, name) for name in _CHANGES.split())
 CONSTANTS = (torch.Tensor.zero_, torch.Tensor.fill_)
+OVERWRITES = (*CONSTANTS, torch.Tensor.copy_)
 # From all arguments of a function of torch.nn.init, in order, but for the last, its generator.
 INIT_FUNCTIONS: dict[str, Callable[..., Distribution]] = {
     "normal_": lambda tensor, mean, std: Normal(float(mean), float(std)),

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from types import FrameType
 
 import torch
 from torch import Tensor, nn
 from torch._C import _has_storage
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from convinit_ext import keys
 from convinit_ext._engine import _C, storage_of
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.sharding import is_held_by_others, local_of, note_layers
+from convinit_ext.sharding import is_held_by_others, is_sharded, local_of, note_layers
+
+_CONV_RESET = _ConvNd.reset_parameters.__code__
 
 
 class Tracker:
@@ -45,6 +50,36 @@ class Tracker:
             self._read()
             view = self._find(tensor)
         return view
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what the model has now, by canonical names."""
+        for name, parameter in self._model.named_parameters():
+            yield keys.canonical_name(name), parameter
+
+    def copied(self, tensor: Tensor) -> ParameterView | None:
+        """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.
+
+        PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last. RuntimeError says that
+        the weight is parametrized, so that the values would be lost: autograd does not record it there.
+        """
+        if tensor.dim() < 3 or not tensor.is_contiguous():
+            return None
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code is not _CONV_RESET:
+            frame = frame.f_back
+        if frame is None:
+            return None
+        module = frame.f_locals["self"]
+        if is_parametrized(module, "weight"):
+            raise RuntimeError(
+                f"reset_parameters cannot fill the weight of {self._names.get(id(module))!r}, which is "
+                "computed from others: nothing else would see the values. Fill the original "
+                "(layer.parametrizations.weight.original; init_model_(model) does)"
+            )
+        weight = module._parameters.get("weight")
+        if weight is None or weight.shape != tensor.shape or is_sharded(weight):
+            return None
+        return self.view(weight)
 
     def scope(self) -> str | None:
         """Return the name of what the running code was called for, None where that is the model or unknown.

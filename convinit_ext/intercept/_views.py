@@ -273,3 +273,10 @@ def _merged(dims: Iterable[Dim]) -> list[Dim]:
 def _described(tensor: Tensor) -> str:
     shape, strides = list(tensor.shape), list(tensor.stride())
     return f"{tensor.dtype} of shape {shape}, strides {strides}, at offset {tensor.storage_offset()}"
+
+
+def with_marks(tensor: Tensor, view: ParameterView | None) -> Tensor:
+    """Return a tensor whose attributes say which part of a larger one it is: `.data` has none of them."""
+    if view is not None and view.box is None and is_marked(view.parameter.tensor):
+        return view.parameter.tensor
+    return tensor

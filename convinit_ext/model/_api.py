@@ -14,6 +14,7 @@ from convinit_ext import keys
 from convinit_ext._engine import SUPPORTED_DTYPES, check_flags, is_plain, ops, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
+from convinit_ext.model._homes import Homes
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, uncollected
@@ -224,11 +225,12 @@ class ModelPlan:
             )
 
     def _remember(self) -> None:
+        self._homes = Homes(self._model)
         self._places = _Places(list(self._plan.held()))
         self.__dict__.pop("_call", None)  # made anew when it is asked for
 
     def _check_unchanged(self) -> None:
-        changed = self._places.changed()
+        changed = self._places.changed() or self._homes.changed()
         if changed:
             raise RuntimeError(
                 f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "

@@ -137,7 +137,22 @@ def buffer_rows(
         )
     if not options.reading:
         settle(rows, parameters)
+        _check_not_left_behind(buffers, parameters)
     return tuple(rows), tuple(attributes)
+
+
+def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[Row]) -> None:
+    """Raise ValueError for a buffer in the memory of a parameter that gets new memory of another dtype."""
+    moved = [row for row in parameters if row.is_fresh and not row.tensor.is_meta and row.tensor.numel()]
+    for held in buffers if moved else ():
+        if not held.tensor.numel() or not walk.has_memory(held.tensor):
+            continue
+        names = [row.name for row in moved if walk.overlap(held.tensor, row.tensor)]
+        if names:
+            raise ValueError(
+                f"buffer {held.path!r} shares the memory of parameter {names[0]!r}, and dtype= would leave "
+                "the old values in it; give the buffer its own memory (clone()), or leave dtype= out"
+            )
 
 
 def _text(start: _Start) -> str:

@@ -269,6 +269,15 @@ def view(tensor: Tensor) -> object:
     return _storage(tensor), _seen(tensor)
 
 
+def overlap(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors with elements lie in the same bytes of one memory, as views may."""
+    one, other = local_of(one), local_of(other)
+    if storage_of(one) != storage_of(other):
+        return False
+    (start, end), (first, last) = span(one), span(other)
+    return start < last and first < end
+
+
 def _seen(tensor: Tensor) -> object:
     """How a tensor sees its memory."""
     local = local_of(tensor)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.recipes import Redrawn, constructed, seeded, shown_copy
+from convinit_ext.recipes import Redrawn, constructed, others_kept, seeded, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, of torchvision's Swin and MaxViT, and of torchtitan.
@@ -132,12 +132,13 @@ def _written(shown: nn.Module, write: Callable[[], object]) -> dict[str, Tensor]
     """The buffers of a copy that a call assigns or writes."""
     held = dict(shown._buffers)  # so that an id stays its own
     before = {leaf: (id(each), each._version) for leaf, each in held.items() if each is not None}
-    write()
-    return {
-        leaf: buffer.detach()
-        for leaf, buffer in shown._buffers.items()
-        if buffer is not None and not buffer.is_meta and before.get(leaf) != (id(buffer), buffer._version)
-    }
+    with others_kept(shown):
+        write()
+        return {
+            leaf: buffer.detach().clone()
+            for leaf, buffer in shown._buffers.items()
+            if buffer is not None and not buffer.is_meta and before.get(leaf) != (id(buffer), buffer._version)
+        }
 
 
 def _by_name(leaf: str, tensor: Tensor) -> Tensor | None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from convinit_ext._engine import check_not_in_fake_mode, digests, has_own_operations, lines, listed, naming
+from convinit_ext._engine import (
+    check_not_in_fake_mode,
+    digests,
+    has_own_operations,
+    lines,
+    listed,
+    naming,
+    storage_of,
+)
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._values import Given, SomeRows, Values, generated
@@ -54,6 +62,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             "is wrapped"
         )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
+    filled = _filled(plan)
     found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
@@ -64,7 +73,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             continue
         row = rows.get(id(value))
         tensor = _checked(key, value, row is not None and row.rows is None)
-        identity = _identity(tensor, row)
+        identity = _identity(key, tensor, row, filled)
         if identity in seen:
             continue
         seen.add(identity)
@@ -103,11 +112,30 @@ def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) ->
         )
 
 
-def _identity(tensor: Tensor, row: Row | None) -> object:
-    """Equal for tensors that are tied."""
+def _filled(plan: Plan) -> dict[int, list[Row]]:
+    """Return the parameters that are filled where they are, by their memory: buffers may be the same."""
+    found: dict[int, list[Row]] = {}
+    for row in plan.rows:
+        if row.values is not None and not row.is_fresh and row.tensor.numel():
+            found.setdefault(storage_of(local_of(row.tensor)), []).append(row)
+    return found
+
+
+def _identity(key: str, tensor: Tensor, row: Row | None, filled: Mapping[int, Sequence[Row]]) -> object:
+    """Equal for tensors that are tied. ValueError says that one is a part of a parameter that is filled."""
     if row is not None and not row.is_buffer:
         return id(row)
-    return id(tensor) if tensor.is_meta or not tensor.numel() else walk.view(tensor)
+    if tensor.is_meta or not tensor.numel():
+        return id(tensor)
+    for other in filled.get(storage_of(local_of(tensor)), ()):
+        if walk.view(tensor) == walk.view(other.tensor):
+            return id(other)
+        if walk.overlap(tensor, other.tensor):
+            raise ValueError(
+                f"buffer {key!r} is a part of the memory of parameter {other.name!r}, which is filled; give "
+                "it its own (clone()), or register it with persistent=False"
+            )
+    return walk.view(tensor)
 
 
 def fingerprint_of(tensors: Iterable[SavedTensor], seed: int) -> str:

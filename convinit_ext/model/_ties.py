@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._checks import check_parameters
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._selection import Selection
-from convinit_ext.recipes import shown_copy
+from convinit_ext.recipes import others_kept, put_back, shown_copy
 from convinit_ext.sharding import is_dtensor
+
+# Modules by their paths, with the parameters that they hold.
+_Held: TypeAlias = list[tuple[str, nn.Module, dict[str, nn.Parameter | None]]]
 
 
 def tied_groups(
@@ -80,18 +84,37 @@ def _check_can_be_tied(apart: Sequence[NamedTensor]) -> None:
 
 def _declared(owner: NamedModule) -> list[list[int]]:
     """Return which tensors a model's tie_weights() makes one, by their ids; it is called on a copy."""
-    copy: Any = shown_copy(owner.module)
-    with torch.no_grad():
+    own = [(node.path, node.module, dict(node.module._parameters.items())) for node in _nodes(owner.module)]
+    made = _tied(owner.module, own)
+    found: dict[int, list[int]] = {}
+    for path, _, held in own:
+        for leaf, tensor in held.items():
+            one = made.get((path, leaf))
+            if tensor is not None and one is not None:
+                found.setdefault(id(one), []).append(id(tensor))
+    return [ids for ids in found.values() if len(set(ids)) > 1]
+
+
+def _tied(model: nn.Module, own: _Held) -> dict[tuple[str, str], Tensor | None]:
+    """Return the parameters of a copy once it has tied them, and what it has put into the model itself.
+
+    It may hold modules in a list, where no copy looks. The model is as it was then.
+    """
+    copy: Any = shown_copy(model)
+    with torch.no_grad(), put_back(model), others_kept(copy):
         try:
             copy.tie_weights()
         except Exception:  # foreign code, which may not know a model on the meta device
-            return []
-    found: dict[int, list[int]] = {}
-    theirs = {node.path: node.module for node in walk.modules(copy, again=True)}
-    for node in walk.modules(owner.module, again=True):
-        alike = theirs.get(node.path)
-        for leaf, tensor in node.module._parameters.items():
-            made = None if alike is None else alike._parameters.get(leaf)
-            if tensor is not None and made is not None:
-                found.setdefault(id(made), []).append(id(tensor))
-    return [ids for ids in found.values() if len(set(ids)) > 1]
+            return {}
+        nodes = _nodes(copy)
+        made = {(node.path, leaf): each for node in nodes for leaf, each in node.module._parameters.items()}
+        of_copy = {id(each): made.get((path, leaf)) for path, _, held in own for leaf, each in held.items()}
+        for path, module, held in own:
+            for leaf, each in module._parameters.items():
+                if held.get(leaf) is not each:
+                    made[path, leaf] = of_copy.get(id(each), each)
+    return dict(made)
+
+
+def _nodes(module: nn.Module) -> list[NamedModule]:
+    return list(walk.modules(module, again=True))

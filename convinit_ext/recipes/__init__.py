@@ -19,7 +19,7 @@ from convinit_ext.recipes._derived import (
     seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct
-from convinit_ext.recipes._functions import call, is_function, named, unchanged
+from convinit_ext.recipes._functions import call, is_function, named, put_back, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,
     ZEROS,
@@ -36,6 +36,7 @@ from convinit_ext.recipes._initialisers import (
     is_distribution,
     is_values,
 )
+from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE, by_model_code, computed_table, shown_copy

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -74,18 +75,30 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 class WhereMeta(TorchFunctionMode):
     """Tells of every tensor that code asks whether it is on the meta device: trunc_normal_ writes none there.
 
+    What goes into a Python function such as this package's trunc_normal_ is told too: it asks unseen.
+
     Args:
         tell: what each is passed to.
+        questions: other attributes that count, by their getters.
     """
 
-    def __init__(self, tell: Callable[[Tensor], None]) -> None:
+    def __init__(self, tell: Callable[[Tensor], None], questions: Sequence[Any] = ()) -> None:
         super().__init__()
         self._tell = tell
+        self._questions = [_IS_META, *questions]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == _IS_META:
-            self._tell(args[0])
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in self._questions or _fills_in_place(func):
+            for each in (*args, *kwargs.values()):
+                if isinstance(each, Tensor):
+                    self._tell(each)
+        return func(*args, **kwargs)
+
+
+def _fills_in_place(func: Any) -> bool:
+    """Whether it is a Python function that is called like trunc_normal_."""
+    return isinstance(func, FunctionType) and func.__name__.endswith("_") and func.__name__[-2] != "_"
 
 
 def written_by(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:

@@ -182,6 +182,16 @@ def unchanged() -> Iterator[None]:
         )
 
 
+@contextmanager
+def put_back(model: nn.Module) -> Iterator[None]:
+    """Put back, at the end of the block, what it changed inside of a model's modules."""
+    held = _Held(model)
+    try:
+        yield
+    finally:
+        held.put_back()
+
+
 class _Held:
     """What a model's modules hold, and the attributes of its tensors."""
 

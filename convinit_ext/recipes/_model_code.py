@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
-from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of
+from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of, written_by
+from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target
@@ -26,6 +27,7 @@ from convinit_ext.recipes._target import Target
 _MOST = 1 << 24  # elements that are made to look at their values
 _SMALL = 1 << 16  # elements of another parameter of the module
 _METHODS = ("reset_parameters", "init_weights")  # of the module itself, without arguments
+_DEVICE = tuple(getattr(Tensor, name).__get__ for name in ("device", "is_cpu", "is_cuda"))
 
 _Code = Callable[[Any, Any], object]
 
@@ -160,13 +162,22 @@ def _written(target: Target, code: _Code, device: str) -> tuple[list[Distributio
     if device == "cpu":
         _make_small_ones(shown)
         memory.fill_(torch.nan if memory.is_floating_point() else 0)
-    shown._parameters[leaf] = parameter = nn.Parameter(memory, given.requires_grad)
-    with _Watching(memory) as watching, WhereMeta(watching.forget):
-        code(shown, parent)
-    left = shown._parameters[leaf]
-    if left is not parameter and left is not None:  # another tensor in its place
-        return [None], left.detach()
+    shown._parameters[leaf] = nn.Parameter(memory, given.requires_grad)
+    with others_kept(parent or shown, never=given):
+        with _Watching(memory) as watching, WhereMeta(watching.forget, _DEVICE):
+            code(shown, parent)
+        left = shown._parameters[leaf]
+        if left is not None and not _is_view_of(left, memory):  # another tensor in its place, or as its .data
+            return [None], left.detach().clone()
     return watching.writes, memory
+
+
+def _is_view_of(tensor: Tensor, memory: Tensor) -> bool:
+    """Whether a tensor sees all of the memory just as another one does."""
+    places = [
+        (memory_of(each), each.storage_offset(), each.shape, each.stride()) for each in (tensor, memory)
+    ]
+    return places[0] == places[1]
 
 
 def _make_small_ones(shown: nn.Module) -> None:
@@ -200,17 +211,18 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
             self.writes.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and memory_of(args[0]) == memory_of(self._memory):
-            if self._is_write(func):
-                is_whole = args[0].numel() == self._memory.numel()
-                self.writes.append(filling(func, args[1:]) if is_whole else None)
-            elif self.writes and cuts(func, args[1:], self.writes[-1]):
-                self.writes.append(None)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        written = [each for each in written_by(func, args, kwargs) if self._is_of_it(each)]
+        for each in written:  # also by out=, or one of a list
+            is_whole = each.numel() == self._memory.numel()
+            self.writes.append(filling(func, args[1:]) if is_whole else None)
+        is_read = self.writes and args and not written and self._is_of_it(args[0])
+        if is_read and cuts(func, args[1:], self.writes[-1]):
+            self.writes.append(None)
+        return func(*args, **kwargs)
 
-    def _is_write(self, func: Any) -> bool:
-        alias = func._schema.arguments[0].alias_info
-        return alias is not None and bool(alias.is_write)
+    def _is_of_it(self, given: Any) -> bool:
+        return isinstance(given, Tensor) and memory_of(given) == memory_of(self._memory)
 
 
 # For what no other rule of a ready-made recipe knows, or what one marks as unknown.

@@ -1,5 +1,6 @@
 """intercept: which fills are taken, and the key that each has."""
 
+import copy
 import functools
 
 import numpy as np
@@ -10,6 +11,7 @@ from intercepted import MODULE_FUNCTIONS, UNIT, Net, a_layer, assert_is
 from torch import nn
 from torch.nn.init import kaiming_normal_ as captured_kaiming_normal_
 from torch.nn.init import trunc_normal_ as captured_trunc_normal_
+from torch.nn.utils.parametrizations import spectral_norm
 
 from convinit_ext import Key, init, intercept
 from convinit_ext.intercept import _patch
@@ -117,6 +119,33 @@ def test_reset_parameters_gives_what_init_model_gives():
                 module.reset_parameters()
     for name, tensor in first.named_parameters():
         assert_same_bits(tensor, second.get_parameter(name), name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("last", [torch.channels_last, torch.channels_last_3d])
+def test_a_convolution_in_channels_last_is_reset_to_the_same_values(last, dtype):
+    kind = nn.Conv2d if last is torch.channels_last else nn.ConvTranspose3d
+    models = [nn.Sequential(kind(4, 6, 3, dtype=dtype)) for _ in range(2)]
+    models[1].to(memory_format=last)
+    for model in models:
+        with intercept(model, seed=5):
+            model[0].reset_parameters()
+            once = model[0].weight.detach().clone()
+            model[0].reset_parameters()
+        assert not torch.equal(once, model[0].weight)  # the second fill has a number
+    assert models[1][0].weight.is_contiguous(memory_format=last)
+    assert_same_bits(models[0][0].weight, models[1][0].weight)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(4, 4, 3), nn.ConvTranspose3d(4, 4, 3), nn.Linear(4, 4)])
+def test_the_weight_behind_a_parametrization_is_not_reset_in_vain(layer):
+    model = nn.Sequential(spectral_norm(copy.deepcopy(layer)))
+    before = copy.deepcopy(model.state_dict())
+    with intercept(model, seed=5), pytest.raises(RuntimeError, match="is computed from others"):
+        model[0].reset_parameters()
+    assert all(
+        torch.equal(before[name], each) for name, each in model.state_dict().items() if "0._" not in name
+    )
 
 
 def test_later_fills_have_a_number():

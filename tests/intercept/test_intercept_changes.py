@@ -1,9 +1,11 @@
 """intercept: models whose tensors move, are replaced or appear while a block is open."""
 
 import gc
+import warnings
 from types import MappingProxyType
 
 import numpy as np
+import pytest
 import torch
 from filling import assert_same_bits
 from intercepted import Net, a_layer, assert_is, assert_values, expected, generator_of
@@ -170,3 +172,24 @@ def test_lazy_modules():
         model(torch.zeros(2, 8))
     like = torch.empty(4, 8)
     assert_same_bits(model[0].weight, init.kaiming_uniform_(like, a=5**0.5, key=Key(0, "0.weight")))
+
+
+FILLS = [nn.init.normal_, nn.init.zeros_, nn.init.orthogonal_, lambda w: w.data.copy_(torch.ones(6, 8))]
+
+
+@pytest.mark.parametrize("then", [*FILLS, None])
+def test_a_new_parameter_of_what_pytorch_draws_is_said_unless_it_is_filled(then):
+    model = nn.Sequential(a_layer())
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with intercept(model, seed=0):
+            torch.rand(3)  # nobody's
+            model[0].weight = nn.Parameter(torch.randn(6, 8) * 0.1)
+            if then is not None:
+                then(model[0].weight)
+    if then is not None:
+        assert said == []
+    else:
+        (one,) = said
+        assert str(one.message).startswith("'0.weight' gets values of torch.rand")
+        assert one.filename == __file__

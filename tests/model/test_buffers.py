@@ -9,7 +9,7 @@ from reference import layer_key, reference
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from convinit_ext import Constant, Normal, Uniform, init_model_
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 
@@ -244,3 +244,40 @@ def test_a_frozen_batch_norm_on_the_meta_device_starts_as_batch_norm_does():
     here = DetrFrozenBatchNorm2d()
     init_model_(here)
     assert all(value.eq(7).all() for value in here.buffers())  # it may have been loaded
+
+
+def with_a_buffer_of(view) -> nn.Module:
+    layer = nn.Linear(4, 4)
+    layer.register_buffer("seen", view(layer.weight.data))
+    return layer
+
+
+def test_a_buffer_that_is_a_parameter_counts_once_in_a_plan_as_in_memory_and_in_files(tmp_path):
+    model = with_a_buffer_of(lambda weight: weight)
+    planned = plan_model(model, seed=1).fingerprint()
+    save_model(model, tmp_path / "saved", seed=1)
+    init_model_(model, seed=1)
+    assert torch.equal(model.seen, model.weight)
+    assert fingerprint(model) == planned == fingerprint(tmp_path / "saved")
+
+
+def test_a_buffer_that_is_a_part_of_a_parameter_is_not_saved_with_the_values_of_before(tmp_path):
+    model = with_a_buffer_of(lambda weight: weight[1:])
+    with pytest.raises(ValueError, match=r"buffer 'seen' is a part of the memory of parameter 'weight'"):
+        save_model(model, tmp_path / "saved", seed=1)
+    with pytest.raises(ValueError, match="buffer 'seen'"):
+        plan_model(model, seed=1).fingerprint()
+
+
+@pytest.mark.parametrize("view", [lambda weight: weight, lambda weight: weight[2]])
+def test_dtype_leaves_no_buffer_behind_in_the_memory_of_a_parameter(view):
+    model = with_a_buffer_of(view)
+    before = model.weight.detach().clone()
+    with pytest.raises(ValueError, match="buffer 'seen' shares the memory of parameter 'weight'"):
+        init_model_(model, dtype=torch.bfloat16)
+    assert torch.equal(model.weight, before)
+    init_model_(model, dtype=torch.float32)
+    apart = torch.zeros(8, 4)
+    model.weight.data, model.seen = apart[:4], apart[4:]
+    init_model_(model, dtype=torch.bfloat16)
+    assert model.seen.dtype == model.weight.dtype == torch.bfloat16

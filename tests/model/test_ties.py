@@ -126,3 +126,41 @@ def test_ties_that_sharding_has_taken_apart_are_an_error_that_says_how():
         fully_shard(model, mesh=mesh)
         with pytest.raises(ValueError, match=r"'embed\.weight' and 'head\.weight' are tied.*fully_shard"):
             init_model_(model)
+
+
+class TiedByList(nn.Module):
+    """Ties by modules that it holds in a list, of which a copy has the same."""
+
+    def __init__(self, marks: float | None = None) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(4, 3), nn.Linear(3, 4, bias=False)
+        self.tables, self.heads, self.marks = [self.embed], [self.head], marks
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        for head in self.heads:
+            head.weight = self.embed.weight if self.marks is None else self.tables[0].weight
+            if self.marks is not None:
+                head.weight.data.fill_(self.marks)
+
+
+@pytest.mark.parametrize("marks", [None, 3.0])
+@pytest.mark.parametrize("ask", [verify, plan_model, lambda model: init_model_(model, dry_run=True)])
+def test_asking_for_ties_leaves_what_a_model_holds_in_lists(ask, marks):
+    model = TiedByList(marks)
+    nn.init.normal_(model.embed.weight)
+    weight, before = model.head.weight, model.head.weight.detach().clone()
+    ask(model)
+    assert model.head.weight is weight is model.embed.weight
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("marks", [None, 3.0])
+def test_ties_by_modules_in_lists_are_known(marks):
+    with torch.device("meta"):
+        model = TiedByList(marks)
+    model.to_empty(device="cpu")
+    assert model.head.weight is not model.embed.weight
+    assert [row.name for row in init_model_(model, seed=1).rows] == ["embed.weight"]
+    assert model.head.weight is model.embed.weight
+    assert not model.head.weight.is_meta
