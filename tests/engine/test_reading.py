@@ -20,9 +20,8 @@ DISTRIBUTIONS = [Constant(0.5), Uniform(-1.0, 2.0), Normal(0.5, 2.0), TruncatedN
 
 def flip(tensor: Tensor, places: list[int]) -> None:
     """The lowest bit of the elements with these row-major indices."""
-    for place in places:
-        index = np.unravel_index(place, tensor.shape)
-        as_integers(tensor)[index] ^= 1
+    bits = torch.atleast_1d(as_integers(tensor))
+    bits[np.unravel_index(places, bits.shape)] ^= 1
 
 
 def difference(tensor: Tensor, distribution: ops.Encoded, box: Box | None = None) -> list[int]:

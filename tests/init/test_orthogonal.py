@@ -1,5 +1,6 @@
 """Orthogonal initialisers against the value contract's section 8, and against what they are for."""
 
+import functools
 import math
 import random
 import subprocess
@@ -22,6 +23,7 @@ SEVERAL = [(25, 25), (26, 48), (48, 48), (49, 49), (65, 50), (47, 90), (73, 72)]
 OTHER_DTYPES = [dtype for dtype in DTYPES.values() if dtype not in (torch.float32, torch.float64)]
 
 
+@functools.cache
 def expected(shape, dtype=torch.float32, gain=1.0, blocks=1):
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     rows, columns = shape[0], math.prod(shape[1:])
