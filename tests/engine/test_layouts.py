@@ -131,14 +131,19 @@ def test_threads_do_not_change_values(cpu: Backend, num_threads, dtype):
 
 
 def test_threads_share_a_list_of_tensors(cpu: Backend, num_threads):
-    """One large tensor among many small ones, of every dtype and distribution, in one call."""
-    shapes = ((0,), (1,), (3, 3), (65, 3, 3, 3))
+    """One large tensor among many small ones, of every dtype and distribution, some strided, in one call."""
+    shapes = ((0,), (1,), (3, 3), (2, 2, 2, *[1] * 10, 3, 2), (65, 3, 3, 3))
     rows = list(itertools.product(shapes, DTYPES, STANDARD))
     rows.insert(7, ((LARGE,), "float32", "normal"))
     keys = [layer_key(3, f"layer{i}.weight") for i in range(len(rows))]
     tensors = [cpu.empty(shape, dtype) for shape, dtype, _ in rows]
+    tensors[1::2] = [
+        cpu.empty(each.shape[::-1], str(each.dtype)[6:]).permute(*range(each.ndim)[::-1])
+        for each in tensors[1::2]
+    ]
     kinds = [shifted(name) for *_, name in rows]
     ops.fill_(tensors, key_tensor(*keys), kinds)
+    ops.fill_([], key_tensor(), [])
     for tensor, key, (shape, dtype, name) in zip(tensors, keys, rows, strict=True):
         assert_same_bits(tensor, cpu.fill(shape, SHIFTED[name], dtype, key), (shape, dtype, name))
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from compiled_ops import FILL, FILL_ONE, FILL_PART, KEYS, MAKE_ORTHOGONAL, PARAMS
 from filling import DTYPES, assert_same_bits, forced_isa, key_tensor
-from processes import AWAIT_CHILD
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from convinit_ext import _C, Constant, Normal, TruncatedNormal, Uniform
@@ -141,69 +140,6 @@ def test_one_part_equals_the_list_s(view, box: ops.Box, dtype: torch.dtype) -> N
     assert_same_bits(by_op, expected)
     assert_same_bits(short, expected)
     assert by_op._version == short._version == 1
-
-
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_a_forked_child_fills_alike(num_threads: int) -> None:
-    """OpenMP's threads are not in the child, and it would wait for them."""
-    script = f"""
-import os, torch
-from convinit_ext import Key, init
-torch.set_num_threads({num_threads})
-expected = init.normal_(torch.empty(600_000), key=Key(0, "w"))
-child = os.fork()
-if child == 0:
-    found = init.normal_(torch.empty(600_000), key=Key(0, "w")).numpy()
-    os._exit(found.tobytes() != expected.numpy().tobytes())
-"""
-    done = subprocess.run([sys.executable, "-c", script + AWAIT_CHILD], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-MANY_DIMS = torch.empty(2, 3, *[1] * 10, 2, 2, 2).permute(*reversed(range(15)))
-
-
-def test_a_list_equals_the_tensors_one_by_one(num_threads: int) -> None:
-    def tensors() -> list[torch.Tensor]:
-        return [
-            torch.empty(9),
-            torch.empty(70_001),
-            torch.empty(3, 5, 7, dtype=torch.bfloat16).transpose(0, 2),
-            torch.empty(64, 32, 3, 3).to(memory_format=torch.channels_last),
-            torch.empty(0),
-            torch.empty(100_003, dtype=torch.float64)[3:],
-            torch.empty_like(MANY_DIMS),
-        ]
-
-    kinds = [Normal(), Uniform(-1, 1), TruncatedNormal(), Normal(0, 0.02), Normal(), Uniform(), Constant(2.5)]
-    keys = key_tensor(*[(n, n + 1) for n in range(len(kinds))])
-    together = tensors()
-    ops.fill_(together, keys, kinds)
-    ops.fill_([], keys[:0], [])
-    for number, (expected, kind) in enumerate(zip(tensors(), kinds, strict=True)):
-        ops.fill_([expected], keys[number : number + 1], [kind])
-        assert_same_bits(together[number], expected, number)
-
-
-@pytest.mark.parametrize("value", [0.1, -0.0, 1e-8, 65504.0, 65520.0, 3.4e38])
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
-def test_a_constant_is_the_rounded_value(value: float, dtype: torch.dtype) -> None:
-    tensor = torch.empty(37, dtype=dtype)
-    fits = value <= torch.finfo(dtype).max  # what does not is refused as a constant, and rounded as a mean
-    ops.fill_([tensor], KEYS, [Constant(value) if fits else Normal(value, 0.0)])
-    precise = torch.full((37,), value, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    rounded = precise.to(dtype)
-    if dtype == torch.float8_e4m3fn and value > 448:  # before 2.13 PyTorch's CPU made NaN of it
-        rounded = torch.full_like(precise, 448).to(dtype)
-    assert_same_bits(tensor, rounded)
-
-
-def test_strides_that_do_not_nest_but_do_not_overlap() -> None:
-    base = torch.zeros(8)
-    view = base.as_strided((2, 3), (3, 2))  # places 0 2 4 and 3 5 7
-    ops.fill_([view], KEYS, [Normal()])
-    assert_same_bits(view.contiguous(), filled(2, 3))
-    assert base[1] == base[6] == 0
 
 
 MEMORY_SCRIPT = """

@@ -6,7 +6,7 @@ What a fill writes is tested elsewhere (test_values.py, test_layouts.py); here i
 import numpy as np
 import pytest
 import torch
-from filling import DTYPES, as_integers, key_tensor
+from filling import DTYPES, as_integers, freed, key_tensor
 from layouts import LAYOUTS
 from torch import Tensor
 
@@ -116,8 +116,6 @@ def test_opcheck():
 
 
 def test_refusals():
-    released = torch.zeros(3)
-    released.untyped_storage().resize_(0)
     cut = torch.zeros(3)
     cut.untyped_storage().resize_(8)
     no_keys = KEYS.clone()
@@ -137,8 +135,8 @@ def test_refusals():
             RuntimeError,
             f"accepted are less than {2**60 - 2**31}",
         ),
-        (lambda: ops.digest([released], KEYS), RuntimeError, "holds no memory"),
-        (lambda: difference(released, Normal()), RuntimeError, "holds no memory"),
+        (lambda: ops.digest([freed(3)], KEYS), RuntimeError, "holds no memory"),
+        (lambda: difference(freed(3), Normal()), RuntimeError, "holds no memory"),
         (
             lambda: difference(torch.zeros(3, dtype=torch.int32), Normal()),
             RuntimeError,

@@ -74,15 +74,18 @@ def test_unaligned_memory(backend: Backend, dtype, name):
             assert np.all(written[offset + length :] == -80)
 
 
-CONSTANTS = [0.0, -0.0, 1.0, 0.1, 1 / 3, -65504.0, 1e-7, 5.960464477539063e-08, 1.00048828125 + 1e-9, 3.0e38]
+CONSTANTS = [0.0, -0.0, 1.0, 0.1, 1 / 3, -65504.0, 1e-7, 5.960464477539063e-08, 1.00048828125 + 1e-9]
+CONSTANTS += [1e-8, 65504.0, 65520.0, 3.0e38, 3.4e38]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_constant_is_rounded_as_pytorch_fills(backend: Backend, dtype):
     for value in CONSTANTS:
-        if abs(value) <= torch.finfo(DTYPES[dtype]).max:  # torch.full refuses others
-            expected = torch.full((37,), value, dtype=DTYPES[dtype])
-            assert_same_bits(backend.fill((37,), ("constant", value), dtype), expected, value)
+        if abs(value) <= torch.finfo(DTYPES[dtype]).max:
+            kind, expected = ("constant", value), torch.full((37,), value, dtype=DTYPES[dtype])
+        else:  # torch.full and a constant refuse it; as a mean it is rounded
+            kind, expected = ("normal", value, 0.0), ref.round_to(np.full(37, value, np.float32), dtype)
+        assert_same_bits(backend.fill((37,), kind, dtype), expected, value)
 
 
 # Edges of the uniform distribution

@@ -72,11 +72,10 @@ def test_an_unsupported_tensor(fill, tensor_of, named, passed):
     untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
 
 
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize("fill", [*RANDOM.values(), init.identity_], ids=[*RANDOM, "identity_"])
 def test_overlapping_memory(fill):
-    untouched(
-        lambda: torch.ones(4).expand(6, 4), lambda t, _: fill(t), RuntimeError, "single memory location"
-    )
+    for make in (lambda: torch.ones(4).expand(6, 4), lambda: torch.ones(20).as_strided((6, 4), (2, 3))):
+        untouched(make, lambda t, _: fill(t), RuntimeError, "single memory location")
 
 
 BAD_ARGUMENTS = {

@@ -227,17 +227,19 @@ def test_a_shard_has_the_fans_of_the_whole():
         init.xavier_normal_(torch.empty(5, 6), blocks=5, shard=Shard((12, 6), (0, 0)))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_compiled_code_takes_axes(name):
-    arguments, _ = FUNCTIONS[name]
-    function = getattr(init, name)
-
+def test_compiled_code_takes_axes_and_cuts():
     def step(weight):
-        return function(weight, **arguments, batch_axis=0, in_axis=(1,), key=KEY)
+        given = {"batch_axis": 0, "in_axis": (1,), "key": KEY}
+        filled = [
+            getattr(init, name)(weight.clone(), **more, **given) for name, (more, _) in FUNCTIONS.items()
+        ]
+        for corrected in (False, True):
+            filled.append(init.trunc_normal_(weight.clone(), cut=1.5, corrected=corrected, key=KEY))
+        return filled
 
     torch.compiler.reset()
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(torch.empty(3, 4, 5)), step(torch.empty(3, 4, 5)))
+    assert all(map(torch.equal, compiled(torch.empty(3, 4, 5)), step(torch.empty(3, 4, 5))))
     torch.compiler.reset()
 
 

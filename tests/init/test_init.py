@@ -281,14 +281,6 @@ def test_identity():
     assert torch.equal(torch.conv2d(image, init.identity_(torch.empty(4, 4, 3, 3)), padding="same"), image)
 
 
-@pytest.mark.parametrize(
-    "strided", [torch.empty(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.empty(8, 3).T]
-)
-def test_orthogonal_of_any_strides(strided):
-    expected = init.orthogonal_(torch.empty(strided.shape), key=KEY)
-    assert torch.equal(init.orthogonal_(strided, key=KEY), expected)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0])
 def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):

@@ -63,14 +63,6 @@ def test_under_fake_tensor_mode(fill):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_fake_tensor_outside_its_mode():
-    with FakeTensorMode():
-        weight = torch.empty(6, 4)
-    state = torch.get_rng_state()
-    assert init.kaiming_normal_(weight) is weight
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_under_a_functional_transform():
     def loss(scale):
         return (init.normal_(torch.empty(4)) * scale).sum()

@@ -130,14 +130,3 @@ def test_an_override_sees_them_if_they_are_given():
     weight, given = torch.empty(3).as_subclass(Recorder), {"cut": 2.0, "corrected": True}
     assert given.items() <= init.trunc_normal_(weight, **given).items()
     assert not init.trunc_normal_(weight).keys() & given.keys()
-
-
-@pytest.mark.parametrize("corrected", [False, True])
-def test_compiled_code_takes_them(corrected):
-    def step(weight):
-        return init.trunc_normal_(weight, std=0.1, cut=1.5, corrected=corrected, key=KEY)
-
-    torch.compiler.reset()
-    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(torch.empty(30)), step(torch.empty(30)))
-    torch.compiler.reset()
