@@ -56,10 +56,10 @@ def test_the_reference_s_fma_rounds_once():
 # Bits
 
 
-@pytest.mark.parametrize("shape", ONE_STRIP + SEVERAL, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_are_the_contract_s(shape, dtype, isa):
-    assert_same_bits(init.orthogonal_(torch.empty(shape, dtype=dtype), key=KEY), expected(shape, dtype))
+def test_values_are_the_contract_s(dtype, isa):
+    for shape in ONE_STRIP + SEVERAL:
+        assert_same_bits(init.orthogonal_(torch.empty(shape, dtype=dtype), key=KEY), expected(shape, dtype))
 
 
 @pytest.mark.parametrize("dtype", OTHER_DTYPES)

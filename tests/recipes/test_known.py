@@ -67,23 +67,24 @@ OFFSETS = [
 ]
 
 
-@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(("attributes", "start"), OFFSETS, ids=str)
-def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes, start):
-    norms = [holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")]
-    norms += [
-        holding(f"My{base.__name__}", base, (8,)) for base in (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d)
-    ]
-    for norm in norms:
-        vars(norm).update(attributes)
-        model = nn.Sequential(norm)
-        if start is None:
-            assert "0.weight" not in unlisted(model, recipe)
-        else:
-            assert fillings(model, recipe)["0.weight"] == Constant(start)
+def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(attributes, start):
+    for recipe in GENERAL:
+        norms = [
+            holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")
+        ]
+        norms += [
+            holding(f"My{base.__name__}", base, (8,)) for base in (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d)
+        ]
+        for norm in norms:
+            vars(norm).update(attributes)
+            model = nn.Sequential(norm)
+            if start is None:
+                assert "0.weight" not in unlisted(model, recipe)
+            else:
+                assert fillings(model, recipe)["0.weight"] == Constant(start)
 
 
-@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(
     ("base", "arguments"),
     [
@@ -94,24 +95,25 @@ def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes,
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
-def test_what_a_derived_type_adds_is_listed_or_decided_by_its_own_type(recipe, base, arguments):
-    with torch.no_grad():
-        plain = base(*arguments)
-    added = {
-        "gain": vector(8, 1, 1, 1),
-        "table": vector(4, 8),
-        "gate_weight": vector(8, 8),
-        "scale_bias": vector(),
-    }
-    model = holding("Derived", base, arguments, **added)
-    own = [name for name, _ in plain.named_parameters()]
-    assert unlisted(model, recipe) == own
-    recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
-    rules = [*(Rule(ZERO, name=name) for name in added), *as_recipe(recipe)]
-    model.inner = nn.Embedding(5, 8)
-    given = fillings(model, rules)
-    assert {name: given[name] for name in own} == fillings(plain, recipe)
-    assert given["inner.weight"] == fillings(nn.Embedding(5, 8), recipe)["weight"]
+def test_what_a_derived_type_adds_is_listed_or_decided_by_its_own_type(base, arguments):
+    for recipe in GENERAL:
+        with torch.no_grad():
+            plain = base(*arguments)
+        added = {
+            "gain": vector(8, 1, 1, 1),
+            "table": vector(4, 8),
+            "gate_weight": vector(8, 8),
+            "scale_bias": vector(),
+        }
+        model = holding("Derived", base, arguments, **added)
+        own = [name for name, _ in plain.named_parameters()]
+        assert unlisted(model, recipe) == own
+        recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
+        rules = [*(Rule(ZERO, name=name) for name in added), *as_recipe(recipe)]
+        model.inner = nn.Embedding(5, 8)
+        given = fillings(model, rules)
+        assert {name: given[name] for name in own} == fillings(plain, recipe)
+        assert given["inner.weight"] == fillings(nn.Embedding(5, 8), recipe)["weight"]
 
 
 class Words(nn.Transformer):
