@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from meshes import every_rank
-from processes import SUPPORT, run_script
+from processes import SUPPORT, shared_ranks
 from real_models import unet
 from saving import ANY, TRANSFORMERS
 from states import assert_same_state
@@ -98,12 +98,12 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
 
 @pytest.mark.parametrize("num_processes", [2, 4])
 def test_many_processes_share_the_files(num_processes):
-    printed = run_script(SUPPORT / "saved_ranks.py", num_processes)
+    printed = shared_ranks().run(SUPPORT / "saved_ranks.py", num_processes)
     assert printed.count("held: ") == 6, printed
 
 
 def test_ranks_wait_for_one_that_works():
-    printed = run_script(SUPPORT / "slow_ranks.py", 2)
+    printed = shared_ranks().run(SUPPORT / "slow_ranks.py", 2)
     assert printed.count("held: ") == 4, printed
 
 

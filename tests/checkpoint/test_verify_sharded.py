@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 from meshes import every_rank, placements
-from processes import SUPPORT, run_script
+from processes import SUPPORT, shared_ranks
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
@@ -106,7 +106,7 @@ def test_a_sum_of_which_nobody_knows_the_terms_is_refused():
 
 
 def test_processes_put_together_what_they_found():
-    lines = run_script(SCRIPT, num_processes=4).splitlines()
+    lines = shared_ranks().run(SCRIPT, 4).splitlines()
     assert [line for line in lines if line.startswith("held: ")] == [
         "held: trained under FSDP2, the frozen layer alone has not moved",
         "held: gathered parameters can be looked at",

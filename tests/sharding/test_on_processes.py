@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from processes import SUPPORT, run_script
+from processes import SUPPORT, shared_ranks
 from torch import nn
 
 from convinit_ext.sharding import flat_pieces
@@ -12,7 +12,7 @@ HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
 
 def cases(script: str, num_processes: int) -> list[str]:
-    printed = run_script(SUPPORT / script, num_processes)
+    printed = shared_ranks().run(SUPPORT / script, num_processes)
     return [line.removeprefix("held: ") for line in printed.splitlines() if line.startswith("held: ")]
 
 

@@ -1,7 +1,7 @@
-"""Runs a script's main() as every rank of a job: python ranks.py SCRIPT NUM_PROCESSES, as torchrun would.
+"""Runs scripts' main() as every rank of a job, as torchrun would: for each line "SIZE SCRIPT" that it reads.
 
-The processes are forked after one import of PyTorch and of all that the script imports, which takes longer
-than what they do then. So a script starts no threads before its main().
+The processes are forked after one import of PyTorch and of all that the scripts import, which takes longer
+than what they do then. So a script starts no threads before its main(). Each ends with a line of ENDED.
 """
 
 import os
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch.distributed as dist
 
 SECONDS = 300  # that a process may take
+ENDED = "ranks.py: status "
 
 
 def be_rank(main: Callable[[], object], rank: int, size: int, reads: int) -> int:
@@ -36,8 +37,8 @@ def be_rank(main: Callable[[], object], rank: int, size: int, reads: int) -> int
     return 0
 
 
-def main() -> int:
-    script, size = sys.argv[1], int(sys.argv[2])
+def run_ranks(script: str, size: int) -> int:
+    """Fork the ranks, and wait for them; the exit status."""
     sys.argv[:] = [script]  # as the script would find it
     run = runpy.run_path(script, run_name="ranks")["main"]
     reads, writes = os.pipe()
@@ -51,15 +52,29 @@ def main() -> int:
         children.add(child)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # on a free port
     os.write(writes, b"%05d" % store.port * size)
+    failed = False
     while children:
         child, status = os.wait()
         children.remove(child)
-        if status:
+        if status and not failed:
+            failed = True
             for each in children:
                 os.kill(each, signal.SIGTERM)
-            return 1
-    return 0
+    os.close(reads)
+    os.close(writes)
+    return int(failed)
+
+
+def main() -> None:
+    for line in sys.stdin:
+        size, _, script = line.rstrip("\n").partition(" ")
+        try:
+            status = run_ranks(script, int(size))
+        except Exception:
+            traceback.print_exc()
+            status = 1
+        print(f"{ENDED}{status}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
