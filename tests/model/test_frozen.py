@@ -6,6 +6,7 @@ import types
 
 import pytest
 import torch
+from named_modules import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
 
@@ -109,10 +110,7 @@ def test_of_many_the_first_twenty_are_listed():
     assert str(error.value).count("of Linear") == 20 and "\n  and 40 more\n" in str(error.value)
 
 
-Mixin = type("ModelMixin", (nn.Module,), {"__module__": "diffusers.models.modeling_utils"})
-
-
-class FreezingItself(Mixin):
+class FreezingItself(ModelMixin):
     """A model of diffusers' kind, whose constructor freezes some parameters."""
 
     def __init__(self, size: int = 64) -> None:

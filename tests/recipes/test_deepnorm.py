@@ -8,6 +8,7 @@ import pytest
 import torch
 from doors import check_every_door, check_writes_nothing
 from filling import assert_same_bits, values
+from named_modules import conv1d
 from planning import fillings, stds
 from reference import layer_key, reference
 from torch import nn
@@ -88,11 +89,11 @@ def test_of_packed_projections_the_values_alone_have_gain_beta(dtype):
 
 
 def test_packed_projections_of_other_kinds():
-    gpt2 = type("Conv1D", (nn.Module,), {"__module__": "transformers.pytorch_utils"})()
-    gpt2.weight = nn.Parameter(torch.empty(8, 24))  # [in, out]
     grouped = Block(qkv_proj=nn.Linear(8, 12))  # 4 heads of 2, of keys and values 1 each
     grouped.config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=1)
-    model = nn.ModuleList([Block(c_attn=gpt2), grouped, Block(kv_proj=nn.Linear(8, 16), q=nn.Linear(8, 8))])
+    model = nn.ModuleList(
+        [Block(c_attn=conv1d(8, 24)), grouped, Block(kv_proj=nn.Linear(8, 16), q=nn.Linear(8, 8))]
+    )
     init_model_(model, 0, "deepnorm")
 
     def expected(name: str, sizes: list[int], dim: int = 0) -> None:

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from named_modules import holding, lora, vector
+from named_modules import holding, vector
 from planning import GENERAL, fillings, make_plan, unlisted
 from torch import nn
 
@@ -156,18 +156,6 @@ def test_recipe_torch_warns_of_types_with_reset_parameters_of_their_own_once():
         make_plan(model, reading=True)
 
 
-@pytest.mark.parametrize("recipe", GENERAL)
-def test_the_second_half_of_an_adapter_is_zero(recipe):
-    for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
-        found = fillings(model, recipe)
-        assert found["0.lora_B.default.weight"] == found["0.lora_B.default.bias"] == ZERO
-        assert found["0.lora_A.default.weight"] != ZERO and found["0.base_layer.weight"] != ZERO
-    named_so = lora("mine", False)
-    assert fillings(named_so, recipe)["0.lora_B.default.weight"] != ZERO
-    table = holding("Embedding", lora_embedding_A=nn.ParameterDict({"default": vector(2, 5)}))
-    assert fillings(table, recipe) == {"lora_embedding_A.default": ZERO}
-
-
 def experts(transposed: bool, kind: str = "NaiveMoe") -> nn.Module:
     up, down = (3, 12, 4), (3, 4, 6)
     if transposed:
@@ -275,16 +263,6 @@ def test_mups_readout_keeps_its_scale(recipe):
     plain = MuReadout(8.0)
     plain._has_rescaled_params = False  # set_base_shapes is still to come
     assert fillings(plain, recipe)["weight"] == fillings(nn.Linear(200, 300), recipe)["weight"]
-
-
-@pytest.mark.parametrize("recipe", GENERAL)
-def test_of_an_embeddings_adapter_the_first_half_is_zero_and_the_second_is_not(recipe):
-    model = nn.Module()
-    model.lora_embedding_A = nn.ParameterDict({"default": vector(2, 6)})
-    model.lora_embedding_B = nn.ParameterDict({"default": vector(4, 2)})
-    model.base = nn.Embedding(6, 4)
-    found = fillings(model, recipe)
-    assert found["lora_embedding_A.default"] == ZERO and found["lora_embedding_B.default"] == Normal()
 
 
 @pytest.mark.parametrize("recipe", GENERAL)

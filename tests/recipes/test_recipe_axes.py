@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from meshes import every_rank
+from named_modules import conv1d
 from planning import fillings, make_plan
 from torch import nn
 from torch.distributed.tensor import Shard as Cut
@@ -42,12 +43,6 @@ class Raw(nn.Module):
     def __init__(self, *shape: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
-
-
-def conv1d(num_in: int, num_out: int) -> nn.Module:
-    """transformers' Conv1D, whose weight is [in, out]."""
-    kind = type("Conv1D", (Raw,), {"__module__": "transformers.pytorch_utils"})
-    return kind(num_in, num_out)
 
 
 def row_of(module: nn.Module, init, **arguments):

@@ -155,18 +155,6 @@ def test_torch_recipe_has_them_for_other_layers_inside_attention(kind):
         assert fills.last[row.tensor.data_ptr()] == row.distribution, row.name
 
 
-@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
-@pytest.mark.parametrize("padding", [0, 4, 8, -1])
-def test_padding_row_is_zero_and_the_others_do_not_notice(kind, padding):
-    module, plain = kind(9, 4, padding_idx=padding), kind(9, 4)
-    init_model_(module)
-    init_model_(plain)
-    assert not module.weight[padding].any()
-    others = [row for row in range(9) if row != padding % 9]
-    assert torch.equal(module.weight[others], plain.weight[others])
-    assert plain.weight[padding].all()
-
-
 def distribution_of(module: nn.Module, recipe, fan="true", parameter="weight"):
     return fillings(module, recipe, fan=fan)[parameter]
 

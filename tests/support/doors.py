@@ -29,6 +29,8 @@ def check_every_door(build: Callable[[], nn.Module], recipe: str | Recipe, folde
     save_model(meta, folder, 3, recipe)
     assert fingerprint(folder) == fingerprint(model)
     assert verify(model, 3, recipe) and verify(folder, 3, recipe, model=meta)
+    plan.run()
+    assert fingerprint(meta) == fingerprint(model)
     init_model_(narrow, 3, recipe, dtype=torch.bfloat16)
     members, _ = init_ensemble(build(), [1, 3], recipe)
     for name, each in model.named_parameters():
