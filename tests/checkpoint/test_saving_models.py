@@ -112,7 +112,7 @@ import re, sys, torch
 from convinit_ext import save_model
 from torch import nn
 with torch.device("meta"):
-    model = nn.Embedding(2**19, 1024, padding_idx=5)
+    model = nn.Embedding(2**18, 1024, padding_idx=5)
 
 def peak():  # not getrusage's maximum, which counts the process that started this one
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
@@ -124,7 +124,7 @@ print(report.num_bytes, peak() - before)
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):
-    """1.07 GB in one tensor."""
+    """537 MB in one tensor."""
     try:
         printed = subprocess.run(
             [sys.executable, "-c", MEASURED, str(tmp_path / "out")],
@@ -133,8 +133,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             check=True,
         ).stdout
         saved, grown = map(int, printed.split())
-        assert saved > 2**30
-        assert grown < 0.25 * 2**30, printed
+        assert saved > 2**29
+        assert grown < 0.25 * 2**29, printed
     finally:
         for each in (tmp_path / "out").glob("*"):
             each.unlink()

@@ -149,7 +149,7 @@ from convinit_ext._engine import ops
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 keys = torch.tensor([[1, 2]])
-tensors = [torch.zeros(64, 1024, 1024), torch.zeros(4096, 2048, 3, 3).to(memory_format=torch.channels_last)]
+tensors = [torch.zeros(16, 1024, 1024), torch.zeros(2048, 1024, 3, 3).to(memory_format=torch.channels_last)]
 ops.fill_([torch.zeros(100_000)], keys, [Normal()])
 before = peak()
 for tensor in tensors:
