@@ -1,10 +1,11 @@
-"""Wrong arguments of init's functions are named, and neither a tensor nor a generator is touched."""
+"""Wrong arguments of the functions of init, no tensors and no numbers are named, and nothing is touched."""
 
 import math
 
 import pytest
 import torch
-from init_functions import KEY, RANDOM, random_function
+from init_functions import KEY, RANDOM, random_function, untouched
+from torch import nn
 
 from convinit_ext import init
 
@@ -15,20 +16,6 @@ class CudaGenerator(torch.Generator):
     """As far as a CPU fill looks at it, a generator on a GPU."""
 
     device = torch.device("cuda", 0)
-
-
-def untouched(tensor_of, call, error, match):
-    """The call raises, the tensor keeps every bit, and no generator moves."""
-    generator = torch.Generator().manual_seed(5)
-    tensor = tensor_of()
-    before, version = tensor.clone(), tensor._version
-    states = torch.get_rng_state(), generator.get_state()
-    with pytest.raises(error, match=match):
-        call(tensor, generator)
-    assert tensor._version == version
-    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert torch.equal(generator.get_state(), states[1])
 
 
 @random_function
@@ -115,3 +102,46 @@ def test_a_bad_argument(call, match):
 def test_orthogonal_names_the_dtypes_it_has(fill, dtype):
     said = f"{dtype}.*accepted are float32"
     untouched(lambda: torch.ones(6, 4, 3, dtype=dtype), lambda w, _: fill(w), TypeError, said)
+
+
+@pytest.mark.parametrize("name", [name for name in init.__all__ if name.endswith("_")])
+def test_what_is_no_tensor_is_named(name):
+    """An AttributeError, as of torch.nn.init."""
+    for given in [nn.Linear(2, 2), 3.0, None, int, [1]]:
+        more = {"constant_": (1.0,), "sparse_": (0.5,)}.get(name, ())
+        before = torch.get_rng_state()
+        said = f"must be a torch.Tensor, not a {type(given).__name__}; of a layer pass a parameter, such as"
+        with pytest.raises(AttributeError, match=said):
+            getattr(init, name)(given, *more)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda w: init.kaiming_normal_(w, mode={}), AttributeError, "mode must be 'fan_in' or 'fan_out'"),
+        (lambda w: init.kaiming_normal_(w, groups=1.5), TypeError, "groups must be an int, not 1.5"),
+        (lambda w: init.kaiming_normal_(w, groups=[]), TypeError, r"groups must be an int, not \[\]"),
+        (lambda w: init.kaiming_uniform_(w, 10**400), OverflowError, "negative_slope 10+ is beyond float64"),
+        (lambda w: init.xavier_normal_(w, "2"), TypeError, "gain must be a number, not '2'"),
+        (lambda w: init.variance_scaling_(w, "2"), TypeError, "scale must be a number of float64, not '2'"),
+        (lambda w: init.orthogonal_(w, 10**400), OverflowError, "gain must be a number, not 10+"),
+        (lambda w: init.orthogonal_(w, math.nan), ValueError, "gain must be finite, but found nan"),
+        (
+            lambda w: init.delta_orthogonal_(w[:, :, None], -math.inf),
+            ValueError,
+            "gain must be .* found -inf",
+        ),
+        (
+            lambda w: init.orthogonal_(w, torch.ones(2)),
+            (RuntimeError, ValueError),
+            "gain must be a number, not",
+        ),
+        (lambda w: init.identity_(w, math.inf), ValueError, "gain must be finite, but found inf"),
+        (lambda w: init.identity_(w, "2"), TypeError, "gain must be a number.* not '2'"),
+        (lambda w: init.identity_(w, None), TypeError, "gain must be a number.* not None"),
+        (lambda w: init.sparse_(w, "2"), TypeError, "sparsity must be a finite number, but found '2'"),
+    ],
+)
+def test_arguments_that_are_no_numbers_are_named(call, error, said):
+    untouched(lambda: torch.full((4, 4), 7.0), lambda w, _: call(w), error, said)

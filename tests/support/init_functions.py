@@ -42,3 +42,17 @@ class Recorder(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         return kwargs
+
+
+def untouched(tensor_of, call, error, match):
+    """The call raises, the tensor keeps every bit, and no generator moves."""
+    generator = torch.Generator().manual_seed(5)
+    tensor = tensor_of()
+    before, version = tensor.clone(), tensor._version
+    states = torch.get_rng_state(), generator.get_state()
+    with pytest.raises(error, match=match):
+        call(tensor, generator)
+    assert tensor._version == version
+    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])
