@@ -4,7 +4,7 @@ import pytest
 import torch
 from planning import GENERAL, make_plan
 from reference import layer_key, reference
-from states import snapshot
+from states import assert_refused
 from torch import nn
 from torch.nn.utils import parametrizations, weight_norm
 
@@ -170,10 +170,7 @@ COPIES = pair(a=nn.Linear(3, 4), b=nn.Linear(3, 4), c=nn.Linear(4, 4))
     ],
 )
 def test_wrong_copies_and_presets_are_named_and_nothing_is_written(rules, error, said):
-    before = snapshot(COPIES)
-    with pytest.raises(error, match=said):
-        init_model_(COPIES, recipe=[*rules, DRAWN])
-    assert all(torch.equal(tensor, before[name]) for name, tensor in snapshot(COPIES).items())
+    assert_refused(COPIES, error, said, recipe=[*rules, DRAWN])
 
 
 def test_wrong_arguments_of_copies_and_presets():
