@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 from meshes import every_rank
-from processes import SUPPORT, shared_ranks
 from real_models import unet
 from saving import ANY, TRANSFORMERS
 from states import assert_same_state
@@ -94,17 +93,6 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
         saved = values_of(tmp_path / f"{rank}.safetensors")
         assert saved["mark"].tolist() == [0, 1, 2]
         assert all(saved[name].equal(tensor) for name, tensor in expected.state_dict().items())
-
-
-@pytest.mark.parametrize("num_processes", [2, 4])
-def test_many_processes_share_the_files(num_processes):
-    printed = shared_ranks().run(SUPPORT / "saved_ranks.py", num_processes)
-    assert printed.count("held: ") == 6, printed
-
-
-def test_ranks_wait_for_one_that_works():
-    printed = shared_ranks().run(SUPPORT / "slow_ranks.py", 2)
-    assert printed.count("held: ") == 4, printed
 
 
 MEASURED = """

@@ -1,15 +1,16 @@
-"""Runs scripts' main() as every rank of a job, as torchrun would: for each line "SIZE SCRIPT" that it reads.
+"""Runs scripts' CASES, or main(), as every rank of a job: for each line "SIZE SCRIPT" that it reads.
 
 The processes are forked after one import of PyTorch and of all that the scripts import, which takes longer
-than what they do then. So a script starts no threads before its main(). Each ends with a line of ENDED.
+than what they do then. So a script starts no threads where it is imported. Each ends with a line of ENDED.
 """
 
+import functools
 import os
 import runpy
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch.distributed as dist
 
@@ -37,10 +38,23 @@ def be_rank(main: Callable[[], object], rank: int, size: int, reads: int) -> int
     return 0
 
 
+def run_cases(cases: Iterable[Callable[[], object]]) -> None:
+    """Run cases one after the other on every rank, and say which have held on all of them."""
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    for case in cases:
+        case()
+        dist.barrier()
+        if dist.get_rank() == 0:
+            print(f"held: {case.__name__}", flush=True)
+    dist.destroy_process_group()
+
+
 def run_ranks(script: str, size: int) -> int:
     """Fork the ranks, and wait for them; the exit status."""
     sys.argv[:] = [script]  # as the script would find it
-    run = runpy.run_path(script, run_name="ranks")["main"]
+    found = runpy.run_path(script, run_name="script")
+    run = found.get("main") or functools.partial(run_cases, found["CASES"])
     reads, writes = os.pipe()
     children = set()
     for rank in range(size):
