@@ -304,7 +304,7 @@ def test_index(model: Model, tmp_path):
         (torch.empty(2, device="meta"), ValueError, r"the tensor: .* on the meta device"),
         (nn.LazyLinear(2), ValueError, r"'weight' has no shape yet"),
         (
-            {"a": torch.ones(2).to_sparse()},
+            {"b": torch.ones(2), "a": torch.ones(2).to_sparse()},
             UnsupportedTensorError,
             r"'a': cannot digest a tensor of layout torch.sparse_coo",
         ),

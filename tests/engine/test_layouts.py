@@ -61,13 +61,6 @@ def test_memory_formats(backend: Backend, memory_format, shape):
         assert_same_bits(tensor, backend.fill(shape, distribution, dtype))
 
 
-def test_a_view_has_the_values_of_its_own_shape(backend: Backend):
-    """The view is the logical tensor: the memory around it has no say in the indices."""
-    memory = torch.empty(8, 8, device=backend.device)
-    backend.fill_(memory[1:4, 2:7], STANDARD["uniform"])
-    assert_same_bits(memory[1:4, 2:7], reference((3, 5), *KEY, STANDARD["uniform"], "float32"))
-
-
 # Boxes: parts of a larger logical tensor
 
 

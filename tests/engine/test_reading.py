@@ -56,16 +56,6 @@ def test_first_and_last_of_a_large_tensor(num_threads: int):
     assert difference(tensor, Normal(0.0, 2.0))[0] > 1_490_000
 
 
-def test_index_is_that_of_the_logical_tensor():
-    """Columns 5, 7, 9 of rows 3 and 4 of a tensor of shape (10, 20)."""
-    tensor, box = torch.empty(2, 3), Box(3 * 20 + 5, (20, 2))
-    ops.fill_([tensor], KEYS, [Normal()], [box])
-    assert difference(tensor, Normal(), box) == [0, -1]
-    flip(tensor, [4])
-    assert difference(tensor, Normal(), box) == [1, 4 * 20 + 7]
-    assert difference(tensor.t().contiguous().t(), Normal(), box) == [1, 4 * 20 + 7]
-
-
 def test_bits_count_and_not_numbers():
     tensor = torch.zeros(4)
     tensor[2] = -0.0

@@ -56,15 +56,6 @@ def test_values_are_those_of_the_drop_in_functions_with_the_parameters_key():
         assert torch.equal(parameter, fill(empty(parameter), Key(7, name))), name
 
 
-def test_he_and_xavier_are_the_drop_in_functions_too():
-    model = nn.Sequential(nn.ConvTranspose2d(8, 4, 3, groups=2))
-    init_model_(model, seed=1, recipe="he", fan="torch")
-    key, like = Key(1, "0.weight"), model[0].weight.detach()
-    assert torch.equal(like, init.kaiming_normal_(like.clone(), mode="fan_out", nonlinearity="relu", key=key))
-    init_model_(model, seed=1, recipe="xavier", fan="torch")
-    assert torch.equal(like, init.xavier_uniform_(like.clone(), key=key))
-
-
 def test_values_depend_on_names_alone_not_on_what_else_there_is():
     small, large = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4), nn.Conv2d(3, 3, 3))
     init_model_(small, 3)
