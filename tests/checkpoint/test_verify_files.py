@@ -1,6 +1,5 @@
 """verify on weights files: the values of a file are compared block by block as it is read."""
 
-import json
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import Normal, init_model_, verify
 from convinit_ext.checkpoint import _verdicts as verdicts
-from convinit_ext.checkpoint._safetensors import WeightsError
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
 
@@ -83,23 +81,6 @@ def test_every_dtype(tmp_path, dtype):
     save_file(model.state_dict(), path)
     assert verify(path, 1, recipe, model=nn.Linear(7, 5, bias=False))
     assert not verify(path, 2, recipe, model=nn.Linear(7, 5, bias=False))
-
-
-def test_folders_and_indexes_of_several_files(tmp_path):
-    tensors = state()
-    names = list(tensors)
-    weight_map = {}
-    for number, part in enumerate((names[:3], names[3:])):
-        file = f"model-0000{number + 1}-of-00002.safetensors"
-        save_file({name: tensors[name] for name in part}, tmp_path / file)
-        weight_map |= dict.fromkeys(part, file)
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    assert verify(tmp_path, 3, RECIPE, model=on_meta())
-    assert verify(index, 3, RECIPE, model=on_meta())
-    (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(WeightsError, match="model-00002-of-00002"):
-        verify(index, 3, RECIPE, model=on_meta())
 
 
 def llama() -> nn.Module:

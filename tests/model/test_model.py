@@ -1,6 +1,5 @@
 """init_model_: values, meta models, ties, dtypes, buffers, and that an error leaves the model as it was."""
 
-import copy
 import math
 
 import pytest
@@ -246,14 +245,6 @@ def test_modules_without_elements_and_models_without_parameters():
     assert model[0].bias.eq(0).all()  # as PyTorch: no input, no bound
     assert report.rows[0].num_bytes == 0
     assert init_model_(nn.ReLU()).rows == ()
-
-
-def test_a_copy_of_a_model_gets_the_same_values_under_more_threads(num_threads):
-    model = Net()
-    init_model_(model, 9)
-    other = copy.deepcopy(model)
-    init_model_(other, 9)
-    assert_same_state(other, snapshot(model))
 
 
 def test_bundled_model_is_half_a_billion_parameters_and_scales_down():
