@@ -1,6 +1,5 @@
 """verify on weights files: the values of a file are compared block by block as it is read."""
 
-
 import pytest
 import torch
 from filling import DTYPES
