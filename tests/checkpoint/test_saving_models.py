@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from meshes import every_rank
-from real_models import unet
-from saving import ANY, TRANSFORMERS
+from real_models import bert, gpt2, mixtral, t5, tied_llama, unet, vit
+from saving import ANY
 from states import assert_same_state
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
@@ -16,24 +16,22 @@ from convinit_ext import init_model_, plan_model, save_model
 from convinit_ext.checkpoint._safetensors import open_weights
 
 
-@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+@pytest.mark.parametrize("build", [tied_llama, bert, gpt2, t5, vit, mixtral])
 @pytest.mark.parametrize("max_shard_size", ["5GB", "40KB"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-def test_transformers_loads_it(tmp_path, case, max_shard_size, dtype):
-    transformers = pytest.importorskip("transformers")
-    config, kind = getattr(transformers, case[0])(**case[2]), getattr(transformers, case[1])
+def test_transformers_loads_it(tmp_path, build, max_shard_size, dtype):
     with torch.device("meta"):
-        model = kind(config)
-    said = config.to_dict()
+        model = build()
+    said = model.config.to_dict()
     save_model(model, tmp_path, 7, ANY, dtype, max_shard_size=max_shard_size)
-    assert config.to_dict() == said
-    loaded, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert model.config.to_dict() == said
+    loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    expected = kind(config)
+    expected = build()
     init_model_(expected, 7, ANY, dtype=dtype)
     assert_same_state(loaded, expected.state_dict())
-    auto = transformers.AutoConfig.from_pretrained(tmp_path)
-    assert auto.architectures == [case[1]]
+    auto = pytest.importorskip("transformers").AutoConfig.from_pretrained(tmp_path)
+    assert auto.architectures == [type(model).__name__]
 
 
 @pytest.mark.filterwarnings("ignore")  # its own

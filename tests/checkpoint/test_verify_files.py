@@ -3,7 +3,7 @@
 import pytest
 import torch
 from filling import DTYPES
-from real_models import resnet, unet
+from real_models import resnet, tied_llama, unet
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -82,15 +82,8 @@ def test_every_dtype(tmp_path, dtype):
     assert not verify(path, 2, recipe, model=nn.Linear(7, 5, bias=False))
 
 
-def llama() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
-
-
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-@pytest.mark.parametrize("build", [llama, resnet, unet])
+@pytest.mark.parametrize("build", [tied_llama, resnet, unet])
 def test_what_other_libraries_saved(tmp_path, build, dtype):
     recipe = [Rule(ONES, name="*norm*.weight"), *TORCH]  # of transformers' own layers
     model = build()

@@ -10,6 +10,7 @@ from doors import check_every_door, check_writes_nothing
 from filling import assert_same_bits, values
 from named_modules import conv1d
 from planning import fillings, stds
+from real_models import t5
 from reference import layer_key, reference
 from torch import nn
 
@@ -167,10 +168,8 @@ def test_models_and_arguments_that_make_no_sense():
 
 
 def test_models_of_transformers():
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
-    config = transformers.T5Config(**sizes, num_layers=3, num_decoder_layers=2)
-    found, scales = stds(transformers.T5ForConditionalGeneration(config), "deepnorm"), deepnorm_scales(3, 2)
+    sizes = {"d_model": 16, "d_ff": 24, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 2}
+    found, scales = stds(t5(**sizes), "deepnorm"), deepnorm_scales(3, 2)
     assert found["encoder.block.2.layer.0.SelfAttention.v.weight"] == xavier(16, 16, scales.beta)
     assert found["encoder.block.2.layer.0.SelfAttention.k.weight"] == xavier(16, 16)
     assert found["encoder.block.0.layer.1.DenseReluDense.wi.weight"] == xavier(16, 24, scales.beta)
