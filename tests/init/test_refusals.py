@@ -1,12 +1,12 @@
 """What init's functions refuse, or cannot fill, leaves tensors and generators as they were."""
 
 import functools
-import inspect
 import re
 
 import pytest
 import torch
 from filling import freed
+from init_functions import RANDOM
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -166,22 +166,14 @@ def test_groups_of_a_shard(groups, error):
         init.dirac_(torch.zeros(2, 3, 1), groups, shard=Shard((4, 3, 1), (2, 0, 0)))
 
 
-MEMBERS = {
-    **{
-        name: functools.partial(getattr(init, name), key=Key(0, "weight"))
-        for name in init.__all__
-        if name.endswith("_") and "key" in inspect.signature(getattr(init, name)).parameters
-    },
-    "drawn": init.normal_,
-    "sparse_": functools.partial(init.sparse_, sparsity=0.5, key=Key(0, "weight")),
-    "identity_": init.identity_,
-}
+MEMBERS = {name: functools.partial(fill, key=Key(0, "weight")) for name, fill in RANDOM.items()}
+MEMBERS |= {"drawn": init.normal_, "identity_": init.identity_}
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_members_of_a_batch(name):
     for randomness in ["error", "same", "different"]:
-        members = torch.zeros(2, 3, 3, 1) if name == "delta_orthogonal_" else torch.zeros(2, 3, 3)
+        members = torch.zeros(2, 3, 3)
         drawn = torch.get_rng_state()
         with pytest.raises(RuntimeError, match=r"torch\.vmap has batched.*Call init outside of vmap"):
             torch.func.vmap(MEMBERS[name], randomness=randomness)(members)
@@ -191,9 +183,9 @@ def test_members_of_a_batch(name):
 
 @pytest.mark.parametrize("name", sorted(set(MEMBERS) - {"drawn"}))
 def test_new_tensors_inside_of_vmap_have_equal_values(name):
-    fill, shape = MEMBERS[name], (3, 3, 1) if name == "delta_orthogonal_" else (3, 3)
-    members = torch.func.vmap(lambda member: member + fill(torch.empty(shape)))(torch.zeros(2, *shape))
-    assert torch.equal(members[0], fill(torch.empty(shape)))
+    fill = MEMBERS[name]
+    members = torch.func.vmap(lambda member: member + fill(torch.empty(3, 3)))(torch.zeros(2, 3, 3))
+    assert torch.equal(members[0], fill(torch.empty(3, 3)))
     assert torch.equal(members[1], members[0])
 
 

@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from init_functions import FUNCTIONS
 from torch import Tensor, nn
 
 from convinit_ext import (
@@ -75,21 +76,6 @@ def test_refused_at_every_door(case, tmp_path):
     if make is not megatron:
         with pytest.raises(TypeError, match=r"'1\.weight' is a part of a tensor that is not filled"):
             save_model(model, tmp_path / "new", skip="1")
-
-
-FUNCTIONS = {
-    "normal_": {},
-    "uniform_": {},
-    "kaiming_normal_": {},
-    "xavier_uniform_": {},
-    "trunc_normal_": {},
-    "orthogonal_": {},
-    "sparse_": {"sparsity": 0.3},
-    "eye_": {},
-    "zeros_": {},
-    "ones_": {},
-    "constant_": {"val": 2.0},
-}
 
 
 @pytest.mark.parametrize("case", REFUSED)

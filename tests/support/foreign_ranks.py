@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from clients import shared_folder
+from init_functions import FUNCTIONS
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -133,22 +134,6 @@ def zero3() -> None:
     for parameter in model.parameters():
         parameter.data, parameter.ds_status = torch.empty(0), Status.NOT_AVAILABLE
     assert_pieces_of(model, whole)
-
-
-FUNCTIONS = {
-    "normal_": {},
-    "uniform_": {},
-    "kaiming_normal_": {},
-    "kaiming_uniform_": {"mode": "fan_out"},
-    "xavier_uniform_": {},
-    "trunc_normal_": {"std": 0.02},
-    "orthogonal_": {},
-    "sparse_": {"sparsity": 0.3},
-    "eye_": {},
-    "constant_": {"val": 2.0},
-    "ones_": {},
-    "zeros_": {},
-}
 
 
 def each_function(whole: nn.Module, model: nn.Module, weight_of, assert_same) -> None:

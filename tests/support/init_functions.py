@@ -1,4 +1,4 @@
-"""The functions of init that draw, and what the engine itself fills with; for the tests of init."""
+"""Functions of init with arguments, what the engine itself fills with, and calls that touch nothing."""
 
 import pytest
 import torch
@@ -23,6 +23,21 @@ RANDOM = {
         weight.unsqueeze(2), **source
     ).squeeze(2),
     "sparse_": lambda weight, **source: init.sparse_(weight, 0.3, **source),
+}
+# Those that torch.nn.init has too, each with arguments.
+FUNCTIONS = {
+    "normal_": {},
+    "uniform_": {},
+    "kaiming_normal_": {},
+    "kaiming_uniform_": {"mode": "fan_out"},
+    "xavier_uniform_": {},
+    "trunc_normal_": {"std": 0.02},
+    "orthogonal_": {},
+    "sparse_": {"sparsity": 0.3},
+    "eye_": {},
+    "constant_": {"val": 2.0},
+    "ones_": {},
+    "zeros_": {},
 }
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
