@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from processes import ROOT, run_script
+from processes import ROOT, run_script, shared_ranks
 
 from convinit_ext import fingerprint, init_model_
 
@@ -23,29 +23,30 @@ def test_same_weights_anywhere():
 
 
 def test_shards_that_differ():
-    printed = run_script(EXAMPLES / "shards_that_differ.py", 2, torchrun=True)
+    printed = run_script(EXAMPLES / "shards_that_differ.py", num_processes=2)
     assert "convinit_ext:  the two processes have the same values: False, matrix of rank 128" in printed
     assert "the same as in one process: True" in printed
     assert "whether rows or columns are cut: True" in printed
 
 
 def test_fsdp_and_tp():
-    printed = run_script(EXAMPLES / "fsdp_and_tp.py", 4)
+    printed = shared_ranks().run(EXAMPLES / "fsdp_and_tp.py", 4)
     assert "2,104,320 elements, of which this process holds 526,848" in printed
     assert "the same weights as in one process: True" in printed
 
 
 def test_one_fingerprint_on_any_number_of_processes():
-    printed = [run_script(EXAMPLES / "one_fingerprint.py", size).splitlines() for size in (None, 8)]
-    assert printed[0] == printed[1]
-    assert len(set(printed[0][0].split() + printed[0][1].split()[-1:])) == 2
+    script = EXAMPLES / "one_fingerprint.py"
+    printed = run_script(script).splitlines()
+    assert printed == shared_ranks().run(script, 8).splitlines()
+    assert len(set(printed[0].split() + printed[1].split()[-1:])) == 2
 
 
 def test_mup_coordinates(tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "coordinates.png"
     widths = ("--widths", "32", "64", "128", "--steps", "2", "--plot", str(picture))
-    _, plain, scaled = run_script(EXAMPLES / "mup_coordinates.py", None, *widths).splitlines()
+    _, plain, scaled = run_script(EXAMPLES / "mup_coordinates.py", *widths).splitlines()
     assert plain.startswith("he ") and scaled.startswith("mup of he ")
     assert min(map(float, plain.split()[-3:])) > 0.5  # all but the first layer move further in wider nets
     assert max(abs(float(each)) for each in scaled.split()[-4:]) < 0.25
@@ -75,7 +76,7 @@ def test_pinned_init(monkeypatch: pytest.MonkeyPatch):
 
 def test_digits_start_with_the_same_loss_on_any_number_of_processes():
     pytest.importorskip("sklearn")
-    first = [run_script(EXAMPLES / "digits.py", size).splitlines()[0] for size in (1, 4)]
+    first = [shared_ranks().run(EXAMPLES / "digits.py", size).splitlines()[0] for size in (1, 4)]
     losses = [float(line.split()[-1]) for line in first]
     assert losses[0] == pytest.approx(losses[1], abs=2e-6), first
 
@@ -90,7 +91,7 @@ def imported(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def run_training(name: str, folder: Path, *arguments: object) -> tuple[str, dict]:
     """What it prints, and its record."""
     files = ("--picture", folder / "picture.svg", "--result", folder / "result.json")
-    printed = run_script(EXAMPLES / f"{name}.py", None, *arguments, *files)
+    printed = run_script(EXAMPLES / f"{name}.py", *arguments, *files)
     assert "<svg" in (folder / "picture.svg").read_text()
     return printed, json.loads((folder / "result.json").read_text())
 

@@ -111,14 +111,6 @@ def test_canonical_names(name, canonical):
     assert canonical_name(canonical) == canonical
 
 
-def test_wrappers_of_pytorch_do_not_change_keys():
-    layer = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
-    wrapped = torch.nn.DataParallel(torch.compile(layer, backend="eager"))
-    names = [name for name, _ in wrapped.named_parameters()]
-    assert names != [name for name, _ in layer.named_parameters()]
-    assert [Key(0, name) for name in names] == [Key(0, name) for name, _ in layer.named_parameters()]
-
-
 # As tensors
 
 

@@ -80,17 +80,19 @@ def room(name: str) -> str:
     return name.split(".")[1] if name.startswith("convinit_ext.") else ""
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_other_rooms_are_entered_by_their_door(path: Path):
+def test_other_rooms_are_entered_by_their_door():
     """What a room lists in its __init__ is what others may use; its other files start with an underscore."""
-    own = path.parent.name if path.parent != PACKAGE else ""
-    assert not own or path.name.startswith("_"), "a room's file starts with an underscore"
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and room(node.module) != own:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            inside = [name for name in names if room(name) and re.search(r"\._[a-z]", name.partition(".")[2])]
-            inside = [name for name in inside if name.partition(".")[2] not in ("_engine", "_build")]
-            assert not inside, f"{inside} is inside another room"
+    for path in MODULES:
+        own = path.parent.name if path.parent != PACKAGE else ""
+        assert not own or path.name.startswith("_"), f"{path}: a room's file starts with an underscore"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and room(node.module) != own:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+                inside = [
+                    name for name in names if room(name) and re.search(r"\._[a-z]", name.partition(".")[2])
+                ]
+                inside = [name for name in inside if name.partition(".")[2] not in ("_engine", "_build")]
+                assert not inside, f"{path}: {inside} is inside another room"
 
 
 def test_a_room_lists_what_others_use():
@@ -131,17 +133,17 @@ def test_tests_import_no_more_than_a_machine_with_a_gpu_may_have():
     assert {name: more for name, more in wanted.items() if more} == {}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))
-def test_includes_point_down(path: Path):
-    allowed = OUTSIDE.get(layer(path))
-    for is_outside, name in includes(path):
-        if not is_outside:
-            assert name.rpartition("/")[0] in FOLDERS[layer(path)], f"{name} is not below this file"
-            assert (CSRC / name).is_file(), f"{name} is given from csrc/, with its folder"
-        elif allowed is not None:
-            assert allowed.fullmatch(name), f"<{name}> has no place in csrc/{layer(path)}"
-        elif name.startswith(("torch/", "ATen/", "c10/")):
-            assert STABLE_ABI.fullmatch(name), f"<{name}> is not part of the stable ABI"
+def test_includes_point_down():
+    for path in SOURCES:
+        allowed = OUTSIDE.get(layer(path))
+        for is_outside, name in includes(path):
+            if not is_outside:
+                assert name.rpartition("/")[0] in FOLDERS[layer(path)], f"{name} is not below {path}"
+                assert (CSRC / name).is_file(), f"{path}: {name} is given from csrc/, with its folder"
+            elif allowed is not None:
+                assert allowed.fullmatch(name), f"{path}: <{name}> has no place in csrc/{layer(path)}"
+            elif name.startswith(("torch/", "ATen/", "c10/")):
+                assert STABLE_ABI.fullmatch(name), f"{path}: <{name}> is not part of the stable ABI"
 
 
 @pytest.mark.skipif(CXX is None, reason="no compiler")

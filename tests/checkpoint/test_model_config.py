@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 from meshes import every_rank
-from real_models import unet
-from saving import ANY, TRANSFORMERS
+from real_models import tied_llama, unet
+from saving import ANY
 from states import assert_same_state
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -16,12 +16,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import init_model_, save_model
 from convinit_ext.checkpoint._hf_config import base_name, config_files
-
-
-def of_transformers() -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    config, kind, arguments = TRANSFORMERS["tied llama"]
-    return getattr(transformers, kind)(getattr(transformers, config)(**arguments))
 
 
 def parametrized(model: nn.Module) -> nn.Module:
@@ -45,7 +39,7 @@ WRAPPED = {
 
 @pytest.mark.filterwarnings("ignore")  # of the wrappers, and diffusers' own
 @pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
-@pytest.mark.parametrize("build", [of_transformers, unet], ids=["of_transformers", "of_diffusers"])
+@pytest.mark.parametrize("build", [tied_llama, unet])
 def test_the_class_is_the_users(build, wrap):
     model = build()
     name, expected = base_name(model), config_files(model, torch.float32)
@@ -59,9 +53,9 @@ def test_the_class_is_the_users(build, wrap):
 
 @pytest.mark.parametrize("own", [torch.float32, torch.bfloat16, torch.float8_e5m2], ids=str)
 def test_float8_weights_are_loaded_into_a_wider_model(tmp_path, own):
-    model = of_transformers().to(own)
+    model = tied_llama().to(own)
     save_model(model, tmp_path, 7, ANY, torch.float8_e5m2)
     loaded = type(model).from_pretrained(tmp_path)
-    expected = of_transformers()
+    expected = tied_llama()
     init_model_(expected, 7, ANY, dtype=torch.float8_e5m2)
     assert_same_state(loaded, expected.to(own if own.itemsize > 1 else torch.float32).state_dict())

@@ -6,9 +6,8 @@ import sys
 import pytest
 import torch
 from meshes import every_rank
-from processes import SUPPORT, run_script
-from real_models import unet
-from saving import ANY, TRANSFORMERS
+from real_models import bert, gpt2, mixtral, t5, tied_llama, unet, vit
+from saving import ANY
 from states import assert_same_state
 from torch import nn
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
@@ -17,24 +16,22 @@ from convinit_ext import init_model_, plan_model, save_model
 from convinit_ext.checkpoint._safetensors import open_weights
 
 
-@pytest.mark.parametrize("case", TRANSFORMERS.values(), ids=TRANSFORMERS)
+@pytest.mark.parametrize("build", [tied_llama, bert, gpt2, t5, vit, mixtral])
 @pytest.mark.parametrize("max_shard_size", ["5GB", "40KB"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
-def test_transformers_loads_it(tmp_path, case, max_shard_size, dtype):
-    transformers = pytest.importorskip("transformers")
-    config, kind = getattr(transformers, case[0])(**case[2]), getattr(transformers, case[1])
+def test_transformers_loads_it(tmp_path, build, max_shard_size, dtype):
     with torch.device("meta"):
-        model = kind(config)
-    said = config.to_dict()
+        model = build()
+    said = model.config.to_dict()
     save_model(model, tmp_path, 7, ANY, dtype, max_shard_size=max_shard_size)
-    assert config.to_dict() == said
-    loaded, info = kind.from_pretrained(tmp_path, output_loading_info=True)
+    assert model.config.to_dict() == said
+    loaded, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values()), info
-    expected = kind(config)
+    expected = build()
     init_model_(expected, 7, ANY, dtype=dtype)
     assert_same_state(loaded, expected.state_dict())
-    auto = transformers.AutoConfig.from_pretrained(tmp_path)
-    assert auto.architectures == [case[1]]
+    auto = pytest.importorskip("transformers").AutoConfig.from_pretrained(tmp_path)
+    assert auto.architectures == [type(model).__name__]
 
 
 @pytest.mark.filterwarnings("ignore")  # its own
@@ -96,23 +93,12 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
         assert all(saved[name].equal(tensor) for name, tensor in expected.state_dict().items())
 
 
-@pytest.mark.parametrize("num_processes", [2, 4])
-def test_many_processes_share_the_files(num_processes):
-    printed = run_script(SUPPORT / "saved_ranks.py", num_processes)
-    assert printed.count("held: ") == 6, printed
-
-
-def test_ranks_wait_for_one_that_works():
-    printed = run_script(SUPPORT / "slow_ranks.py", 2)
-    assert printed.count("held: ") == 4, printed
-
-
 MEASURED = """
 import re, sys, torch
 from convinit_ext import save_model
 from torch import nn
 with torch.device("meta"):
-    model = nn.Embedding(2**19, 1024, padding_idx=5)
+    model = nn.Embedding(2**18, 1024, padding_idx=5)
 
 def peak():  # not getrusage's maximum, which counts the process that started this one
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
@@ -124,7 +110,7 @@ print(report.num_bytes, peak() - before)
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):
-    """1.07 GB in one tensor."""
+    """537 MB in one tensor."""
     try:
         printed = subprocess.run(
             [sys.executable, "-c", MEASURED, str(tmp_path / "out")],
@@ -133,8 +119,8 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
             check=True,
         ).stdout
         saved, grown = map(int, printed.split())
-        assert saved > 2**30
-        assert grown < 0.25 * 2**30, printed
+        assert saved > 2**29
+        assert grown < 0.25 * 2**29, printed
     finally:
         for each in (tmp_path / "out").glob("*"):
             each.unlink()

@@ -77,6 +77,11 @@ def test_a_swap_of_two_elements_and_every_kind_of_zero_and_nan():
         0.0,
     )
     model = nn.Linear(2, 2, bias=False)
+    recipe = [Rule(Preset(torch.zeros(2, 2)))]
+    init_model_(model, 0, recipe)
+    assert verify(model, 0, recipe)
+    model.weight.data[1, 0] = -0.0
+    assert verify(model, 0, recipe).rows[0].first_index == (1, 0)
     recipe = [Rule(Preset(torch.full((2, 2), math.nan)))]
     init_model_(model, 0, recipe)
     assert verify(model, 0, recipe)
@@ -139,15 +144,6 @@ def test_the_row_of_zeros_is_part_of_what_is_expected():
 
 
 # What is not drawn
-
-
-def test_zeros_of_presets_have_a_sign():
-    model = nn.Linear(2, 2, bias=False)
-    recipe = [Rule(Preset(torch.zeros(2, 2)))]
-    init_model_(model, 0, recipe)
-    assert verify(model, 0, recipe)
-    model.weight.data[1, 0] = -0.0
-    assert verify(model, 0, recipe).rows[0].first_index == (1, 0)
 
 
 def derived() -> nn.Module:

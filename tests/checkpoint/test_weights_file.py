@@ -12,8 +12,6 @@ from convinit_ext import fingerprint, verify
 from convinit_ext.checkpoint._safetensors import WeightsError, open_weights
 from convinit_ext.model import DTYPES
 
-EMPTY_FIRST = {"x": {"dtype": "I8", "shape": [0], "data_offsets": [0, 0]}}
-
 
 def written(path, head, data=b"", length=None):
     text = head if isinstance(head, bytes) else json.dumps(head).encode()

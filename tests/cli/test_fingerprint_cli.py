@@ -126,12 +126,3 @@ def test_of_a_plan(dtype: torch.dtype | None):
     assert fingerprint(model) == planned != other
     plan.run(seed=4)
     assert fingerprint(model) == other
-
-
-def test_of_a_plan_on_the_meta_device():
-    with torch.device("meta"):
-        model = small()
-    planned = plan_model(model, 3).fingerprint()
-    assert model[0].weight.is_meta
-    init_model_(model, 3)
-    assert fingerprint(model) == planned

@@ -31,10 +31,9 @@ def assert_same_digests(given, boxes=None) -> None:
 
 
 @pytest.mark.parametrize("dtype", BYTES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_digests_of_layouts_equal_the_cpus(dtype, layout):
-    shape, view = LAYOUTS[layout]
-    assert_same_digests([view(words_on("cuda", shape, dtype))])
+def test_digests_of_layouts_equal_the_cpus(dtype):
+    for shape, view in LAYOUTS.values():
+        assert_same_digests([view(words_on("cuda", shape, dtype))])
 
 
 @pytest.mark.parametrize("dtype", BYTES, ids=str)

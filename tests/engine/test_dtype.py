@@ -135,9 +135,9 @@ MAGNITUDES = [1e-9, 2.0**-16, 2.0**-14, 2.0**-9, 2.0**-6, 1.0, 400.0, 3e4, 1e30]
 
 
 @pytest.mark.parametrize("dtype", FLOAT8)
-@pytest.mark.parametrize("magnitude", MAGNITUDES)
-def test_fills_are_the_rounding_of_float32(backend: Backend, dtype: str, magnitude: float):
+def test_fills_are_the_rounding_of_float32(backend: Backend, dtype: str):
     """Of numbers of every size about this one: a normal distribution's."""
-    distribution = ("normal", 0.0, magnitude)
-    single = backend.fill((100_003,), distribution, "float32")
-    assert_same_bits(backend.fill((100_003,), distribution, dtype), ref.round_to(values(single), dtype))
+    for magnitude in MAGNITUDES:
+        distribution = ("normal", 0.0, magnitude)
+        single = backend.fill((100_003,), distribution, "float32")
+        assert_same_bits(backend.fill((100_003,), distribution, dtype), ref.round_to(values(single), dtype))

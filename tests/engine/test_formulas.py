@@ -95,12 +95,6 @@ def test_formulas_have_the_same_bits(one_at_a_time: Formula, lanes: Formula, nam
     assert_same(one_at_a_time, lanes, f"{name}_{dtype}", arguments(name, dtype))
 
 
-def all_bits(first: int, last: int) -> Iterator[np.ndarray]:
-    """The numbers from first up to last, some at a time."""
-    for start in range(first, last, 2**22):
-        yield np.arange(start, start + 2**22, dtype=np.uint32)
-
-
 # A power of two more or less does not change what a logarithm's polynomial gets.
 ALL: dict[str, list[tuple[int, int]]] = {
     "neg2log": [(SQRT_HALF, SQRT_HALF + 2**23)],

@@ -117,17 +117,15 @@ def test_golden_layer_keys(golden):
         assert (f"{key:016x}", f"{stream:016x}") == (row["key"], row["stream"])
 
 
-@pytest.mark.parametrize(
-    "number", range(len(ROWS)), ids=[f"{d[0]}-{dtype}-{start}" for d, dtype, start in ROWS]
-)
-def test_golden_values(backend: Backend, golden, number):
-    assert filled_row(backend, *ROWS[number]) == golden["fills"][number]
+def test_golden_values(backend: Backend, golden):
+    for row, frozen in zip(ROWS, golden["fills"], strict=True):
+        assert filled_row(backend, *row) == frozen
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("number", range(len(ORTHOGONAL)), ids=map(str, ORTHOGONAL))
-def test_golden_orthogonal_values(golden, number):
-    assert orthogonal_row(*ORTHOGONAL[number]) == golden["orthogonal"][number]
+def test_golden_orthogonal_values(golden):
+    for row, frozen in zip(ORTHOGONAL, golden["orthogonal"], strict=True):
+        assert orthogonal_row(*row) == frozen
 
 
 def one_row_a_line(rows: dict[str, object]) -> str:

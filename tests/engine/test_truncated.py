@@ -89,57 +89,57 @@ def of_words(backend: Backend, distribution, dtype: str, words: list[int]) -> np
 
 
 @of_reals
-@pytest.mark.parametrize("interval", INTERVALS)
-def test_words_around_the_median(backend: Backend, dtype, interval):
-    words = words_around(*interval, WORD_BITS[dtype])
-    filled = of_words(backend, ("truncated_normal", 0.0, 1.0, *interval), dtype, words)
-    exact = exact_quantiles(*interval, WORD_BITS[dtype])
-    error = np.array([float(abs(mp.mpf(each) - z)) for each, z in zip(filled, exact, strict=True)])
-    z = np.array([float(each) for each in exact])
-    ratio = error / allowed_error("truncated_normal", dtype, z)
-    worst = int(ratio.argmax())
-    assert ratio[worst] < 1, (words[worst], filled[worst], z[worst], ratio[worst])
+def test_words_around_the_median(backend: Backend, dtype):
+    for interval in INTERVALS:
+        words = words_around(*interval, WORD_BITS[dtype])
+        filled = of_words(backend, ("truncated_normal", 0.0, 1.0, *interval), dtype, words)
+        exact = exact_quantiles(*interval, WORD_BITS[dtype])
+        error = np.array([float(abs(mp.mpf(each) - z)) for each, z in zip(filled, exact, strict=True)])
+        z = np.array([float(each) for each in exact])
+        ratio = error / allowed_error("truncated_normal", dtype, z)
+        worst = int(ratio.argmax())
+        assert ratio[worst] < 1, (words[worst], filled[worst], z[worst], ratio[worst])
 
 
 @of_reals
-@pytest.mark.parametrize(("mean", "std"), [(3.0, 0.5), (-20.0, 4.0), (0.0, 1e-6), (1e3, 1e4)])
-@pytest.mark.parametrize("interval", [(-2.0, 2.0), (-0.5, 3.0), (-1e-2, 3.0)])
-def test_another_mean_and_std(backend: Backend, dtype, interval, mean, std):
+def test_another_mean_and_std(backend: Backend, dtype):
     """Values around a mean that is not 0 are rounded as numbers of its size."""
-    bounds = tuple(mean + each * std for each in interval)
-    alpha, beta = ((each - mean) / std for each in bounds)
-    words = words_around(alpha, beta, WORD_BITS[dtype])
-    filled = of_words(backend, ("truncated_normal", mean, std, *bounds), dtype, words)
-    z = np.array([float(each) for each in exact_quantiles(alpha, beta, WORD_BITS[dtype])])
-    real = REALS[dtype]
-    expected = mean + z * float(real(std))
-    rounding = np.spacing(np.abs(expected).astype(real)).astype(np.float64)
-    allowed = allowed_error("truncated_normal", dtype, z) * std + rounding
-    np.testing.assert_array_less(np.abs(filled - expected), allowed)
+    for mean, std in [(3.0, 0.5), (-20.0, 4.0), (0.0, 1e-6), (1e3, 1e4)]:
+        for interval in [(-2.0, 2.0), (-0.5, 3.0), (-1e-2, 3.0)]:
+            bounds = tuple(mean + each * std for each in interval)
+            alpha, beta = ((each - mean) / std for each in bounds)
+            words = words_around(alpha, beta, WORD_BITS[dtype])
+            filled = of_words(backend, ("truncated_normal", mean, std, *bounds), dtype, words)
+            z = np.array([float(each) for each in exact_quantiles(alpha, beta, WORD_BITS[dtype])])
+            real = REALS[dtype]
+            expected = mean + z * float(real(std))
+            rounding = np.spacing(np.abs(expected).astype(real)).astype(np.float64)
+            allowed = allowed_error("truncated_normal", dtype, z) * std + rounding
+            np.testing.assert_array_less(np.abs(filled - expected), allowed)
 
 
 @of_reals
-@pytest.mark.parametrize("interval", INTERVALS)
-def test_reference_around_the_median(dtype, interval):
-    bits = WORD_BITS[dtype]
-    words = words_around(*interval, bits)
-    z = ref.truncated_sample_of_words(np.array(words, np.uint64), bits, *interval)
-    exact = exact_quantiles(*interval, bits)
-    error = np.array([float(abs(mp.mpf(float(each)) - to)) for each, to in zip(z, exact, strict=True)])
-    allowed = allowed_error("truncated_normal", dtype, z)
-    np.testing.assert_array_less(error, 0.05 * allowed)
+def test_reference_around_the_median(dtype):
+    for interval in INTERVALS:
+        bits = WORD_BITS[dtype]
+        words = words_around(*interval, bits)
+        z = ref.truncated_sample_of_words(np.array(words, np.uint64), bits, *interval)
+        exact = exact_quantiles(*interval, bits)
+        error = np.array([float(abs(mp.mpf(float(each)) - to)) for each, to in zip(z, exact, strict=True)])
+        allowed = allowed_error("truncated_normal", dtype, z)
+        np.testing.assert_array_less(error, 0.05 * allowed)
 
 
 @of_reals
-@pytest.mark.parametrize("interval", [(-2.0, 2.0), (-0.5, 3.0), (-3.0, 0.5), (-INF, INF), (-0.01, 0.0101)])
-def test_neighbouring_words_at_the_median_have_values_of_their_own(backend: Backend, dtype, interval):
-    bits = WORD_BITS[dtype]
-    words = words_around(*interval, bits)
-    middle = ref.median_word(*interval, bits)[0]
-    words = list(range(middle - 64, middle + 64))
-    filled = of_words(backend, ("truncated_normal", 0.0, 1.0, *interval), dtype, words)
-    assert np.all(np.diff(filled) > 0)
-    assert filled[0] < 0 < filled[-1]
+def test_neighbouring_words_at_the_median_have_values_of_their_own(backend: Backend, dtype):
+    for interval in [(-2.0, 2.0), (-0.5, 3.0), (-3.0, 0.5), (-INF, INF), (-0.01, 0.0101)]:
+        bits = WORD_BITS[dtype]
+        words = words_around(*interval, bits)
+        middle = ref.median_word(*interval, bits)[0]
+        words = list(range(middle - 64, middle + 64))
+        filled = of_words(backend, ("truncated_normal", 0.0, 1.0, *interval), dtype, words)
+        assert np.all(np.diff(filled) > 0)
+        assert filled[0] < 0 < filled[-1]
 
 
 @of_reals

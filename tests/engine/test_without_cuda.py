@@ -51,20 +51,6 @@ def test_a_cuda_tensor_in_a_list_is_refused(fake_cuda_tensor) -> None:
             ops.digest(given[::-1], keys)
 
 
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (torch.empty(3, device="meta"), "cannot digest a tensor on the meta device: it has no values"),
-        (torch.eye(3).to_sparse(), r"cannot digest a tensor of layout torch\.sparse_coo; accepted is"),
-    ],
-    ids=["meta", "sparse"],
-)
-def test_what_has_no_dense_memory_is_not_digested(bad, said) -> None:
-    for given in ([bad], [torch.empty(4), bad]):
-        with pytest.raises((UnsupportedTensorError, ValueError), match=said):
-            ops.digest(given, torch.zeros(len(given), 2, dtype=torch.int64))
-
-
 @no_cuda
 def test_a_model_cannot_go_to_cuda() -> None:
     with torch.device("meta"):

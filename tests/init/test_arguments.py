@@ -1,10 +1,11 @@
-"""Wrong arguments of init's functions are named, and neither a tensor nor a generator is touched."""
+"""Wrong arguments of the functions of init, no tensors and no numbers are named, and nothing is touched."""
 
 import math
 
 import pytest
 import torch
-from init_functions import KEY, RANDOM, random_function
+from init_functions import KEY, RANDOM, random_function, untouched
+from torch import nn
 
 from convinit_ext import init
 
@@ -17,24 +18,9 @@ class CudaGenerator(torch.Generator):
     device = torch.device("cuda", 0)
 
 
-def untouched(tensor_of, call, error, match):
-    """The call raises, the tensor keeps every bit, and no generator moves."""
-    generator = torch.Generator().manual_seed(5)
-    tensor = tensor_of()
-    before, version = tensor.clone(), tensor._version
-    states = torch.get_rng_state(), generator.get_state()
-    with pytest.raises(error, match=match):
-        call(tensor, generator)
-    assert tensor._version == version
-    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert torch.equal(generator.get_state(), states[1])
-
-
 @random_function
-@pytest.mark.parametrize(
-    ("source", "error", "match"),
-    [
+def test_a_wrong_source_of_values(fill):
+    for source, error, match in [
         (lambda g: {"key": KEY, "generator": g}, ValueError, "key= and generator="),
         (lambda g: {"key": "conv.weight"}, TypeError, "key must be a convinit_ext.Key, not str"),
         (lambda g: {"key": (3, "conv.weight")}, TypeError, "key must be a convinit_ext.Key, not tuple"),
@@ -44,11 +30,8 @@ def untouched(tensor_of, call, error, match):
             RuntimeError,
             "Expected a 'cpu' device .* but found 'cuda'",
         ),
-    ],
-    ids=["key and generator", "string", "tuple", "integer", "device"],
-)
-def test_a_wrong_source_of_values(fill, source, error, match):
-    untouched(lambda: torch.ones(6, 4), lambda tensor, g: fill(tensor, **source(g)), error, match)
+    ]:
+        untouched(lambda: torch.ones(6, 4), lambda w, g, source=source: fill(w, **source(g)), error, match)
 
 
 UNSUPPORTED = {
@@ -61,22 +44,21 @@ FILLS = {name: fill for name, fill in RANDOM.items() if "orthogonal" not in name
 
 
 @pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
-@pytest.mark.parametrize(("tensor_of", "named"), UNSUPPORTED.values(), ids=UNSUPPORTED)
 @pytest.mark.parametrize("passed", [False, True], ids=["default generator", "generator"])
-def test_an_unsupported_tensor(fill, tensor_of, named, passed):
+def test_an_unsupported_tensor(fill, passed):
     def call(tensor, generator):
         fill(tensor, **({"generator": generator} if passed else {}))
 
-    untouched(tensor_of, call, NotImplementedError, named)
-    untouched(tensor_of, call, TypeError, named)
-    untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
+    for tensor_of, named in UNSUPPORTED.values():
+        untouched(tensor_of, call, NotImplementedError, named)
+        untouched(tensor_of, call, TypeError, named)
+        untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
 
 
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
+@pytest.mark.parametrize("fill", [*RANDOM.values(), init.identity_], ids=[*RANDOM, "identity_"])
 def test_overlapping_memory(fill):
-    untouched(
-        lambda: torch.ones(4).expand(6, 4), lambda t, _: fill(t), RuntimeError, "single memory location"
-    )
+    for make in (lambda: torch.ones(4).expand(6, 4), lambda: torch.ones(20).as_strided((6, 4), (2, 3))):
+        untouched(make, lambda t, _: fill(t), RuntimeError, "single memory location")
 
 
 BAD_ARGUMENTS = {
@@ -120,3 +102,46 @@ def test_a_bad_argument(call, match):
 def test_orthogonal_names_the_dtypes_it_has(fill, dtype):
     said = f"{dtype}.*accepted are float32"
     untouched(lambda: torch.ones(6, 4, 3, dtype=dtype), lambda w, _: fill(w), TypeError, said)
+
+
+@pytest.mark.parametrize("name", [name for name in init.__all__ if name.endswith("_")])
+def test_what_is_no_tensor_is_named(name):
+    """An AttributeError, as of torch.nn.init."""
+    for given in [nn.Linear(2, 2), 3.0, None, int, [1]]:
+        more = {"constant_": (1.0,), "sparse_": (0.5,)}.get(name, ())
+        before = torch.get_rng_state()
+        said = f"must be a torch.Tensor, not a {type(given).__name__}; of a layer pass a parameter, such as"
+        with pytest.raises(AttributeError, match=said):
+            getattr(init, name)(given, *more)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda w: init.kaiming_normal_(w, mode={}), AttributeError, "mode must be 'fan_in' or 'fan_out'"),
+        (lambda w: init.kaiming_normal_(w, groups=1.5), TypeError, "groups must be an int, not 1.5"),
+        (lambda w: init.kaiming_normal_(w, groups=[]), TypeError, r"groups must be an int, not \[\]"),
+        (lambda w: init.kaiming_uniform_(w, 10**400), OverflowError, "negative_slope 10+ is beyond float64"),
+        (lambda w: init.xavier_normal_(w, "2"), TypeError, "gain must be a number, not '2'"),
+        (lambda w: init.variance_scaling_(w, "2"), TypeError, "scale must be a number of float64, not '2'"),
+        (lambda w: init.orthogonal_(w, 10**400), OverflowError, "gain must be a number, not 10+"),
+        (lambda w: init.orthogonal_(w, math.nan), ValueError, "gain must be finite, but found nan"),
+        (
+            lambda w: init.delta_orthogonal_(w[:, :, None], -math.inf),
+            ValueError,
+            "gain must be .* found -inf",
+        ),
+        (
+            lambda w: init.orthogonal_(w, torch.ones(2)),
+            (RuntimeError, ValueError),
+            "gain must be a number, not",
+        ),
+        (lambda w: init.identity_(w, math.inf), ValueError, "gain must be finite, but found inf"),
+        (lambda w: init.identity_(w, "2"), TypeError, "gain must be a number.* not '2'"),
+        (lambda w: init.identity_(w, None), TypeError, "gain must be a number.* not None"),
+        (lambda w: init.sparse_(w, "2"), TypeError, "sparsity must be a finite number, but found '2'"),
+    ],
+)
+def test_arguments_that_are_no_numbers_are_named(call, error, said):
+    untouched(lambda: torch.full((4, 4), 7.0), lambda w, _: call(w), error, said)

@@ -14,7 +14,7 @@ from torch import nn
 from convinit_ext import Key, Shard, fingerprint, init, init_model_, intercept, plan_model, verify
 from convinit_ext.recipes import TORCH, Orthogonal, Preset, Rule
 
-torch.set_num_threads(2)
+torch.set_num_threads(NUM_THREADS)
 KEY = Key(0, "weight")
 model = nn.Sequential(nn.Linear(300, 300), nn.Linear(300, 300))
 given, empty = torch.ones(300, 300), torch.empty(300, 300)
@@ -33,6 +33,7 @@ def filled():
     return model[0].weight
 
 CALLS = {
+    "normal_": lambda: init.normal_(torch.empty(600_000), key=KEY),
     "orthogonal_": lambda: init.orthogonal_(empty, key=KEY),
     "sparse_": lambda: init.sparse_(empty, 0.5, key=KEY),
     "a shard": lambda: init.sparse_(empty, 0.5, key=KEY, shard=Shard((600, 300), (300, 0))),
@@ -45,19 +46,20 @@ CALLS = {
     "intercept": in_a_block,
 }
 
-init.normal_(torch.empty(600_000), key=KEY)  # on both threads
 expected = {name: fingerprint(call()) for name, call in CALLS.items()}
 child = os.fork()
 if child == 0:
     for name, call in CALLS.items():
         print(name, "begins", flush=True)
         assert fingerprint(call()) == expected[name]
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == NUM_THREADS
     os._exit(0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_forked_child_waits_for_no_thread():
-    done = subprocess.run([sys.executable, "-c", SCRIPT + AWAIT_CHILD], capture_output=True, text=True)
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_a_forked_child_waits_for_no_thread(num_threads):
+    script = f"NUM_THREADS = {num_threads}\n{SCRIPT}{AWAIT_CHILD}"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

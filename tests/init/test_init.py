@@ -281,26 +281,18 @@ def test_identity():
     assert torch.equal(torch.conv2d(image, init.identity_(torch.empty(4, 4, 3, 3)), padding="same"), image)
 
 
-@pytest.mark.parametrize(
-    "strided", [torch.empty(4, 3, 2, 2).to(memory_format=torch.channels_last), torch.empty(8, 3).T]
-)
-def test_orthogonal_of_any_strides(strided):
-    expected = init.orthogonal_(torch.empty(strided.shape), key=KEY)
-    assert torch.equal(init.orthogonal_(strided, key=KEY), expected)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0])
-def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype, sparsity):
-    weight = init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0, key=KEY)
-    expected = filled_with(Normal(0.0, 2.0), (7, 5), dtype=dtype)
-    scores = filled_with(Uniform(), (7, 5), Key(3, "conv.weight#zeros"), torch.float64)
-    for column in range(5):
-        rows = sorted(range(7), key=lambda row, column=column: scores[row, column].item())
-        expected[rows[: math.ceil(sparsity * 7)], column] = 0
-    assert torch.equal(weight, expected)
-    theirs = torch.nn.init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0)
-    assert torch.equal((weight == 0).sum(dim=0), (theirs == 0).sum(dim=0))
+def test_sparse_is_a_normal_fill_without_the_lowest_scores(dtype):
+    for sparsity in [0.0, 0.3, 1.0, 1.5, 1e300, -0.5, -0.1, -2.0]:
+        weight = init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0, key=KEY)
+        expected = filled_with(Normal(0.0, 2.0), (7, 5), dtype=dtype)
+        scores = filled_with(Uniform(), (7, 5), Key(3, "conv.weight#zeros"), torch.float64)
+        for column in range(5):
+            rows = sorted(range(7), key=lambda row, column=column: scores[row, column].item())
+            expected[rows[: math.ceil(sparsity * 7)], column] = 0
+        assert torch.equal(weight, expected)
+        theirs = torch.nn.init.sparse_(torch.empty(7, 5, dtype=dtype), sparsity, 2.0)
+        assert torch.equal((weight == 0).sum(dim=0), (theirs == 0).sum(dim=0))
 
 
 def test_sparse_without_a_key_draws_two():

@@ -51,15 +51,15 @@ VIEWS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
-@pytest.mark.parametrize("fill", FILLS.values(), ids=FILLS)
 @pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
-def test_weights_behind_a_parametrization(wrap, fill):
-    weight = wrap(nn.Linear(4, 4)).weight
-    before, drawn = weight.clone(), torch.get_rng_state()
-    with pytest.raises(RuntimeError, match=LOST):
-        fill(weight)
-    assert torch.equal(weight, before)
-    assert torch.equal(torch.get_rng_state(), drawn)
+def test_weights_behind_a_parametrization(wrap):
+    for fill in FILLS.values():
+        weight = wrap(nn.Linear(4, 4)).weight
+        before, drawn = weight.clone(), torch.get_rng_state()
+        with pytest.raises(RuntimeError, match=LOST):
+            fill(weight)
+        assert torch.equal(weight, before)
+        assert torch.equal(torch.get_rng_state(), drawn)
 
 
 @pytest.mark.parametrize("copy", COPIES.values(), ids=COPIES)
@@ -138,40 +138,38 @@ COPIED = {
 }
 
 
-@pytest.mark.parametrize("fill", [FILLS["normal_"], FILLS["drawn"], init.ones_])
 @pytest.mark.parametrize("placement", [Shard(0), Replicate()], ids=str)
 @pytest.mark.parametrize("name", CONVERTED)
-def test_what_dtensors_are_converted_to(name, placement, fill):
-    for mesh in every_rank((2,)):
-        table = distribute_tensor(torch.zeros(4, 4), mesh, [placement]).zero_().requires_grad_()
-        if (name, placement) in COPIED:
-            with pytest.raises(RuntimeError, match=LOST):
+def test_what_dtensors_are_converted_to(name, placement):
+    for fill in [FILLS["normal_"], FILLS["drawn"], init.ones_]:
+        for mesh in every_rank((2,)):
+            table = distribute_tensor(torch.zeros(4, 4), mesh, [placement]).zero_().requires_grad_()
+            if (name, placement) in COPIED:
+                with pytest.raises(RuntimeError, match=LOST):
+                    fill(CONVERTED[name](table))
+                assert not table.detach().to_local().any()
+            else:
                 fill(CONVERTED[name](table))
-            assert not table.detach().to_local().any()
-        else:
-            fill(CONVERTED[name](table))
-            assert table.detach().to_local().any()
-            assert table.grad_fn is None
-        with torch.no_grad():  # what it was computed from is known to nobody
-            assert fill(CONVERTED[name](table)).any()
+                assert table.detach().to_local().any()
+                assert table.grad_fn is None
+            with torch.no_grad():  # what it was computed from is known to nobody
+                assert fill(CONVERTED[name](table)).any()
 
 
-@pytest.mark.parametrize(
-    "name", ["normal_", "uniform_", "trunc_normal_", "xavier_normal_", "orthogonal_", "eye_", "ones_"]
-)
 @pytest.mark.parametrize("wrap", LAYERS.values(), ids=LAYERS)
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
-def test_inside_intercept(wrap, name):
-    model = nn.Sequential(wrap(nn.Linear(4, 4)))
-    weight = model[0].weight
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    for block in ((model, 3), (None, 3), (model,), ()):
-        with intercept(*block):
-            for lost in (weight, weight[:2]):
-                with pytest.raises(RuntimeError, match=LOST):
-                    getattr(nn.init, name)(lost)
-            plain = nn.Linear(4, 4)
-            getattr(nn.init, name)(plain.weight)
-            getattr(nn.init, name)(plain.weight[:2])
-    after = model.state_dict()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+def test_inside_intercept(wrap):
+    for name in ["normal_", "uniform_", "trunc_normal_", "xavier_normal_", "orthogonal_", "eye_", "ones_"]:
+        model = nn.Sequential(wrap(nn.Linear(4, 4)))
+        weight = model[0].weight
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        for block in ((model, 3), (None, 3), (model,), ()):
+            with intercept(*block):
+                for lost in (weight, weight[:2]):
+                    with pytest.raises(RuntimeError, match=LOST):
+                        getattr(nn.init, name)(lost)
+                plain = nn.Linear(4, 4)
+                getattr(nn.init, name)(plain.weight)
+                getattr(nn.init, name)(plain.weight[:2])
+        after = model.state_dict()
+        assert all(torch.equal(before[key], after[key]) for key in before)

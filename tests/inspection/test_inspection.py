@@ -1,7 +1,6 @@
 """What an Inspection is as a text, JSON and a picture; matplotlib is imported only where it is asked for."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -75,17 +74,6 @@ def test_json_has_everything():
     assert facts["weights"][1]["elsewhere"] == 0
     assert (facts["recipes"], facts["problems"], facts["seed"]) == (["he"], [], 0)
     assert json.loads(inspect_model(net()).to_json())["weights"][0]["intended"] is None
-
-
-def test_nothing_is_imported_before_it_is_needed():
-    code = (
-        "import sys, convinit_ext; assert 'convinit_ext.inspection' not in sys.modules\n"
-        "convinit_ext.inspect_model, convinit_ext.Inspection; assert 'matplotlib' not in sys.modules\n"
-        "from convinit_ext import *; assert inspect_model is convinit_ext.inspect_model\n"
-        "assert not hasattr(convinit_ext, 'inspect')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_picture_without_matplotlib_is_one_sentence(monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 So have slices of it along dimensions that are not cut, and slices of the local tensor.
 """
 
+import itertools
 from math import prod
 
 import pytest
@@ -41,17 +42,20 @@ CALLS = {
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
-@pytest.mark.parametrize("name", CALLS)
-def test_each_rank_has_its_part_of_the_whole(name, placement):
-    alone = nn.Linear(6, 8)
-    with intercept(alone, seed=0):
-        CALLS[name](alone.weight)
+def test_each_rank_has_its_part_of_the_whole(placement):
+    whole = {}
+    for name, call in CALLS.items():
+        alone = nn.Linear(6, 8)
+        with intercept(alone, seed=0):
+            call(alone.weight)
+        whole[name] = alone.weight.detach()
     for rank, mesh in enumerate(every_rank((NUM_RANKS,))):
-        layer = distributed_layer(mesh, placement)
-        with intercept(layer, seed=0):
-            CALLS[name](layer.weight)
-        part = distribute_tensor(alone.weight.detach(), mesh, [placement], src_data_rank=None)
-        assert torch.equal(layer.weight.to_local(), part.to_local()), rank
+        for name, call in CALLS.items():
+            layer = distributed_layer(mesh, placement)
+            with intercept(layer, seed=0):
+                call(layer.weight)
+            part = distribute_tensor(whole[name], mesh, [placement], src_data_rank=None)
+            assert torch.equal(layer.weight.to_local(), part.to_local()), (name, rank)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS, ids=str)
@@ -126,16 +130,16 @@ def assert_filled(local, places, view, name="w") -> None:
 
 
 @pytest.mark.parametrize(("mesh_shape", "placement"), CUTS, ids=str)
-@pytest.mark.parametrize("name", SLICES)
-def test_a_slice_of_a_dtensor_is_a_part_of_the_whole(name, mesh_shape, placement):
-    view = SLICES[name]
+def test_a_slice_of_a_dtensor_is_a_part_of_the_whole(mesh_shape, placement):
     for mesh in every_rank(mesh_shape):
-        model, places = sharded(mesh, placement), indices(mesh, placement)
-        with intercept(model, seed=0), torch.no_grad():
-            nn.init.normal_(view(model["w"]))
-            after = torch.empty(3).normal_()
-        assert_filled(model["w"].to_local(), places, view)
-        assert_same_bits(after, init.normal_(torch.empty(3), generator=torch.Generator().manual_seed(0)))
+        places = indices(mesh, placement)
+        for view in SLICES.values():
+            model = sharded(mesh, placement)
+            with intercept(model, seed=0), torch.no_grad():
+                nn.init.normal_(view(model["w"]))
+                after = torch.empty(3).normal_()
+            assert_filled(model["w"].to_local(), places, view)
+            assert_same_bits(after, init.normal_(torch.empty(3), generator=torch.Generator().manual_seed(0)))
 
 
 def are_a_box(places: torch.Tensor) -> bool:
@@ -144,15 +148,12 @@ def are_a_box(places: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize(("mesh_shape", "placement"), CUTS, ids=str)
-@pytest.mark.parametrize("name", LOCAL_SLICES)
-def test_a_slice_of_a_local_tensor_is_a_part_of_the_whole(name, mesh_shape, placement):
-    view = LOCAL_SLICES[name]
+def test_a_slice_of_a_local_tensor_is_a_part_of_the_whole(mesh_shape, placement):
     for mesh in every_rank(mesh_shape):
         model, places = sharded(mesh, placement), indices(mesh, placement)
-        if not places.numel():
-            continue
-        for local in (model["w"].to_local().detach(), model["w"]._local_tensor, model["w"].data.to_local()):
-            local.fill_(torch.nan)
+        of_model = (lambda w: w.to_local().detach(), lambda w: w._local_tensor, lambda w: w.data.to_local())
+        for view, local_of in itertools.product(LOCAL_SLICES.values() if places.numel() else (), of_model):
+            local = local_of(model["w"]).fill_(torch.nan)
             with intercept(model, seed=0):
                 if are_a_box(view(places)):
                     view(local).normal_()

@@ -6,12 +6,12 @@ import types
 
 import pytest
 import torch
+from named_modules import ModelMixin
 from safetensors.torch import load_file
 from torch import nn
 
 from convinit_ext import init_model_, save_model
 
-Mixin = type("ModelMixin", (nn.Module,), {"__module__": "diffusers.models.modeling_utils"})
 WRAPS = [lambda x: x, lambda x: [x, x], lambda x: (x, "other"), lambda x: {"a": x, "b": x}]
 
 
@@ -22,7 +22,7 @@ class Rotary(nn.Module):
         self.twice = self.table
 
 
-class Model(Mixin):
+class Model(ModelMixin):
     """A model of diffusers' kind: made from a config."""
 
     def __init__(self, make, wrap=WRAPS[0]) -> None:

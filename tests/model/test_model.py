@@ -1,6 +1,5 @@
 """init_model_: values, meta models, ties, dtypes, buffers, and that an error leaves the model as it was."""
 
-import copy
 import math
 
 import pytest
@@ -54,15 +53,6 @@ def test_values_are_those_of_the_drop_in_functions_with_the_parameters_key():
     for name, fill in expected.items():
         parameter = model.get_parameter(name)
         assert torch.equal(parameter, fill(empty(parameter), Key(7, name))), name
-
-
-def test_he_and_xavier_are_the_drop_in_functions_too():
-    model = nn.Sequential(nn.ConvTranspose2d(8, 4, 3, groups=2))
-    init_model_(model, seed=1, recipe="he", fan="torch")
-    key, like = Key(1, "0.weight"), model[0].weight.detach()
-    assert torch.equal(like, init.kaiming_normal_(like.clone(), mode="fan_out", nonlinearity="relu", key=key))
-    init_model_(model, seed=1, recipe="xavier", fan="torch")
-    assert torch.equal(like, init.xavier_uniform_(like.clone(), key=key))
 
 
 def test_values_depend_on_names_alone_not_on_what_else_there_is():
@@ -255,14 +245,6 @@ def test_modules_without_elements_and_models_without_parameters():
     assert model[0].bias.eq(0).all()  # as PyTorch: no input, no bound
     assert report.rows[0].num_bytes == 0
     assert init_model_(nn.ReLU()).rows == ()
-
-
-def test_a_copy_of_a_model_gets_the_same_values_under_more_threads(num_threads):
-    model = Net()
-    init_model_(model, 9)
-    other = copy.deepcopy(model)
-    init_model_(other, 9)
-    assert_same_state(other, snapshot(model))
 
 
 def test_bundled_model_is_half_a_billion_parameters_and_scales_down():

@@ -1,6 +1,5 @@
 """Models and rules that are refused: the parameter or buffer is named, and every tensor is as it was."""
 
-import functools
 import json
 import warnings
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from filling import freed
 from meshes import every_rank
+from states import assert_refused
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.fsdp import fully_shard
@@ -87,16 +87,6 @@ def model_with(buffer: torch.Tensor) -> nn.Module:
     model = nn.Sequential(nn.Linear(3, 3))
     model.register_buffer("q", buffer)
     return model
-
-
-def assert_refused(model: nn.Module, error: type[Exception], said: str, **arguments: object) -> None:
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    for refuses in (init_model_, plan_model, functools.partial(init_model_, dry_run=True)):
-        with pytest.raises(error, match=said):
-            refuses(model, 1, **arguments)
-    for name, parameter in model.named_parameters():
-        assert parameter.dtype == before[name].dtype, name
-        assert torch.equal(parameter, before[name]), name
 
 
 TOO_LARGE = [

@@ -45,10 +45,6 @@ ROWS = {  # by what chooses them, the rows of the parameters that it chooses
 }
 
 
-def changed_rows(before: torch.Tensor, after: torch.Tensor) -> list[int]:
-    return [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if not torch.equal(old, new)]
-
-
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("chosen", ROWS)
 def test_rows_have_the_values_of_the_whole_and_nothing_else_changes(chosen, dtype, tmp_path):

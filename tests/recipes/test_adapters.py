@@ -25,9 +25,11 @@ def assert_halves(found: dict[str, object], first: str, second: str, fan_in: int
 
 
 @pytest.mark.parametrize("recipe", GENERAL, ids=str)
-def test_the_first_half_is_drawn_as_nn_linears_in_every_recipe(recipe):
-    found = fillings(lora("mine", True), recipe)
-    assert_halves(found, "0.lora_A.default.weight", "0.lora_B.default.weight", 8)
+def test_the_first_half_is_drawn_as_nn_linears_and_the_second_is_zero_in_every_recipe(recipe):
+    for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
+        found = fillings(model, recipe)
+        assert_halves(found, "0.lora_A.default.weight", "0.lora_B.default.weight", 8)
+        assert found["0.lora_B.default.bias"] == ZERO != found["0.base_layer.weight"]
 
 
 @pytest.mark.parametrize("recipe", GENERAL, ids=str)
@@ -41,11 +43,17 @@ def test_halves_that_a_layer_holds_itself(recipe):
     table = holding("Embedding", nn.Embedding, (5, 4), lora_A=vector(2, 5), lora_B=vector(4, 2))
     found = fillings(table, recipe)
     assert found["lora_A"] == ZERO and found["lora_B"] == Normal()
+    alone = {"lora_embedding_A": nn.ParameterDict({"default": vector(2, 5)})}
+    assert fillings(holding("Embedding", **alone), recipe) == {"lora_embedding_A.default": ZERO}
+    pair = alone | {"lora_embedding_B": nn.ParameterDict({"default": vector(4, 2)})}
+    found = fillings(holding("Layer", table=nn.Embedding(5, 4), **pair), recipe)
+    assert found["lora_embedding_A.default"] == ZERO and found["lora_embedding_B.default"] == Normal()
 
 
 def test_half_a_pair_is_no_adapter():
     model = nn.Sequential(holding("Layer", lora_b=nn.Linear(8, 8)))
     assert fillings(model, "torch")["0.lora_b.weight"] != ZERO
+    assert fillings(lora("mine", False), "torch")["0.lora_B.default.weight"] != ZERO
 
 
 @pytest.mark.parametrize("recipe", GENERAL, ids=str)

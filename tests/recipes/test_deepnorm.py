@@ -8,7 +8,9 @@ import pytest
 import torch
 from doors import check_every_door, check_writes_nothing
 from filling import assert_same_bits, values
+from named_modules import conv1d
 from planning import fillings, stds
+from real_models import t5
 from reference import layer_key, reference
 from torch import nn
 
@@ -88,11 +90,11 @@ def test_of_packed_projections_the_values_alone_have_gain_beta(dtype):
 
 
 def test_packed_projections_of_other_kinds():
-    gpt2 = type("Conv1D", (nn.Module,), {"__module__": "transformers.pytorch_utils"})()
-    gpt2.weight = nn.Parameter(torch.empty(8, 24))  # [in, out]
     grouped = Block(qkv_proj=nn.Linear(8, 12))  # 4 heads of 2, of keys and values 1 each
     grouped.config = SimpleNamespace(num_attention_heads=4, num_key_value_heads=1)
-    model = nn.ModuleList([Block(c_attn=gpt2), grouped, Block(kv_proj=nn.Linear(8, 16), q=nn.Linear(8, 8))])
+    model = nn.ModuleList(
+        [Block(c_attn=conv1d(8, 24)), grouped, Block(kv_proj=nn.Linear(8, 16), q=nn.Linear(8, 8))]
+    )
     init_model_(model, 0, "deepnorm")
 
     def expected(name: str, sizes: list[int], dim: int = 0) -> None:
@@ -166,10 +168,8 @@ def test_models_and_arguments_that_make_no_sense():
 
 
 def test_models_of_transformers():
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 30, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_heads": 2}
-    config = transformers.T5Config(**sizes, num_layers=3, num_decoder_layers=2)
-    found, scales = stds(transformers.T5ForConditionalGeneration(config), "deepnorm"), deepnorm_scales(3, 2)
+    sizes = {"d_model": 16, "d_ff": 24, "num_heads": 2, "num_layers": 3, "num_decoder_layers": 2}
+    found, scales = stds(t5(**sizes), "deepnorm"), deepnorm_scales(3, 2)
     assert found["encoder.block.2.layer.0.SelfAttention.v.weight"] == xavier(16, 16, scales.beta)
     assert found["encoder.block.2.layer.0.SelfAttention.k.weight"] == xavier(16, 16)
     assert found["encoder.block.0.layer.1.DenseReluDense.wi.weight"] == xavier(16, 24, scales.beta)

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from named_modules import holding, lora, vector
+from named_modules import holding, vector
 from planning import GENERAL, fillings, make_plan, unlisted
 from torch import nn
 
@@ -67,23 +67,24 @@ OFFSETS = [
 ]
 
 
-@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(("attributes", "start"), OFFSETS, ids=str)
-def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes, start):
-    norms = [holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")]
-    norms += [
-        holding(f"My{base.__name__}", base, (8,)) for base in (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d)
-    ]
-    for norm in norms:
-        vars(norm).update(attributes)
-        model = nn.Sequential(norm)
-        if start is None:
-            assert "0.weight" not in unlisted(model, recipe)
-        else:
-            assert fillings(model, recipe)["0.weight"] == Constant(start)
+def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(attributes, start):
+    for recipe in GENERAL:
+        norms = [
+            holding(name, weight=vector()) for name in ("LayerNorm", "MultiHeadLayerNorm", "FastRMSNorm")
+        ]
+        norms += [
+            holding(f"My{base.__name__}", base, (8,)) for base in (nn.LayerNorm, nn.RMSNorm, nn.BatchNorm1d)
+        ]
+        for norm in norms:
+            vars(norm).update(attributes)
+            model = nn.Sequential(norm)
+            if start is None:
+                assert "0.weight" not in unlisted(model, recipe)
+            else:
+                assert fillings(model, recipe)["0.weight"] == Constant(start)
 
 
-@pytest.mark.parametrize("recipe", GENERAL)
 @pytest.mark.parametrize(
     ("base", "arguments"),
     [
@@ -94,24 +95,25 @@ def test_a_norm_says_what_it_adds_to_its_weight_or_is_listed(recipe, attributes,
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
-def test_what_a_derived_type_adds_is_listed_or_decided_by_its_own_type(recipe, base, arguments):
-    with torch.no_grad():
-        plain = base(*arguments)
-    added = {
-        "gain": vector(8, 1, 1, 1),
-        "table": vector(4, 8),
-        "gate_weight": vector(8, 8),
-        "scale_bias": vector(),
-    }
-    model = holding("Derived", base, arguments, **added)
-    own = [name for name, _ in plain.named_parameters()]
-    assert unlisted(model, recipe) == own
-    recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
-    rules = [*(Rule(ZERO, name=name) for name in added), *as_recipe(recipe)]
-    model.inner = nn.Embedding(5, 8)
-    given = fillings(model, rules)
-    assert {name: given[name] for name in own} == fillings(plain, recipe)
-    assert given["inner.weight"] == fillings(nn.Embedding(5, 8), recipe)["weight"]
+def test_what_a_derived_type_adds_is_listed_or_decided_by_its_own_type(base, arguments):
+    for recipe in GENERAL:
+        with torch.no_grad():
+            plain = base(*arguments)
+        added = {
+            "gain": vector(8, 1, 1, 1),
+            "table": vector(4, 8),
+            "gate_weight": vector(8, 8),
+            "scale_bias": vector(),
+        }
+        model = holding("Derived", base, arguments, **added)
+        own = [name for name, _ in plain.named_parameters()]
+        assert unlisted(model, recipe) == own
+        recipe = gpt(num_layers=2) if recipe == "gpt" else recipe
+        rules = [*(Rule(ZERO, name=name) for name in added), *as_recipe(recipe)]
+        model.inner = nn.Embedding(5, 8)
+        given = fillings(model, rules)
+        assert {name: given[name] for name in own} == fillings(plain, recipe)
+        assert given["inner.weight"] == fillings(nn.Embedding(5, 8), recipe)["weight"]
 
 
 class Words(nn.Transformer):
@@ -152,18 +154,6 @@ def test_recipe_torch_warns_of_types_with_reset_parameters_of_their_own_once():
         init_model_(model, recipe="he")
         init_model_(model, only="1")
         make_plan(model, reading=True)
-
-
-@pytest.mark.parametrize("recipe", GENERAL)
-def test_the_second_half_of_an_adapter_is_zero(recipe):
-    for model in (lora("mine", True), lora("peft.tuners.lora.layer", False)):
-        found = fillings(model, recipe)
-        assert found["0.lora_B.default.weight"] == found["0.lora_B.default.bias"] == ZERO
-        assert found["0.lora_A.default.weight"] != ZERO and found["0.base_layer.weight"] != ZERO
-    named_so = lora("mine", False)
-    assert fillings(named_so, recipe)["0.lora_B.default.weight"] != ZERO
-    table = holding("Embedding", lora_embedding_A=nn.ParameterDict({"default": vector(2, 5)}))
-    assert fillings(table, recipe) == {"lora_embedding_A.default": ZERO}
 
 
 def experts(transposed: bool, kind: str = "NaiveMoe") -> nn.Module:
@@ -273,16 +263,6 @@ def test_mups_readout_keeps_its_scale(recipe):
     plain = MuReadout(8.0)
     plain._has_rescaled_params = False  # set_base_shapes is still to come
     assert fillings(plain, recipe)["weight"] == fillings(nn.Linear(200, 300), recipe)["weight"]
-
-
-@pytest.mark.parametrize("recipe", GENERAL)
-def test_of_an_embeddings_adapter_the_first_half_is_zero_and_the_second_is_not(recipe):
-    model = nn.Module()
-    model.lora_embedding_A = nn.ParameterDict({"default": vector(2, 6)})
-    model.lora_embedding_B = nn.ParameterDict({"default": vector(4, 2)})
-    model.base = nn.Embedding(6, 4)
-    found = fillings(model, recipe)
-    assert found["lora_embedding_A.default"] == ZERO and found["lora_embedding_B.default"] == Normal()
 
 
 @pytest.mark.parametrize("recipe", GENERAL)

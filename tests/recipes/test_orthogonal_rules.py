@@ -4,14 +4,13 @@ import math
 
 import pytest
 import torch
+from doors import check_every_door
 from filling import assert_same_bits
-from meshes import every_rank
+from states import assert_refused
 from torch import nn
-from torch.distributed.tensor import Shard as Cut
-from torch.distributed.tensor import distribute_tensor
 from torch.nn.utils import parametrizations
 
-from convinit_ext import Key, fingerprint, init, init_ensemble, init_model_, plan_model, save_model, verify
+from convinit_ext import Key, init, init_model_, plan_model, verify
 from convinit_ext.model import _values
 from convinit_ext.recipes import TORCH, CopyFrom, DeltaOrthogonal, Orthogonal, Recipe, RowZeroed, Rule
 
@@ -57,42 +56,10 @@ def test_values_are_the_function_s_by_the_parameter_s_name(dtype):
 
 
 def test_every_door_has_the_same_values(tmp_path):
-    model = build()
-    with torch.device("meta"):
-        meta = build()
-    plan = plan_model(meta, 3, RECIPE, dtype=torch.bfloat16)
-    init_model_(model, 3, RECIPE, dtype=torch.bfloat16)
-    assert plan.fingerprint() == fingerprint(model)
-    save_model(meta, tmp_path, 3, RECIPE, torch.bfloat16)
-    assert fingerprint(tmp_path) == fingerprint(model)
-    plan.run()
-    assert fingerprint(meta) == fingerprint(model)
-    assert verify(model, 3, RECIPE) and verify(tmp_path, 3, RECIPE, model=build())
+    model = check_every_door(build, RECIPE, tmp_path)
+    assert not _values._kept  # the whole of the last one
     model.head.weight.data[3, 4] += 1
     assert verify(model, 3, RECIPE).different == ("head.weight",)
-    members, _ = init_ensemble(build(), [3, 5], RECIPE)
-    for name, values in expected(build(), 5).items():
-        assert_same_bits(members[name][1], values, name)
-
-
-def test_each_rank_has_its_part():
-    whole = build()
-    init_model_(whole, 3, RECIPE)
-    for mesh in every_rank((2, 2)):
-        model = build()
-        for module in (model.lstm, model.conv, model.head):
-            for name, each in list(module.named_parameters(recurse=False)):
-                cuts = [Cut(0), Cut(min(1, each.ndim - 1))]
-                tensor = distribute_tensor(torch.zeros_like(each), mesh, cuts, src_data_rank=None)
-                module._parameters[name] = nn.Parameter(tensor)
-        init_model_(model, 3, RECIPE)
-        assert not _values._kept  # the whole of the last one
-        for name, each in model.named_parameters():
-            source = whole.get_parameter(name).detach()
-            part = distribute_tensor(source, mesh, each.placements, src_data_rank=None)
-            assert_same_bits(each.to_local(), part.to_local(), name)
-        assert verify(model, 3, RECIPE)
-        assert not _values._kept
 
 
 def test_a_matrix_is_made_once_whatever_its_regions(monkeypatch):
@@ -155,10 +122,8 @@ def test_rules_say_axes_as_the_function_does():
 @pytest.mark.parametrize("dims", [1, 2])
 def test_blocks_are_not_of_a_layer_s_inputs(dims):
     layer = (nn.ConvTranspose1d, nn.ConvTranspose2d)[dims - 1](6, 4, 1)
-    before = layer.weight.clone()
-    with pytest.raises(ValueError, match=r"'weight', orth.*: blocks lie in dim 0, where ConvTranspose"):
-        init_model_(layer, 0, [Rule(Orthogonal(blocks=2), parameter="weight"), *TORCH])
-    assert torch.equal(layer.weight, before)
+    said = r"'weight', orth.*: blocks lie in dim 0, where ConvTranspose"
+    assert_refused(layer, ValueError, said, recipe=[Rule(Orthogonal(blocks=2), parameter="weight"), *TORCH])
     init_model_(layer, 0, [Rule(Orthogonal(blocks=2, out_axis=0), parameter="weight"), *TORCH])
     shape = layer.weight.shape
     assert_same_bits(layer.weight, init.orthogonal_(torch.empty(shape), key=Key(0, "weight"), blocks=2))
@@ -211,17 +176,14 @@ def test_wrong_arguments(make, error, said):
 )
 def test_a_shape_that_it_does_not_fit(init_of, said):
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 6))
-    before = [each.clone() for each in model.parameters()]
-    with pytest.raises(ValueError, match=said):
-        init_model_(model, 0, [Rule(init_of, name="1.weight"), *TORCH])
-    with pytest.raises(
-        ValueError, match=r"'0.bias', orthogonal_: accepted are 2 or more dimensions, not \[4\]"
-    ):
-        init_model_(model, 0, [Rule(Orthogonal(), parameter="*")])
-    with pytest.raises(ValueError, match=r"'weight', delta_orthogonal_: dim 1 \(inputs\) must be <= dim 0"):
-        init_model_(nn.Conv1d(5, 4, 3), 0, [Rule(DeltaOrthogonal(), parameter="weight"), *TORCH])
-    for each, value in zip(model.parameters(), before, strict=True):
-        assert torch.equal(each, value)
+    assert_refused(model, ValueError, said, recipe=[Rule(init_of, name="1.weight"), *TORCH])
+    said = r"'0.bias', orthogonal_: accepted are 2 or more dimensions, not \[4\]"
+    assert_refused(model, ValueError, said, recipe=[Rule(Orthogonal(), parameter="*")])
+    said, recipe = (
+        r"'weight', delta_orthogonal_: dim 1 \(inputs\) must be <= dim 0",
+        [Rule(DeltaOrthogonal(), parameter="weight"), *TORCH],
+    )
+    assert_refused(nn.Conv1d(5, 4, 3), ValueError, said, recipe=recipe)
 
 
 def test_complex_parameters_are_refused():

@@ -5,6 +5,7 @@ import types
 
 import pytest
 import torch
+from init_functions import FUNCTIONS
 from torch import Tensor, nn
 
 from convinit_ext import (
@@ -77,44 +78,18 @@ def test_refused_at_every_door(case, tmp_path):
             save_model(model, tmp_path / "new", skip="1")
 
 
-FUNCTIONS = {
-    "normal_": {},
-    "uniform_": {},
-    "kaiming_normal_": {},
-    "xavier_uniform_": {},
-    "trunc_normal_": {},
-    "orthogonal_": {},
-    "sparse_": {"sparsity": 0.3},
-    "eye_": {},
-    "zeros_": {},
-    "ones_": {},
-    "constant_": {"val": 2.0},
-}
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("case", REFUSED)
-def test_functions_refuse_what_nobody_can_place(case, function):
-    make, said = REFUSED[case]
-    model = model_with(make)
-    before = values(model)
-    for module in (init, torch.nn.init):
-        with pytest.raises(ValueError, match=said), intercept(model, 3):
-            getattr(module, function)(model[1].weight, **FUNCTIONS[function])
-    assert all(map(torch.equal, before, values(model)))
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_functions_refuse_what_a_step_would_undo(function):
-    model = model_with(masters)
-    before = values(model)
-    for module in (init, torch.nn.init):
-        with pytest.raises(ValueError, match=r"before deepspeed\.initialize"), intercept(model, 3):
-            getattr(module, function)(model[1].weight, **FUNCTIONS[function])
-    model[1].weight.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"before deepspeed\.initialize"), intercept():
-        model[1].weight.normal_()
-    assert all(map(torch.equal, before, values(model)))
+@pytest.mark.parametrize(("make", "said"), [*REFUSED.values(), (masters, r"before deepspeed\.initialize")])
+def test_functions_refuse_what_nobody_can_place_and_what_a_step_would_undo(make, said):
+    for name, arguments in FUNCTIONS.items():
+        model = model_with(make)
+        before = values(model)
+        for module in (init, torch.nn.init):
+            with pytest.raises(ValueError, match=said), intercept(model, 3):
+                getattr(module, name)(model[1].weight, **arguments)
+        model[1].weight.requires_grad_(False)
+        with pytest.raises(ValueError, match=said), intercept():
+            model[1].weight.normal_()
+        assert all(map(torch.equal, before, values(model)))
 
 
 def test_parts_of_megatron_by_hand():

@@ -10,7 +10,6 @@ from torch._subclasses import FakeTensorMode
 from torch.distributed._functional_collectives import AsyncCollectiveTensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
-from torch.distributed.tensor.placement_types import _StridedShard
 
 from convinit_ext import Shard, fingerprint, init
 
@@ -132,14 +131,6 @@ def test_wrong_calls_leave_the_tensor_as_it_was(function):
             function(distribute_tensor(local.long(), mesh, [Cut(0)], src_data_rank=None))
         assert torch.equal(torch.get_rng_state(), state)
     assert local.isnan().all()
-
-
-def test_strided_shards_of_rows_that_do_not_follow():
-    whole = init.normal_(torch.empty(8, 3), key=KEY)
-    for mesh in every_rank((2, 2)):
-        cuts = [Cut(0), _StridedShard(0, split_factor=2)]
-        tensor = distribute_tensor(torch.zeros(8, 3), mesh, cuts, src_data_rank=None)
-        assert_same_bits(init.normal_(tensor, key=KEY).to_local(), part_of(whole, mesh, cuts))
 
 
 def test_ranks_that_one_process_stands_for():

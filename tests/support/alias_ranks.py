@@ -1,14 +1,13 @@
-"""Run as ranks: `.data` and slices of parameters in parts, which do not say so. Rank 0 prints what held."""
+"""Run as ranks: `.data` and slices of parameters in parts, which do not say so."""
 
 import contextlib
 import sys
 import types
-from collections.abc import Callable
 
 import pytest
 import torch
 import torch.distributed as dist
-from foreign_ranks import Parallel, partition, ranges_of, say
+from foreign_ranks import Parallel, partition, ranges_of
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 
@@ -62,6 +61,7 @@ ALL = (lambda model: intercept(model, 3), *NO_MODEL)
 NOT_SAID = "in parts on several processes|FullyShardedDataParallel's flat parameter|Only tensors with 2"
 
 
+@torch.no_grad()
 def zero3() -> None:
     model = partition(nn.Sequential(nn.Linear(*SHAPE[::-1], bias=False)))
     weight, held = model[0].weight, model[0].weight.ds_tensor
@@ -83,9 +83,9 @@ def zero3() -> None:
     for changes in (*CHANGES, lambda tensor: tensor.copy_(torch.ones(6)), Tensor.exp_):
         said = r"placeholder of DeepSpeed's ZeRO-3, of shape \[8, 6\].*would write nothing"
         assert_refused(model, weight, held, [changes], lambda each: each, ALL, said)
-    say("ZeRO-3: placeholders' own memory is never all that is written to")
 
 
+@torch.no_grad()
 def megatron() -> None:
     state = types.ModuleType("megatron.core.parallel_state")
     state.get_tensor_model_parallel_group = lambda: dist.group.WORLD
@@ -119,9 +119,9 @@ def megatron() -> None:
                     fill(expert)
         assert torch.equal(experts[0].weight, experts[1].weight[first : first + 4 // num_ranks])
     del sys.modules["megatron.core.parallel_state"]
-    say("Megatron: what shares a part's memory is that part or refused")
 
 
+@torch.no_grad()
 def fsdp() -> None:
     inner = nn.Sequential(nn.Linear(*SHAPE[::-1], bias=False))
     model = Wrapper(inner, device_id=torch.device("cpu"), use_orig_params=True)
@@ -141,18 +141,6 @@ def fsdp() -> None:
             with Wrapper.summon_full_params(model):
                 assert torch.equal(inner[0].weight, whole[0].weight), fill
             weight = inner[0].weight
-    say("FSDP: what shares a piece's memory is that piece or refused")
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    with torch.no_grad():
-        steps: list[Callable[[], None]] = [zero3, megatron, fsdp]
-        for step in steps:
-            step()
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+CASES = (zero3, megatron, fsdp)

@@ -96,7 +96,7 @@ def available_backends() -> list[Backend]:
 
 def values(tensor: torch.Tensor) -> np.ndarray:
     """The tensor as numpy, what numpy does not have as float32, which is exact."""
-    tensor = tensor.detach().cpu()
+    tensor = tensor.detach().cpu().resolve_neg()
     return (tensor.float() if tensor.dtype in NO_NUMPY else tensor).contiguous().numpy()
 
 

@@ -1,11 +1,9 @@
-"""Run by torchrun: models under FullyShardedDataParallel, the older FSDP. Rank 0 prints what held."""
+"""Run as ranks: models under FullyShardedDataParallel, the older FSDP."""
 
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.distributed as dist
-from said import say
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel as Wrapper
 from torch.distributed.fsdp import ShardingStrategy
@@ -140,8 +138,7 @@ def assert_values_and_fingerprint(make: Callable[[], nn.Module]) -> None:
                 assert fingerprints(model) == fingerprints(expected)
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
+def pieces_are_filled_or_refused_and_whole_parameters_filled() -> None:
     whole = build()
     assert_functions_know_pieces()
     init_model_(whole, 3)
@@ -179,10 +176,6 @@ def main() -> None:
     assert_values_and_fingerprint(Language)
     for norm in (parametrizations.weight_norm, nn.utils.weight_norm):
         assert_values_and_fingerprint(lambda norm=norm: nn.Sequential(norm(nn.Linear(5, 7))))
-    say("pieces are filled or refused on every rank, and whole parameters are filled")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+CASES = (pieces_are_filled_or_refused_and_whole_parameters_filled,)

@@ -1,15 +1,15 @@
-"""Run as ranks: parameters as DeepSpeed and Megatron leave them. Rank 0 prints what held."""
+"""Run as ranks: parameters as DeepSpeed and Megatron leave them."""
 
 import enum
 import inspect
 import sys
-import tempfile
 import types
 
 import pytest
 import torch
 import torch.distributed as dist
-from said import say
+from clients import shared_folder
+from init_functions import FUNCTIONS
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -80,7 +80,6 @@ def zero3() -> None:
         assert verify(model, 3, recipe, check_ranks=True)
         assert fingerprint(model) == fingerprint(whole)
         assert fingerprints(model) == fingerprints(whole)
-    say("ZeRO-3: values, report, verify and fingerprint")
     recipe = [
         Rule(CopyFrom("3.weight"), name="3.bias"),
         Rule(Preset(torch.arange(35.0).view(7, 5)), name="0.weight"),
@@ -93,19 +92,16 @@ def zero3() -> None:
         assert_pieces_of(model, whole)
         assert verify(model, seed, recipe)
     assert plan.fingerprint(5) == fingerprint(whole)
-    say("ZeRO-3: copies, given values, plans")
     model[0].weight.ds_tensor[0] += 1
     found = verify(model, 5, recipe)
     (row,) = [row for row in found.rows if not row.equal]
     first = ranges_of(35)[1]
     assert (row.name, row.shape, row.first_index) == ("0.weight", (7, 5), (first // 5, first % 5))
-    folder = [tempfile.mkdtemp()]
-    dist.broadcast_object_list(folder)
-    save_model(model, folder[0], 3)
-    assert verify(folder[0], 3, model=whole)
+    folder = shared_folder()
+    save_model(model, folder, 3)
+    assert verify(folder, 3, model=whole)
     init_model_(whole, 3)
-    assert fingerprint(folder[0]) == fingerprint(whole)
-    say("ZeRO-3: what differs is found, files are written")
+    assert fingerprint(folder) == fingerprint(whole)
     before = [each.ds_tensor.clone() for each in model.parameters()]
     with pytest.raises(ValueError, match=r"parameter '0\.weight': .*keeps its dtype; leave dtype= out"):
         init_model_(model, 3, dtype=torch.bfloat16)
@@ -128,7 +124,6 @@ def zero3() -> None:
     for reads in (fingerprint, fingerprints):
         with pytest.raises((ValueError, RuntimeError), match=said):
             reads(model)
-    say("ZeRO-3: refusals")
     model = partition(build())
     for parameter in model.parameters():  # as inside of GatheredParameters
         parameter.data, parameter.ds_status = torch.empty(parameter.ds_shape), Status.AVAILABLE
@@ -139,23 +134,6 @@ def zero3() -> None:
     for parameter in model.parameters():
         parameter.data, parameter.ds_status = torch.empty(0), Status.NOT_AVAILABLE
     assert_pieces_of(model, whole)
-    say("ZeRO-3: gathered parameters")
-
-
-FUNCTIONS = {
-    "normal_": {},
-    "uniform_": {},
-    "kaiming_normal_": {},
-    "kaiming_uniform_": {"mode": "fan_out"},
-    "xavier_uniform_": {},
-    "trunc_normal_": {"std": 0.02},
-    "orthogonal_": {},
-    "sparse_": {"sparsity": 0.3},
-    "eye_": {},
-    "constant_": {"val": 2.0},
-    "ones_": {},
-    "zeros_": {},
-}
 
 
 def each_function(whole: nn.Module, model: nn.Module, weight_of, assert_same) -> None:
@@ -194,7 +172,6 @@ def zero3_by_functions() -> None:
     with pytest.raises(ValueError, match="expects std >= 0"):
         init.normal_(model.weight, std=-1.0)
     assert_same("a wrong argument")
-    say("ZeRO-3: functions of init, and intercept")
 
 
 class Parallel(nn.Module):
@@ -266,7 +243,6 @@ def megatron() -> None:
     with pytest.raises(ValueError, match=r"'fc2\.weight'.*there is no dim"):
         init_model_(model, 3, xavier)
     del sys.modules["megatron.core.parallel_state"]
-    say("Megatron: values, report, verify and fingerprint, in any dtype and on the meta device")
 
 
 class ColumnParallelLinear(nn.Module):
@@ -319,18 +295,6 @@ def megatron_layers() -> None:
     init_model_(whole, 4, recipe)
     assert torch.equal(model[0].weight, whole[0].weight)
     del sys.modules["megatron.core.parallel_state"]
-    say("Megatron: groups of layers, weights that do not say that they are cut, names of experts")
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    zero3()
-    zero3_by_functions()
-    megatron()
-    megatron_layers()
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+CASES = (zero3, zero3_by_functions, megatron, megatron_layers)

@@ -1,4 +1,4 @@
-"""The functions of init that draw, and what the engine itself fills with; for the tests of init."""
+"""Functions of init with arguments, what the engine itself fills with, and calls that touch nothing."""
 
 import pytest
 import torch
@@ -24,6 +24,21 @@ RANDOM = {
     ).squeeze(2),
     "sparse_": lambda weight, **source: init.sparse_(weight, 0.3, **source),
 }
+# Those that torch.nn.init has too, each with arguments.
+FUNCTIONS = {
+    "normal_": {},
+    "uniform_": {},
+    "kaiming_normal_": {},
+    "kaiming_uniform_": {"mode": "fan_out"},
+    "xavier_uniform_": {},
+    "trunc_normal_": {"std": 0.02},
+    "orthogonal_": {},
+    "sparse_": {"sparsity": 0.3},
+    "eye_": {},
+    "constant_": {"val": 2.0},
+    "ones_": {},
+    "zeros_": {},
+}
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 random_function = pytest.mark.parametrize("fill", RANDOM.values(), ids=RANDOM)
@@ -42,3 +57,17 @@ class Recorder(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         return kwargs
+
+
+def untouched(tensor_of, call, error, match):
+    """The call raises, the tensor keeps every bit, and no generator moves."""
+    generator = torch.Generator().manual_seed(5)
+    tensor = tensor_of()
+    before, version = tensor.clone(), tensor._version
+    states = torch.get_rng_state(), generator.get_state()
+    with pytest.raises(error, match=match):
+        call(tensor, generator)
+    assert tensor._version == version
+    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before.to_dense())
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert torch.equal(generator.get_state(), states[1])

@@ -16,6 +16,21 @@ def holding(name: str, base: type[nn.Module] = nn.Module, arguments: tuple = (),
     return module
 
 
+def conv1d(num_in: int, num_out: int) -> nn.Module:
+    """transformers' Conv1D, as a module of that name: its weight is [in, out]."""
+    kind = type("Conv1D", (nn.Module,), {"__module__": "transformers.pytorch_utils"})
+    module = kind()
+    module.weight, module.bias = (
+        nn.Parameter(torch.empty(num_in, num_out)),
+        nn.Parameter(torch.empty(num_out)),
+    )
+    return module
+
+
+# What diffusers' models derive from, by its name.
+ModelMixin = type("ModelMixin", (nn.Module,), {"__module__": "diffusers.models.modeling_utils"})
+
+
 def lora(package: str, dictionary: bool) -> nn.Module:
     base = nn.ModuleDict if dictionary else type("LoraHalves", (nn.Module,), {})
     layer = type("Linear", (nn.Module,), {"__module__": package})()

@@ -26,9 +26,24 @@ def convnextv2() -> nn.Module:
     return _of_transformers("ConvNextV2", "ForImageClassification", **sizes)
 
 
-def llama() -> nn.Module:
+def llama(**more: object) -> nn.Module:
     sizes = {"vocab_size": 151, "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 2}
-    return _of_transformers("Llama", "ForCausalLM", **sizes, num_attention_heads=6, num_key_value_heads=2)
+    heads = {"num_attention_heads": 6, "num_key_value_heads": 2}
+    return _of_transformers("Llama", "ForCausalLM", **sizes, **heads, **more)
+
+
+def tied_llama() -> nn.Module:
+    return llama(tie_word_embeddings=True)
+
+
+def bert() -> nn.Module:
+    sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    return _of_transformers("Bert", "ForMaskedLM", **sizes, num_attention_heads=4)
+
+
+def t5(**more: object) -> nn.Module:
+    sizes = {"vocab_size": 99, "d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+    return _of_transformers("T5", "ForConditionalGeneration", **sizes | more)
 
 
 def mixtral() -> nn.Module:
@@ -46,10 +61,8 @@ def vit() -> nn.Module:
 
 def gpt2() -> nn.Module:
     """Some of its weights are filled twice."""
-    transformers = pytest.importorskip("transformers")
-    return transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(vocab_size=200, n_positions=64, n_embd=64, n_layer=2, n_head=4)
-    )
+    sizes = {"vocab_size": 200, "n_positions": 64, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    return _of_transformers("GPT2", "LMHeadModel", **sizes)
 
 
 def unet() -> nn.Module:

@@ -183,19 +183,27 @@ def truncated_quantile(u, rest, alpha, beta):
 # [5] Exact fma and rounding
 
 
+def two_sum(x, y):
+    """x + y exactly: the rounded sum, and what was rounded off (Knuth)."""
+    total = x + y
+    virtual = total - x
+    return total, (x - (total - virtual)) + (y - virtual)
+
+
+def rounded_to_odd(x, y):
+    """x + y, rounded to the neighbour whose last bit is 1 where it is not exact."""
+    total, rest = two_sum(x, y)
+    bits = total.view(np.int64)
+    is_between = (rest != 0) & (bits % 2 == 0)
+    return (bits + is_between * np.where((rest > 0) == (total > 0), 1, -1)).view(np.float64)
+
+
 def fma32(x, y, z):
     """x y + z rounded once. The product has 48 bits, exact in double. The sum does not, and rounding it to 53
     bits and then to 24 would round twice; rounded to odd at 53 bits, the second rounding is right (Boldo and
     Melquiond 2008: 53 >= 24 + 2)."""
-    product = np.asarray(x, np.float32).astype(np.float64) * np.asarray(y, np.float32).astype(np.float64)
-    product, addend = np.broadcast_arrays(product, np.asarray(z, np.float32).astype(np.float64))
-    total = np.atleast_1d(product + addend)
-    virtual = total - product
-    error = (product - (total - virtual)) + (addend - virtual)  # Knuth's TwoSum: exact
-    bits = total.view(np.int64)
-    towards_error = np.where((error > 0) == (total > 0), 1, -1)
-    odd = np.where((error != 0) & (bits % 2 == 0), bits + towards_error, bits).view(np.float64)
-    return odd.astype(np.float32).reshape(product.shape)
+    x, y, z = (np.asarray(each, np.float32).astype(np.float64) for each in (x, y, z))
+    return rounded_to_odd(np.asarray(x * y), z).astype(np.float32)
 
 
 def fma64(x, y, z):

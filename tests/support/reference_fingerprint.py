@@ -1,5 +1,6 @@
 """docs/fingerprint.md in plain numpy: what digests and fingerprints are tested against."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -45,6 +46,7 @@ def words(tensor: Tensor) -> np.ndarray:
     return np.frombuffer(data + bytes(-len(data) % 4), dtype="<u4")
 
 
+@functools.cache
 def table() -> np.ndarray:
     size = CHUNK + SHIFT * (NUM_SUMS - 1)
     return np.array(words_of(b"convinit-fp1-tab", b"", 0, size // 4), dtype=np.uint64)

@@ -5,15 +5,9 @@ other is done at once. fma is emulated, since numpy has none.
 """
 
 import numpy as np
+from reference import rounded_to_odd, two_sum
 
 STRIP = 24
-
-
-def two_sum(x, y):
-    """x + y exactly: the rounded sum, and what was rounded off (Knuth)."""
-    total = x + y
-    virtual = total - x
-    return total, (x - (total - virtual)) + (y - virtual)
 
 
 def two_product(x, y):
@@ -28,14 +22,6 @@ def halves(x):
     scaled = x * (2.0**27 + 1)
     high = scaled - (scaled - x)
     return high, x - high
-
-
-def rounded_to_odd(x, y):
-    """x + y, rounded to the neighbour whose last bit is 1 where it is not exact."""
-    total, rest = two_sum(x, y)
-    bits = total.view(np.int64)
-    is_between = (rest != 0) & (bits % 2 == 0)
-    return (bits + is_between * np.where((rest > 0) == (total > 0), 1, -1)).view(np.float64)
 
 
 def fma(x, y, z):

@@ -1,13 +1,12 @@
-"""Run by torchrun: the processes of a job save one model together. Rank 0 prints what held."""
+"""Run as ranks: the processes of a job save one model together."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from said import say
+from clients import shared_folder
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -38,7 +37,6 @@ def each_writes_its_share(folder: Path) -> None:
     assert_saved(folder, 7)
     again = save_model(build(), folder, 7, max_shard_size=200)
     assert len(again.skipped) == 5 and not again.num_bytes
-    say("each writes its share, and skips what is there")
 
 
 def sharded(folder: Path) -> None:
@@ -51,7 +49,6 @@ def sharded(folder: Path) -> None:
     save_model(model, folder, 8, max_shard_size=200)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert_saved(folder, 8)
-    say("a sharded meta model is saved whole")
 
 
 def one_fails(folder: Path) -> None:
@@ -73,7 +70,6 @@ def one_fails(folder: Path) -> None:
     report = save_model(build(), folder, 9, max_shard_size=200)
     assert report.skipped and report.num_bytes
     assert_saved(folder, 9)
-    say("an error of one rank is one on all, and there is no index")
 
 
 def something_in_the_way(folder: Path) -> None:
@@ -85,7 +81,6 @@ def something_in_the_way(folder: Path) -> None:
         save_model(build(), folder, 9)
     assert str(raised.value).startswith("rank 0: WeightsError: ") and "README.md" in str(raised.value)
     assert [each.name for each in folder.iterdir()] == ["README.md"]
-    say("what is in the way is named on every rank")
 
 
 def seeds_that_differ(folder: Path) -> None:
@@ -93,7 +88,6 @@ def seeds_that_differ(folder: Path) -> None:
     with pytest.raises(ValueError, match=f"other than on rank 0 it is on rank {last}; group="):
         save_model(build(), folder, 9 + dist.get_rank() // last)
     assert not folder.exists()
-    say("seeds that differ are an error on every rank")
 
 
 def groups_of_stages(folder: Path) -> None:
@@ -111,7 +105,6 @@ def groups_of_stages(folder: Path) -> None:
     dist.barrier()
     for each in (0, 1):
         assert_saved(folder / f"stage{each}", each)
-    say("stages of a pipeline are saved apart")
 
 
 CHECKS = (
@@ -124,19 +117,13 @@ CHECKS = (
 )
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    names: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(names)
-    folder = Path(str(names[0]))
+def they_save_together() -> None:
+    folder = Path(shared_folder())
     for check in CHECKS:
         check(folder / check.__name__)
         dist.barrier()
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+CASES = (they_save_together,)

@@ -61,29 +61,3 @@ def assert_same_values(folder, tensors):
 
 
 ANY = [*TORCH, Rule(Normal(0.0, 0.02))]
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
-# (class of the config, class of the model, arguments)
-TRANSFORMERS = {
-    "tied llama": (
-        "LlamaConfig",
-        "LlamaForCausalLM",
-        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    ),
-    "bert": ("BertConfig", "BertForMaskedLM", TINY | {"intermediate_size": 48}),
-    "gpt2": ("GPT2Config", "GPT2LMHeadModel", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99}),
-    "t5": (
-        "T5Config",
-        "T5ForConditionalGeneration",
-        {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_layers": 2, "num_heads": 4, "vocab_size": 99},
-    ),
-    "vit": (
-        "ViTConfig",
-        "ViTForImageClassification",
-        {**TINY, "intermediate_size": 48, "image_size": 32, "patch_size": 8},
-    ),
-    "experts": (
-        "MixtralConfig",
-        "MixtralForCausalLM",
-        TINY | {"intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 4},
-    ),
-}

@@ -1,14 +1,14 @@
-"""Run by torchrun (test_on_processes.py): experts' weights on a mesh of expert and data ranks, over gloo.
+"""Run as ranks (test_on_processes.py): experts' weights on a mesh of expert and data ranks, over gloo.
 
 Experts are cut along an axis of their own, by dimension 0 of [experts, in, out], and once more by FSDP2; or
-every process has modules of its own experts alone. Prints one line for each case that held.
+every process has modules of its own experts alone.
 """
 
 import torch
 import torch.distributed as dist
 from filling import assert_same_bits
 from real_models import mixtral
-from sharded_models import SEED, WITH_TRANSFORMERS, Cut, check, say
+from sharded_models import SEED, WITH_TRANSFORMERS, Cut, check
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -92,12 +92,9 @@ def own_modules() -> None:
         for leaf, parameter in mine["experts"][each].named_parameters():
             expected = whole["experts"][2 * rank + each].get_parameter(leaf)
             assert_same_bits(parameter, expected, (rank, each, leaf))
-    say("modules of a rank's own experts")
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
+def experts() -> None:
     size = dist.get_world_size()
     mesh = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("dp", "ep"))
     one_tensor(mesh)
@@ -106,9 +103,6 @@ def main() -> None:
         for dim in (0, 2):
             name, cut = f"Mixtral, FSDP2 by dimension {dim}", expert_parallel(mesh, dim)
             check(name, mixtral, cut, False, [*BARE, *TORCH], by_shard=dim > 0)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+CASES = (experts,)

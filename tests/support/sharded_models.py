@@ -1,7 +1,7 @@
-"""Run by torchrun (test_on_processes.py): whole models on every rank of process meshes, over gloo.
+"""Run as ranks (test_on_processes.py): whole models on every rank of process meshes, over gloo.
 
 Every case builds the model once in one piece and once sharded, and compares them to the bit, parameter by
-parameter: the gathered whole, and what this rank holds. Prints one line for each case that held.
+parameter: the gathered whole, and what this rank holds.
 """
 
 import copy
@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from filling import assert_same_bits
 from real_models import convnextv2, llama
-from said import say_together as say
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
@@ -102,7 +101,6 @@ def check(
             assert_same_bits(parameter, want, path)
     assert fingerprint(model) == fingerprint(whole)
     assert fingerprints(model) == fingerprints(whole)
-    say(name)
     return model
 
 
@@ -219,7 +217,6 @@ def replicas() -> None:
         dist.all_gather(found, parameter.detach())
         for other in found:
             assert_same_bits(other, parameter)
-    say("DDP")
 
 
 def seeds_that_differ(size: int) -> None:
@@ -234,7 +231,6 @@ def seeds_that_differ(size: int) -> None:
             init_model_(model, wrong if mine else 0, check_ranks=True)
     assert_same_bits(model.weight, same.weight)
     init_model_(model, 5, check_ranks=True)
-    say("seeds that differ are found")
 
 
 def arguments_that_differ(size: int) -> None:
@@ -260,7 +256,6 @@ def arguments_that_differ(size: int) -> None:
                 verify(model, 1, check_ranks=True, **(mine if is_last else theirs))
         assert_same_bits(model.weight, before)
         init_model_(copy.deepcopy(model), 1, check_ranks=True, **mine)
-    say("arguments that differ are found")
 
 
 def transformers_models(size: int) -> None:
@@ -298,9 +293,7 @@ def transformers_models(size: int) -> None:
     check("ConvNeXtV2, FSDP2", build_convnext, every_layer(flat, ("ConvNextV2Stage",)), False, RECIPE)
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    torch.set_num_threads(1)
+def models() -> None:
     size = dist.get_world_size()
     fully_sharded(size)
     both_ways(size)
@@ -309,9 +302,6 @@ def main() -> None:
     seeds_that_differ(size)
     arguments_that_differ(size)
     transformers_models(size)
-    dist.barrier()
-    dist.destroy_process_group()
 
 
-if __name__ == "__main__":
-    main()
+CASES = (models,)

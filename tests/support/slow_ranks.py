@@ -2,14 +2,13 @@
 
 import datetime
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from said import say
+from clients import shared_folder
 from torch import nn
 
 from convinit_ext import save_model, verify
@@ -35,12 +34,10 @@ def one_is_slow(path: Path) -> None:
     save_model(model(), path, 1)
     saving.write_file = write
     assert verify(path, 1, model=model())
-    say("a rank that writes is waited for")
 
 
 def one_is_slow_to_look(path: Path) -> None:
     assert together(lambda: time.sleep(1.5 * SECONDS * dist.get_rank())) is None
-    say("a rank that verifies is waited for")
 
 
 def one_is_interrupted(path: Path) -> None:
@@ -53,7 +50,6 @@ def one_is_interrupted(path: Path) -> None:
     if dist.get_rank() == 0:
         assert str(raised.value) == "rank 1: KeyboardInterrupt"
     assert together(lambda: 7) == 7
-    say("an interrupt of one rank is an error on the other, and the next call works")
 
 
 def one_is_silent(path: Path) -> None:
@@ -62,19 +58,12 @@ def one_is_silent(path: Path) -> None:
             together(lambda: None)
     else:
         time.sleep(2 * SECONDS)
-    say("a rank that never comes is an error")
 
 
 def main() -> None:
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=SECONDS))
-    names: list[str | None] = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(names)
-    folder = Path(str(names[0]))
+    folder = Path(shared_folder())
     for check in (one_is_slow, one_is_slow_to_look, one_is_interrupted, one_is_silent):
         check(folder / "new" / f"{check.__name__}.safetensors")
     if dist.get_rank() == 0:
         shutil.rmtree(folder)
-
-
-if __name__ == "__main__":
-    main()

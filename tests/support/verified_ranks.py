@@ -1,9 +1,8 @@
-"""Run by torchrun (test_verify_sharded.py) on 4 processes: what verify finds on each, and on all of them."""
+"""Run as ranks (test_verify_sharded.py) on 4 processes: what verify finds on each, and on all of them."""
 
 import pytest
 import torch
 import torch.distributed as dist
-from said import say_together as say
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -27,7 +26,8 @@ def sharded(mesh: DeviceMesh) -> nn.Module:
     return model
 
 
-def trained(mesh: DeviceMesh) -> None:
+def trained() -> None:
+    mesh = init_device_mesh("cpu", (4,))
     model = sharded(mesh)
     model[2].requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -38,16 +38,15 @@ def trained(mesh: DeviceMesh) -> None:
     assert found.unmoved == ("2.weight", "2.bias"), found
     assert found.num_elements == sum(parameter.to_local().numel() for parameter in model.parameters())
     assert found.num_ranks == 4 and "compared" in found.summary()
-    say("trained under FSDP2, the frozen layer alone has not moved")
     model = sharded(mesh)
     model(torch.randn(8, 6))
     model[0].unshard()
     assert verify(model, SEED, "he") and verify(model, SEED, "he", check_ranks=True)
-    say("gathered parameters can be looked at")
 
 
-def one_element(mesh: DeviceMesh) -> None:
+def one_element() -> None:
     """Two replicas of two shards; one element of one copy is wrong."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
     model = sharded(mesh)
     if dist.get_rank() == 3:
         local = model[2].weight.to_local().detach()
@@ -63,10 +62,8 @@ def one_element(mesh: DeviceMesh) -> None:
         (problem,) = found.problems
         assert problem[:2] == ("2.weight", "values") and "rank 3: 2 of " in problem.text
         assert not found.different
-    say("all ranks know of one element")
     found = verify(model, SEED, "he")
     assert found.equal is (dist.get_rank() != 3) and found.num_ranks == 1
-    say("each rank for itself")
 
 
 def stages() -> None:
@@ -76,7 +73,6 @@ def stages() -> None:
     init_model_(model, SEED)
     found = verify(model, SEED, check_ranks=True)
     assert found and found.unmoved == (f"{name}.weight", f"{name}.bias") and found.num_elements == 20
-    say("two stages of a pipeline")
 
 
 def failures() -> None:
@@ -85,21 +81,8 @@ def failures() -> None:
         model.weight = nn.Parameter(torch.empty(2, 2, device="meta"))
     with pytest.raises(RuntimeError, match=r"^rank 2: ValueError: 1 tensor on the meta device"):
         verify(model, SEED, check_ranks=True)
-    say("what fails on one rank is said on all")
     with pytest.raises(ValueError, match=r"the seed must be the same on all ranks"):
         verify(nn.Linear(2, 2), dist.get_rank() // 3, check_ranks=True)
-    say("seeds that differ")
 
 
-def main() -> None:
-    dist.init_process_group("gloo")
-    trained(init_device_mesh("cpu", (4,)))
-    one_element(init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard")))
-    stages()
-    failures()
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+CASES = (trained, one_element, stages, failures)
