@@ -17,7 +17,7 @@ from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Piece, Same, Values, fill_keyed
+from convinit_ext.model._values import Drawn, Given, Piece, Same, Values, fill_keyed
 from convinit_ext.recipes import Fan, check_given
 from convinit_ext.sharding import is_sharded
 
@@ -139,7 +139,7 @@ def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
 def _is_of_no_seed(values: Values) -> bool:
     """Whether all members have the same."""
     is_constant = isinstance(values, Drawn) and isinstance(values.distribution, Constant)
-    return is_constant or isinstance(values, Same | Given | MinusOnes)
+    return is_constant or isinstance(values, Same | Given)
 
 
 def _draw(drawn: Sequence[tuple[Row, Sequence[Tensor]]], seeds: Sequence[int]) -> None:

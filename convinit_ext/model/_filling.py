@@ -27,7 +27,6 @@ from convinit_ext.recipes import (
     DeltaOrthogonal,
     Explained,
     Kaiming,
-    MinusIdentity,
     NormOf,
     Orthogonal,
     Preset,
@@ -170,7 +169,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf | MinusIdentity)
+    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:

@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from convinit_ext._engine import naming
 from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
-from convinit_ext.recipes import Fan, MinusIdentity, NormOf, Orthogonal, Target, check_given
+from convinit_ext.recipes import MINUS_IDENTITY, Fan, NormOf, Orthogonal, Target, Transformed, check_given
 from convinit_ext.sharding import is_dtensor, logical_shape
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
@@ -43,7 +43,7 @@ def _new_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
     node = held.node
     module = canonical(node.canonical)
     held_by: Any = next(node.module.children())  # what makes the weight of its parts
-    start: NormOf | MinusIdentity | None = None
+    start: NormOf | Transformed | None = None
     if leaf == "original":
         stands_for_weight = not hasattr(held_by, "orthogonal_map") or _is_free(held_by)
     else:
@@ -51,7 +51,7 @@ def _new_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
         if stands_for_weight and leaf == "original0":
             start = NormOf(join(module, "original1"), held_by.dim)
     if getattr(held_by, "base", None) is not None:
-        stands_for_weight, start = True, MinusIdentity()
+        stands_for_weight, start = True, MINUS_IDENTITY
     plain: Target | None = None
     if stands_for_weight:
         owner, weight = _owner_and_weight(module)

@@ -37,10 +37,9 @@ from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Values
+from convinit_ext.model._values import Computed, Drawn, Given, Norm, Rounded, Values
 from convinit_ext.recipes import (
     CopyFrom,
-    MinusIdentity,
     NormOf,
     Preset,
     Redrawn,
@@ -204,17 +203,15 @@ class _Planner:
             return made_by(said, self._key_of(held.name), shape), None
         if isinstance(said, Stacked):
             return DrawnParts(self._key_of(held.name), shape, said), filling.fans
-        if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
+        if not isinstance(said, (Preset, NormOf, *MATRICES)):
             return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         with naming(f"parameter {held.name!r}, {filling.initialiser}"):
             if isinstance(said, MATRICES):
                 return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
-            if isinstance(said, Preset):
-                said.check(logical(tensor))
-                return Given(said.tensor), None
-            return MinusOnes(), None
+            said.check(logical(tensor))
+            return Given(said.tensor), None
 
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""

@@ -147,21 +147,6 @@ class SomeRows:
         return f"{self.rows} of {self.values.text()}, others {Given(self.tensor).text()}"
 
 
-@dataclass(frozen=True, slots=True)
-class MinusOnes:
-    """-1 on the diagonals of a tensor's last two dimensions, and 0 elsewhere."""
-
-    def write_(self, seed: int, part: Part) -> None:
-        rows, columns = part.ranges[-2:]
-        ones = [(row - rows.start, row - columns.start) for row in rows if row in columns]
-        part.tensor.zero_()
-        for at, place in ones:
-            part.tensor[..., at, place] = -1.0
-
-    def text(self) -> str:
-        return "minus identity"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Rounded:
     """Values of another dtype, rounded: copies between float64 and narrower types, which draw other words."""

@@ -7,8 +7,8 @@ from convinit_ext.recipes._constructor import constructed, constructed_twice, is
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
 from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import (
+    MINUS_IDENTITY,
     CopyFrom,
-    MinusIdentity,
     NormOf,
     Preset,
     Redrawn,

@@ -199,15 +199,9 @@ class NormOf:
         return f"norm_of({self.name!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class MinusIdentity:
-    """-1 on the diagonal and 0 elsewhere: where the orthogonal parametrization makes exactly its base of it.
-
-    Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
-    """
-
-    def __str__(self) -> str:
-        return "minus_identity"
+# Where the orthogonal parametrization makes exactly its base of it.
+# Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
+MINUS_IDENTITY = Transformed(Constant(0.0), lambda zeros: zeros - np.eye(*zeros.shape[-2:]), "minus_identity")
 
 
 def check_given(values: Tensor, target: Tensor) -> None:

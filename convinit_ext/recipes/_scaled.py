@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 from torch import Tensor
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
+from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset
 from convinit_ext.recipes._functions import call
 from convinit_ext.recipes._initialisers import Explained, RowZeroed, Values, is_distribution, is_values
 from convinit_ext.recipes._known import unknown
@@ -49,7 +49,7 @@ class Scaled:
         if isinstance(found, Explained):
             why = f"{found.why} {why}".rstrip()
             found = found.values
-        if isinstance(found, CopyFrom | NormOf | MinusIdentity):
+        if isinstance(found, CopyFrom | NormOf):
             return found  # of values that are scaled themselves
         is_same = base is None or base.tensor.shape == target.tensor.shape
         drawn = found.distribution if isinstance(found, RowZeroed) else found

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from convinit_ext import distributions
 from convinit_ext.distributions import PYTORCH, Axes, Axis, are_pytorchs
-from convinit_ext.recipes._derived import MinusIdentity, NormOf
+from convinit_ext.recipes._derived import NormOf, Transformed
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
@@ -41,7 +41,7 @@ class Target:
     parents: tuple[nn.Module, ...] = ()
     fan: Fan = "true"
     plain: Target | None = None
-    start: NormOf | MinusIdentity | None = None
+    start: NormOf | Transformed | None = None
 
     def fans(self, fan: Fan | None = None, axes: Axes = PYTORCH) -> tuple[int, int]:
         """Return (fan_in, fan_out), the true ones or PyTorch's.
