@@ -18,16 +18,15 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import constructed_value, plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
-from convinit_ext.model._computed import made_by, orthogonal
-from convinit_ext.model._dtypes import dtype_of
+from convinit_ext.model._computed import computed
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
+from convinit_ext.model._parametrize import start_of
 from convinit_ext.model._plan import Row
-from convinit_ext.model._spectral import settle
+from convinit_ext.model._spectral import check_spectral, settle, vectors_of
 from convinit_ext.model._values import Drawn, Given, Same, Values, slices
 from convinit_ext.recipes import (
     ONES,
@@ -90,7 +89,7 @@ def buffer_rows(
         if not chooses(held):
             continue
         tensor, start = held.tensor, _start(held, rules)
-        dtype = tensor.dtype if options.dtype is None else dtype_of(held, options.dtype)
+        dtype = options.dtype_of(held)
         if options.reading:
             start = None if vectors_of(held) else start
         elif tensor.is_meta and start is None:
@@ -185,10 +184,8 @@ def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
     if isinstance(start, Tensor):
         return Given(start)
     key, shape = key_of(), tuple(buffer.shape)
-    if isinstance(start, Redrawn):
-        return made_by(start, key, shape)
-    if isinstance(start, Orthogonal):
-        return orthogonal(start, key, shape)
+    if isinstance(start, Redrawn | Orthogonal):
+        return computed(start, key, shape)
     return Drawn(key, shape, start)
 
 

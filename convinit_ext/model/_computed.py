@@ -43,26 +43,32 @@ class DrawnParts:
         return f"dim {self.said.dim}: {parts}"
 
 
-def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Computed:
-    """Return the values that a model's own code draws, or a formula makes, with the key of a name."""
+def computed(
+    said: Redrawn | Transformed | Orthogonal | DeltaOrthogonal,
+    name: str,
+    shape: Sequence[int],
+    zero_row: int | None = None,
+) -> Computed:
+    """Return the values that a model's own code draws, or a formula makes, with the key of a name.
+
+    ValueError says that matrices, of which `zero_row` is zero, do not fit the shape.
+    """
     if isinstance(said, Redrawn):
         text = f"drawn by the model itself {name!r} {said.kind}"
-        return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
-    return Computed(
-        lambda: f"{said} {said.distribution} {name!r}",
-        lambda seed, dtype: said.values(keys.Key(seed, name), shape, dtype),
-    )
-
-
-def orthogonal(
-    said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
-) -> Computed:
-    """Return orthogonal matrices with the key of a name, `zero_row` zero; ValueError if they do not fit."""
-    said.check(shape)
+    elif isinstance(said, Transformed):
+        text = f"{said} {said.distribution} {name!r}"
+    else:
+        said.check(shape)
+        text = f"{said} {name!r} {zero_row}"
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:
+        key = keys.Key(seed, name)
+        if isinstance(said, Redrawn):
+            return said.values(key)
+        if isinstance(said, Transformed):
+            return said.values(key, shape, dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
-        made, key = torch.empty(tuple(shape), dtype=exact, device="cpu"), keys.Key(seed, name)
+        made = torch.empty(tuple(shape), dtype=exact, device="cpu")
         if isinstance(said, Orthogonal):
             init.orthogonal_(made, said.gain, key=key, **said.axes._asdict())
         else:
@@ -71,4 +77,4 @@ def orthogonal(
             made[zero_row] = 0
         return made
 
-    return Computed(lambda: f"{said} {name!r} {zero_row}", compute)
+    return Computed(lambda: text, compute)
