@@ -5,14 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from convinit_ext import init, keys
-from convinit_ext.model._values import Computed, Drawn, Piece, fill_pieces
-from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Redrawn, Stacked, Transformed
+from convinit_ext.distributions import Distribution
+from convinit_ext.model._values import Computed, Drawn, Given, Piece, Values, fill_pieces
+from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Preset, Redrawn, Stacked, Transformed
 from convinit_ext.sharding import Part
+
+Said: TypeAlias = Distribution | Preset | Stacked | Redrawn | Transformed | Orthogonal | DeltaOrthogonal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,16 +47,25 @@ class DrawnParts:
         return f"dim {self.said.dim}: {parts}"
 
 
-def computed(
+def values_of(said: Said, key: str, shape: Sequence[int], zero_row: int | None = None) -> Values:
+    """Return the values that a rule says, but for those that are another parameter's.
+
+    ValueError says that matrices do not fit the shape. The row `zero_row` of what is drawn is zero.
+    """
+    if isinstance(said, Redrawn | Transformed | Orthogonal | DeltaOrthogonal):
+        return _computed(said, key, shape, zero_row)
+    if isinstance(said, Stacked):
+        return DrawnParts(key, shape, said)
+    return Given(said.tensor) if isinstance(said, Preset) else Drawn(key, shape, said, zero_row)
+
+
+def _computed(
     said: Redrawn | Transformed | Orthogonal | DeltaOrthogonal,
     name: str,
     shape: Sequence[int],
-    zero_row: int | None = None,
+    zero_row: int | None,
 ) -> Computed:
-    """Return the values that a model's own code draws, or a formula makes, with the key of a name.
-
-    ValueError says that matrices, of which `zero_row` is zero, do not fit the shape.
-    """
+    """Return the values that a model's own code draws, or a formula makes, with the key of a name."""
     if isinstance(said, Redrawn):
         text = f"drawn by the model itself {name!r} {said.kind}"
     elif isinstance(said, Transformed):

@@ -187,7 +187,7 @@ def said(rule: Rule, target: Target, kind: str) -> object:
         if not isinstance(rule.init, FunctionType) and is_values(rule.init):
             return rule.init
         found = call(rule.init, target)
-        return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
+        return Preset(found) if isinstance(found, Tensor) else found
     except Exception as error:  # a user's
         if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
             raise

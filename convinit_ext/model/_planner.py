@@ -15,10 +15,9 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._before import beginnings, warn_of_copies, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import DrawnParts, computed
+from convinit_ext.model._computed import DrawnParts, values_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
-    MATRICES,
     Filling,
     Fillings,
     check_range,
@@ -41,11 +40,8 @@ from convinit_ext.recipes import (
     CopyFrom,
     NormOf,
     Preset,
-    Redrawn,
     RowZeroed,
-    Stacked,
     Target,
-    Transformed,
     check_given,
     made_once,
     unchanged,
@@ -198,19 +194,12 @@ class _Planner:
         said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
-        if isinstance(said, Redrawn | Transformed):
-            return computed(said, self._key_of(held.name), shape), None
-        if isinstance(said, Stacked):
-            return DrawnParts(self._key_of(held.name), shape, said), filling.fans
-        if not isinstance(said, (Preset, NormOf, *MATRICES)):
-            return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         with naming(f"parameter {held.name!r}, {filling.initialiser}"):
-            if isinstance(said, MATRICES):
-                return computed(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
-            said.check(logical(tensor))
-            return Given(said.tensor), None
+            if isinstance(said, Preset):
+                said.check(logical(tensor))
+            return values_of(said, self._key_of(held.name), shape, row), filling.fans
 
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""

@@ -43,6 +43,7 @@ def shown_copy(module: nn.Module) -> nn.Module:
             leaf: None if each is None else _like(each, "cpu") for leaf, each in module._buffers.items()
         },
         _modules={leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()},
+        _non_persistent_buffers_set={*module._non_persistent_buffers_set},
     )
     return shown
 
