@@ -47,7 +47,7 @@ class Offers:
             values = _of_frozen_norm(node.module, leaf, held.tensor)
         if values is None and held.tensor.is_meta:
             made = constructed(node.module, node.parents)
-            buffer = None if made is None else made._buffers.get(leaf)
+            buffer = None if made is None else made[0]._buffers.get(leaf)
             values = None if buffer is None or buffer.is_meta else buffer.detach()
         return Preset(values) if values is not None and values.shape == held.tensor.shape else None
 

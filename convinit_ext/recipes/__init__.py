@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._constructor import constructed, constructed_twice, is_frozen_when_made, made_once
+from convinit_ext.recipes._constructor import constructed, is_frozen_when_made, made_once
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
 from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import (

@@ -56,21 +56,15 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
     """Return what the model's own code starts a parameter from; None where it says nothing.
 
     That is a distribution where the code ends with an in-place function of torch's, the values where it
-    computes the same ones twice, and otherwise how to draw them again. What fails says nothing: it is foreign
-    code. Where it says nothing, the model's constructor is asked.
+    computes the same ones twice, and otherwise how to draw them again. Where it says nothing, the model's
+    constructor is asked.
     """
     if target.plain is not None or _dispatch_modes():
         return None
     if not target.tensor.numel():
         return Constant(0.0)
-    for code in _codes(target):
-        try:
-            found = _asked(target, code)
-        except Exception:
-            continue
-        if found is not None:
-            return found
-    return constructed_start(target)
+    found: Distribution | Preset | Redrawn | None = _first(target, _asked)
+    return constructed_start(target) if found is None else found
 
 
 def computed_table(target: Target) -> Preset | None:
@@ -78,16 +72,25 @@ def computed_table(target: Target) -> Preset | None:
 
     Nothing is drawn to find out, however large the parameter.
     """
-    if target.plain is not None or _dispatch_modes():
-        return None
+
+    def asked(target: Target, code: _Code) -> Preset | None:
+        with drawing():
+            writes, _ = _written(target, code, "meta")
+        found = _values(target, code) if writes and writes[-1] is None else None
+        return found if isinstance(found, Preset) else None
+
+    found: Preset | None = None if target.plain is not None or _dispatch_modes() else _first(target, asked)
+    return found
+
+
+def _first(target: Target, ask: Callable[[Target, _Code], Any]) -> Any:
+    """Return the first answer of a model's own code. What fails says nothing: it is foreign code."""
     for code in _codes(target):
         try:
-            with drawing():
-                writes, _ = _written(target, code, "meta")
-            found = _values(target, code) if writes and writes[-1] is None else None
+            found = ask(target, code)
         except Exception:
             continue
-        if isinstance(found, Preset):
+        if found is not None:
             return found
     return None
 
