@@ -110,22 +110,16 @@ def buffer_rows(
             planned = None if start is None else _values(start, key_of(name), tuple(tensor.shape))
             text = _text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
-    by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
-    advice = by_rules if lost else "Assign"
-    attributes = []
-    for held in plain_tensors(nodes) if from_meta and not options.persistent else ():
-        if held.tensor.is_meta and chooses(held):
-            values = constructed_value(held)
-            if values is None:
-                kind = f"{type(held.node.module).__name__}, a plain attribute"
-                lost.append(f"{held.path} {list(held.tensor.shape)} of {kind}")
-            else:
-                attributes.append((held, values.to(device)))
-    if lost:
+    attributes, odd = (
+        _attributes(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
+    )
+    if lost or odd:
+        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+        number = len(lost) + len(odd)
         raise ValueError(
-            f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:"
-            + lines(lost)
-            + f"\n{advice} them before, or build the model on the CPU"
+            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
+            + lines([*lost, *odd])
+            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
         )
     if left:
         warnings.warn(
@@ -137,6 +131,22 @@ def buffer_rows(
     if not options.reading:
         settle(rows, parameters)
     return tuple(rows), tuple(attributes)
+
+
+def _attributes(
+    nodes: Sequence[NamedModule], chooses: Callable[[NamedTensor], bool], device: torch.device
+) -> tuple[list[tuple[NamedTensor, Tensor]], list[str]]:
+    """Return the meta tensors in plain attributes with their values, and those that nobody knows."""
+    found, lost = [], []
+    for held in plain_tensors(nodes):
+        if held.tensor.is_meta and chooses(held):
+            values = constructed_value(held)
+            if values is None:
+                kind = f"{type(held.node.module).__name__}, a plain attribute"
+                lost.append(f"{held.path} {list(held.tensor.shape)} of {kind}")
+            else:
+                found.append((held, values.to(device)))
+    return found, lost
 
 
 def _text(start: _Start) -> str:
@@ -175,13 +185,13 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
     if not is_usual:
         check_spectral(held, dtype)
     about = f"buffer {held.path!r}"
-    try:
+    if has_rules and isinstance(start, Constant | Uniform) and dtype.is_floating_point:
+        check_range(start, dtype, about)
+    with naming(about):
         if is_dtensor(tensor) and start != ZEROS:
             parts(tensor)  # raises what is wrong with its placements
         if has_rules:
-            if isinstance(start, Constant | Uniform) and dtype.is_floating_point:
-                check_range(start, dtype, about)
-            _check_fits(tensor, start, dtype, about)
+            _check_fits(tensor, start, dtype)
         if not (tensor.is_meta or dtype != tensor.dtype) and walk.has_memory(tensor):
             check_tensor(local_of(tensor), "write")
             if tensor.is_neg() and not isinstance(start, Preset | Constant | Orthogonal | Redrawn):
@@ -189,13 +199,9 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
                     "cannot draw values for a view that shows its memory negated (is_neg()); accepted is its "
                     "resolve_neg()"
                 )
-    except (RuntimeError, TypeError, ValueError) as error:
-        if str(error).startswith(about):
-            raise
-        raise type(error)(f"{about}: {error}") from error
 
 
-def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -> None:
+def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype) -> None:
     """Check what a rule says, as PyTorch and the engine find out by two elements.
 
     Raises:

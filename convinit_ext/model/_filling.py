@@ -42,10 +42,9 @@ from convinit_ext.recipes import (
     Xavier,
     call,
     fans_of,
-    has_inputs_first,
     is_distribution,
     is_values,
-    layout_key,
+    layout_of,
     named,
     original,
     patterns,
@@ -87,7 +86,7 @@ class Fillings:
         shape = tensor.shape
         is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
-        layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
+        layout = layout_of(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
         known = self._known.get(question)
         if known is None:  # with what was said, whose id stays its own
@@ -119,7 +118,7 @@ class Fillings:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         if isinstance(distribution, MATRICES):
             says_blocks = isinstance(distribution, Orthogonal) and distribution.says_blocks_alone
-            if says_blocks and has_inputs_first(target):
+            if says_blocks and layout_of(target).transposed:
                 raise ValueError(
                     f"parameter {target.name!r}, {text}: blocks lie in dim 0, where "
                     f"{type(target.module).__name__} has its inputs; accepted is blocks=1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -207,7 +208,5 @@ def _system_memory() -> int | None:
         facts = _MEMORY_FACTS.read_text()
     except OSError:
         return None
-    for line in facts.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024  # the file counts in KiB
-    return None
+    found = re.search(r"^MemAvailable:\s*(\d+)", facts, re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024  # the file counts in KiB

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
-from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS
-from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
+from convinit_ext.sharding import Part, Runs, within, without
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -50,14 +50,6 @@ class Drawn:
     shape: Sequence[int]
     distribution: Distribution
     zero_row: int | None = None
-
-    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
-        """Yield what the engine fills of a tensor of this shape: all, the parts that are here, or nothing."""
-        if self.zero_row is None and not is_sharded(memory):
-            yield Piece(self.key, memory, self.distribution, None)
-            return
-        for part in parts(memory):
-            yield from self.pieces(part)
 
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yield what the engine fills of a region."""
@@ -97,10 +89,6 @@ class Same:
     """One value everywhere, in a tensor of any dtype."""
 
     value: float
-
-    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
-        """Yield what the engine fills of a plain tensor; no key decides anything."""
-        yield Piece("", memory, Constant(self.value), None)
 
     def write_(self, seed: int, part: Part) -> None:
         part.tensor.fill_(self.value)

@@ -44,7 +44,7 @@ from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, is_ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import original
-from convinit_ext.recipes._target import FANS, Fan, Target, has_inputs_first, layout_key
+from convinit_ext.recipes._target import FANS, Fan, Target, layout_of
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [
