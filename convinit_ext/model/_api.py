@@ -286,7 +286,8 @@ def _one_piece(row: Row) -> Piece | None:
         return None
     if len(row.held) > 1 and any(held.is_apart for held in row.held):
         return None
-    if row.is_fresh or (not first.is_plain and is_sharded(first.tensor)):
+    is_plain = first.is_plain and first.tensor.dtype == row.dtype
+    if not is_plain and (row.is_fresh or is_sharded(first.tensor)):
         return None
     return Piece(values.key, first.tensor, values.distribution, None)
 
