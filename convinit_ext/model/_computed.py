@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,7 +13,7 @@ from convinit_ext import init, keys
 from convinit_ext.distributions import Distribution
 from convinit_ext.model._values import Computed, Drawn, Given, Piece, Values, fill_pieces
 from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Preset, Redrawn, Stacked, Transformed
-from convinit_ext.sharding import Part
+from convinit_ext.sharding import Part, within
 
 Said: TypeAlias = Distribution | Preset | Stacked | Redrawn | Transformed | Orthogonal | DeltaOrthogonal
 
@@ -29,15 +28,11 @@ class DrawnParts:
 
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yield what the engine fills of a region."""
-        dim, stop = self.said.dim, 0
-        own = part.ranges[dim]
+        stop = 0
         for size, distribution in self.said.parts:
             start, stop = stop, stop + size
-            low, high = (bisect_left(own, each) for each in (start, stop))
-            if low < high:
-                view = part.tensor.narrow(dim, low, high - low)
-                ranges = (*part.ranges[:dim], own[low:high], *part.ranges[dim + 1 :])
-                yield Piece(self.key, view, distribution, Part(view, ranges).box(self.shape))
+            for each in within(part, (range(start, stop),), self.said.dim):
+                yield Piece(self.key, each.tensor, distribution, each.box(self.shape))
 
     def write_(self, seed: int, part: Part) -> None:
         fill_pieces(seed, self.pieces(part))

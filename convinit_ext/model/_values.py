@@ -18,7 +18,7 @@ from convinit_ext import keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS
-from convinit_ext.sharding import Part, Runs, within, without
+from convinit_ext.sharding import Part, Runs, within
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -53,11 +53,14 @@ class Drawn:
 
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yield what the engine fills of a region."""
-        rest, zero = ([part], None) if self.zero_row is None else without(part, self.zero_row)
-        for each in rest:
-            yield Piece(self.key, each.tensor, self.distribution, each.box(self.shape))
-        if zero is not None:
-            yield Piece(self.key, zero.tensor, ZEROS, zero.box(self.shape))
+        row = self.zero_row
+        if row is None:
+            yield Piece(self.key, part.tensor, self.distribution, part.box(self.shape))
+            return
+        others = range(row), range(row + 1, self.shape[0])
+        for distribution, runs in ((self.distribution, others), (ZEROS, (range(row, row + 1),))):
+            for each in within(part, runs):
+                yield Piece(self.key, each.tensor, distribution, each.box(self.shape))
 
     def write_(self, seed: int, part: Part) -> None:
         fill_pieces(seed, self.pieces(part))
