@@ -26,7 +26,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import start_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._spectral import check_spectral, settle, vectors_of
-from convinit_ext.model._values import Same, Values, slices
+from convinit_ext.model._values import Same, Values
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -168,7 +168,7 @@ def _is_same(tensor: Tensor, offered: Tensor) -> bool:
     if is_partial(tensor):
         return False
     with torch.no_grad():
-        pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
+        pairs = [(part.tensor.cpu(), offered[part.slices]) for part in parts(tensor)]
         return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
 
 

@@ -110,7 +110,7 @@ class Given:
         memory, source = part.tensor, self.tensor.detach()
         if source.dtype == memory.dtype and memory.itemsize == 1 and not source.is_neg():
             source, memory = source.view(torch.uint8), memory.view(torch.uint8)  # float4 knows no copy
-        memory.copy_(source[slices(part.ranges)].resolve_neg())  # float8 knows no negation
+        memory.copy_(source[part.slices].resolve_neg())  # float8 knows no negation
 
     def text(self) -> str:
         """With the sums of docs/fingerprint.md over all the values."""
@@ -178,7 +178,7 @@ class Norm:
         whole = tuple(map(range, self.shape))
         if self.dim != 0 or part.tensor.ndim != len(self.shape) or part.tensor.shape[1:].numel() > 1:
             norm = self._norm(seed, whole, dtype, part.tensor.device)
-            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[slices(part.ranges)])
+            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[part.slices])
             return
         rows = part.ranges[0]  # one after the other: a model's weights need not be in memory
         step = max(1, _SCRATCH_BYTES // max(1, math.prod(self.shape[1:]) * dtype.itemsize))
@@ -216,7 +216,7 @@ class Computed:
             forget()
             made = self.compute(*asked).detach()
             _kept[:] = [(self, asked, made)]
-        part.tensor.copy_(made[slices(part.ranges)])
+        part.tensor.copy_(made[part.slices])
         if all(own[-1] == size - 1 for own, size in zip(part.ranges, made.shape, strict=True) if own):
             forget()
 
@@ -270,8 +270,3 @@ def slabs(shape: Sequence[int], most: int) -> Iterator[tuple[range, ...]]:
             yield (range(start, min(start + step, size)), *map(range, others))
         else:
             yield from ((range(start, start + 1), *inner) for inner in slabs(others, most))
-
-
-def slices(ranges: Sequence[range]) -> tuple[slice, ...]:
-    """Return the indices of a region for indexing the whole tensor."""
-    return tuple(slice(each.start, each.stop, each.step) for each in ranges)

@@ -11,6 +11,7 @@ from torch._C import _has_storage
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convinit_ext._engine import storage_of
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
 
 _NEW: dict[str, Distribution] = {
@@ -33,11 +34,11 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def of(self, tensor: Tensor) -> Distribution | None:
         """Return the distribution of all elements of a tensor's memory; None where it is not known."""
-        _, known = self._known.get(memory_of(tensor), (None, None))
+        _, known = self._known.get(_memory_of(tensor), (None, None))
         return known if known is not None and _is_whole(tensor) else None
 
     def forget(self, tensor: Tensor) -> None:
-        self._known.pop(memory_of(tensor), None)
+        self._known.pop(_memory_of(tensor), None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -49,7 +50,7 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if func._schema.is_mutable:
                 self.forget(each)
             if found is not None and each.is_floating_point() and _is_whole(each):
-                self._known[memory_of(each)] = each, found
+                self._known[_memory_of(each)] = each, found
         return made
 
     def _found(self, func: Any, args: Any, kwargs: Any) -> Distribution | None:
@@ -97,9 +98,9 @@ def written_by(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
             yield from (each for each in several if isinstance(each, Tensor))
 
 
-def memory_of(tensor: Tensor) -> int:
+def _memory_of(tensor: Tensor) -> int:
     """Return what identifies a tensor's memory as long as it lives; 0 of a tensor without any."""
-    return int(tensor.untyped_storage()._cdata) if _has_storage(tensor) else 0
+    return storage_of(tensor) if _has_storage(tensor) else 0
 
 
 def filling(func: Any, arguments: Any) -> Distribution | None:

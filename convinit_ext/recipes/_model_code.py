@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convinit_ext._engine import share_memory
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
-from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of
+from convinit_ext.recipes._drawn import WhereMeta, cuts, filling
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target
@@ -200,11 +201,11 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
 
     def forget(self, tensor: Tensor) -> None:
         """Forget what was written if code asks whether this is on the meta device: it may stop there."""
-        if tensor.is_meta and memory_of(tensor) == memory_of(self._memory):
+        if tensor.is_meta and share_memory(tensor, self._memory):
             self.writes.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if args and isinstance(args[0], Tensor) and memory_of(args[0]) == memory_of(self._memory):
+        if args and isinstance(args[0], Tensor) and share_memory(args[0], self._memory):
             if self._is_write(func):
                 is_whole = args[0].numel() == self._memory.numel()
                 self.writes.append(filling(func, args[1:]) if is_whole else None)

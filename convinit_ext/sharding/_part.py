@@ -23,6 +23,11 @@ class Part(NamedTuple):
     tensor: Tensor
     ranges: tuple[range, ...]
 
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Return the indices for indexing the whole tensor."""
+        return tuple(slice(each.start, each.stop, each.step) for each in self.ranges)
+
     def box(self, shape: Sequence[int]) -> Box:
         """Return the row-major start and strides of a part, not empty; ValueError if they are too large."""
         steps = row_major(shape)
