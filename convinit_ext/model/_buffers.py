@@ -90,7 +90,7 @@ def buffer_rows(
         elif start is None and tensor.is_meta:
             start = offers.of(held) if tensor.numel() else ZEROS
             if start is None:
-                lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
+                lost.append(held.described)
         elif start is None:
             is_unsaid = is_new and not is_written(tensor)
             if (is_unsaid or not held.persistent) and _is_readable(tensor):
@@ -142,8 +142,7 @@ def _attributes(
         if held.tensor.is_meta and chooses(held):
             values = constructed_value(held)
             if values is None:
-                kind = f"{type(held.node.module).__name__}, a plain attribute"
-                lost.append(f"{held.path} {list(held.tensor.shape)} of {kind}")
+                lost.append(f"{held.described}, a plain attribute")
             else:
                 found.append((held, values.to(device)))
     return found, lost

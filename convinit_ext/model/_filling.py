@@ -224,7 +224,7 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
         lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
         raise ValueError(
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:"
-            + lines([_described(each) for each in lost])
+            + lines([each.described for each in lost])
             + f"\n{_advice(lost, held, recipe)}"
             + "; modules of torch.jit have no types that rules could be for: initialise before scripting"
             * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)
@@ -273,10 +273,6 @@ def _resets_itself(kind: Any) -> bool:
         hasattr(torchs, name) and getattr(kind, name) is not getattr(torchs, name)
         for name in ("reset_parameters", "_reset_parameters")
     )
-
-
-def _described(held: NamedTensor) -> str:
-    return f"{held.path} {list(logical_shape(held.tensor))} of {type(held.node.module).__name__}"
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:

@@ -124,6 +124,4 @@ def _counted(groups: Sequence[Group]) -> str:
 
 
 def _listed(groups: Sequence[Group]) -> str:
-    return lines(
-        [f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}" for held, *_ in groups]
-    )
+    return lines([held.described for held, *_ in groups])
