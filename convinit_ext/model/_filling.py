@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +39,6 @@ from convinit_ext.recipes import (
     Values,
     VarianceScaling,
     Xavier,
-    call,
     fans_of,
     is_distribution,
     is_values,
@@ -183,10 +181,7 @@ def _checked(rule: Rule, target: Target, found: object) -> Values:
 def said(rule: Rule, target: Target, kind: str) -> object:
     """Return what a rule's initialiser says, with the name of the parameter or buffer on its errors."""
     try:
-        if not isinstance(rule.init, FunctionType) and is_values(rule.init):
-            return rule.init
-        found = call(rule.init, target)
-        return Preset(found) if isinstance(found, Tensor) else found
+        return rule.says(target)
     except Exception as error:  # a user's
         if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
             raise

@@ -19,7 +19,7 @@ from convinit_ext.recipes._derived import (
     seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct
-from convinit_ext.recipes._functions import call, is_function, named, unchanged
+from convinit_ext.recipes._functions import is_function, named, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,
     ZEROS,
