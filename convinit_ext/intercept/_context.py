@@ -116,12 +116,12 @@ class _Block(AbstractContextManager[None]):
             self._close(fills or self._innermost())
             raise
 
-    def _innermost(self) -> Fills:
+    def _innermost(self) -> _patch.Handler:
         """Return the entry that ends now: this task's, if others are in the same block."""
-        here = [each for each in _patch.opened() if each in self._entries]
+        here = [each for each in _patch.handlers() if each in self._entries]
         return (here or self._entries)[-1]
 
-    def _close(self, fills: Fills) -> None:
+    def _close(self, fills: _patch.Handler) -> None:
         """Undo an entry, however far it came, or as much of that as is not done yet."""
         _patch.pop(fills)
         _drop_closed_modes()
@@ -172,19 +172,19 @@ class _Mode(TorchFunctionMode):
             return func(*args, **kwargs)
         if read is None:
             fills = _patch.innermost()
-            if fills is not None and func in CHANGES:
+            if func in CHANGES and isinstance(fills, Fills):
                 with DisableTorchFunction():
                     changed = fills.change(func, args)
                 if changed is not None:
                     return changed
             result = func(*args, **kwargs)
-            if fills is not None and (fills.drawn or func in DRAWS):
+            if isinstance(fills, Fills) and (fills.drawn or func in DRAWS):
                 with DisableTorchFunction():
                     fills.follow(func, args, result)
             return result
         with DisableTorchFunction():
             fills = _patch.innermost()
-            filled = None if fills is None else fills.fill_method(read, args, kwargs)
+            filled = fills.fill_method(read, args, kwargs) if isinstance(fills, Fills) else None
         return func(*args, **kwargs) if filled is None else filled
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +34,7 @@ from convinit_ext._engine import (
 )
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import check_not_lost, fill_
+from convinit_ext.intercept import _patch
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
     CONSTANTS,
@@ -66,11 +66,11 @@ from convinit_ext.sharding import (
 _PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 
 
-class Fills:
+class Fills(_patch.Handler):
     """The fills inside a block, from an entry to its exit."""
 
     def __init__(self, model: nn.Module | None, seed: int | None) -> None:
-        self.thread, self.is_open = threading.get_ident(), False
+        super().__init__()
         self._generator = None if seed is None else torch.Generator("cpu").manual_seed(seed)
         if seed is None and model is not None:
             seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))

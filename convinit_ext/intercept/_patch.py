@@ -5,7 +5,7 @@ is open anywhere they have other code, which asks the block of its own task and 
 where that declines. The function objects stay the same: references taken earlier are answered too.
 
 An interrupt may come between any two steps of an entry or an exit. So what is open is not counted: it is the
-Fills that are alive, each held by its block alone, and every step here sets the functions by that anew.
+handlers that are alive, each held by its block alone, and every step here sets the functions by that anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inspect
 import threading
 from contextvars import ContextVar
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import ref
 
 import torch
@@ -24,8 +24,17 @@ from torch.compiler import is_compiling
 from convinit_ext._engine import on_this_thread
 from convinit_ext.intercept._signatures import FIXED_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
-if TYPE_CHECKING:
-    from convinit_ext.intercept._fills import Fills
+
+class Handler:
+    """Fills for the functions of torch.nn.init, from `push` until `pop` or until nothing holds it."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.is_open = False
+
+    def answer(self, name: str, args: tuple[Any, ...]) -> Tensor | None:
+        """Fill for a function of this name with all these arguments; return None to decline."""
+        raise NotImplementedError  # of each kind of block its own
 
 
 def _patched_code(function: FunctionType) -> CodeType:
@@ -54,49 +63,49 @@ originals = {
     name: FunctionType(function.__code__, function.__globals__, name, function.__defaults__)
     for name, function in _functions.items()
 }
-_lock = threading.RLock()  # an entry may end, and a signal come, while it is held
-_open: set[ref[Fills]] = set()  # in all threads
-_stack: ContextVar[tuple[ref[Fills], ...]] = ContextVar("convinit_ext.intercept", default=())
+_lock = threading.RLock()  # a handler may end, and a signal come, while it is held
+_open: set[ref[Handler]] = set()  # in all threads
+_stack: ContextVar[tuple[ref[Handler], ...]] = ContextVar("convinit_ext.intercept", default=())
 
 
-def push(fills: Fills) -> None:
-    """Have these asked first, in this thread and task, until `pop`."""
-    fills.is_open = True
-    reference = ref(fills, _forget)
+def push(handler: Handler) -> None:
+    """Have this handler asked first, in this thread and task, until `pop`."""
+    handler.is_open = True
+    reference = ref(handler, _forget)
     _open.add(reference)
     _set_codes()
     _stack.set((*(each for each in _stack.get() if _is_open(each)), reference))
 
 
-def pop(fills: Fills) -> None:
-    """Forget those of one entry, whichever others were pushed since, and however far its `push` came."""
-    fills.is_open = False
-    _forget(*(each for each in _open.copy() if each() is fills))
+def pop(handler: Handler) -> None:
+    """Forget a handler, whichever others were pushed since, and however far its `push` came."""
+    handler.is_open = False
+    _forget(*(each for each in _open.copy() if each() is handler))
     _stack.set(tuple(each for each in _stack.get() if _is_open(each)))
 
 
-def opened() -> list[Fills]:
-    """Return those that are open in this thread and task, the innermost one last."""
+def handlers() -> list[Handler]:
+    """Return the open handlers of this thread and task, the innermost one last."""
     here = threading.get_ident()
     found = [reference() for reference in _stack.get()]
     return [each for each in found if each is not None and each.is_open and each.thread == here]
 
 
-def innermost() -> Fills | None:
-    """Return the last of `opened`, if there are any."""
+def innermost() -> Handler | None:
+    """Return the last of `handlers`, if there are any."""
     for reference in reversed(_stack.get()):
-        fills = reference()
-        if fills is not None and fills.is_open and fills.thread == threading.get_ident():
-            return fills
+        handler = reference()
+        if handler is not None and handler.is_open and handler.thread == threading.get_ident():
+            return handler
     return None
 
 
-def _is_open(reference: ref[Fills]) -> bool:
-    fills = reference()
-    return fills is not None and fills.is_open
+def _is_open(reference: ref[Handler]) -> bool:
+    handler = reference()
+    return handler is not None and handler.is_open
 
 
-def _forget(*references: ref[Fills]) -> None:
+def _forget(*references: ref[Handler]) -> None:
     _open.difference_update(references)
     _set_codes()
 
@@ -111,8 +120,8 @@ def _set_codes() -> None:
 def answer(name: str, *args: Any) -> Tensor:
     """Do what a function of torch.nn.init was called to do."""
     if not is_compiling():
-        fills = innermost()
-        filled = None if fills is None else fills.answer(name, args)
+        handler = innermost()
+        filled = None if handler is None else handler.answer(name, args)
         if filled is not None:
             return filled
         if not _open:  # an interrupt kept the functions from getting their own code
