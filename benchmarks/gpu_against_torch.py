@@ -226,7 +226,7 @@ def whole_model(case: str, model: nn.Module, repeats: int) -> dict[str, object]:
 def engine_call(model: nn.Module) -> Callable[[], None]:
     """The one call into the engine that init_model_ ends in, with everything that leads to it done."""
     drawn = [row for row in make_plan(model, 0, Options()).rows if isinstance(row.values, Drawn)]
-    pieces = [piece for row in drawn for piece in row.values.pieces_of(row.tensor)]
+    pieces = [piece for row in drawn for piece in row.pieces_of(row.tensor)]
     names, tensors, distributions, boxes = zip(*pieces, strict=True)
     words = keys.of_names(0, names)
     return lambda: ops.fill_(tensors, words, distributions, boxes if any(boxes) else None)

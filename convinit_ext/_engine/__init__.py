@@ -24,6 +24,7 @@ from convinit_ext._engine._checks import (
     has_own_operations,
     in_fake_mode,
     is_plain,
+    share_memory,
     span,
     storage_of,
 )

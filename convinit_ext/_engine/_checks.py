@@ -145,6 +145,11 @@ def storage_of(tensor: Tensor) -> int:
     return address
 
 
+def share_memory(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are of one piece of memory."""
+    return _has_storage(a) and _has_storage(b) and storage_of(a) == storage_of(b)
+
+
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Return the elements from the first to the last in memory, of a tensor that is not empty."""
     size: int = 1 + sum(map(operator.mul, shape, strides)) - sum(strides)

@@ -228,14 +228,12 @@ def _checked(
         )
     sound = []
     for subject in subjects:
-        if dtype is None and _is_plain(subject):
-            sound.append(subject)
-            continue
-        problem = _problem(subject, dtype)
-        if problem is not None:
-            problems.append(problem)
-            continue
-        _check(subject)
+        if dtype is not None or not _is_plain(subject):
+            problem = _problem(subject, dtype)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            _check(subject)
         sound.append(subject)
     return sound, problems
 

@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import convinit_ext
 from convinit_ext._engine import SUPPORTED_DTYPES
@@ -16,6 +16,7 @@ from convinit_ext.checkpoint import parsed_size
 from convinit_ext.keys import checked_seed
 from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
 
+_T = TypeVar("_T")
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses; a shell has the last for Ctrl-C
 PROGRAM = "python -m convinit_ext"
 _STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by Ctrl-C."
@@ -281,11 +282,16 @@ def _recipe(text: str) -> str:
     return text
 
 
-def _pattern(text: str) -> patterns.Pattern:
+def _read(read: Callable[..., _T], *given: Any) -> _T:
+    """Return what a function reads; of another's errors argparse shows no text."""
     try:
-        return patterns.parse(text, "the pattern")
+        return read(*given)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _pattern(text: str) -> patterns.Pattern:
+    return _read(patterns.parse, text, "the pattern")
 
 
 def _with_rows(text: str) -> tuple[patterns.Pattern, slice]:
@@ -310,10 +316,7 @@ def _destination(text: str) -> Path:
 
 
 def _size(text: str) -> int:
-    try:
-        return parsed_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _read(parsed_size, text)
 
 
 def _positive(text: str) -> int:

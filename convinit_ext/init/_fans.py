@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -290,18 +290,9 @@ def lecun_normal_(
     >>> from convinit_ext import init
     >>> w = init.lecun_normal_(torch.empty(3, 5))
     """
+    axes: Any = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis, "blocks": blocks}
     return variance_scaling_(
-        tensor,
-        1.0,
-        "fan_in",
-        "truncated_normal",
-        generator,
-        key=key,
-        shard=shard,
-        in_axis=in_axis,
-        out_axis=out_axis,
-        batch_axis=batch_axis,
-        blocks=blocks,
+        tensor, 1.0, "fan_in", "truncated_normal", generator, key=key, shard=shard, **axes
     )
 
 
@@ -325,19 +316,8 @@ def lecun_uniform_(
     >>> from convinit_ext import init
     >>> w = init.lecun_uniform_(torch.empty(3, 5))
     """
-    return variance_scaling_(
-        tensor,
-        1.0,
-        "fan_in",
-        "uniform",
-        generator,
-        key=key,
-        shard=shard,
-        in_axis=in_axis,
-        out_axis=out_axis,
-        batch_axis=batch_axis,
-        blocks=blocks,
-    )
+    axes: Any = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis, "blocks": blocks}
+    return variance_scaling_(tensor, 1.0, "fan_in", "uniform", generator, key=key, shard=shard, **axes)
 
 
 def _nothing_to_fill(

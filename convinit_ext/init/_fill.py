@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active, _has_storage
+from torch._C import _are_functorch_transforms_active
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.compiler import is_compiling
 from torch.nn import Parameter
@@ -30,6 +30,7 @@ from convinit_ext._engine import (
     increment_version,
     is_plain,
     on_this_thread,
+    share_memory,
 )
 from convinit_ext._engine import fill_ as fill_list_
 from convinit_ext.distributions import Distribution, ParameterError
@@ -188,10 +189,7 @@ def _share_memory(tensor: Tensor, leaf: Tensor) -> bool:
     """Return whether what is written to a tensor is written to a leaf: DTensors' views may be copies."""
     if tensor is leaf or (tensor._base is leaf and not is_dtensor(leaf)):
         return True
-    local, whole = local_of(tensor), local_of(leaf)
-    if not (_has_storage(local) and _has_storage(whole)):
-        return False
-    return bool(local.untyped_storage()._cdata == whole.untyped_storage()._cdata)
+    return share_memory(local_of(tensor), local_of(leaf))
 
 
 def _fill_parts_(

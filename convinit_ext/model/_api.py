@@ -256,32 +256,21 @@ class _OneCall:
 
     @staticmethod
     def of(plan: Plan) -> _OneCall | None:
-        def is_one_piece(row: Row) -> bool:
-            values, first = row.values, row.held[0]
-            if not isinstance(values, Drawn) or values.zero_row is not None or row.rows is not None:
-                return False
-            if len(row.held) > 1 and any(held.is_apart for held in row.held):
-                return False
-            if first.is_plain:
-                return first.tensor.dtype == row.dtype
-            return not (row.is_fresh or is_sharded(first.tensor))
-
-        def is_start(row: Row) -> bool:
-            is_usual = isinstance(row.values, Same) and not row.is_fresh
-            return is_usual and is_plain(row.tensor, any_dtype=True)
-
-        if not (all(map(is_one_piece, plan.rows)) and all(map(is_start, plan.buffers))):
-            return None
-        known = [row for row in plan.buffers if row.dtype in SUPPORTED_DTYPES]
-        drawn = ((row.held[0].tensor, row.values) for row in plan.rows)
-        pieces = [
-            Piece(values.key, tensor, values.distribution, None)
-            for tensor, values in drawn
-            if isinstance(values, Drawn)  # all of them
-        ]
-        pieces += [piece for row in known for piece in row.pieces_of(row.tensor)]
-        rest = ((row.tensor, row.values) for row in plan.buffers if row.dtype not in SUPPORTED_DTYPES)
-        return _OneCall(pieces, [(tensor, start.value) for tensor, start in rest if isinstance(start, Same)])
+        pieces: list[Piece] = []
+        others = []
+        for row in plan.rows:
+            piece = _one_piece(row)
+            if piece is None:
+                return None
+            pieces.append(piece)
+        for row in plan.buffers:
+            if not isinstance(row.values, Same) or row.is_fresh or not is_plain(row.tensor, any_dtype=True):
+                return None
+            if row.dtype in SUPPORTED_DTYPES:
+                pieces += row.pieces_of(row.tensor)
+            else:
+                others.append((row.tensor, row.values.value))
+        return _OneCall(pieces, others)
 
     def fill(self, seed: int) -> None:
         if seed != self._seed:
@@ -290,6 +279,19 @@ class _OneCall:
         with torch.no_grad():
             for tensor, value in self._others:
                 tensor.fill_(value)
+
+
+def _one_piece(row: Row) -> Piece | None:
+    """Return the one fill, of the whole of a parameter where it is, that is all there is to do; or None."""
+    values, first = row.values, row.held[0]
+    if not isinstance(values, Drawn) or values.zero_row is not None or row.rows is not None:
+        return None
+    if len(row.held) > 1 and any(held.is_apart for held in row.held):
+        return None
+    is_plain = first.is_plain and first.tensor.dtype == row.dtype
+    if not is_plain and (row.is_fresh or is_sharded(first.tensor)):
+        return None
+    return Piece(values.key, first.tensor, values.distribution, None)
 
 
 class _Places:

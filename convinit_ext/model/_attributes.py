@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, join
-from convinit_ext.recipes import constructed_twice
+from convinit_ext.recipes import constructed
 
 # Recurrent modules keep a second list of their weights, which they read anew before each call.
 _NOT_ASKED = frozenset((*vars(nn.Module()), "_flat_weights"))
@@ -52,8 +52,8 @@ def constructed_value(held: NamedTensor) -> Tensor | None:
     (_, leaf), tensor = held.places[0], held.tensor
     if not all(_can_put(tensor, *place) for place in held.places):
         return None
-    made = constructed_twice(held.node.module, held.node.parents)
-    one, two = (dict(_held_by(each)).get(leaf) for each in made) if made is not None else (None, None)
+    made = constructed(held.node.module, held.node.parents) or ()
+    one, two = (dict(_held_by(each)).get(leaf) for each in made) if made else (None, None)
     if one is None or two is None or one.is_meta or two.is_meta or not torch.equal(one, two):
         return None
     if one.is_floating_point() and one.isnan().any():  # memory that nothing was written to

@@ -111,20 +111,12 @@ def _is_random(row: Row, start: bytes) -> bool:
 def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Yield the copies in a group, each after what it is a copy of."""
     for one, other in itertools.combinations(group, 2):
-        if not _is_copy(one.name, other.name, _is_frozen(one) != _is_frozen(other)):
+        a, b = one.tensor, other.tensor
+        is_other = a.shape != b.shape or a.dtype != b.dtype or _has_values_of(one, other)
+        if is_other or not _is_copy(one.name, other.name, a.requires_grad != b.requires_grad):
             continue
-        if _has_values_of(one, other) or not _are_equal(one.tensor, other.tensor):
-            continue
-        yield (other, one) if _is_frozen(one) and not _is_frozen(other) else (one, other)
-
-
-def _are_equal(one: Tensor, other: Tensor) -> bool:
-    is_alike = one.shape == other.shape and one.dtype == other.dtype
-    return is_alike and torch.equal(local_of(one), local_of(other))
-
-
-def _is_frozen(row: Row) -> bool:
-    return not row.tensor.requires_grad
+        if torch.equal(local_of(a), local_of(b)):
+            yield (other, one) if b.requires_grad and not a.requires_grad else (one, other)
 
 
 def _has_values_of(one: Row, other: Row) -> bool:

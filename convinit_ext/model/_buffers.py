@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -18,17 +17,16 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import constructed_value, plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
-from convinit_ext.model._computed import made_by, orthogonal
-from convinit_ext.model._dtypes import dtype_of
+from convinit_ext.model._computed import values_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import check_spectral, start_of, vectors_of
+from convinit_ext.model._parametrize import start_of
 from convinit_ext.model._plan import Row
-from convinit_ext.model._spectral import settle
-from convinit_ext.model._values import Drawn, Given, Same, Values, slices
+from convinit_ext.model._spectral import check_spectral, settle, vectors_of
+from convinit_ext.model._values import Same, Values
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -38,7 +36,6 @@ from convinit_ext.recipes import (
     Rule,
     Target,
     check_converts,
-    check_given,
     initialiser_text,
     is_distribution,
 )
@@ -50,8 +47,8 @@ _STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
     (AveragedModel, {"n_averaged": ZEROS}),
 )
 
-# What a buffer starts from: given values, or a distribution that the engine draws them of.
-_Start: TypeAlias = Tensor | Distribution | Orthogonal | Redrawn
+# What a buffer starts from: given values, how to make them, or a distribution that the engine draws them of.
+_Start: TypeAlias = Preset | Distribution | Orthogonal | Redrawn
 
 
 def buffer_rows(
@@ -86,47 +83,43 @@ def buffer_rows(
     rows: list[Row] = []
     buffers = walk.buffers(nodes)
     take_modules(buffers, options.like, buffers=True)
-    for held in buffers:
-        if not chooses(held):
-            continue
-        tensor, start = held.tensor, _start(held, rules)
-        dtype = tensor.dtype if options.dtype is None else dtype_of(held, options.dtype)
+    for held in filter(chooses, buffers):
+        tensor, start, dtype = held.tensor, _start(held, rules), options.dtype_of(held)
         if options.reading:
             start = None if vectors_of(held) else start
-        elif tensor.is_meta and start is None:
-            start = offers.of(held) if tensor.numel() else Constant(0.0)
+        elif start is None and tensor.is_meta:
+            start = offers.of(held) if tensor.numel() else ZEROS
             if start is None:
-                lost.append(f"{held.path} {list(tensor.shape)} of {type(held.node.module).__name__}")
-        elif start is None and _is_readable(tensor):
-            start = _rebuilt(held, offers)
-            if start is None and is_new and not (is_written(tensor) or _is_offered(held, offers)):
-                left.append(held.path)
-        if isinstance(start, Tensor) and is_partial(tensor) and not start.any():
+                lost.append(held.described)
+        elif start is None:
+            is_unsaid = is_new and not is_written(tensor)
+            if (is_unsaid or not held.persistent) and _is_readable(tensor):
+                offered = offers.of(held)
+                is_same = isinstance(offered, Preset) and _is_same(tensor, offered.tensor)
+                # What a state dict has may have been trained, and is never overwritten.
+                start = None if held.persistent or is_same else offered
+                if start is None and is_unsaid and not is_same:
+                    left.append(held.path)
+        if isinstance(start, Preset) and is_partial(tensor) and not start.tensor.any():
             start = ZEROS  # every term of such a sum is zero
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
             from_meta = from_meta or tensor.is_meta
             name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
-            planned = None if start is None else _values(start, partial(key_of, name), tensor)
+            planned = None if start is None else _values(start, key_of(name), tuple(tensor.shape))
             text = _text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
-    by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
-    advice = by_rules if lost else "Assign"
-    attributes = []
-    for held in plain_tensors(nodes) if from_meta and not options.persistent else ():
-        if held.tensor.is_meta and chooses(held):
-            values = constructed_value(held)
-            if values is None:
-                kind = f"{type(held.node.module).__name__}, a plain attribute"
-                lost.append(f"{held.path} {list(held.tensor.shape)} of {kind}")
-            else:
-                attributes.append((held, values.to(device)))
-    if lost:
+    attributes, odd = (
+        _attributes(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
+    )
+    if lost or odd:
+        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+        number = len(lost) + len(odd)
         raise ValueError(
-            f"nobody can know the values of {len(lost)} buffer{'s' * (len(lost) > 1)} on the meta device:"
-            + lines(lost)
-            + f"\n{advice} them before, or build the model on the CPU"
+            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
+            + lines([*lost, *odd])
+            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
         )
     if left:
         warnings.warn(
@@ -155,10 +148,25 @@ def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[
             )
 
 
+def _attributes(
+    nodes: Sequence[NamedModule], chooses: Callable[[NamedTensor], bool], device: torch.device
+) -> tuple[list[tuple[NamedTensor, Tensor]], list[str]]:
+    """Return the meta tensors in plain attributes with their values, and those that nobody knows."""
+    found, lost = [], []
+    for held in plain_tensors(nodes):
+        if held.tensor.is_meta and chooses(held):
+            values = constructed_value(held)
+            if values is None:
+                lost.append(f"{held.described}, a plain attribute")
+            else:
+                found.append((held, values.to(device)))
+    return found, lost
+
+
 def _text(start: _Start) -> str:
     if start is ZEROS or start is ONES:  # most of them
         return "zeros_" if start is ZEROS else "ones_"
-    return "preset" if isinstance(start, Tensor) else initialiser_text(start)
+    return initialiser_text(start)
 
 
 def _is_readable(tensor: Tensor) -> bool:
@@ -169,42 +177,18 @@ def _is_readable(tensor: Tensor) -> bool:
     return bool(tensor.numel()) and not is_captured and not in_fake_mode()
 
 
-def _rebuilt(held: NamedTensor, offers: Offers) -> Tensor | Redrawn | None:
-    """Return what a buffer in memory starts from, if its module makes it and its values are others.
-
-    What a state dict has may have been trained, and is never overwritten.
-    """
-    if held.persistent:
-        return None
-    offered = offers.of(held)
-    return None if isinstance(offered, Tensor) and _is_same(held.tensor, offered) else offered
-
-
-def _is_offered(held: NamedTensor, offers: Offers) -> bool:
-    offered = offers.of(held)
-    return isinstance(offered, Tensor) and _is_same(held.tensor, offered)
-
-
 def _is_same(tensor: Tensor, offered: Tensor) -> bool:
     """Compare what this process holds of a buffer. Of a sum it is one of the terms, which tells nothing."""
     if is_partial(tensor):
         return False
     with torch.no_grad():
-        pairs = [(part.tensor.cpu(), offered[slices(part.ranges)]) for part in parts(tensor)]
+        pairs = [(part.tensor.cpu(), offered[part.slices]) for part in parts(tensor)]
         return all(torch.equal(held, other.to(held.dtype)) for held, other in pairs)
 
 
-def _values(start: _Start, key_of: Callable[[], str], buffer: Tensor) -> Values:
-    if isinstance(start, Constant):  # most of them
-        return Same(start.value)
-    if isinstance(start, Tensor):
-        return Given(start)
-    key, shape = key_of(), tuple(buffer.shape)
-    if isinstance(start, Redrawn):
-        return made_by(start, key, shape)
-    if isinstance(start, Orthogonal):
-        return orthogonal(start, key, shape)
-    return Drawn(key, shape, start)
+def _values(start: _Start, key: str, shape: Sequence[int]) -> Values:
+    """Return the values of a buffer, which may be of a dtype that the engine does not know."""
+    return Same(start.value) if isinstance(start, Constant) else values_of(start, key, shape)
 
 
 def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool) -> None:
@@ -215,27 +199,23 @@ def _check(held: NamedTensor, start: _Start, dtype: torch.dtype, has_rules: bool
     if not is_usual:
         check_spectral(held, dtype)
     about = f"buffer {held.path!r}"
-    try:
+    if has_rules and isinstance(start, Constant | Uniform) and dtype.is_floating_point:
+        check_range(start, dtype, about)
+    with naming(about):
         if is_dtensor(tensor) and start != ZEROS:
             parts(tensor)  # raises what is wrong with its placements
         if has_rules:
-            if isinstance(start, Constant | Uniform) and dtype.is_floating_point:
-                check_range(start, dtype, about)
-            _check_fits(tensor, start, dtype, about)
+            _check_fits(tensor, start, dtype)
         if not (tensor.is_meta or dtype != tensor.dtype) and walk.has_memory(tensor):
             check_tensor(local_of(tensor), "write")
-            if tensor.is_neg() and not isinstance(start, Tensor | Constant | Orthogonal | Redrawn):
+            if tensor.is_neg() and not isinstance(start, Preset | Constant | Orthogonal | Redrawn):
                 raise ValueError(
                     "cannot draw values for a view that shows its memory negated (is_neg()); accepted is its "
                     "resolve_neg()"
                 )
-    except (RuntimeError, TypeError, ValueError) as error:
-        if str(error).startswith(about):
-            raise
-        raise type(error)(f"{about}: {error}") from error
 
 
-def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -> None:
+def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype) -> None:
     """Check what a rule says, as PyTorch and the engine find out by two elements.
 
     Raises:
@@ -245,16 +225,17 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype, about: str) -
     if tensor.is_quantized or tensor.layout is not torch.strided:
         kind = f"quantised tensor ({tensor.dtype})" if tensor.is_quantized else f"{tensor.layout} tensor"
         raise TypeError(f"no rule can fill a {kind}; accepted is a dense tensor")
-    if isinstance(start, Tensor) and start.is_complex() and not dtype.is_complex:
+    given = start.tensor if isinstance(start, Preset) else None
+    if given is not None and given.is_complex() and not dtype.is_complex:
         raise TypeError("the rule's values are complex, and accepted are real ones")
     try:
-        if isinstance(start, Tensor):
-            check_converts(start.dtype, dtype)
+        if given is not None:
+            check_converts(given.dtype, dtype)
         elif not isinstance(start, Orthogonal | Redrawn):
             elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
-            _values(start, str, elements).write_(0, Part(elements, (range(2),)))
+            _values(start, "", (2,)).write_(0, Part(elements, (range(2),)))
     except RuntimeError as error:  # NotImplementedError too
-        text = f"values of {start.dtype}" if isinstance(start, Tensor) else str(start)
+        text = str(start) if given is None else f"values of {given.dtype}"
         raise ValueError(f"{dtype} cannot hold {text}, which its rule says: {error}") from error
 
 
@@ -265,34 +246,22 @@ def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
         target = Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
         for rule in rules:
             if rule.matches_buffer(target):
-                return _checked(said(rule, target, "buffer"), target, f"buffer {target.name!r}, {rule.text}")
+                return _checked(
+                    said(rule, target, "buffer"), target.tensor, f"buffer {target.name!r}, {rule.text}"
+                )
     for kind, values in _STARTS:
         if isinstance(module, kind) and leaf in values:
             return values[leaf]
     return start_of(held)
 
 
-def _checked(values: object, target: Target, about: str) -> _Start:
+def _checked(start: object, buffer: Tensor, about: str) -> _Start:
     """Return what a rule says of a buffer, if a buffer can be that."""
-    values = values.tensor if isinstance(values, Preset) else values
-    if isinstance(values, Tensor):
-        return _checked_tensor(values, target.tensor, about)
-    if not is_distribution(values):
-        raise TypeError(f"{about}: must be a distribution or a tensor, not {values!r}")
-    if not isinstance(values, Constant) and target.tensor.dtype not in SUPPORTED_DTYPES:
-        raise TypeError(f"{about}: cannot draw values of {target.tensor.dtype}")
-    return values
-
-
-def _checked_tensor(values: Tensor, buffer: Tensor, about: str) -> Tensor:
-    if values.is_meta:
-        raise ValueError(f"{about}: a tensor on the meta device, which has no values")
-    with naming(about):
-        check_given(values, buffer)
-    if is_dtensor(values):
-        raise TypeError(f"{about}: a DTensor; accepted is the whole tensor; each process takes its part")
-    if values.layout is not torch.strided:
-        raise TypeError(f"{about}: a {values.layout} tensor; accepted is a dense one")
-    if values.shape != buffer.shape:
-        raise ValueError(f"{about}: has shape {list(values.shape)}, not {list(buffer.shape)}")
-    return values.detach()
+    if isinstance(start, Preset):
+        with naming(about):
+            start.check_shape(buffer)
+    elif not is_distribution(start):
+        raise TypeError(f"{about}: must be a distribution or a tensor, not {start!r}")
+    elif not isinstance(start, Constant) and buffer.dtype not in SUPPORTED_DTYPES:
+        raise TypeError(f"{about}: cannot draw values of {buffer.dtype}")
+    return start

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from convinit_ext import init, keys
-from convinit_ext.model._values import Computed, Drawn, Piece, fill_pieces
-from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Redrawn, Stacked, Transformed
-from convinit_ext.sharding import Part
+from convinit_ext.distributions import Distribution
+from convinit_ext.model._values import Computed, Drawn, Given, Piece, Values, fill_pieces
+from convinit_ext.recipes import DeltaOrthogonal, Orthogonal, Preset, Redrawn, Stacked, Transformed
+from convinit_ext.sharding import Part, within
+
+Said: TypeAlias = Distribution | Preset | Stacked | Redrawn | Transformed | Orthogonal | DeltaOrthogonal
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,15 +28,11 @@ class DrawnParts:
 
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yield what the engine fills of a region."""
-        dim, stop = self.said.dim, 0
-        own = part.ranges[dim]
+        stop = 0
         for size, distribution in self.said.parts:
             start, stop = stop, stop + size
-            low, high = (bisect_left(own, each) for each in (start, stop))
-            if low < high:
-                view = part.tensor.narrow(dim, low, high - low)
-                ranges = (*part.ranges[:dim], own[low:high], *part.ranges[dim + 1 :])
-                yield Piece(self.key, view, distribution, Part(view, ranges).box(self.shape))
+            for each in within(part, (range(start, stop),), self.said.dim):
+                yield Piece(self.key, each.tensor, distribution, each.box(self.shape))
 
     def write_(self, seed: int, part: Part) -> None:
         fill_pieces(seed, self.pieces(part))
@@ -43,26 +42,41 @@ class DrawnParts:
         return f"dim {self.said.dim}: {parts}"
 
 
-def made_by(said: Redrawn | Transformed, name: str, shape: Sequence[int]) -> Computed:
+def values_of(said: Said, key: str, shape: Sequence[int], zero_row: int | None = None) -> Values:
+    """Return the values that a rule says, but for those that are another parameter's.
+
+    ValueError says that matrices do not fit the shape. The row `zero_row` of what is drawn is zero.
+    """
+    if isinstance(said, Redrawn | Transformed | Orthogonal | DeltaOrthogonal):
+        return _computed(said, key, shape, zero_row)
+    if isinstance(said, Stacked):
+        return DrawnParts(key, shape, said)
+    return Given(said.tensor) if isinstance(said, Preset) else Drawn(key, shape, said, zero_row)
+
+
+def _computed(
+    said: Redrawn | Transformed | Orthogonal | DeltaOrthogonal,
+    name: str,
+    shape: Sequence[int],
+    zero_row: int | None,
+) -> Computed:
     """Return the values that a model's own code draws, or a formula makes, with the key of a name."""
     if isinstance(said, Redrawn):
         text = f"drawn by the model itself {name!r} {said.kind}"
-        return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, name)))
-    return Computed(
-        lambda: f"{said} {said.distribution} {name!r}",
-        lambda seed, dtype: said.values(keys.Key(seed, name), shape, dtype),
-    )
-
-
-def orthogonal(
-    said: Orthogonal | DeltaOrthogonal, name: str, shape: Sequence[int], zero_row: int | None = None
-) -> Computed:
-    """Return orthogonal matrices with the key of a name, `zero_row` zero; ValueError if they do not fit."""
-    said.check(shape)
+    elif isinstance(said, Transformed):
+        text = f"{said} {said.distribution} {name!r}"
+    else:
+        said.check(shape)
+        text = f"{said} {name!r} {zero_row}"
 
     def compute(seed: int, dtype: torch.dtype) -> Tensor:
+        key = keys.Key(seed, name)
+        if isinstance(said, Redrawn):
+            return said.values(key)
+        if isinstance(said, Transformed):
+            return said.values(key, shape, dtype)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
-        made, key = torch.empty(tuple(shape), dtype=exact, device="cpu"), keys.Key(seed, name)
+        made = torch.empty(tuple(shape), dtype=exact, device="cpu")
         if isinstance(said, Orthogonal):
             init.orthogonal_(made, said.gain, key=key, **said.axes._asdict())
         else:
@@ -71,4 +85,4 @@ def orthogonal(
             made[zero_row] = 0
         return made
 
-    return Computed(lambda: f"{said} {name!r} {zero_row}", compute)
+    return Computed(lambda: text, compute)

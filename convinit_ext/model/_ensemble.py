@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from convinit_ext import keys
 from convinit_ext._engine import naming, uncompiled
-from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
@@ -17,7 +16,7 @@ from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
 from convinit_ext.model._selection import Names, Selectors
-from convinit_ext.model._values import Drawn, Given, MinusOnes, Piece, Same, Values, fill_keyed
+from convinit_ext.model._values import Drawn, Piece, fill_keyed
 from convinit_ext.recipes import Fan, check_given
 from convinit_ext.sharding import is_sharded
 
@@ -124,22 +123,13 @@ def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
             else:
                 stack = _copies(row.tensor, row.dtype, len(seeds))
             stacks[id(row)] = stack
-            if _is_of_no_seed(values):
-                row.write_(seeds[0], stack[0])
-                stack[1:] = stack[0]
-            elif isinstance(values, Drawn):
+            if isinstance(values, Drawn):
                 drawn.append((row, stack.unbind()))
             else:
                 for seed, memory in zip(seeds, stack.unbind(), strict=True):
                     row.write_(seed, memory)
         _draw(drawn, seeds)
     return stacks
-
-
-def _is_of_no_seed(values: Values) -> bool:
-    """Whether all members have the same."""
-    is_constant = isinstance(values, Drawn) and isinstance(values.distribution, Constant)
-    return is_constant or isinstance(values, Same | Given | MinusOnes)
 
 
 def _draw(drawn: Sequence[tuple[Row, Sequence[Tensor]]], seeds: Sequence[int]) -> None:

@@ -8,7 +8,6 @@ import re
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +26,6 @@ from convinit_ext.recipes import (
     DeltaOrthogonal,
     Explained,
     Kaiming,
-    MinusIdentity,
     NormOf,
     Orthogonal,
     Preset,
@@ -41,12 +39,10 @@ from convinit_ext.recipes import (
     Values,
     VarianceScaling,
     Xavier,
-    call,
     fans_of,
-    has_inputs_first,
     is_distribution,
     is_values,
-    layout_key,
+    layout_of,
     named,
     original,
     patterns,
@@ -88,7 +84,7 @@ class Fillings:
         shape = tensor.shape
         is_by_shape = type(rule.init) in _BY_SHAPE or 0 in shape
         found = None if is_by_shape else said(rule, target, "parameter")
-        layout = layout_key(target) if len(shape) > 1 else None  # fewer dimensions have no fans
+        layout = layout_of(target) if len(shape) > 1 else None  # fewer dimensions have no fans
         question = id(rule), id(found), shape, tensor.dtype, layout, padding
         known = self._known.get(question)
         if known is None:  # with what was said, whose id stays its own
@@ -120,7 +116,7 @@ class Fillings:
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         if isinstance(distribution, MATRICES):
             says_blocks = isinstance(distribution, Orthogonal) and distribution.says_blocks_alone
-            if says_blocks and has_inputs_first(target):
+            if says_blocks and layout_of(target).transposed:
                 raise ValueError(
                     f"parameter {target.name!r}, {text}: blocks lie in dim 0, where "
                     f"{type(target.module).__name__} has its inputs; accepted is blocks=1"
@@ -170,7 +166,7 @@ def _names(kind: type) -> str:
 
 
 def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf | MinusIdentity)
+    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:
@@ -185,10 +181,7 @@ def _checked(rule: Rule, target: Target, found: object) -> Values:
 def said(rule: Rule, target: Target, kind: str) -> object:
     """Return what a rule's initialiser says, with the name of the parameter or buffer on its errors."""
     try:
-        if not isinstance(rule.init, FunctionType) and is_values(rule.init):
-            return rule.init
-        found = call(rule.init, target)
-        return Preset(found) if kind == "parameter" and isinstance(found, Tensor) else found
+        return rule.says(target)
     except Exception as error:  # a user's
         if type(rule.init) in _BY_SHAPE and not isinstance(error, _OF_SHAPES):  # a signal handler's
             raise
@@ -226,7 +219,7 @@ def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Re
         lost = [each for each, rule in zip(held, rules, strict=True) if rule is None]
         raise ValueError(
             f"recipe {recipe.name!r} has no rule for {len(lost)} parameter{'s' * (len(lost) > 1)}:"
-            + lines([_described(each) for each in lost])
+            + lines([each.described for each in lost])
             + f"\n{_advice(lost, held, recipe)}"
             + "; modules of torch.jit have no types that rules could be for: initialise before scripting"
             * any(isinstance(each.node.module, torch.jit.ScriptModule) for each in lost)
@@ -275,10 +268,6 @@ def _resets_itself(kind: Any) -> bool:
         hasattr(torchs, name) and getattr(kind, name) is not getattr(torchs, name)
         for name in ("reset_parameters", "_reset_parameters")
     )
-
-
-def _described(held: NamedTensor) -> str:
-    return f"{held.path} {list(logical_shape(held.tensor))} of {type(held.node.module).__name__}"
 
 
 def _advice(lost: Sequence[NamedTensor], held: Sequence[NamedTensor], recipe: Recipe) -> str:

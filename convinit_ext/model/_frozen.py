@@ -8,7 +8,6 @@ import torch
 
 from convinit_ext._engine import lines
 from convinit_ext.distributions import Constant
-from convinit_ext.model._dtypes import dtype_of
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -108,7 +107,7 @@ def _row(group: Group, options: Options, values: Given | None, text: str) -> Row
     device = tensor.device
     if values is not None and tensor.is_meta:
         device = options.device or home_of(tensor)
-    return Row(group[0].name, group, values, text, None, dtype_of(group[0], options.dtype), device)
+    return Row(group[0].name, group, values, text, None, options.dtype_of(group[0]), device)
 
 
 def _question(groups: Sequence[Group], recipe: Recipe) -> str:
@@ -125,6 +124,4 @@ def _counted(groups: Sequence[Group]) -> str:
 
 
 def _listed(groups: Sequence[Group]) -> str:
-    return lines(
-        [f"{held.path} {list(held.tensor.shape)} of {type(held.node.module).__name__}" for held, *_ in groups]
-    )
+    return lines([held.described for held, *_ in groups])

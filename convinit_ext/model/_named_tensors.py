@@ -20,9 +20,9 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import PLAIN, listed, span, storage_of
+from convinit_ext._engine import PLAIN, listed, share_memory, span, storage_of
 from convinit_ext.keys import WRAPPERS, canonical_name
-from convinit_ext.sharding import local_of
+from convinit_ext.sharding import local_of, logical_shape
 
 Place: TypeAlias = tuple[nn.Module, str]
 
@@ -96,6 +96,11 @@ class NamedTensor:
     places: list[Place] = field(default_factory=list)
     is_apart: bool = False
     is_plain: bool = False
+
+    @property
+    def described(self) -> str:
+        """Return what errors that list several say of each: "fc.weight [4, 8] of Linear"."""
+        return f"{self.path} {list(logical_shape(self.tensor))} of {type(self.node.module).__name__}"
 
     @property
     def persistent(self) -> bool:
@@ -272,7 +277,7 @@ def view(tensor: Tensor) -> object:
 def overlap(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors with elements lie in the same bytes of one memory, as views may."""
     one, other = local_of(one), local_of(other)
-    if storage_of(one) != storage_of(other):
+    if not share_memory(one, other):
         return False
     (start, end), (first, last) = span(one), span(other)
     return start < last and first < end

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.recipes import Redrawn, constructed, others_kept, seeded, shown_copy
+from convinit_ext.recipes import Preset, Redrawn, constructed, others_kept, seeded, shown_copy
 
 _FREQUENCIES = ("inv_freq", "original_inv_freq")
 # Methods without arguments that make buffers: of timm, of torchvision's Swin and MaxViT, and of torchtitan.
@@ -33,7 +33,7 @@ class Offers:
     def __init__(self) -> None:
         self._known: dict[int, dict[str, Tensor | Redrawn]] = {}
 
-    def of(self, held: NamedTensor) -> Tensor | Redrawn | None:
+    def of(self, held: NamedTensor) -> Preset | Redrawn | None:
         """The values of a buffer, on the CPU; None if nobody offers any."""
         node, leaf = held.node, held.places[0][1]
         if id(node.module) not in self._known:
@@ -47,9 +47,9 @@ class Offers:
             values = _of_frozen_norm(node.module, leaf, held.tensor)
         if values is None and held.tensor.is_meta:
             made = constructed(node.module, node.parents)
-            buffer = None if made is None else made._buffers.get(leaf)
+            buffer = None if made is None else made[0]._buffers.get(leaf)
             values = None if buffer is None or buffer.is_meta else buffer.detach()
-        return values if values is not None and values.shape == held.tensor.shape else None
+        return Preset(values) if values is not None and values.shape == held.tensor.shape else None
 
 
 def _of_frozen_norm(module: nn.Module, leaf: str, buffer: Tensor) -> Tensor | None:

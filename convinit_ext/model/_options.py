@@ -15,10 +15,14 @@ from torch import Tensor
 
 from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
 from convinit_ext.keys import CONTRACT_VERSION, checked_seed
+from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._selection import Names, Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
 from convinit_ext.sharding import check_same
 
+_FREQUENCIES = re.compile(r"(^|\.)(original_)?inv_freq$")  # of rotary embeddings
+# What transformers' models keep in float32, as parts of names; the first of them in float16 alone.
+_KEPT = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+|, file \"[^\"]*\"")  # of an object in memory, or of its source
 
 Frozen: TypeAlias = Literal["keep", "draw"] | None
@@ -60,6 +64,14 @@ class Options:
             accepted = ", ".join(str(each).removeprefix("torch.") for each in SUPPORTED_DTYPES)
             raise ValueError(f"dtype {self.dtype} cannot be filled; accepted are {accepted}")
 
+    def dtype_of(self, held: NamedTensor) -> torch.dtype:
+        """Return the dtype of a tensor afterwards; its own where none is asked for, or it is no float."""
+        own, dtype = held.tensor.dtype, self.dtype
+        if dtype is None or not own.is_floating_point:
+            return own
+        is_half = dtype in (torch.float16, torch.bfloat16)
+        return own if is_half and own == torch.float32 and _is_kept(held, dtype) else dtype
+
     @property
     def facts(self) -> dict[str, str]:
         """Return what decides a model's values beside its seed, as short texts that processes can compare."""
@@ -67,6 +79,23 @@ class Options:
         digests = {"rules of the recipe": _digest(self.recipe), "names": _digest(self.names)}
         version = {"version of the value contract": str(CONTRACT_VERSION)}
         return {"recipe": self.recipe.name, **shown, **digests, **version}
+
+
+def _is_kept(held: NamedTensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor stays float32 in half precision.
+
+    Source: PreTrainedModel._get_dtype_plan of transformers.
+    """
+    if _FREQUENCIES.search(held.name):
+        return True
+    lists = _KEPT if dtype == torch.float16 else _KEPT[1:]
+    module: Any
+    for module in (*held.node.parents, held.node.module):
+        for name in lists:
+            parts = module.__dict__.get(name) or getattr(type(module), name, None) or ()
+            if any(re.search(part.replace("*", ".*"), held.name) for part in parts):
+                return True
+    return False
 
 
 def checked_on_all_ranks(seed: int, options: Callable[[], Options]) -> Options:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,11 +14,21 @@ import torch
 from torch import Tensor
 
 from convinit_ext._engine import increment_version
-from convinit_ext.distributions import Distribution
+from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._report import Report, ReportRow, std_of
 from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
-from convinit_ext.sharding import Part, Runs, carrying, is_dtensor, local_of, logical_shape, parts, within
+from convinit_ext.sharding import (
+    Part,
+    Runs,
+    carrying,
+    is_dtensor,
+    is_sharded,
+    local_of,
+    logical_shape,
+    parts,
+    within,
+)
 
 
 @contextlib.contextmanager
@@ -98,12 +108,14 @@ class Row:
         found = parts(memory)
         return found if self.rows is None else [each for part in found for each in within(part, self.rows)]
 
-    def pieces_of(self, memory: Tensor) -> Iterable[Piece]:
+    def pieces_of(self, memory: Tensor) -> list[Piece]:
         """Return what the engine fills of the tensor, or of one like it, where all values are drawn."""
         values = self.values
-        assert isinstance(values, Drawn | Same)
-        if self.rows is None or isinstance(values, Same):
-            return values.pieces_of(memory)
+        if isinstance(values, Same):  # of a plain tensor; no key decides anything
+            return [Piece("", memory, Constant(values.value), None)]
+        assert isinstance(values, Drawn)
+        if self.rows is None and values.zero_row is None and not is_sharded(memory):
+            return [Piece(values.key, memory, values.distribution, None)]
         return [piece for part in self.regions(memory) for piece in values.pieces(part)]
 
     def write_(self, seed: int, memory: Tensor) -> None:

@@ -15,11 +15,9 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._before import beginnings, warn_of_copies, zeros
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import DrawnParts, made_by, orthogonal
-from convinit_ext.model._dtypes import dtype_of
+from convinit_ext.model._computed import DrawnParts, values_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
-    MATRICES,
     Filling,
     Fillings,
     check_range,
@@ -37,17 +35,13 @@ from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Values
+from convinit_ext.model._values import Computed, Drawn, Given, Norm, Rounded, Values
 from convinit_ext.recipes import (
     CopyFrom,
-    MinusIdentity,
     NormOf,
     Preset,
-    Redrawn,
     RowZeroed,
-    Stacked,
     Target,
-    Transformed,
     check_given,
     made_once,
     unchanged,
@@ -173,7 +167,7 @@ class _Planner:
             filling = self._fillings.of(rule, target.plain or target, options.dtype, padding)
             values, fans = self._values(first, filling, padding=padding)
             device = (options.device or home_of(tensor)) if tensor.is_meta else tensor.device
-            dtype = tensor.dtype if options.dtype is None else dtype_of(first, options.dtype)
+            dtype = tensor.dtype if options.dtype is None else options.dtype_of(first)
             rows.append(Row(first.name, group, values, filling.initialiser, fans, dtype, device))
         if not self._kept:
             return tuple(rows)
@@ -200,21 +194,12 @@ class _Planner:
         said, row = (said.distribution, said.row) if isinstance(said, RowZeroed) else (said, None)
         if isinstance(said, CopyFrom):
             return self._copied(held, filling, padding)
-        if isinstance(said, Redrawn | Transformed):
-            return made_by(said, self._key_of(held.name), shape), None
-        if isinstance(said, Stacked):
-            return DrawnParts(self._key_of(held.name), shape, said), filling.fans
-        if not isinstance(said, (Preset, NormOf, MinusIdentity, *MATRICES)):
-            return Drawn(self._key_of(held.name), shape, said, row), filling.fans
         with naming(f"parameter {held.name!r}, {filling.initialiser}"):
-            if isinstance(said, MATRICES):
-                return orthogonal(said, self._key_of(held.name), shape, row), None
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
                 said.check(logical(tensor))
-                return Given(said.tensor), None
-            return MinusOnes(), None
+            return values_of(said, self._key_of(held.name), shape, row), filling.fans
 
     def _target(self, held: NamedTensor) -> Target:
         """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
@@ -264,7 +249,7 @@ class _Planner:
                 f"{origin.tensor.dtype}: only one of them is complex"
             )
         values, fans = self._values(origin, own)
-        dtype, drawn = (dtype_of(each, self._options.dtype) for each in (held, origin))
+        dtype, drawn = map(self._options.dtype_of, (held, origin))
         has_others = dtype != drawn and torch.float64 in (dtype, drawn)
         if not isinstance(values, Drawn):
             return Rounded(values, drawn) if has_others and isinstance(
@@ -295,7 +280,7 @@ class _Planner:
             self._chosen = {id(group[0]) for group in self._groups}
         if options.reading or id(source) in self._chosen:
             values, _ = self._values(source, self._filling(source), within)
-            dtype = dtype_of(source, options.dtype)
+            dtype = options.dtype_of(source)
         elif source.tensor.is_meta:
             raise ValueError(f"it is made of {source.name!r}, which is on the meta device and stays there")
         elif is_dtensor(source.tensor):
@@ -305,7 +290,7 @@ class _Planner:
         else:
             check_given(source.tensor, source.tensor)
             values = Given(source.tensor)
-        own, own_shape = dtype_of(held, options.dtype), logical_shape(held.tensor)
+        own, own_shape = options.dtype_of(held), logical_shape(held.tensor)
         return Norm(values, shape, dtype, said.dim, own, own_shape)
 
     def _named(self, name: str, asking: str) -> NamedTensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,10 +78,9 @@ def _place(row: Row, memory: Tensor) -> None:
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
     """Write what is drawn by one call into the engine, then given tensors, then norms of either."""
     drawn = [(row, memory) for row, memory in filled if isinstance(row.values, Drawn)]
-    sizes = [local_of(memory).nbytes for _, memory in drawn] if progress else []
-    groups = in_steps(drawn, sizes, sum(sizes) // _PROGRESS_STEPS) if progress else [(drawn, 0)]
-    with progress_bar(sum(sizes) if progress else None, "init_model_") as advance:
-        for group, num_bytes in groups:
+    sizes = [local_of(memory).nbytes for _, memory in drawn] if progress else None
+    with progress_bar(sum(sizes) if sizes is not None else None, "init_model_") as advance:
+        for group, num_bytes in in_steps(drawn, sizes):
             fill_pieces(seed, (piece for row, memory in group for piece in row.pieces_of(memory)))
             advance(num_bytes)
     others = [each for each in filled if not isinstance(each[0].values, Drawn | None)]
@@ -88,9 +88,13 @@ def _write(seed: int, filled: _Filled, progress: bool) -> None:
         row.write_(seed, memory)
 
 
-def in_steps(items: Sequence[_Item], sizes: Sequence[int], step: int) -> Iterator[tuple[list[_Item], int]]:
-    """Yield neighbours of `step` bytes or more together, and how many bytes they are."""
+def in_steps(items: Sequence[_Item], sizes: Sequence[int] | None) -> Iterator[tuple[Sequence[_Item], int]]:
+    """Yield neighbours together as a progress bar moves on, and their bytes; all at once without sizes."""
+    if sizes is None:
+        yield items, 0
+        return
     group: list[_Item] = []
+    step = sum(sizes) // _PROGRESS_STEPS
     num_bytes = 0
     for item, size in zip(items, sizes, strict=True):
         group.append(item)
@@ -207,7 +211,5 @@ def _system_memory() -> int | None:
         facts = _MEMORY_FACTS.read_text()
     except OSError:
         return None
-    for line in facts.splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024  # the file counts in KiB
-    return None
+    found = re.search(r"^MemAvailable:\s*(\d+)", facts, re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024  # the file counts in KiB

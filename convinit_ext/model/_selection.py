@@ -221,19 +221,12 @@ def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, st
         prefixes[_canonical_prefix(prefix)] = other.removesuffix(".")
     unused, mapped = set(prefixes), {}
     for name in names:
-        found = _longest(name, prefixes)
+        found = next((each for each in (*_around(name), "") if each in prefixes), None)
         mapped[name] = name if found is None else _replaced(name, found, prefixes[found])
         unused.discard(name if found is None else found)
     if unused:
         raise ValueError(f"names: no parameter is called or begins with {listed(map(repr, sorted(unused)))}")
     return mapped
-
-
-def _longest(name: str, prefixes: Mapping[str, str]) -> str | None:
-    prefix = name
-    while prefix and prefix not in prefixes:
-        prefix = prefix.rpartition(".")[0]
-    return prefix if prefix in prefixes else None
 
 
 def _replaced(name: str, prefix: str, other: str) -> str:

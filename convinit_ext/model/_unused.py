@@ -52,16 +52,21 @@ def check_rules_used(
 
 def _may_be_unused(rule: Rule) -> bool:
     """Whether it says so, or has no condition: it is for whatever other rules leave, which may be nothing."""
-    conditions = (rule.module, rule.parameter, rule.name, rule.where, rule.buffer)
-    return rule.allow_unused or all(each is None for each in conditions)
+    return rule.allow_unused or not (_conditions(rule) or rule.where)
+
+
+def _conditions(rule: Rule) -> dict[str, str]:
+    """Return what a rule asks of types and names, as text."""
+    kinds = rule.module if isinstance(rule.module, tuple) else (rule.module,) if rule.module else ()
+    given = {key: getattr(rule, key) for key in ("parameter", "name", "buffer")}
+    named = {key: patterns.text_of(each) for key, each in given.items() if each is not None}
+    return ({"module": "|".join(kind.__name__ for kind in kinds)} if kinds else {}) | named
 
 
 def _shown(rule: Rule) -> str:
-    kinds = rule.module if isinstance(rule.module, tuple) else (rule.module,) if rule.module else ()
-    conditions = [f"module={'|'.join(kind.__name__ for kind in kinds)}"] if kinds else []
-    for key in ("parameter", "name", "buffer"):
-        if getattr(rule, key) is not None:
-            conditions.append(f"{key}={patterns.text_of(getattr(rule, key))!r}")
+    conditions = [
+        f"{key}={text if key == 'module' else repr(text)}" for key, text in _conditions(rule).items()
+    ]
     return ", ".join([rule.text, *conditions, *(["where=..."] if rule.where else [])])
 
 
@@ -100,19 +105,15 @@ def _tied(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -
 
 def _nearest(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -> list[str]:
     """Return what is most like the first condition that names something. Of layers that repeat, the first."""
-    if rule.name is not None:
-        wanted, names = _text(rule.name), (each.name for each in targets)
-    elif rule.parameter is not None or rule.buffer is not None:
-        wanted, names = _text(rule.parameter or rule.buffer), (each.parameter for each in targets)
-    elif rule.module is not None:
-        kinds = rule.module if isinstance(rule.module, tuple) else (rule.module,)
-        wanted, names = kinds[0].__name__, (type(node.module).__name__ for node in nodes)
-    else:
+    conditions = _conditions(rule)
+    key = next((each for each in ("name", "parameter", "buffer", "module") if each in conditions), None)
+    if key is None:
         return []
-    distinct = {_NUMBER.sub("*", name): name for name in reversed(list(names))}
+    wanted = conditions[key].removeprefix("re:")
+    if key == "module":
+        wanted, names = wanted.partition("|")[0], [type(node.module).__name__ for node in nodes]
+    else:
+        names = [each.name if key == "name" else each.parameter for each in targets]
+    distinct = {_NUMBER.sub("*", name): name for name in reversed(names)}
     close = get_close_matches(_NUMBER.sub("*", wanted), islice(distinct, _MOST), n=3, cutoff=0.3)
     return [repr(distinct[each]) for each in close]
-
-
-def _text(pattern: patterns.Pattern | None) -> str:
-    return pattern if isinstance(pattern, str) else "" if pattern is None else pattern.pattern

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from convinit_ext import keys
 from convinit_ext._engine import Box, ops
-from convinit_ext.distributions import Constant, Distribution
+from convinit_ext.distributions import Distribution
 from convinit_ext.recipes import ZEROS
-from convinit_ext.sharding import Part, Runs, is_sharded, parts, within, without
+from convinit_ext.sharding import Part, Runs, within
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
 
@@ -51,21 +51,16 @@ class Drawn:
     distribution: Distribution
     zero_row: int | None = None
 
-    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
-        """Yield what the engine fills of a tensor of this shape: all, the parts that are here, or nothing."""
-        if self.zero_row is None and not is_sharded(memory):
-            yield Piece(self.key, memory, self.distribution, None)
-            return
-        for part in parts(memory):
-            yield from self.pieces(part)
-
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yield what the engine fills of a region."""
-        rest, zero = ([part], None) if self.zero_row is None else without(part, self.zero_row)
-        for each in rest:
-            yield Piece(self.key, each.tensor, self.distribution, each.box(self.shape))
-        if zero is not None:
-            yield Piece(self.key, zero.tensor, ZEROS, zero.box(self.shape))
+        row = self.zero_row
+        if row is None:
+            yield Piece(self.key, part.tensor, self.distribution, part.box(self.shape))
+            return
+        others = range(row), range(row + 1, self.shape[0])
+        for distribution, runs in ((self.distribution, others), (ZEROS, (range(row, row + 1),))):
+            for each in within(part, runs):
+                yield Piece(self.key, each.tensor, distribution, each.box(self.shape))
 
     def write_(self, seed: int, part: Part) -> None:
         fill_pieces(seed, self.pieces(part))
@@ -98,10 +93,6 @@ class Same:
 
     value: float
 
-    def pieces_of(self, memory: Tensor) -> Iterator[Piece]:
-        """Yield what the engine fills of a plain tensor; no key decides anything."""
-        yield Piece("", memory, Constant(self.value), None)
-
     def write_(self, seed: int, part: Part) -> None:
         part.tensor.fill_(self.value)
 
@@ -119,7 +110,7 @@ class Given:
         memory, source = part.tensor, self.tensor.detach()
         if source.dtype == memory.dtype and memory.itemsize == 1 and not source.is_neg():
             source, memory = source.view(torch.uint8), memory.view(torch.uint8)  # float4 knows no copy
-        memory.copy_(source[slices(part.ranges)].resolve_neg())  # float8 knows no negation
+        memory.copy_(source[part.slices].resolve_neg())  # float8 knows no negation
 
     def text(self) -> str:
         """With the sums of docs/fingerprint.md over all the values."""
@@ -145,21 +136,6 @@ class SomeRows:
 
     def text(self) -> str:
         return f"{self.rows} of {self.values.text()}, others {Given(self.tensor).text()}"
-
-
-@dataclass(frozen=True, slots=True)
-class MinusOnes:
-    """-1 on the diagonals of a tensor's last two dimensions, and 0 elsewhere."""
-
-    def write_(self, seed: int, part: Part) -> None:
-        rows, columns = part.ranges[-2:]
-        ones = [(row - rows.start, row - columns.start) for row in rows if row in columns]
-        part.tensor.zero_()
-        for at, place in ones:
-            part.tensor[..., at, place] = -1.0
-
-    def text(self) -> str:
-        return "minus identity"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,7 +178,7 @@ class Norm:
         whole = tuple(map(range, self.shape))
         if self.dim != 0 or part.tensor.ndim != len(self.shape) or part.tensor.shape[1:].numel() > 1:
             norm = self._norm(seed, whole, dtype, part.tensor.device)
-            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[slices(part.ranges)])
+            part.tensor.copy_(norm.reshape(self.own_shape or norm.shape)[part.slices])
             return
         rows = part.ranges[0]  # one after the other: a model's weights need not be in memory
         step = max(1, _SCRATCH_BYTES // max(1, math.prod(self.shape[1:]) * dtype.itemsize))
@@ -240,7 +216,7 @@ class Computed:
             forget()
             made = self.compute(*asked).detach()
             _kept[:] = [(self, asked, made)]
-        part.tensor.copy_(made[slices(part.ranges)])
+        part.tensor.copy_(made[part.slices])
         if all(own[-1] == size - 1 for own, size in zip(part.ranges, made.shape, strict=True) if own):
             forget()
 
@@ -294,8 +270,3 @@ def slabs(shape: Sequence[int], most: int) -> Iterator[tuple[range, ...]]:
             yield (range(start, min(start + step, size)), *map(range, others))
         else:
             yield from ((range(start, start + 1), *inner) for inner in slabs(others, most))
-
-
-def slices(ranges: Sequence[range]) -> tuple[slice, ...]:
-    """Return the indices of a region for indexing the whole tensor."""
-    return tuple(slice(each.start, each.stop, each.step) for each in ranges)

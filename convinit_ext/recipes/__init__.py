@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from convinit_ext.recipes import _patterns as patterns
-from convinit_ext.recipes._constructor import constructed, constructed_twice, is_frozen_when_made, made_once
+from convinit_ext.recipes._constructor import constructed, is_frozen_when_made, made_once
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
 from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import (
+    MINUS_IDENTITY,
     CopyFrom,
-    MinusIdentity,
     NormOf,
     Preset,
     Redrawn,
@@ -19,7 +19,7 @@ from convinit_ext.recipes._derived import (
     seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct
-from convinit_ext.recipes._functions import call, is_function, named, put_back, unchanged
+from convinit_ext.recipes._functions import is_function, named, put_back, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,
     ZEROS,
@@ -45,7 +45,7 @@ from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, is_ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import original
-from convinit_ext.recipes._target import FANS, Fan, Target, has_inputs_first, layout_key
+from convinit_ext.recipes._target import FANS, Fan, Target, layout_of
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 
 __all__ = [

@@ -56,16 +56,12 @@ def made_once() -> Iterator[None]:
         _made.reset(token)
 
 
-def constructed(module: nn.Module, parents: Sequence[nn.Module]) -> nn.Module | None:
-    """Return a module as the constructor of a model around it makes it; None if none can be called.
+def constructed(module: nn.Module, parents: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
+    """Return a module as the constructor of a model around it makes it, twice; None if none can be called.
 
-    Parameters and buffers that the constructor leaves empty or draws are on the meta device.
+    What differs is drawn. Parameters and buffers of the first that the constructor leaves empty or draws are
+    on the meta device.
     """
-    return next((found for found, _, _ in _each_made(module, parents)), None)
-
-
-def constructed_twice(module: nn.Module, parents: Sequence[nn.Module]) -> tuple[nn.Module, nn.Module] | None:
-    """Return a module as constructed() does, made twice: what differs is drawn."""
     return next(((one, two) for one, two, _ in _each_made(module, parents)), None)
 
 

@@ -6,11 +6,10 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from torch import nn
 
-from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.keys import canonical_name
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._patterns import Pattern
@@ -131,19 +130,6 @@ def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
             return []
         found += inner
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class DepthNormal:
-    """Normal values of std / sqrt(2 num_layers), as GPT-2 has its residual projections."""
-
-    by_depth: ClassVar[bool] = True
-    std: float
-    num_layers: int | None = None
-
-    def __call__(self, target: Target) -> Distribution:
-        layers = num_layers(target, "gpt") if self.num_layers is None else self.num_layers
-        return Normal(0.0, self.std / math.sqrt(2 * layers))
 
 
 @dataclass(frozen=True, slots=True)

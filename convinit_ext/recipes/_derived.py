@@ -74,21 +74,25 @@ class Preset:
         if self.tensor.is_meta:
             raise ValueError("Preset needs a tensor that has values, not one on the meta device")
         if self.tensor.layout is not torch.strided:
-            raise TypeError("Preset needs a dense tensor")
+            raise TypeError(f"Preset needs a dense tensor, and not a {self.tensor.layout} tensor")
         if is_dtensor(self.tensor):
             raise TypeError("Preset needs the whole tensor, not a DTensor; each process takes its part")
 
+    def check_shape(self, tensor: Tensor) -> None:
+        """Raise what is wrong with it as the values of a tensor, whatever the dtype."""
+        check_given(self.tensor, tensor)
+        if self.tensor.shape != tensor.shape:
+            raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
+
     def check(self, tensor: Tensor) -> None:
         """Raise what is wrong with it as the values of a parameter."""
-        check_given(self.tensor, tensor)
+        self.check_shape(tensor)
         if self.tensor.is_complex() and not tensor.is_complex():
             raise TypeError("the preset's values are complex, and accepted are real ones")
         try:
             check_converts(self.tensor.dtype, tensor.dtype)
         except RuntimeError as error:
             raise TypeError(f"values of {self.tensor.dtype} cannot be copied: {error}") from error
-        if self.tensor.shape != tensor.shape:
-            raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
 
     def __str__(self) -> str:
         return "preset"
@@ -199,15 +203,9 @@ class NormOf:
         return f"norm_of({self.name!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class MinusIdentity:
-    """-1 on the diagonal and 0 elsewhere: where the orthogonal parametrization makes exactly its base of it.
-
-    Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
-    """
-
-    def __str__(self) -> str:
-        return "minus_identity"
+# Where the orthogonal parametrization makes exactly its base of it.
+# Source: torch.nn.utils.parametrizations.orthogonal, with use_trivialization.
+MINUS_IDENTITY = Transformed(Constant(0.0), lambda zeros: zeros - np.eye(*zeros.shape[-2:]), "minus_identity")
 
 
 def check_given(values: Tensor, target: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch._C import _has_storage
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convinit_ext._engine import storage_of
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
 
 _NEW: dict[str, Distribution] = {
@@ -112,7 +113,7 @@ def written_by(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 
 def memory_of(tensor: Tensor) -> int:
     """Return what identifies a tensor's memory as long as it lives; 0 of a tensor without any."""
-    return int(tensor.untyped_storage()._cdata) if _has_storage(tensor) else 0
+    return storage_of(tensor) if _has_storage(tensor) else 0
 
 
 def filling(func: Any, arguments: Any) -> Distribution | None:

@@ -11,11 +11,11 @@ from weakref import ref
 
 import torch
 from torch import Tensor, nn
-from torch._C import DisableTorchFunction, _has_storage
+from torch._C import DisableTorchFunction
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinit_ext._engine import listed
+from convinit_ext._engine import listed, share_memory
 from convinit_ext.recipes._drawn import written_by
 from convinit_ext.recipes._target import Target
 
@@ -153,8 +153,7 @@ def _name_in(model: nn.Module, tensor: Tensor) -> str | None:
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
     a, b = (getattr(each, "_local_tensor", each) for each in (a, b))  # of a DTensor
-    has = _has_storage(a) and _has_storage(b)
-    return a is b or (has and a.untyped_storage()._cdata == b.untyped_storage()._cdata)
+    return a is b or share_memory(a, b)
 
 
 _models: ContextVar[dict[int, _Held] | None] = ContextVar("_models", default=None)

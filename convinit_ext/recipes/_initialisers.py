@@ -22,7 +22,7 @@ from convinit_ext.distributions import (
     TruncatedNormal,
     Uniform,
 )
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset, Redrawn, Transformed
+from convinit_ext.recipes._derived import CopyFrom, NormOf, Preset, Redrawn, Transformed
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._target import FANS, Fan, Target, check_axes
 
@@ -52,16 +52,7 @@ class Stacked:
 
 # What a rule may have for an initialiser, and what a function of the Target may return.
 _OtherValues: TypeAlias = (
-    Orthogonal
-    | DeltaOrthogonal
-    | RowZeroed
-    | Stacked
-    | CopyFrom
-    | Preset
-    | Redrawn
-    | Transformed
-    | NormOf
-    | MinusIdentity
+    Orthogonal | DeltaOrthogonal | RowZeroed | Stacked | CopyFrom | Preset | Redrawn | Transformed | NormOf
 )
 Values: TypeAlias = Distribution | _OtherValues
 
@@ -291,7 +282,7 @@ def initialiser_text(init: object, exact: bool = False) -> str:
             return f"{name}({arguments})" if arguments else name
     if isinstance(init, RowZeroed):
         return f"{initialiser_text(init.distribution)}, row {init.row} zero"
-    if isinstance(init, Preset | Transformed | NormOf | MinusIdentity):
+    if isinstance(init, Preset | Transformed | NormOf):
         return str(init)
     return getattr(init, "__name__", type(init).__name__)
 

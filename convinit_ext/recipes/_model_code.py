@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from convinit_ext._engine import share_memory
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
 from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
-from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, memory_of, written_by
+from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, written_by
 from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
@@ -45,6 +46,7 @@ def shown_copy(module: nn.Module) -> nn.Module:
             leaf: None if each is None else _like(each, "cpu") for leaf, each in module._buffers.items()
         },
         _modules={leaf: None if each is None else shown_copy(each) for leaf, each in module._modules.items()},
+        _non_persistent_buffers_set={*module._non_persistent_buffers_set},
     )
     return shown
 
@@ -57,21 +59,15 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
     """Return what the model's own code starts a parameter from; None where it says nothing.
 
     That is a distribution where the code ends with an in-place function of torch's, the values where it
-    computes the same ones twice, and otherwise how to draw them again. What fails says nothing: it is foreign
-    code. Where it says nothing, the model's constructor is asked.
+    computes the same ones twice, and otherwise how to draw them again. Where it says nothing, the model's
+    constructor is asked.
     """
     if target.plain is not None or _dispatch_modes():
         return None
     if not target.tensor.numel():
         return Constant(0.0)
-    for code in _codes(target):
-        try:
-            found = _asked(target, code)
-        except Exception:
-            continue
-        if found is not None:
-            return found
-    return constructed_start(target)
+    found: Distribution | Preset | Redrawn | None = _first(target, _asked)
+    return constructed_start(target) if found is None else found
 
 
 def computed_table(target: Target) -> Preset | None:
@@ -79,16 +75,25 @@ def computed_table(target: Target) -> Preset | None:
 
     Nothing is drawn to find out, however large the parameter.
     """
-    if target.plain is not None or _dispatch_modes():
-        return None
+
+    def asked(target: Target, code: _Code) -> Preset | None:
+        with drawing():
+            writes, _ = _written(target, code, "meta")
+        found = _values(target, code) if writes and writes[-1] is None else None
+        return found if isinstance(found, Preset) else None
+
+    found: Preset | None = None if target.plain is not None or _dispatch_modes() else _first(target, asked)
+    return found
+
+
+def _first(target: Target, ask: Callable[[Target, _Code], Any]) -> Any:
+    """Return the first answer of a model's own code. What fails says nothing: it is foreign code."""
     for code in _codes(target):
         try:
-            with drawing():
-                writes, _ = _written(target, code, "meta")
-            found = _values(target, code) if writes and writes[-1] is None else None
+            found = ask(target, code)
         except Exception:
             continue
-        if isinstance(found, Preset):
+        if found is not None:
             return found
     return None
 
@@ -174,10 +179,8 @@ def _written(target: Target, code: _Code, device: str) -> tuple[list[Distributio
 
 def _is_view_of(tensor: Tensor, memory: Tensor) -> bool:
     """Whether a tensor sees all of the memory just as another one does."""
-    places = [
-        (memory_of(each), each.storage_offset(), each.shape, each.stride()) for each in (tensor, memory)
-    ]
-    return places[0] == places[1]
+    places = [(each.storage_offset(), each.shape, each.stride()) for each in (tensor, memory)]
+    return share_memory(tensor, memory) and places[0] == places[1]
 
 
 def _make_small_ones(shown: nn.Module) -> None:
@@ -207,7 +210,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
 
     def forget(self, tensor: Tensor) -> None:
         """Forget what was written if code asks whether this is on the meta device: it may stop there."""
-        if tensor.is_meta and memory_of(tensor) == memory_of(self._memory):
+        if tensor.is_meta and share_memory(tensor, self._memory):
             self.writes.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -222,7 +225,7 @@ class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch'
         return func(*args, **kwargs)
 
     def _is_of_it(self, given: Any) -> bool:
-        return isinstance(given, Tensor) and memory_of(given) == memory_of(self._memory)
+        return isinstance(given, Tensor) and share_memory(given, self._memory)
 
 
 # For what no other rule of a ready-made recipe knows, or what one marks as unknown.

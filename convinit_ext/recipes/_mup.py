@@ -22,7 +22,7 @@ from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._recipe import Recipe, as_recipe
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import Division, scaled
-from convinit_ext.recipes._target import Target, layout_key
+from convinit_ext.recipes._target import Target, layout_of
 from convinit_ext.recipes._transformers import is_matrix_of_layer
 from convinit_ext.sharding import logical_shape
 
@@ -268,7 +268,7 @@ def _role(target: Target, own: tuple[int, ...], dim: int, size: int) -> str:
     """Return whether a dimension of a shape counts inputs or outputs, by what another size changes."""
     if len(own) < 2:
         return ""
-    layout = layout_key(target)._replace(groups=1, blocks=1)._asdict()  # type: ignore[attr-defined]
+    layout = layout_of(target)._replace(groups=1, blocks=1)._asdict()
     of_own, of_other = (
         distributions.fans(each, **layout) for each in (own, (*own[:dim], size, *own[dim + 1 :]))
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from convinit_ext.distributions import Axes, Axis, as_plain, matrices_of
+from convinit_ext.distributions import Axes, Axis, as_gain, matrices_of
 from convinit_ext.recipes._target import check_axes
 
 
@@ -35,7 +34,7 @@ class Orthogonal:
     batch_axis: Axis = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", _checked_gain(self.gain))
+        object.__setattr__(self, "gain", as_gain(self.gain))
         check_axes(self)
 
     @property
@@ -73,7 +72,7 @@ class DeltaOrthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", _checked_gain(self.gain))
+        object.__setattr__(self, "gain", as_gain(self.gain))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""
@@ -81,11 +80,3 @@ class DeltaOrthogonal:
             raise ValueError(f"accepted are [out, in, *kernel] of 3, 4, or 5 dimensions, not {list(shape)}")
         if shape[1] > shape[0]:
             raise ValueError(f"dim 1 (inputs) must be <= dim 0 (outputs), but found {shape[1]} > {shape[0]}")
-
-
-def _checked_gain(gain: float) -> float:
-    if not isinstance(gain, float | int):
-        raise TypeError(f"gain must be a number, not {gain!r}")
-    if not -sys.float_info.max <= gain <= sys.float_info.max:
-        raise ValueError(f"gain must be finite, but found {gain}")
-    return as_plain(gain)

@@ -244,7 +244,7 @@ def ready_made(recipe: Recipe) -> Recipe:
 
 def own(recipe: Recipe) -> Recipe:
     """Remember that a recipe's rules are this package's, and return it."""
-    _OWN.update((id(rule), rule) for rule in recipe.rules)
+    _OWN.update((id(each), each) for rule in recipe.rules for each in (rule, original(rule)))
     return recipe
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from convinit_ext.recipes import _patterns as patterns
+from convinit_ext.recipes._derived import Preset
 from convinit_ext.recipes._functions import call, is_function, named
-from convinit_ext.recipes._initialisers import Initialiser, initialiser_text, is_values
+from convinit_ext.recipes._initialisers import Explained, Initialiser, Values, initialiser_text, is_values
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._target import Target
 
@@ -109,6 +111,13 @@ class Rule:
             return self.where is None or bool(call(self.where, target))
         except Exception as error:  # the user's: not every module has the attribute
             raise named(error, f"{target.name!r}, where of {self.text}") from error
+
+    def says(self, target: Target) -> Values | Explained:
+        """Return what the initialiser says of a parameter or buffer; a tensor as a Preset."""
+        if not isinstance(self.init, FunctionType) and is_values(self.init):
+            return self.init
+        found = call(self.init, target)
+        return Preset(found) if isinstance(found, Tensor) else found
 
     @property
     def text(self) -> str:

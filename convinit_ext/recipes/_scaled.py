@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
-from torch import Tensor
-
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
-from convinit_ext.recipes._derived import CopyFrom, MinusIdentity, NormOf, Preset
-from convinit_ext.recipes._functions import call
-from convinit_ext.recipes._initialisers import Explained, RowZeroed, Values, is_distribution, is_values
+from convinit_ext.recipes._derived import CopyFrom, NormOf
+from convinit_ext.recipes._initialisers import Explained, RowZeroed, Values, is_distribution
 from convinit_ext.recipes._known import unknown
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._rules import Rule
@@ -40,16 +37,16 @@ class Scaled:
     rule: Rule
     scale: Scale
 
-    def __call__(self, target: Target) -> Values | Explained | Tensor:
+    def __call__(self, target: Target) -> Values | Explained:
         division = self.scale(target)
         if division is None:
-            return _said(self.rule, target)
+            return self.rule.says(target)
         divisor, why, base = division
-        found = _said(self.rule, base or target)
+        found = self.rule.says(base or target)
         if isinstance(found, Explained):
             why = f"{found.why} {why}".rstrip()
             found = found.values
-        if isinstance(found, CopyFrom | NormOf | MinusIdentity):
+        if isinstance(found, CopyFrom | NormOf):
             return found  # of values that are scaled themselves
         is_same = base is None or base.tensor.shape == target.tensor.shape
         drawn = found.distribution if isinstance(found, RowZeroed) else found
@@ -62,7 +59,7 @@ class Scaled:
         elif is_same and isinstance(drawn, Orthogonal | DeltaOrthogonal):
             values = replace(drawn, gain=drawn.gain / divisor)
         elif divisor == 1 and not isinstance(drawn, Orthogonal | DeltaOrthogonal):
-            return _said(self.rule, target)
+            return self.rule.says(target)
         else:
             raise ValueError(f"{why}: accepted are distributions, which can be scaled; give it its own rule")
         if not why:
@@ -85,11 +82,6 @@ def original(rule: Rule) -> Rule:
     while isinstance(rule.init, Scaled):
         rule = rule.init.rule
     return rule
-
-
-def _said(rule: Rule, target: Target) -> Values | Explained:
-    found = rule.init if is_values(rule.init) else call(rule.init, target)
-    return Preset(found) if isinstance(found, Tensor) else found
 
 
 def divided(values: Distribution, divisor: float) -> Distribution:

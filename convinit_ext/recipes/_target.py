@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from convinit_ext import distributions
 from convinit_ext.distributions import PYTORCH, Axes, Axis, are_pytorchs
-from convinit_ext.recipes._derived import MinusIdentity, NormOf
+from convinit_ext.recipes._derived import NormOf, Transformed
 
 Fan: TypeAlias = Literal["true", "torch"]
 FANS: tuple[Fan, ...] = ("true", "torch")
@@ -41,7 +41,7 @@ class Target:
     parents: tuple[nn.Module, ...] = ()
     fan: Fan = "true"
     plain: Target | None = None
-    start: NormOf | MinusIdentity | None = None
+    start: NormOf | Transformed | None = None
 
     def fans(self, fan: Fan | None = None, axes: Axes = PYTORCH) -> tuple[int, int]:
         """Return (fan_in, fan_out), the true ones or PyTorch's.
@@ -56,9 +56,9 @@ class Target:
         Raises:
             ValueError: fewer than 2 dimensions; axes or blocks that the shape cannot have.
         """
-        layout = _layout(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _AS_PYTORCH
+        layout = layout_of(self) if (fan or self.fan) != "torch" or is_expert_stack(self) else _AS_PYTORCH
         if not are_pytorchs(axes._replace(blocks=1)):
-            layout = _Layout(1, False, *axes)
+            layout = Layout(1, False, *axes)
         elif axes.blocks != 1:
             layout = layout._replace(blocks=axes.blocks)
         return distributions.fans(tuple(self.tensor.shape), **layout._asdict())
@@ -78,7 +78,7 @@ def check_axes(init: Any) -> None:
     object.__setattr__(init, "blocks", distributions.as_blocks(init.blocks))
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """What decides fans beside the shape, as distributions.fans takes it."""
 
     groups: int = 1
@@ -89,31 +89,21 @@ class _Layout(NamedTuple):
     blocks: int = 1
 
 
-_AS_PYTORCH = _Layout()
+_AS_PYTORCH = Layout()
 
 
-def _layout(target: Target) -> _Layout:
+def layout_of(target: Target) -> Layout:
     """Return what the axes of a parameter are to its module."""
     module = target.module
     if is_expert_stack(target):
-        return _Layout(batch_axis=0, in_axis=1 if _experts_transposed(module) else 2)
+        return Layout(batch_axis=0, in_axis=1 if _experts_transposed(module) else 2)
     if isinstance(module, _ConvNd):
-        return _Layout(module.groups, module.transposed) if target.tensor.ndim > 2 else _AS_PYTORCH
+        return Layout(module.groups, module.transposed) if target.tensor.ndim > 2 else _AS_PYTORCH
     if is_conv1d(module.__class__):
-        return _Layout(transposed=True)
+        return Layout(transposed=True)
     if target.parameter == "in_proj_weight" and isinstance(module, nn.MultiheadAttention):
-        return _Layout(blocks=3) if target.tensor.shape[0] == 3 * module.embed_dim else _AS_PYTORCH
+        return Layout(blocks=3) if target.tensor.shape[0] == 3 * module.embed_dim else _AS_PYTORCH
     return _AS_PYTORCH
-
-
-def layout_key(target: Target) -> object:
-    """Return what decides a parameter's fans beside its shape."""
-    return _layout(target)
-
-
-def has_inputs_first(target: Target) -> bool:
-    """Whether dimension 0 of a parameter is its module's inputs: of a transposed convolution, of Conv1D."""
-    return _layout(target).transposed
 
 
 _EXPERT_MATRICES = ("gate_up_proj", "down_proj", "gate_proj", "up_proj")

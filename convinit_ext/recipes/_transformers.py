@@ -11,7 +11,7 @@ import re
 from torch import nn
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
-from convinit_ext.recipes._depth import RESIDUAL, DepthNormal, check_num_layers
+from convinit_ext.recipes._depth import RESIDUAL, ByDepth
 from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
@@ -19,6 +19,7 @@ from convinit_ext.recipes._model_code import LAST, by_model_code
 from convinit_ext.recipes._norms import NORM_LIKE, RESPONSE_NORM, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._scaled import scaled
 from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
@@ -100,21 +101,14 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
 
     Source: Radford et al. 2019, section 2.3; GPT2PreTrainedModel._init_weights of transformers; nanoGPT.
 
-    >>> 'normal_(0, 0.01 / sqrt(2 num_layers))' in [rule.text for rule in gpt(0.01, num_layers=8)]
-    True
+    >>> from convinit_ext import plan_model
+    >>> blocks = nn.ModuleList(nn.ModuleDict({"c_proj": nn.Linear(4, 4)}) for _ in "abc")
+    >>> plan_model(blocks, recipe="gpt").report.rows[0].initialiser
+    'normal_(0, 0.02) / sqrt(2 * 3)'
     """
-
-    check_num_layers(num_layers)
-    residual = DepthNormal(std, num_layers)
-    label = f"normal_(0, {std:.6g} / sqrt(2 num_layers))"
-    return own(
-        Recipe(
-            (*KNOWN, Rule(residual, name=RESIDUAL, where=is_matrix_of_layer, label=label), *_language(std)),
-            name="gpt",
-            defaults=False,
-            allow_unused=True,
-        )
-    )
+    residual = Rule(Normal(0.0, std), name=RESIDUAL, where=is_matrix_of_layer)
+    rules = (*KNOWN, *scaled([residual], ByDepth(num_layers=num_layers, recipe="gpt")), *_language(std))
+    return own(Recipe(rules, name="gpt", defaults=False, allow_unused=True))
 
 
 def llama(std: float = _STD) -> Recipe:

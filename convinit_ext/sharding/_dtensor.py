@@ -124,7 +124,7 @@ def copy_whole_(tensor: Tensor, whole: Tensor, shard: Shard | None = None) -> No
             tensor.copy_(whole)
             return
         for part in parts(tensor, shard):
-            part.tensor.copy_(whole[tuple(slice(each.start, each.stop, each.step) for each in part.ranges)])
+            part.tensor.copy_(whole[part.slices])
     if is_dtensor(tensor):
         increment_version(tensor)
 

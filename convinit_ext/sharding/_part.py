@@ -23,6 +23,11 @@ class Part(NamedTuple):
     tensor: Tensor
     ranges: tuple[range, ...]
 
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Return the indices for indexing the whole tensor."""
+        return tuple(slice(each.start, each.stop, each.step) for each in self.ranges)
+
     def box(self, shape: Sequence[int]) -> Box:
         """Return the row-major start and strides of a part, not empty; ValueError if they are too large."""
         steps = row_major(shape)
@@ -38,27 +43,14 @@ class Part(NamedTuple):
         return Box(start, strides)
 
 
-def without(part: Part, row: int) -> tuple[list[Part], Part | None]:
-    """Split one index of dimension 0 of the logical tensor off: the rest, and that index's part, if any."""
-    rows, *others = part.ranges
-    if row not in rows:
-        return [part], None
-    at = rows.index(row)
-
-    def cut(start: int, stop: int) -> Part:
-        return Part(part.tensor[start:stop], (rows[start:stop], *others))
-
-    rest = [cut(start, stop) for start, stop in ((0, at), (at + 1, len(rows))) if start < stop]
-    return rest, cut(at, at + 1)
-
-
-def within(part: Part, rows: Runs) -> Iterator[Part]:
-    """Yield what a region has of some indices of dimension 0 of the logical tensor, runs without steps."""
-    own, *others = part.ranges
-    for run in rows:
+def within(part: Part, runs: Runs, dim: int = 0) -> Iterator[Part]:
+    """Yield what a region has of some indices of a dimension of the logical tensor, runs without steps."""
+    own = part.ranges[dim]
+    for run in runs:
         start, stop = (bisect_left(own, each) for each in (run.start, run.stop))
         if start < stop:
-            yield Part(part.tensor[start:stop], (own[start:stop], *others))
+            ranges = (*part.ranges[:dim], own[start:stop], *part.ranges[dim + 1 :])
+            yield Part(part.tensor.narrow(dim, start, stop - start), ranges)
 
 
 def cut_into_views(local: Tensor, runs: Sequence[Runs]) -> Iterator[Part]:

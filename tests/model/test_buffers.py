@@ -181,6 +181,7 @@ def test_buffers_that_are_dtensors_are_made_anew_too(placement):
         model.register_buffer("index", buffer, persistent=False)
         init_model_(model)
         assert torch.equal(model.index.to_local(), held)
+        assert not model.state_dict()  # it stays what it was, although the method registers one that is there
 
 
 class Counting(nn.Module):

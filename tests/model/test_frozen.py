@@ -12,7 +12,7 @@ from states import assert_refused
 from torch import nn
 
 from convinit_ext import Constant, init_model_, plan_model, save_model, verify
-from convinit_ext.recipes import TORCH, CopyFrom, Rule, gpt
+from convinit_ext.recipes import TORCH, CopyFrom, Recipe, Rule, as_recipe, depth_scaled, gpt
 
 
 def built(device: str = "cpu") -> nn.Module:
@@ -31,6 +31,15 @@ def built(device: str = "cpu") -> nn.Module:
 def test_a_frozen_parameter_is_asked_about(recipe, device):
     said = r"1\.weight \[6, 4\] of Embedding\n.*frozen='keep'.*frozen='draw'"
     assert_refused(built(device), ValueError, said, recipe=recipe)
+
+
+@pytest.mark.parametrize("recipe", ["gpt", "mamba", depth_scaled("torch")])
+def test_a_ready_made_rule_that_is_scaled_names_nothing(recipe):
+    model = nn.ModuleList([nn.ModuleDict({"out_proj": nn.Linear(4, 4)}) for _ in "ab"])
+    next(model.parameters()).requires_grad_(False)
+    rules = [Rule(Constant(0.0), parameter="A_log", allow_unused=True), *as_recipe(recipe)]
+    with pytest.raises(ValueError, match=r"(?s)weight .*frozen='keep'"):
+        init_model_(model, recipe=Recipe(rules, allow_unused=True))
 
 
 @pytest.mark.parametrize("condition", [{"name": "1.weight"}, {"parameter": "weight", "module": nn.Embedding}])

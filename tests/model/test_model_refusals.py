@@ -206,7 +206,7 @@ def test_spectral_norm_in_float8(normed):
 
 
 def test_presets_are_dense():
-    with pytest.raises(TypeError, match=r"^Preset needs a dense tensor$"):
+    with pytest.raises(TypeError, match=r"^Preset needs a dense tensor, and not a torch\.sparse_coo tensor$"):
         Preset(torch.eye(3).to_sparse())
 
 

@@ -11,7 +11,7 @@ from torch.distributed.tensor import Shard as Cut
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from convinit_ext import Shard
-from convinit_ext.sharding import Part, logical_shape, parts, without
+from convinit_ext.sharding import Part, logical_shape, parts, within
 
 SHAPES = ((7, 5), (8, 12), (1, 3), (13, 2))  # sizes that no mesh divides among them
 
@@ -126,14 +126,18 @@ def test_a_shard_as_megatron_cuts(dim, stride):
         assert_parts_hold_their_indices(parts(local, shard), full.shape, local)
 
 
-def test_without_one_row():
+def test_within_some_rows_and_columns():
     full = numbered(12, 5)
     (part,) = parts(full[2:12:3], Shard((12, 5), (range(2, 12, 3), 0)))
     for row, kept in ((5, [[2], [8, 11]]), (2, [[5, 8, 11]]), (11, [[2, 5, 8]])):
-        rest, one = without(part, row)
+        rest = list(within(part, (range(row), range(row + 1, 12))))
+        (one,) = within(part, (range(row, row + 1),))
         assert [list(each.ranges[0]) for each in rest] == kept
         assert_parts_hold_their_indices([*rest, one], full.shape, full[2:12:3])
-    assert without(part, 4) == ([part], None)
+    assert not list(within(part, (range(4, 5),)))
+    columns = list(within(part, (range(2), range(2, 5)), dim=1))
+    assert [list(each.ranges[1]) for each in columns] == [[0, 1], [2, 3, 4]]
+    assert_parts_hold_their_indices(columns, full.shape, full[2:12:3])
 
 
 @pytest.mark.parametrize(

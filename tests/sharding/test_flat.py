@@ -8,7 +8,7 @@ from filling import assert_same_bits
 from initialisers import ALL, FIXED, RANDOM, key_of, unset
 
 from convinit_ext import Normal, Shard, init
-from convinit_ext.model._values import Computed, Drawn, Given, MinusOnes, Norm, Rounded, Same, whole
+from convinit_ext.model._values import Computed, Drawn, Given, Norm, Rounded, Same, whole
 from convinit_ext.sharding import copy_whole_, parts
 
 SHAPES = ((), (5,), (1,), (3, 4), (4, 1), (1, 3), (2, 3, 2), (3, 1, 2), (2, 2, 1, 3), (0, 4), (3, 0))
@@ -55,7 +55,6 @@ def kinds(shape, dtype):
     yield "given", Given(torch.arange(torch.Size(shape).numel()).view(shape).to(dtype))
     yield "computed", Computed(str, lambda seed, dtype: whole(drawn, seed, shape, dtype))
     if len(shape) > 1:
-        yield "minus the identity", MinusOnes()
         for dim in {0, len(shape) - 1}:
             source = (shape[0], *shape[1:])
             alike = tuple(size if at == dim else 1 for at, size in enumerate(shape))
