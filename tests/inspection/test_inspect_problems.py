@@ -114,7 +114,9 @@ def test_what_is_not_finite_is_named():
     assert outputs == "not finite: 3.1% of what 2 (Linear) puts out, the first such layer"
     assert weights == "not as intended: 2.weight (not finite)"
     assert "NaN" not in inspect_model(model).to_json()
-    found = inspect_model(mlp().half(), torch.full((2, 32), 6e4, dtype=torch.float16))
+    overflows = mlp().half()
+    overflows[0].weight.data.fill_(0.5)
+    found = inspect_model(overflows, torch.full((2, 32), 6e4, dtype=torch.float16))
     assert found.problems[0].startswith("not finite: ") and "of what 0 (Linear)" in found.problems[0]
 
 
