@@ -225,7 +225,7 @@ class ModelPlan:
             )
 
     def _remember(self) -> None:
-        self._homes = Homes(self._model)
+        self._homes = Homes(self._plan.modules)
         self._places = _Places(list(self._plan.held()))
         self.__dict__.pop("_call", None)  # made anew when it is asked for
 

@@ -24,7 +24,7 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import start_of
-from convinit_ext.model._plan import Row
+from convinit_ext.model._plan import Row, by_memory, memory_of
 from convinit_ext.model._spectral import check_spectral, settle, vectors_of
 from convinit_ext.model._values import Same, Values
 from convinit_ext.recipes import (
@@ -130,22 +130,22 @@ def buffer_rows(
         )
     if not options.reading:
         settle(rows, parameters)
-        _check_not_left_behind(buffers, parameters)
+        if options.dtype is not None:
+            _check_not_left_behind(buffers, parameters)
     return tuple(rows), tuple(attributes)
 
 
 def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[Row]) -> None:
     """Raise ValueError for a buffer in the memory of a parameter that gets new memory of another dtype."""
-    moved = [row for row in parameters if row.is_fresh and not row.tensor.is_meta and row.tensor.numel()]
-    for held in buffers if moved else ():
-        if not held.tensor.numel() or not walk.has_memory(held.tensor):
-            continue
-        names = [row.name for row in moved if walk.overlap(held.tensor, row.tensor)]
-        if names:
-            raise ValueError(
-                f"buffer {held.path!r} shares the memory of parameter {names[0]!r}, and dtype= would leave "
-                "the old values in it; give the buffer its own memory (clone()), or leave dtype= out"
-            )
+    moved = by_memory(row for row in parameters if row.is_fresh and not row.tensor.is_meta)
+    for held in buffers:
+        for row in moved.get(memory_of(held.tensor), ()):
+            if walk.overlap(held.tensor, row.tensor):
+                raise ValueError(
+                    f"buffer {held.path!r} shares the memory of parameter {row.name!r}, and dtype= would "
+                    "leave the old values in it; give the buffer its own memory (clone()), or leave dtype= "
+                    "out"
+                )
 
 
 def _attributes(

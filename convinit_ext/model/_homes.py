@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from collections.abc import Sequence
 
 from torch import nn
+
+from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._named_tensors import NamedModule
 
 _LEAVES = ("_parameters", "_buffers")
 
@@ -13,58 +17,51 @@ class Homes:
     """The places of a model's tensors, whatever tensors are there. The model is seen anew at each question.
 
     >>> model = nn.Sequential(nn.Linear(2, 2))
-    >>> homes = Homes(model)
+    >>> homes = Homes(list(walk.modules(model)))
     >>> model[0] = nn.Linear(2, 2)
     >>> homes.changed()
     ['0.weight', '0.bias']
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._homes: dict[str, nn.Module] = {}
-        self._attributes: list[dict[str, Any]] = []
-        self._facts: list[object] = []
-        self._remember()
+    def __init__(self, nodes: Sequence[NamedModule]) -> None:
+        self._nodes = nodes
+        self._holders = [vars(node.module)[leaves] for leaves in _LEAVES for node in nodes]
+        # Views, which show what is there when they are looked at.
+        self._leaves = [holder.keys() for holder in self._holders]
+        self._children = [vars(node.module)["_modules"].values() for node in nodes]
+        self._absent = [
+            (at, leaf)
+            for at, holder in enumerate(self._holders)
+            for leaf, tensor in holder.items()
+            if tensor is None
+        ]
+        self._facts = self._now()
 
     def changed(self) -> list[str]:
         """The paths of tensors that are in other modules, or that are new; those that are gone."""
         if self._now() == self._facts:
             return []
-        before = self._homes
-        self._remember()
-        paths = before | self._homes
-        changed = [path for path in paths if before.get(path) is not self._homes.get(path)]
-        if changed:
-            self._homes = before
-            self._facts = []  # to be looked at again
+        now = Homes(list(walk.modules(self._nodes[0].module)))
+        before, after = self._modules(), now._modules()
+        changed = [path for path in before | after if before.get(path) is not after.get(path)]
+        if not changed:
+            self.__dict__.update(now.__dict__)
         return changed
 
-    def _remember(self) -> None:
-        self._homes, self._attributes, seen = {}, [], set()
-        found = [("", self._model)]  # a module may hold itself
-        while found:
-            prefix, module = found.pop()
-            if id(module) in seen:
-                continue
-            seen.add(id(module))
-            facts = vars(module)
-            self._attributes.append(facts)
-            for leaves in _LEAVES:
-                for leaf, tensor in facts[leaves].items():
-                    if tensor is not None:
-                        self._homes[prefix + leaf] = module
-            for name, child in reversed([*facts["_modules"].items()]):
-                if child is not None:
-                    found.append((f"{prefix}{name}.", child))
-        self._facts = self._now()
+    def _modules(self) -> dict[str, nn.Module]:
+        """Return the module of each path to a tensor, as they were."""
+        absent, places = set(self._absent), zip(itertools.cycle(self._nodes), self._facts[0], strict=False)
+        return {
+            walk.join(node.path, leaf): node.module
+            for at, (node, leaves) in enumerate(places)
+            for leaf in leaves
+            if (at, leaf) not in absent
+        }
 
-    def _now(self) -> list[object]:
+    def _now(self) -> tuple[list[tuple[str, ...]], list[int], list[bool]]:
         """What differs where places do, and is quick to ask: a plan is run again within microseconds."""
-        found: list[object] = [id(child) for each in self._attributes for child in each["_modules"].values()]
-        for leaves in _LEAVES:
-            found += [
-                None if tensor is None else leaf
-                for each in self._attributes
-                for leaf, tensor in each[leaves].items()
-            ]
-        return found
+        return (
+            [*map(tuple, self._leaves)],
+            [*map(id, itertools.chain.from_iterable(self._children))],
+            [self._holders[at].get(leaf) is None for at, leaf in self._absent],
+        )

@@ -6,16 +6,16 @@ import contextlib
 import gc
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import increment_version
+from convinit_ext._engine import increment_version, storage_of
 from convinit_ext.distributions import Constant, Distribution
-from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor, has_memory
 from convinit_ext.model._report import Report, ReportRow, std_of
 from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
 from convinit_ext.sharding import (
@@ -145,7 +145,7 @@ class Plan:
     """What an initialisation does: the parameters in the order of named_parameters(), then the buffers.
 
     `were_zero` has the names of those that hold zeros before, and then something else; `attributes` the
-    tensors in plain attributes that come from the meta device, with their values.
+    tensors in plain attributes that come from the meta device, with their values; `modules` all modules.
     """
 
     rows: tuple[Row, ...]
@@ -154,6 +154,7 @@ class Plan:
     recipe: str
     were_zero: tuple[str, ...] = ()
     attributes: tuple[tuple[NamedTensor, Tensor], ...] = ()
+    modules: Sequence[NamedModule] = ()
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
@@ -172,6 +173,20 @@ class Plan:
         """Return what it does to each parameter, or did in so many seconds."""
         rows = tuple(row.reported() for row in self.rows)
         return Report(rows, seconds, self.seed, self.recipe, dry, self.were_zero)
+
+
+def by_memory(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    """Return rows by `memory_of` their tensors, without those that have none."""
+    found: dict[int, list[Row]] = {}
+    for row in rows:
+        found.setdefault(memory_of(row.tensor), []).append(row)
+    found.pop(0, None)
+    return found
+
+
+def memory_of(tensor: Tensor) -> int:
+    """Return what tells a tensor's memory from others'; 0 of one without any, or without elements."""
+    return storage_of(local_of(tensor)) if tensor.numel() and has_memory(tensor) else 0
 
 
 @lru_cache(maxsize=64)

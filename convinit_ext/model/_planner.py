@@ -100,7 +100,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
 
     buffers, attributes = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options), attributes)
+    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options), attributes, nodes)
 
 
 def _with_pieces(

@@ -16,10 +16,9 @@ from convinit_ext._engine import (
     lines,
     listed,
     naming,
-    storage_of,
 )
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan, Row, by_memory, memory_of
 from convinit_ext.model._values import Given, SomeRows, Values, generated
 from convinit_ext.recipes import check_given
 from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
@@ -62,7 +61,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             "is wrapped"
         )
     rows = {id(held.tensor): row for row in plan.all_rows for held in row.held}
-    filled = _filled(plan)
+    # Parameters that are filled where they are: a buffer may be in the same memory.
+    filled = by_memory(row for row in plan.rows if row.values is not None and not row.is_fresh)
     found: dict[str, SavedTensor] = {}
     seen: set[object] = set()
     lost = []
@@ -112,22 +112,13 @@ def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) ->
         )
 
 
-def _filled(plan: Plan) -> dict[int, list[Row]]:
-    """Return the parameters that are filled where they are, by their memory: buffers may be the same."""
-    found: dict[int, list[Row]] = {}
-    for row in plan.rows:
-        if row.values is not None and not row.is_fresh and row.tensor.numel():
-            found.setdefault(storage_of(local_of(row.tensor)), []).append(row)
-    return found
-
-
 def _identity(key: str, tensor: Tensor, row: Row | None, filled: Mapping[int, Sequence[Row]]) -> object:
     """Equal for tensors that are tied. ValueError says that one is a part of a parameter that is filled."""
     if row is not None and not row.is_buffer:
         return id(row)
     if tensor.is_meta or not tensor.numel():
         return id(tensor)
-    for other in filled.get(storage_of(local_of(tensor)), ()):
+    for other in filled.get(memory_of(tensor), ()):
         if walk.view(tensor) == walk.view(other.tensor):
             return id(other)
         if walk.overlap(tensor, other.tensor):
