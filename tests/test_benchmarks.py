@@ -25,7 +25,6 @@ import table
 from convinit_ext import init_model_, intercept
 
 VARIABLE = re.compile(r"[A-Z_]+=")
-RENAMED = pytest.mark.xfail(strict=True, reason="written as cpu.json, and renamed; to be measured again")
 
 
 @pytest.mark.parametrize(
@@ -128,13 +127,7 @@ def test_a_result_file_says_its_command_and_its_versions(path):
     assert "nvcc" in where or (where["python"] and where["torch"])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=RENAMED if path.name == "cpu_avx2.json" else (), id=path.name)
-        for path in sorted(table.ROOT.glob("*/results/*.json"))
-    ],
-)
+@pytest.mark.parametrize("path", sorted(table.ROOT.glob("*/results/*.json")), ids=lambda path: path.name)
 def test_a_command_with_an_output_names_the_result_file(path):
     words = shlex.split(json.loads(path.read_text()).get("command", ""))
     named = [value for option, value in itertools.pairwise(words) if option == "--output"]
