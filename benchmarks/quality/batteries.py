@@ -190,7 +190,7 @@ def version_of_dieharder() -> str:
     if not shutil.which("dieharder"):
         raise SystemExit("batteries.py: there is no dieharder on PATH (Debian: apt-get install dieharder)")
     printed = subprocess.run(["dieharder", "-l"], capture_output=True, text=True).stdout
-    return re.search(r"version (\S+)", printed)[1]  # type: ignore[index]
+    return re.search(r"version (\S+)", printed)[1]  # type: ignore[index]  # it always says one
 
 
 def parsed(arguments: list[str] | None) -> argparse.Namespace:

@@ -37,7 +37,7 @@ def is_partial(tensor: Tensor) -> bool:
     """Return whether a tensor is a DTensor of whose elements ranks hold terms, or the like."""
     if not is_dtensor(tensor):
         return False
-    spec: Any = tensor._spec  # type: ignore[attr-defined]
+    spec: Any = tensor._spec  # type: ignore[attr-defined]  # of a DTensor
     return any(
         placement.is_partial() and size > 1
         for placement, size in zip(spec.placements, spec.mesh.shape, strict=True)

@@ -53,7 +53,7 @@ class Ranks:
     """A process that runs scripts as the ranks of a job, by ranks.py, and imports what they need once."""
 
     def __init__(self) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # open as long as this is
         self._process = subprocess.Popen(
             [sys.executable, str(SUPPORT / "ranks.py")],
             env=environment(),
