@@ -30,6 +30,8 @@ from convinit_ext.sharding import (
     within,
 )
 
+_MANY_OBJECTS = 10_000
+
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
@@ -40,6 +42,9 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if gc.get_count()[0] > _MANY_OBJECTS and not gc.get_freeze_count():
+                gc.freeze()  # and so they count as old: the next collection would walk all of them
+                gc.unfreeze()
             gc.enable()
 
 

@@ -146,9 +146,10 @@ class Recipe:
                 found.append(_rule_of_part(rules, target, target.plain))
                 continue
             shared = type(target.module), target.parameter
-            if shared not in suitable:
-                suitable[shared] = [(rule, _rest_of(rule)) for rule in rules if rule.suits(*shared)]
-            for rule, fits in suitable[shared]:
+            offered = suitable.get(shared)
+            if offered is None:
+                offered = suitable[shared] = [(rule, _rest_of(rule)) for rule in rules if rule.suits(*shared)]
+            for rule, fits in offered:
                 if fits is None or fits(target):
                     found.append(rule)
                     break

@@ -286,6 +286,28 @@ def test_the_garbage_collector_rests_while_a_plan_is_made(do, was_enabled):
         gc.enable()
 
 
+def test_the_many_objects_of_a_plan_are_not_walked_once_it_is_made():
+    model = nn.ModuleList(nn.Linear(2, 2) for _ in range(1500))
+    walks = []
+    gc.collect()
+    gc.callbacks.append(lambda *_: walks.append(1))
+    try:
+        plan = make_plan(model, 0)
+        after = [[each] for each in range(10)]
+    finally:
+        gc.callbacks.pop()
+    assert not walks and len(plan.rows) == 3000 and len(after) == 10
+
+
+def test_what_a_caller_has_frozen_stays_so_while_a_plan_is_made():
+    gc.freeze()
+    try:
+        make_plan(nn.ModuleList(nn.Linear(2, 2) for _ in range(1500)), 0)
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
+
+
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_buffers_start_anew_at_every_run(dtype, step):
