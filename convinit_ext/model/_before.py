@@ -1,4 +1,4 @@
-"""What parameters hold before they are filled: how each begins, which are zero, unwritten, or copies."""
+"""What parameters hold before they are filled: how each begins, which are constant, unwritten, copies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -27,16 +28,13 @@ Beginnings: TypeAlias = Sequence[tuple[Row, bytes]]
 
 
 def beginnings(rows: Iterable[Row]) -> Beginnings:
-    """Return the first bytes of parameters on the CPU that stay, or are drawn whole and not as zeros."""
+    """Return the first bytes of parameters on the CPU that stay, or are drawn whole."""
     found = []
     for row in rows:
         first, values = row.held[0], row.values
         if row.rows is not None:
             continue
-        if isinstance(values, Drawn):
-            if isinstance(values.distribution, Constant) and not values.distribution.value:
-                continue
-        elif values is not None:
+        if not isinstance(values, Drawn | None):
             continue
         local = first.tensor if first.is_plain else local_of(first.tensor)
         if local.is_cpu and (first.is_plain or is_plain(local)):
@@ -47,24 +45,52 @@ def beginnings(rows: Iterable[Row]) -> Beginnings:
     return found
 
 
-def zeros(starts: Beginnings, options: Options) -> tuple[str, ...]:
-    """Return the names of parameters that are zero, but for biases, and are to have other values.
+def constants(starts: Beginnings, options: Options) -> dict[str, float]:
+    """Return the values of parameters that hold one alone, and are to have others; of biases not zero.
 
-    A rule of the caller's own that names one knows what it does.
+    A rule of the caller's own that names a parameter knows what it does.
     """
-    found = [row.held[0] for row, start in starts if not start.strip(b"\0") and _is_zero(row)]
+    found = [
+        (row.held[0], value)
+        for row, start in starts
+        if (len(start) < _LOOKED_AT or start[0] == start[8]) and (value := _lost(row, start)) is not None
+    ]
     if not found or is_unwritten(row for row, _ in starts):
-        return ()
-    rules = options.recipe.rules_for([target_of(held, options.fan) for held in found])
+        return {}
+    rules = options.recipe.rules_for([target_of(held, options.fan) for held, _ in found])
     pairs = zip(found, rules, strict=True)
-    return tuple(held.name for held, rule in pairs if rule is None or not names_it(rule, options.recipe))
+    return {
+        held.name: value
+        for (held, value), rule in pairs
+        if rule is None or not names_it(rule, options.recipe)
+    }
 
 
-def _is_zero(row: Row) -> bool:
-    tensor = row.held[0].tensor
-    if row.values is None or row.held[0].places[0][1] == "bias" or not row.held[0].is_plain:
-        return False
-    return not tensor.detach().reshape(-1).view(torch.uint8).any()
+def _lost(row: Row, start: bytes) -> float | None:
+    """Return the one value that a parameter holds now, and not afterwards."""
+    held, values = row.held[0], row.values
+    if not isinstance(values, Drawn) or not held.is_plain:
+        return None
+    tensor = held.tensor.detach().reshape(-1)
+    item = start[: tensor.itemsize]
+    if item * (len(start) // len(item)) != start or (item == start and any(start)):  # one number is one value
+        return None
+    value, distribution = _number(item, tensor.dtype), values.distribution
+    if isinstance(distribution, Constant) and _rounded(distribution.value, tensor.dtype) == value:
+        return None
+    if not value and held.places[0][1] == "bias":
+        return None
+    return value if (tensor == tensor[0]).all() else None
+
+
+@lru_cache(maxsize=64)
+def _number(item: bytes, dtype: torch.dtype) -> float:
+    return torch.frombuffer(bytearray(item), dtype=dtype).double().item()
+
+
+@lru_cache(maxsize=64)
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    return torch.tensor(value, dtype=torch.float64).to(dtype).double().item()
 
 
 def is_unwritten(rows: Iterable[Row]) -> bool:

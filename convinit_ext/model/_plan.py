@@ -7,7 +7,7 @@ import gc
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -149,7 +149,7 @@ class Row:
 class Plan:
     """What an initialisation does: the parameters in the order of named_parameters(), then the buffers.
 
-    `were_zero` has the names of those that hold zeros before, and then something else; `attributes` the
+    `were_constant` has the values of those that hold one alone before, and then others; `attributes` the
     tensors in plain attributes that come from the meta device, with their values; `modules` all modules.
     """
 
@@ -157,7 +157,7 @@ class Plan:
     buffers: tuple[Row, ...]
     seed: int
     recipe: str
-    were_zero: tuple[str, ...] = ()
+    were_constant: dict[str, float] = field(default_factory=dict)
     attributes: tuple[tuple[NamedTensor, Tensor], ...] = ()
     modules: Sequence[NamedModule] = ()
 
@@ -177,7 +177,7 @@ class Plan:
     def report(self, seconds: float, dry: bool = False) -> Report:
         """Return what it does to each parameter, or did in so many seconds."""
         rows = tuple(row.reported() for row in self.rows)
-        return Report(rows, seconds, self.seed, self.recipe, dry, self.were_zero)
+        return Report(rows, seconds, self.seed, self.recipe, dry, self.were_constant)
 
 
 def by_memory(rows: Iterable[Row]) -> dict[int, list[Row]]:

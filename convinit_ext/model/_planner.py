@@ -12,7 +12,7 @@ from convinit_ext._engine import naming
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._before import beginnings, warn_of_copies, zeros
+from convinit_ext.model._before import beginnings, constants, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
 from convinit_ext.model._computed import DrawnParts, values_of
@@ -100,7 +100,7 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
 
     buffers, attributes = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
     selection.check_used()
-    return Plan(rows, buffers, seed, options.recipe.name, zeros(starts, options), attributes, nodes)
+    return Plan(rows, buffers, seed, options.recipe.name, constants(starts, options), attributes, nodes)
 
 
 def _with_pieces(

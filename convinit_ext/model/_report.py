@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
@@ -66,8 +66,9 @@ class Report:
         seed: of the model.
         recipe: its name.
         dry: whether it says what would be done, and nothing was.
-        were_zero: the names of parameters, but for biases, that a model held as zeros and that get other
-            values by a recipe of types: layers that were to add nothing at first.
+        were_constant: the values of parameters that held one value alone, and that get others by a recipe of
+            types: layers that were to add nothing at first, biases that say how rare a class is. Biases of
+            zeros do not count.
     """
 
     rows: tuple[ReportRow, ...]
@@ -75,7 +76,7 @@ class Report:
     seed: int
     recipe: str
     dry: bool = False
-    were_zero: tuple[str, ...] = ()
+    were_constant: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def num_elements(self) -> int:
@@ -106,7 +107,7 @@ class Report:
             "num_bytes": self.num_bytes,
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
-            "were_zero": list(self.were_zero),
+            "were_constant": self.were_constant,
             "rows": [row._asdict() | {"shape": list(row.shape)} for row in self.rows],
         }
 
@@ -144,12 +145,14 @@ class Report:
     __str__ = text
 
     def _notes(self) -> list[str]:
-        if not self.were_zero:
-            return []
-        is_one = len(self.were_zero) == 1
-        were = "1 parameter that was" if is_one else f"{len(self.were_zero)} parameters that were"
+        by_value: dict[float, list[str]] = {}
+        for name, value in self.were_constant.items():
+            by_value.setdefault(value, []).append(name)
         return [
-            f"{were} zero get{'s' * is_one} other values, unless skip= leaves them: {listed(self.were_zero)}"
+            f"{'1 parameter that was' if len(names) == 1 else f'{len(names)} parameters that were'} "
+            f"{f'{value:.6g}' if value else 'zero'} get{'s' * (len(names) == 1)} other values, unless skip= "
+            f"leaves {'it' if len(names) == 1 else 'them'}: {listed(names)}"
+            for value, names in by_value.items()
         ]
 
 
