@@ -140,14 +140,13 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return what tells one piece of memory from another, as long as it lives."""
-    address: int = tensor.untyped_storage()._cdata
-    return address
+    """Return what tells one piece of memory from another, as long as it lives; 0 of a tensor without any."""
+    return tensor.untyped_storage()._cdata if _has_storage(tensor) else 0
 
 
 def share_memory(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors are of one piece of memory."""
-    return _has_storage(a) and _has_storage(b) and storage_of(a) == storage_of(b)
+    return 0 != storage_of(a) == storage_of(b)
 
 
 def extent(shape: Sequence[int], strides: Sequence[int]) -> int:

@@ -41,5 +41,5 @@ class DrawnMemory:
             self._known.pop(storage_of(tensor), None)
 
     def holds(self, tensor: Tensor) -> bool:
-        known = self._known.get(storage_of(tensor)) if _has_storage(tensor) else None
+        known = self._known.get(storage_of(tensor))
         return known is not None and not known.expired()  # type: ignore[no-untyped-call]  # PyTorch's

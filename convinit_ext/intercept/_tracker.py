@@ -155,5 +155,4 @@ class Tracker:
         return is_held_by_others(storage) and self._present_storages() != self._storages
 
     def _present_storages(self) -> list[int]:
-        tensors = (each for each in self._members if isinstance(each, Tensor))
-        return [storage_of(each) for each in tensors if _has_storage(each)]
+        return [storage_of(each) for each in self._members if isinstance(each, Tensor)]

@@ -35,11 +35,11 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def of(self, tensor: Tensor) -> Distribution | None:
         """Return the distribution of all elements of a tensor's memory; None where it is not known."""
-        _, known = self._known.get(memory_of(tensor), (None, None))
+        _, known = self._known.get(storage_of(tensor), (None, None))
         return known if known is not None and _is_whole(tensor) else None
 
     def forget(self, tensor: Tensor) -> None:
-        self._known.pop(memory_of(tensor), None)
+        self._known.pop(storage_of(tensor), None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -51,7 +51,7 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
             if func._schema.is_mutable:
                 self.forget(each)
             if found is not None and each.is_floating_point() and _is_whole(each):
-                self._known[memory_of(each)] = each, found
+                self._known[storage_of(each)] = each, found
         return made
 
     def _found(self, func: Any, args: Any, kwargs: Any) -> Distribution | None:
@@ -109,11 +109,6 @@ def written_by(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
             given = args[at] if at < len(args) else kwargs.get(argument.name)
             several = given if isinstance(given, list | tuple) else (given,)
             yield from (each for each in several if isinstance(each, Tensor))
-
-
-def memory_of(tensor: Tensor) -> int:
-    """Return what identifies a tensor's memory as long as it lives; 0 of a tensor without any."""
-    return storage_of(tensor) if _has_storage(tensor) else 0
 
 
 def filling(func: Any, arguments: Any) -> Distribution | None:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convinit_ext.recipes._drawn import memory_of, written_by
+from convinit_ext._engine import storage_of
+from convinit_ext.recipes._drawn import written_by
 
 _set_data: Any = Tensor.data
 _SET_DATA = _set_data.__set__
@@ -36,15 +37,15 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 
     def __init__(self, copies: tuple[nn.Module | Tensor, ...], never: Tensor | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
-        self._never = 0 if never is None else memory_of(never)
+        self._never = 0 if never is None else storage_of(never)
         self._own = {0}  # of tensors without memory
         self._before: list[tuple[Any, Any]] = []
         for each in copies:
             tensors = (each,) if isinstance(each, Tensor) else (*each.parameters(), *each.buffers())
-            self._own.update(map(memory_of, tensors))
+            self._own.update(map(storage_of, tensors))
 
     def is_own(self, tensor: Tensor) -> bool:
-        return memory_of(tensor) in self._own
+        return storage_of(tensor) in self._own
 
     def put_back(self) -> None:
         for storage, before in self._before:
@@ -59,11 +60,11 @@ class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
         returns = func._schema.returns
         if func._schema.name == "aten::lift_fresh" or all(each.alias_info is None for each in returns):
             several = made if isinstance(made, list | tuple) else (made,)
-            self._own.update(memory_of(each) for each in several if isinstance(each, Tensor))
+            self._own.update(storage_of(each) for each in several if isinstance(each, Tensor))
         return made
 
     def _keep(self, tensor: Tensor) -> None:
-        memory = memory_of(tensor)
+        memory = storage_of(tensor)
         if memory == self._never:
             raise RuntimeError("it writes to the model's own parameter, not to that of the copy")
         self._own.add(memory)
