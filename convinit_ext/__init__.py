@@ -20,7 +20,7 @@ if _missing := [name for name in ("torch", "numpy", "safetensors") if _find_spec
 # `python -m convinit_ext` imports this file before __main__, and with it torch, which takes a second or two.
 if (
     _sys.argv[:1] == ["-m"]
-    and _sys.orig_argv[-len(_sys.argv) :][:1] == ["convinit_ext"]
+    and _sys.orig_argv[-len(_sys.argv)] in ("convinit_ext", "-mconvinit_ext")
     and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
 ):
 

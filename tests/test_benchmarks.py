@@ -117,6 +117,14 @@ def test_the_tables_of_the_pages_are_those_of_the_result_file(page, chosen):
     assert {row["case"] for row in record["results"]} >= set(table.CHOSEN)
 
 
+@pytest.mark.parametrize("page", [table.PERFORMANCE, table.README], ids=lambda page: page.name)
+def test_the_pages_say_how_large_the_tensors_are(page):
+    rows = json.loads((table.ROOT / "benchmarks" / "results" / "cpu.json").read_text())["results"]
+    rows = [row for row in rows if "torch_seconds" in row and not re.search(r"\dx\d|cold|warm", row["case"])]
+    (size,) = {f"{row['elements_per_second'] * row['convinit_seconds'] / 1e6:.1f}" for row in rows}
+    assert f"{size} million elements where no shape is said" in " ".join(page.read_text().split())
+
+
 @pytest.mark.parametrize("path", sorted(table.ROOT.glob("*/results/*.json")), ids=lambda path: path.name)
 def test_a_result_file_says_its_command_and_its_versions(path):
     record = json.loads(path.read_text())

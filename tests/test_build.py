@@ -124,6 +124,9 @@ with convinit_ext.intercept(model, seed=0):
     model.reset_parameters()
 assert convinit_ext.verify(model, seed=1) is not None
 convinit_ext.fingerprint(model)
+with torch.device("meta"):
+    model = torch.nn.Conv2d(3, 4, 3)
+convinit_ext.init_model_(model, dtype=torch.bfloat16)
 others = ["torch._dynamo", "torch.distributed.tensor", "torch._inductor", "sympy", "scipy", "matplotlib"]
 others += ["transformers", "timm", "torchvision"]
 convinit_ext.inspect_model, convinit_ext.Inspection

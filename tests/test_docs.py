@@ -7,7 +7,9 @@ import ast
 import contextlib
 import importlib
 import inspect
+import itertools
 import re
+import shlex
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard  # noqa
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module  # noqa: F401
 
 import convinit_ext
+from convinit_ext.cli._arguments import parser
 
 # Guides for somebody who starts: nothing is given to their blocks.
 ALONE = {"start", "drop-in", "models", "which-recipe", "proof", "promises", "how-it-works"}
@@ -48,6 +51,22 @@ def test_links_lead_somewhere(name):
     """Those of docs/ are checked by `make docs`."""
     for link in re.findall(r"\]\(([^)#:]+)[)#]", (ROOT / name).read_text()):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_the_commands_of_a_page_are_there(page):
+    """Those of the command line with these options; scripts, and targets of make. None of them is run."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    text = page.read_text().replace("\\\n", " ")
+    for line in re.findall(r"^ {4}((?:python|torchrun|make) .*)", text, re.MULTILINE):
+        words = list(itertools.takewhile(lambda word: word != "|", shlex.split(line, comments=True)))
+        if words[:3] == ["python", "-m", "convinit_ext"]:
+            parser().parse_args(words[3:])
+        elif words[0] == "make":
+            assert words[1].startswith("build/") or words[1] in targets, line
+        else:
+            (script,) = (word for word in words if word.endswith(".py"))
+            assert (ROOT / script).exists(), line
 
 
 @pytest.mark.parametrize(("module", "page"), [("", "index"), (".init", "init"), (".recipes", "recipes")])

@@ -61,6 +61,13 @@ def test_wheels_are_built_for_every_python_with_cuda_and_without():
         assert [f"{python}-*" for python in jobs[job]["strategy"]["matrix"]["python"]] == built
 
 
+def test_every_wheel_is_tried_with_threads():
+    """Nothing else runs them on a Python without its lock."""
+    command = re.search(r'^test-command = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    named = [word for word in command.split() if word.startswith("tests/")]
+    assert "tests/test_threads.py" in named and all((ROOT / word).exists() for word in named)
+
+
 @pytest.mark.parametrize(
     "form", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")), ids=lambda path: path.name
 )

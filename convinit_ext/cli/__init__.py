@@ -15,6 +15,7 @@ from convinit_ext.cli._check import run_fingerprint, run_inspect, run_verify
 from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._run import run
 from convinit_ext.cli._stream import run_stream
+from convinit_ext.model import SelectionError
 
 __all__ = ["main"]
 
@@ -31,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convinit_ext {options.name}: interrupted{rest}", file=sys.stderr)
         return INTERRUPTED
     except (ValueError, TypeError, RuntimeError, MemoryError, OSError, ImportError) as error:
-        more = f" (see {PROGRAM} {options.name} --help)" if isinstance(error, ArgumentError) else ""
+        is_usage = isinstance(error, ArgumentError | SelectionError)
+        more = f" (see {PROGRAM} {options.name} --help)" if is_usage else ""
         print(f"convinit_ext {options.name}: error: {text_of(error)}{more}", file=sys.stderr)
         return int(options.failure)
     except (Exception, SystemExit):  # the user's code may raise anything, and that is no answer about weights

@@ -12,13 +12,14 @@ import torch
 
 from convinit_ext.checkpoint import fingerprint, fingerprints, open_weights, verify
 from convinit_ext.cli._arguments import FAILURE, ArgumentError, of_arguments, seed_of
-from convinit_ext.cli._common import builder, built, dtype_of, imported, recipe_of
+from convinit_ext.cli._common import builder, built, check_exists, dtype_of, imported, recipe_of
 from convinit_ext.inspection import check_picture, inspect_model
 from convinit_ext.model import plan_model
 from convinit_ext.recipes import RECIPES
 
 
 def run_verify(options: argparse.Namespace) -> int:
+    check_exists(options.path)
     seed, recipe = _seed_and_recipe(open_weights(options.path).metadata, options)
     found = verify(
         options.path,
@@ -62,6 +63,8 @@ def run_fingerprint(options: argparse.Namespace) -> int:
     for name in ("seed", "recipe", "allow_code", "dtype", "construct", "frozen"):
         if of_file and getattr(options, name) is not None:
             raise ArgumentError(f"--{name.replace('_', '-')} is for --model")
+    if of_file:
+        check_exists(options.path)
     number = fingerprint(options.path) if of_file else _planned(options)
     each = fingerprints(options.path) if options.each else {}
     if options.json:

@@ -15,7 +15,7 @@ from torch import nn
 import convinit_ext
 from convinit_ext import _C
 from convinit_ext.cli._arguments import ArgumentError
-from convinit_ext.recipes import as_recipe
+from convinit_ext.recipes import RECIPES, as_recipe
 
 
 def built(build: Callable[[], nn.Module], on_meta: bool, device: torch.device | str = "cpu") -> nn.Module:
@@ -63,7 +63,15 @@ def recipe_of(text: str, allow_code: bool | None) -> Any:
     """Return what --recipe and --allow-code say."""
     if ":" in text:
         return imported(text, "recipe")
+    if text not in RECIPES:
+        check_exists(text)
     return as_recipe(text, allow_code=True) if allow_code else text
+
+
+def check_exists(path: str) -> None:
+    """Raise ArgumentError where there is no such file or folder."""
+    if path and not os.path.exists(path):  # what is empty is refused by what reads it
+        raise ArgumentError(f"{path}: there is no such file")
 
 
 def dtype_of(name: str | None) -> torch.dtype | None:

@@ -10,7 +10,7 @@ from convinit_ext.model._plan import Plan, Row, dtype_name
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report, finite, grouped, shape_text, shortened, size_text, time_text
 from convinit_ext.model._run import available_memory, in_steps
-from convinit_ext.model._selection import Names, Selectors
+from convinit_ext.model._selection import Names, SelectionError, Selectors
 from convinit_ext.model._state import DTYPES, SavedTensor, saved_tensors
 from convinit_ext.model._table import fitted, table, terminal_width, wrapped
 from convinit_ext.model._values import Drawn, Given, Piece, Same, fill_pieces, forget, slabs

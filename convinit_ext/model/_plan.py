@@ -105,7 +105,12 @@ class Row:
             return self.tensor
         if self.values is None or self.rows is not None:
             return self.tensor.to(self.dtype)
-        fresh = torch.empty_like(self.tensor.detach(), dtype=self.dtype, device=self.device)
+        like = self.tensor.detach()
+        if type(like) is Tensor and like.is_meta and like.is_contiguous():
+            # Its empty_like is written in Python and imports sympy, which takes half a second.
+            fresh = torch.empty_strided(like.shape, like.stride(), dtype=self.dtype, device=self.device)
+        else:
+            fresh = torch.empty_like(like, dtype=self.dtype, device=self.device)
         return carrying(fresh, self.tensor)
 
     def regions(self, memory: Tensor) -> list[Part]:

@@ -21,6 +21,10 @@ Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice 
 Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
 
 
+class SelectionError(ValueError):
+    """Something in only= or skip= that chooses nothing."""
+
+
 class Selection:
     """What `only` and `skip` say of one model.
 
@@ -143,7 +147,7 @@ class _Set:
     def check_used(self) -> None:
         if self._unused:
             shown = listed(map(repr, self._unused.values()))
-            raise ValueError(f"{self._what} chooses nothing by {shown}: no parameter or buffer fits")
+            raise SelectionError(f"{self._what} chooses nothing by {shown}: no parameter or buffer fits")
 
 
 def _shown(each: Any) -> object:

@@ -217,7 +217,7 @@ def test_wrong_usage_is_one_line_and_status_2(capsys, arguments, said):
         (["--model", f"{MODELS}:uncovered"], "scale [3] of Module"),
         (["--device", "toaster"], "'toaster'"),
         (["--save", "/"], "/ holds something else"),
-        (["--recipe", "/no/such/soup.toml"], "No such file"),
+        (["--recipe", "/no/such/soup.toml"], "/no/such/soup.toml: there is no such file"),
         (["--only", "3.*"], "only chooses nothing by '3.*'"),
         (["--save", "out.safetensors", "--max-shard-size", "9"], "out.safetensors would be"),
     ],

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,17 @@ def test_wrong_usage_says_where_help_is(capsys, arguments, name):
         f"inspect --model {SMALL} --inputs {MODELS}:no_such_name",
         "fingerprint",
         "fingerprint somewhere --seed 3",
+        "fingerprint no_such_folder",
+        f"verify no_such_folder --model {SMALL}",
         "stream --streams 2",
+        f"run --model {SMALL} --recipe no_such_file.toml",
+        f"inspect --model {SMALL} --expected no_such_file.json",
+        f"run --model {SMALL} --only no_such_name",
+        f"run --model {SMALL} --skip no_such_name --dry-run",
     ],
 )
 def test_so_do_options_that_are_found_to_be_of_no_use(capsys, arguments):
-    assert main(arguments.split()) == (2 if "fingerprint" in arguments else 1)
+    assert main(arguments.split()) == (2 if arguments.startswith(("fingerprint", "verify")) else 1)
     *_, line = capsys.readouterr().err.splitlines()
     command = arguments.split()[0]
     assert line.startswith(f"convinit_ext {command}: error: ")
@@ -101,14 +108,16 @@ def test_what_makes_no_model_is_named(capsys, tmp_path, command, spec, said):
 PRESSED = "import signal\nsignal.raise_signal(signal.SIGINT)\n"
 
 
-def interrupted(folder: Path, command: str, handler: int = signal.SIG_DFL) -> tuple[int, str]:
+def interrupted(
+    folder: Path, command: str, handler: int = signal.SIG_DFL, module: Sequence[str] = ("-m", "convinit_ext")
+) -> tuple[int, str]:
     """Return the status of a command that is given slow:build, and what it says.
 
     What runs in the background of a shell ignores Ctrl-C, and so would its children: the handler is theirs.
     """
     root = str(Path(convinit_ext.__file__).parents[1])
     result = subprocess.run(
-        [sys.executable, "-m", "convinit_ext", command, "--model", "slow:build"],
+        [sys.executable, *module, command, "--model", "slow:build"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), root])},
         preexec_fn=lambda: signal.signal(signal.SIGINT, handler),
         capture_output=True,
@@ -123,9 +132,10 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path, command):
     assert interrupted(tmp_path, command) == (130, f"convinit_ext {command}: interrupted\n")
 
 
-def test_so_it_is_while_torch_is_imported(tmp_path):
+@pytest.mark.parametrize("module", [("-m", "convinit_ext"), ("-mconvinit_ext",)], ids=len)
+def test_so_it_is_while_torch_is_imported(tmp_path, module):
     (tmp_path / "torch.py").write_text(PRESSED)
-    assert interrupted(tmp_path, "run") == (130, "convinit_ext: interrupted\n")
+    assert interrupted(tmp_path, "run", module=module) == (130, "convinit_ext: interrupted\n")
 
 
 def test_what_runs_in_the_background_goes_on(tmp_path):

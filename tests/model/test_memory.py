@@ -69,14 +69,14 @@ def test_new_memory_is_not_filled_with_nan_first(monkeypatch, fails):
     """Under use_deterministic_algorithms, whose setting comes back, after an error too."""
     seen = []
 
-    def empty_like(*args, made=torch.empty_like, **kwargs):
+    def empty_strided(*args, made=torch.empty_strided, **kwargs):
         seen.append(torch.utils.deterministic.fill_uninitialized_memory)
         if fails:
             raise MemoryError
         return made(*args, **kwargs)
 
     model = on_meta()
-    monkeypatch.setattr(torch, "empty_like", empty_like)
+    monkeypatch.setattr(torch, "empty_strided", empty_strided)
     with pytest.raises(MemoryError) if fails else contextlib.nullcontext():
         init_model_(model)
     assert seen and not any(seen)
