@@ -289,6 +289,13 @@ def check_not_in_fake_mode(do: str) -> None:
         raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
 
 
+def largest_of(dtype: torch.dtype) -> float:
+    """Return the largest number of any dtype."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.finfo(dtype).max
+    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
+
+
 def check_constant(dtype: torch.dtype, value: float) -> None:
     """Raise a RuntimeError for a constant beyond a dtype, as Tensor.fill_ does. (The engine rounds it.)"""
     largest = LARGEST.get(dtype, math.inf)
