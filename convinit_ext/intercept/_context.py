@@ -183,7 +183,7 @@ class _Mode(TorchFunctionMode):
             result = func(*args, **kwargs)
             if isinstance(fills, Fills) and (fills.drawn or fills.memory or func in DRAWS):
                 with DisableTorchFunction():
-                    fills.follow(func, args, result)
+                    fills.follow(func, args, kwargs, result)
             return result
         with DisableTorchFunction():
             fills = _patch.innermost()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -47,6 +48,7 @@ from convinit_ext.intercept._signatures import (
     WRITES,
     WRONG_ARGUMENTS,
     Request,
+    is_foreach_in_place,
 )
 from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView, is_recorded, with_marks
@@ -147,28 +149,38 @@ class Fills(_patch.Handler):
                 return None
             return self._fill(tensor, view, distribution, args[-1])
 
-    def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
+    def follow(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: object
+    ) -> None:
         """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
-        is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
-        target = args[0] if func in WRITES else result
-        if not is_drawn and func in OVERWRITES and isinstance(args[0], Tensor):
-            self.memory.forget(args[0])
-        if not is_drawn or self._tracker is None or not isinstance(target, Tensor):
+        given = list(_tensors(args, kwargs.values()))
+        sources = given[1:] if func in OVERWRITES else given
+        is_drawn = func in DRAWS or any(each in self.drawn or self.memory.holds(each) for each in sources)
+        if not is_drawn and func in OVERWRITES and given:
+            self._forget(given[0])
+        if not is_drawn or self._tracker is None:
             return
-        view = None
-        with suppress(RuntimeError):  # a view that is no slice
-            view = self._tracker.view(target)
-        if view is None:
-            self.drawn[target] = None
-            self.memory.add(target)
-            return
-        if func in DRAWS or func in WRITES or result is args[0]:
-            self._warn_of_draw(view.parameter.name)
+        writes = func in WRITES or is_foreach_in_place(func)
+        for target in _tensors(args[:1] if writes else (result,)):
+            view = None
+            with suppress(RuntimeError):  # a view that is no slice
+                view = self._tracker.view(target)
+            if view is None:
+                self.drawn[target] = None
+                self.memory.add(target)
+            elif func in DRAWS or writes or any(target is each for each in given):
+                self._warn_of_draw(view.parameter.name)
+
+    def _forget(self, tensor: Tensor) -> None:
+        """Know a tensor as not drawn any more: all of it is written."""
+        self.memory.forget(tensor)
+        if self.drawn:
+            self.drawn.pop(tensor, None)
 
     def finish(self) -> None:
-        """Say the same of parameters that were made of what PyTorch drew, which no call says."""
-        for name, parameter in self._tracker.parameters() if self._tracker and self.memory else ():
-            if self.memory.holds(parameter):
+        """Say the same of what was made of what PyTorch drew, which no call says."""
+        for name, tensor in self._tracker.tensors() if self._tracker and self.memory else ():
+            if self.memory.holds(tensor):
                 self._warn_of_draw(name)
 
     def _warn_of_draw(self, name: str) -> None:
@@ -196,7 +208,7 @@ class Fills(_patch.Handler):
         generator: torch.Generator | None,
     ) -> Tensor | None:
         """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
-        self.memory.forget(tensor)
+        self._forget(tensor)
         try:
             if view is None:
                 if not self._fill_temporary(generator, fill_, tensor, distribution):
@@ -283,7 +295,7 @@ class Fills(_patch.Handler):
     def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
         *given, generator = args
-        self.memory.forget(tensor)
+        self._forget(tensor)
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
             view = None  # no name says which matrix it is: a process knows its own part of it alone
@@ -310,6 +322,15 @@ class Fills(_patch.Handler):
         if view is not None:
             view.count(number)
         return tensor
+
+
+def _tensors(*values: Any) -> Iterator[Tensor]:
+    """Yield the tensors among these, and in lists and tuples there."""
+    for each in itertools.chain(*values):
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, list | tuple):
+            yield from _tensors(each)
 
 
 def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box | None) -> None:
