@@ -336,6 +336,17 @@ def test_graphs_of_make_fx_hold_the_key(mode):
     assert_same_bits(graph(torch.zeros(4, 5)), init.normal_(torch.zeros(4, 5), key=KEY))
 
 
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("fill", [init.normal_, init.orthogonal_])
+def test_graphs_of_make_fx_draw_anew_as_calls_do(mode, fill):
+    graph = make_fx(lambda w: fill(w.clone()), tracing_mode=mode)(torch.zeros(4, 5))
+    torch.manual_seed(0)
+    expected = [fill(torch.zeros(4, 5)) for _ in range(2)]
+    torch.manual_seed(0)
+    for each in expected:
+        assert_same_bits(graph(torch.zeros(4, 5)), each)
+
+
 def test_opcheck_of_the_op_in_graphs():
     op = torch.ops.convinit_ext.fill_in_graph_.default
     numbers = (1.0, 0.0, 0.0, 0.0)
