@@ -39,7 +39,7 @@ def read(path: Path) -> object:
     if status.st_size > _MAX_BYTES:
         raise ValueError(f"{path}: {status.st_size} bytes are too many for a recipe, at most {_MAX_BYTES}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
         return json.loads(text, object_pairs_hook=distinct) if path.suffix == ".json" else _toml(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error

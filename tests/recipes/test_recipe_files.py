@@ -278,6 +278,14 @@ def test_with_it_the_code_is_imported_in_files_that_are_extended_too(tmp_path):
 
 
 @needs_toml
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.write_text('{"extends": "he"}' if suffix == ".json" else 'extends = "he"', encoding="utf-8-sig")
+    assert Recipe.load(path).rules == recipes.HE.rules
+
+
+@needs_toml
 def test_toml_that_is_none_and_files_of_another_kind_are_named(tmp_path):
     path = tmp_path / "wrong.toml"
     path.write_text("rules = [")
