@@ -274,6 +274,11 @@ WRONG: dict[str, Callable[[Tensor], Tensor]] = {
     "groups": lambda w: init.xavier_normal_(w, groups=3, key=KEY),
     "key": lambda w: init.kaiming_normal_(w, key=3),
     "dtype": lambda w: init.kaiming_normal_(w.int(), key=KEY),
+    "dtype, drawn": lambda w: init.normal_(w.int()),
+    "dtype of a matrix": lambda w: init.orthogonal_(w.int()),
+    "complex matrix": lambda w: init.orthogonal_(w.cfloat(), key=KEY),
+    "complex kernel": lambda w: init.delta_orthogonal_(w.t()[..., None].cfloat()),
+    "complex identity": lambda w: init.identity_(w.cfloat()),
 }
 
 
