@@ -180,7 +180,7 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
 
 
 def _is_recorded() -> bool:
-    """Return whether make_fx records operations. For random_ with bounds it writes source that is no Python."""
+    """Return whether make_fx records operations: of random_ with bounds it makes source that is no Python."""
     return _num_dispatch_modes() > 0 and _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None
 
 

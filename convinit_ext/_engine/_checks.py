@@ -83,7 +83,7 @@ def are_plain(tensors: Iterable[Tensor]) -> list[bool]:
 
 
 def check_tensor(tensor: Tensor, do: str = "fill") -> None:
-    """Raise what keeps a tensor from being filled or read. Of compiled code, which has no memory, only its dtype.
+    """Raise what keeps a tensor from being filled or read; in compiled code, without memory, only its dtype.
 
     Args:
         tensor: of any kind; of a DTensor the local part.

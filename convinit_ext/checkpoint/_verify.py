@@ -204,7 +204,7 @@ def _subjects(
 
 
 def _names(model: nn.Module, rows: Iterable[Row], given: Iterable[str]) -> dict[int, list[str]]:
-    """Return every name of the model's tensors by their ids: the state dict's too, where a hook renames them."""
+    """Return every name of the model's tensors by their ids, the state dict's too if a hook renames them."""
     names = walk.every_name(model)
     is_renamed = not {name for each in names.values() for name in each}.issuperset(given)
     if is_renamed and not any(is_flat_piece(row.tensor) for row in rows):  # which a state dict gathers

@@ -221,8 +221,10 @@ def _constant(
 ) -> Callable[..., Tensor]:
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        if is_plain(tensor, any_dtype=True, any_strides=True) and not (
-            kwargs or len(args) != num_args or FORKED or may_be_alias(tensor) or has_torch_function_unary(tensor)
+        is_usual = len(args) == num_args and not kwargs and not FORKED
+        if is_usual and (
+            is_plain(tensor, any_dtype=True, any_strides=True)
+            and not (may_be_alias(tensor) or has_torch_function_unary(tensor))
         ):
             enabled = torch.is_grad_enabled()
             try:

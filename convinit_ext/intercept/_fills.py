@@ -174,8 +174,8 @@ class Fills(_patch.Handler):
     def _forget(self, tensor: Tensor) -> None:
         """Know a tensor as not drawn any more: all of it is written."""
         self.memory.forget(tensor)
-        if self.drawn:
-            self.drawn.pop(tensor, None)
+        if tensor in self.drawn:
+            del self.drawn[tensor]
 
     def finish(self) -> None:
         """Say the same of what was made of what PyTorch drew, which no call says."""

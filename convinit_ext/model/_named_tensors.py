@@ -225,7 +225,7 @@ def every_name(model: nn.Module) -> dict[int, list[str]]:
 
 
 def every_node(model: nn.Module) -> dict[int, list[NamedModule]]:
-    """Return the modules that hold every parameter and buffer, one for each place, by the id of the tensor."""
+    """Return the modules that hold each parameter and buffer, one for each place, by the id of the tensor."""
     found: dict[int, list[NamedModule]] = {}
     for node in modules(model, again=True):
         for tensor in (*node.module._parameters.values(), *node.module._buffers.values()):

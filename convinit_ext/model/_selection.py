@@ -139,9 +139,9 @@ class _Set:
                 if any(map(pattern.match, around)) if is_glob else pattern.search(name):
                     used.append(pattern)
         nodes = [held.node, *self._nodes.get(id(held.tensor), ())] if self._modules or self._types else ()
-        around = {id(module) for node in nodes for module in (*node.parents, node.module)}
+        holders = {id(module) for node in nodes for module in (*node.parents, node.module)}
         types = {type(module) for node in nodes for module in owners(node)}
-        used += self._modules & around
+        used += self._modules & holders
         return used + [kind for kind in self._types if any(issubclass(each, kind) for each in types)]
 
     def check_used(self) -> None:

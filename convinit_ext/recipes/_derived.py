@@ -234,9 +234,9 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
 def check_finite_stay(values: Tensor, dtype: torch.dtype) -> None:
     """Raise ValueError for a finite value that is beyond a dtype."""
-    largest = largest_of(dtype)
-    values = values.detach()
-    if largest_of(values.dtype) <= largest or type(values) not in PLAIN or in_fake_mode() or not values.numel():
+    largest, values = largest_of(dtype), values.detach()
+    is_read = type(values) in PLAIN and values.numel() and not in_fake_mode()
+    if not is_read or largest_of(values.dtype) <= largest:
         return
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     values = values.float() if values.itemsize == 1 else values  # PyTorch does not compare float8

@@ -176,7 +176,8 @@ def _find(name: Any, key: str, allow_code: bool) -> Any:
         raise ValueError(
             f"{about} would import code, which a recipe may do only where its reader allows it: "
             "recipe=Recipe.load(path, allow_code=True), Recipe.from_dict(table, allow_code=True), or "
-            "--allow-code on the command line; types of torch.nn ('Linear', 'torch.nn.Linear') need no such word"
+            "--allow-code on the command line; types of torch.nn ('Linear', 'torch.nn.Linear') need no such "
+            "word"
         )
     try:
         found = attrgetter(path)(sys.modules[package] if is_torchs else importlib.import_module(package))
