@@ -15,7 +15,6 @@ from reference import layer_key, reference
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.export import Dim, export
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from convinit_ext import (
     Key,
@@ -333,23 +332,6 @@ def test_exported_programs(name, strict):
         expected = FILLS[name](torch.zeros(7, 9))
         torch.manual_seed(0)
         assert_same_bits(again.module()(torch.zeros(7, 9)), expected)
-
-
-@pytest.mark.parametrize("mode", ["real", "fake"])
-def test_graphs_of_make_fx_hold_the_key(mode):
-    graph = make_fx(lambda w: init.normal_(w.clone(), key=KEY), tracing_mode=mode)(torch.zeros(4, 5))
-    assert_same_bits(graph(torch.zeros(4, 5)), init.normal_(torch.zeros(4, 5), key=KEY))
-
-
-@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
-@pytest.mark.parametrize("fill", [init.normal_, init.orthogonal_])
-def test_graphs_of_make_fx_draw_anew_as_calls_do(mode, fill):
-    graph = make_fx(lambda w: fill(w.clone()), tracing_mode=mode)(torch.zeros(4, 5))
-    torch.manual_seed(0)
-    expected = [fill(torch.zeros(4, 5)) for _ in range(2)]
-    torch.manual_seed(0)
-    for each in expected:
-        assert_same_bits(graph(torch.zeros(4, 5)), each)
 
 
 def test_opcheck_of_the_op_in_graphs():

@@ -113,27 +113,6 @@ def test_every_module_that_holds_a_tied_parameter_chooses_or_protects_it():
     assert "embed.weight" not in changed(model, skip=nn.Linear)
 
 
-PARAMETRIZED = {
-    "weight_norm": nn.utils.parametrizations.weight_norm,
-    "spectral_norm": nn.utils.parametrizations.spectral_norm,
-    "orthogonal": nn.utils.parametrizations.orthogonal,
-}
-
-
-@pytest.mark.parametrize("parametrize", PARAMETRIZED.values(), ids=PARAMETRIZED)
-def test_the_type_of_a_layer_chooses_what_its_parametrized_weight_is_made_of(parametrize):
-    model = nn.Sequential(parametrize(nn.Linear(4, 4)), nn.Conv1d(4, 4, 1))
-    own = [name for name in state(model) if name.startswith("0.")]
-    before = state(model)
-    init_model_(model, 3, only=nn.Linear)
-    now = state(model)
-    touched = [name for name in now if not now[name].equal(before[name])]
-    assert touched == [name for name in touched if name in own]
-    assert any("parametrizations" in name for name in touched)
-    init_model_(model, 4, skip=nn.Linear)
-    assert all(tensor.equal(now[name]) for name, tensor in state(model).items() if name in own)
-
-
 def test_what_a_checkpoint_lacked_is_initialised_and_the_rest_loaded():
     trained, model = Net(), Net()
     init_model_(trained, 1)
