@@ -1,4 +1,4 @@
-"""The functions of init under fake tensors, transforms of torch.func, torch.compile, torch.jit and make_fx."""
+"""The functions of init under fake tensors, torch.func, torch.compile, torch.jit.trace and make_fx."""
 
 import pytest
 import torch
