@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch._C import _get_dispatch_mode, _TorchDispatchModeKey
+from torch._C import _len_torch_dispatch_stack as _num_dispatch_modes
 from torch.compiler import is_compiling
 
 CONTRACT_VERSION = 1
@@ -163,8 +165,9 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
     >>> draw(torch.Generator().manual_seed(0)).shape
     torch.Size([1, 2])
     """
-    if generator is None and is_compiling():
-        drawn: torch.Tensor = _draw_in_graph(_order_of_draws)
+    if generator is None and (is_compiling() or _is_recorded()):
+        order = _order_of_draws if is_compiling() else torch.zeros((), dtype=torch.int64, device=_CPU)
+        drawn: torch.Tensor = _draw_in_graph(order)
         return drawn
     words: torch.Tensor = (torch.empty if tensor is None else tensor.new_empty)(
         1, 2, dtype=torch.int64, device=_CPU
@@ -174,6 +177,11 @@ def draw(generator: torch.Generator | None = None, tensor: torch.Tensor | None =
         if generator.device.type == "cuda":
             return _draw_from_cuda(generator)
     return words.random_(INT64_MIN, None, generator=generator)
+
+
+def _is_recorded() -> bool:
+    """Return whether make_fx records operations: of random_ with bounds it makes source that is no Python."""
+    return _num_dispatch_modes() > 0 and _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None
 
 
 def check_generator(generator: torch.Generator, device_type: str) -> None:

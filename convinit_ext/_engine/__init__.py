@@ -5,7 +5,6 @@ from convinit_ext._engine import _digest as digests
 from convinit_ext._engine import _ops as ops
 from convinit_ext._engine._checks import (
     HAS_CUDA,
-    LARGEST,
     MARKS,
     PLAIN,
     STRIDED,
@@ -24,6 +23,7 @@ from convinit_ext._engine._checks import (
     has_own_operations,
     in_fake_mode,
     is_plain,
+    largest_of,
     share_memory,
     span,
     storage_of,

@@ -49,6 +49,7 @@ STRIDED = torch.strided
 # Attributes that say more of a tensor than its shape and memory do: rooms that know such tensors add theirs.
 MARKS: set[str] = set()
 _READS = ("verify", "digest")
+_DRAWN = ("fill", "verify")  # which needs a dtype that a distribution has
 
 
 class UnsupportedTensorError(NotImplementedError, TypeError):
@@ -82,7 +83,7 @@ def are_plain(tensors: Iterable[Tensor]) -> list[bool]:
 
 
 def check_tensor(tensor: Tensor, do: str = "fill") -> None:
-    """Raise what keeps a tensor from being filled or read. Compiled code has no memory to look at: it passes.
+    """Raise what keeps a tensor from being filled or read; in compiled code, without memory, only its dtype.
 
     Args:
         tensor: of any kind; of a DTensor the local part.
@@ -100,6 +101,8 @@ def check_tensor(tensor: Tensor, do: str = "fill") -> None:
         ValueError: where it is read, a meta or fake tensor, which has no values.
     """
     if is_compiling():
+        if do in _DRAWN:
+            check_dtype(tensor.dtype, do)
         return
     if do in _READS:
         check_not_transformed(tensor, do)
@@ -198,7 +201,7 @@ def check_kind(tensor: Tensor, do: str = "fill") -> None:
         )
     if tensor.is_nested:
         raise UnsupportedTensorError(f"cannot {do} a nested tensor; accepted is a dense tensor")
-    if do in ("fill", "verify"):
+    if do in _DRAWN:
         check_dtype(tensor.dtype, do)
     elif do == "digest" and tensor.is_quantized:
         raise UnsupportedTensorError(
@@ -286,6 +289,13 @@ def check_not_in_fake_mode(do: str) -> None:
     """Raise RuntimeError inside a FakeTensorMode."""
     if in_fake_mode():
         raise RuntimeError(f"cannot {do} inside FakeTensorMode, where operations have no values")
+
+
+def largest_of(dtype: torch.dtype) -> float:
+    """Return the largest number of any dtype."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.finfo(dtype).max
+    return 1 if dtype == torch.bool else torch.iinfo(dtype).max
 
 
 def check_constant(dtype: torch.dtype, value: float) -> None:

@@ -39,6 +39,8 @@ from convinit_ext.recipes import RECIPES, Fan, Recipe, as_recipe
 from convinit_ext.sharding import gathered, members, place, text_of, together
 
 _SHARD_BYTES = 5 * 10**9  # as huggingface_hub and transformers split unless they are told
+# Endings of weights in one file: whoever gives such a path wants no folder of that name.
+_OTHER_FILES = (FILE_SUFFIX, ".safetensor", ".bin", ".ckpt", ".gguf", ".h5", ".npz", ".onnx", ".pt", ".pth")
 
 
 class SavedFile(NamedTuple):
@@ -178,6 +180,11 @@ def save_model(
         check_flags(overwrite=overwrite)
         if path == "":  # the current folder to pathlib, and an unset variable to the user
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
+        suffix = Path(path).suffix
+        if suffix.lower() in _OTHER_FILES and suffix != FILE_SUFFIX and not Path(path).is_dir():
+            raise ValueError(
+                f"{path}: no file in {suffix} is written; accepted are a folder, and a file in .safetensors"
+            )
         size = None if max_shard_size is None else parsed_size(max_shard_size)
         rules = as_recipe(recipe)
         options = Options(rules, dtype, fan, only, skip, names, frozen=frozen, like=like, persistent=True)

@@ -30,6 +30,7 @@ from convinit_ext.model import (
     Names,
     Options,
     Plan,
+    Row,
     Selectors,
     check_range,
     checked_on_all_ranks,
@@ -38,7 +39,16 @@ from convinit_ext.model import (
     walk,
 )
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import gathered, is_sharded, local_of, logical_shape, parts, place, together
+from convinit_ext.sharding import (
+    gathered,
+    is_flat_piece,
+    is_sharded,
+    local_of,
+    logical_shape,
+    parts,
+    place,
+    together,
+)
 
 
 @uncompiled
@@ -172,7 +182,7 @@ def _subjects(
         return [Subject(row.name, row, row.tensor) for row in rows], []
     assert isinstance(target, Mapping)
     tensors = _by_canonical_name(target)
-    names = walk.every_name(model)
+    names = _names(model, rows, tensors)
     subjects, problems = [], []
     for row in rows:
         known = [row.name, *(name for held in row.held for name in names[id(held.tensor)])]
@@ -191,6 +201,17 @@ def _subjects(
         text = "it is there, and the model has no such tensor"
         problems += [Problem(name, "unexpected", text) for name in unexpected]
     return subjects, problems
+
+
+def _names(model: nn.Module, rows: Iterable[Row], given: Iterable[str]) -> dict[int, list[str]]:
+    """Return every name of the model's tensors by their ids, the state dict's too if a hook renames them."""
+    names = walk.every_name(model)
+    is_renamed = not {name for each in names.values() for name in each}.issuperset(given)
+    if is_renamed and not any(is_flat_piece(row.tensor) for row in rows):  # which a state dict gathers
+        for key, tensor in walk.with_state(model).state_dict(keep_vars=True).items():
+            if id(tensor) in names:
+                names[id(tensor)].append(walk.canonical(key))
+    return names
 
 
 def _by_canonical_name(given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -217,12 +217,14 @@ def warn_of_one_tail(mean: float, std: float, a: float, b: float, stacklevel: in
 
 
 def _constant(
-    function: Callable[Concatenate[Tensor, _P], Tensor], write: Callable[..., Tensor]
+    function: Callable[Concatenate[Tensor, _P], Tensor], write: Callable[..., Tensor], num_args: int
 ) -> Callable[..., Tensor]:
     @wraps(function)
     def call(tensor: Tensor, *args: _P.args, **kwargs: _P.kwargs) -> Tensor:
-        if is_plain(tensor, any_dtype=True, any_strides=True) and not (
-            kwargs or FORKED or may_be_alias(tensor) or has_torch_function_unary(tensor)
+        is_usual = len(args) == num_args and not kwargs and not FORKED
+        if is_usual and (
+            is_plain(tensor, any_dtype=True, any_strides=True)
+            and not (may_be_alias(tensor) or has_torch_function_unary(tensor))
         ):
             enabled = torch.is_grad_enabled()
             try:
@@ -242,9 +244,9 @@ def _constant(
     return call
 
 
-constant_ = _constant(_torch_init.constant_, Tensor.fill_)
-ones_ = _constant(_torch_init.ones_, lambda tensor: tensor.fill_(1.0))
-zeros_ = _constant(_torch_init.zeros_, Tensor.zero_)
+constant_ = _constant(_torch_init.constant_, Tensor.fill_, 1)
+ones_ = _constant(_torch_init.ones_, lambda tensor: tensor.fill_(1.0), 0)
+zeros_ = _constant(_torch_init.zeros_, Tensor.zero_, 0)
 
 
 # What other libraries import from torch.nn.init although it is not public.

@@ -16,6 +16,7 @@ from convinit_ext._engine import (
     check_kind,
     check_tensor,
     increment_version,
+    is_plain,
     on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
@@ -120,8 +121,9 @@ def _ones_on_diagonals(tensor: Tensor, groups: int, shard: Shard | None) -> Tens
     """Zeros, and a one for output r, input r modulo the outputs of a group, at the kernel's centre."""
     shape = logical_shape(tensor, shard)
     with torch.no_grad(), on_this_thread():
-        if shard is None and not is_sharded(tensor):  # by what compilers and fake tensors know
-            check_kind(tensor, "write")
+        if shard is None and not is_sharded(tensor):  # by what compilers, vmap and fake tensors know
+            may_overlap = not tensor.is_contiguous() and is_plain(tensor, any_dtype=True, any_strides=True)
+            (check_tensor if may_overlap else check_kind)(tensor, "write")
             matrix = tensor.zero_()
             for size in shape[2:] if tensor.numel() else ():
                 matrix = matrix.select(2, size // 2)

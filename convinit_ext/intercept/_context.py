@@ -181,9 +181,9 @@ class _Mode(TorchFunctionMode):
                 if changed is not None:
                     return changed
             result = func(*args, **kwargs)
-            if isinstance(fills, Fills) and (fills.drawn or fills.memory or func in DRAWS):
+            if isinstance(fills, Fills) and (fills.drawn or func in DRAWS):
                 with DisableTorchFunction():
-                    fills.follow(func, args, result)
+                    fills.follow(func, args, kwargs, result)
             return result
         with DisableTorchFunction():
             fills = _patch.innermost()

@@ -19,7 +19,6 @@ from torch._C import (
 from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext import init
 from convinit_ext._engine import (
@@ -35,7 +34,7 @@ from convinit_ext._engine import (
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
-from convinit_ext.intercept._drawn import IS_DRAWN, DrawnMemory
+from convinit_ext.intercept._drawn import IS_DRAWN, Drawn, tensors_in
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
     CONSTANTS,
@@ -47,6 +46,7 @@ from convinit_ext.intercept._signatures import (
     WRITES,
     WRONG_ARGUMENTS,
     Request,
+    is_foreach_in_place,
 )
 from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView, is_recorded, with_marks
@@ -80,8 +80,7 @@ class Fills(_patch.Handler):
         self._tracker = None if model is None else Tracker(model, self._seed)
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
         self._warned: set[str] = set()
-        self.drawn = WeakIdKeyDictionary()  # tensors made of what PyTorch drew
-        self.memory = DrawnMemory()  # of these
+        self.drawn = Drawn()
 
     def fill_method(
         self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -147,28 +146,31 @@ class Fills(_patch.Handler):
                 return None
             return self._fill(tensor, view, distribution, args[-1])
 
-    def follow(self, func: Callable[..., Any], args: tuple[Any, ...], result: object) -> None:
+    def follow(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: object
+    ) -> None:
         """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
-        is_drawn = func in DRAWS or any(isinstance(each, Tensor) and each in self.drawn for each in args)
-        target = args[0] if func in WRITES else result
-        if not is_drawn and func in OVERWRITES and isinstance(args[0], Tensor):
-            self.memory.forget(args[0])
-        if not is_drawn or self._tracker is None or not isinstance(target, Tensor):
+        given = list(tensors_in(args, kwargs.values()))
+        sources = given[1:] if func in OVERWRITES else given
+        is_drawn = func in DRAWS or any(map(self.drawn.holds, sources))
+        if not is_drawn and func in OVERWRITES and given:
+            self.drawn.forget(given[0])
+        if not is_drawn or self._tracker is None:
             return
-        view = None
-        with suppress(RuntimeError):  # a view that is no slice
-            view = self._tracker.view(target)
-        if view is None:
-            self.drawn[target] = None
-            self.memory.add(target)
-            return
-        if func in DRAWS or func in WRITES or result is args[0]:
-            self._warn_of_draw(view.parameter.name)
+        writes = func in WRITES or is_foreach_in_place(func)
+        for target in tensors_in(args[:1] if writes else (result,)):
+            view = None
+            with suppress(RuntimeError):  # a view that is no slice
+                view = self._tracker.view(target)
+            if view is None:
+                self.drawn.add(target)
+            elif func in DRAWS or writes or any(target is each for each in given):
+                self._warn_of_draw(view.parameter.name)
 
     def finish(self) -> None:
-        """Say the same of parameters that were made of what PyTorch drew, which no call says."""
-        for name, parameter in self._tracker.parameters() if self._tracker and self.memory else ():
-            if self.memory.holds(parameter):
+        """Say the same of what was made of what PyTorch drew, which no call says."""
+        for name, tensor in self._tracker.tensors() if self._tracker and self.drawn else ():
+            if self.drawn.is_in(tensor):
                 self._warn_of_draw(name)
 
     def _warn_of_draw(self, name: str) -> None:
@@ -196,7 +198,7 @@ class Fills(_patch.Handler):
         generator: torch.Generator | None,
     ) -> Tensor | None:
         """Return the tensor, filled; None if it turns out to be one that PyTorch has to fill."""
-        self.memory.forget(tensor)
+        self.drawn.forget(tensor)
         try:
             if view is None:
                 if not self._fill_temporary(generator, fill_, tensor, distribution):
@@ -283,7 +285,7 @@ class Fills(_patch.Handler):
     def _fill_matrix(self, function: Callable[..., Tensor], tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what orthogonal_ or sparse_ does. A slice is a matrix by itself, with a key of its own."""
         *given, generator = args
-        self.memory.forget(tensor)
+        self.drawn.forget(tensor)
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
             view = None  # no name says which matrix it is: a process knows its own part of it alone

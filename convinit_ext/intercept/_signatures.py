@@ -47,7 +47,7 @@ METHODS: dict[Callable[..., Any], Callable[..., Request]] = {
 }
 # Random functions that are PyTorch's inside a block too; what is made of their values may end in a parameter.
 _DRAWS = """rand randn rand_like randn_like randint randint_like randperm normal bernoulli multinomial poisson
-    binomial"""
+    binomial _standard_gamma _sample_dirichlet"""
 _DRAWS_IN_PLACE = "bernoulli_ cauchy_ exponential_ geometric_ log_normal_ random_"
 DRAWS = frozenset(
     getattr(each, name)
@@ -56,6 +56,14 @@ DRAWS = frozenset(
 )
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
+
+
+def is_foreach_in_place(func: Callable[..., Any]) -> bool:
+    """Return whether a function writes to a list of tensors, its first argument, as torch._foreach_copy_."""
+    name: str = getattr(func, "__name__", "")
+    return name.startswith("_foreach_") and name.endswith("_")
+
+
 # Methods that write other values than draws. To a placeholder's empty memory they would write nothing.
 _CHANGES = """zero_ fill_ copy_ add_ sub_ mul_ div_ clamp_ erfinv_ exp_ log_ exponential_ log_normal_ cauchy_
     bernoulli_ random_ geometric_ masked_fill_ index_fill_ index_copy_ fill_diagonal_ lerp_ __setitem__"""

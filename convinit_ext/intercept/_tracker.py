@@ -51,10 +51,10 @@ class Tracker:
             view = self._find(tensor)
         return view
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield what the model has now, by canonical names."""
-        for name, parameter in self._model.named_parameters():
-            yield keys.canonical_name(name), parameter
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the parameters and buffers that the model has now, by canonical names."""
+        for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
+            yield keys.canonical_name(name), tensor
 
     def copied(self, tensor: Tensor) -> ParameterView | None:
         """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.

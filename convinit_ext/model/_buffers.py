@@ -249,9 +249,10 @@ def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
                 return _checked(
                     said(rule, target, "buffer"), target.tensor, f"buffer {target.name!r}, {rule.text}"
                 )
-    for kind, values in _STARTS:
-        if isinstance(module, kind) and leaf in values:
-            return values[leaf]
+    for owner, own in ((module, leaf), *held.places):
+        for kind, values in _STARTS:
+            if isinstance(owner, kind) and own in values:
+                return values[own]
     return start_of(held)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from convinit_ext._engine import LARGEST, bounds_fit, lines, listed
+from convinit_ext._engine import bounds_fit, largest_of, lines, listed
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
 from convinit_ext.model._checks import check_real
 from convinit_ext.model._named_tensors import NamedTensor
@@ -194,7 +194,7 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
     The engine would raise it too, without a name.
     """
     if isinstance(distribution, Constant):
-        largest = LARGEST[dtype] if dtype in LARGEST else torch.finfo(dtype).max  # of other buffers
+        largest = largest_of(dtype)
         if abs(distribution.value) > largest:
             raise ValueError(
                 f"{what}: {dtype} cannot hold the constant {distribution.value:.6g}; its largest number is "

@@ -224,6 +224,15 @@ def every_name(model: nn.Module) -> dict[int, list[str]]:
     return found
 
 
+def every_node(model: nn.Module) -> dict[int, list[NamedModule]]:
+    """Return the modules that hold each parameter and buffer, one for each place, by the id of the tensor."""
+    found: dict[int, list[NamedModule]] = {}
+    for node in modules(model, again=True):
+        for tensor in (*node.module._parameters.values(), *node.module._buffers.values()):
+            found.setdefault(id(tensor), []).append(node)
+    return found
+
+
 def canonical(name: str) -> str:
     """canonical_name, but where that leaves nothing the name as it is: a buffer may be called `module`."""
     try:

@@ -5,8 +5,10 @@ it, and what the buffers of a parametrization start from.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -80,6 +82,12 @@ def _old_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
         if part == "g":
             start = NormOf(canonical(join(node.canonical, f"{weight}_v")), hook.dim)
     return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+
+
+def owners(node: NamedModule) -> list[nn.Module]:
+    """Return a module, and the layer whose parametrized weight is made of what the module holds, if any."""
+    inside = itertools.pairwise((*node.parents, node.module))
+    return [node.module, *(each for each, child in inside if each._modules.get("parametrizations") is child)]
 
 
 def start_of(held: NamedTensor) -> Distribution | Orthogonal | None:

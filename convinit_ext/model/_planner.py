@@ -198,7 +198,7 @@ class _Planner:
             if isinstance(said, NormOf):
                 return self._norm(held, said, (*within, held)), None
             if isinstance(said, Preset):
-                said.check(logical(tensor))
+                said.check(logical(tensor), self._options.dtype_of(held))
             return values_of(said, self._key_of(held.name), shape, row), filling.fans
 
     def _target(self, held: NamedTensor) -> Target:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from convinit_ext._engine import excerpt, listed
 from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._named_tensors import NamedTensor
-from convinit_ext.model._parametrize import plain_name
+from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._parametrize import owners, plain_name
 from convinit_ext.model._rows import WHOLE, Rows, checked_rows
 from convinit_ext.recipes import is_function, named, patterns
 
@@ -45,9 +45,10 @@ class Selection:
             raise TypeError("skip= takes no rows, only= does: {name: slice(start, stop)}")
         if self.chooses_all:
             return
+        nodes = walk.every_node(model)
         inside = {id(module) for module in model.modules()}
-        self._only = None if only is None else _Set("only", only, inside)
-        self._skip = None if skip is None else _Set("skip", skip, inside)
+        self._only = None if only is None else _Set("only", only, inside, nodes)
+        self._skip = None if skip is None else _Set("skip", skip, inside, nodes)
         self._names = walk.every_name(model)
 
     def chosen(self, held: NamedTensor, is_parameter: bool = True) -> bool:
@@ -79,8 +80,10 @@ class Selection:
 class _Set:
     """The selectors of one argument; it remembers which of them chose something."""
 
-    def __init__(self, what: str, given: Any, inside: set[int]) -> None:
-        self._what = what
+    def __init__(
+        self, what: str, given: Any, inside: set[int], nodes: Mapping[int, Sequence[NamedModule]]
+    ) -> None:
+        self._what, self._nodes = what, nodes
         self._exact: set[str] = set()
         self._patterns: list[tuple[re.Pattern[str], bool]] = []  # and whether it is a glob
         self._modules: set[int] = set()
@@ -139,10 +142,11 @@ class _Set:
             for pattern, is_glob in self._patterns:
                 if any(map(pattern.match, around)) if is_glob else pattern.search(name):
                     used.append(pattern)
-        if self._modules:
-            owners = (*held.node.parents, *(module for module, _ in held.places))
-            used += [id(module) for module in owners if id(module) in self._modules]
-        return used + [kind for kind in self._types if isinstance(held.node.module, kind)]
+        nodes = [held.node, *self._nodes.get(id(held.tensor), ())] if self._modules or self._types else ()
+        holders = {id(module) for node in nodes for module in (*node.parents, node.module)}
+        types = {type(module) for node in nodes for module in owners(node)}
+        used += self._modules & holders
+        return used + [kind for kind in self._types if any(issubclass(each, kind) for each in types)]
 
     def check_used(self) -> None:
         if self._unused:

@@ -5,6 +5,7 @@ A rule may have them where it could have a distribution. How they are written a 
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from torch._C import _len_torch_dispatch_stack as _dispatch_modes
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from convinit_ext._engine import check_memory, ops
+from convinit_ext._engine import PLAIN, check_memory, in_fake_mode, largest_of, ops
 from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
 from convinit_ext.sharding import is_dtensor
@@ -60,7 +61,8 @@ class Preset:
 
     Raises:
         TypeError: not a tensor, or one that is sparse or a DTensor.
-        ValueError: a tensor on the meta device, which has no values.
+        ValueError: a tensor on the meta device, which has no values. While planning: a finite value that the
+            parameter's dtype cannot hold.
 
     >>> str(Preset(torch.eye(2)))
     'preset'
@@ -84,15 +86,16 @@ class Preset:
         if self.tensor.shape != tensor.shape:
             raise ValueError(f"the preset has shape {list(self.tensor.shape)}, not {list(tensor.shape)}")
 
-    def check(self, tensor: Tensor) -> None:
-        """Raise what is wrong with it as the values of a parameter."""
+    def check(self, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Raise what is wrong with it as the values of a parameter, which has this dtype afterwards."""
         self.check_shape(tensor)
         if self.tensor.is_complex() and not tensor.is_complex():
             raise TypeError("the preset's values are complex, and accepted are real ones")
         try:
-            check_converts(self.tensor.dtype, tensor.dtype)
+            check_converts(self.tensor.dtype, dtype)
         except RuntimeError as error:
             raise TypeError(f"values of {self.tensor.dtype} cannot be copied: {error}") from error
+        check_finite_stay(self.tensor, dtype)
 
     def __str__(self) -> str:
         return "preset"
@@ -227,6 +230,29 @@ def check_given(values: Tensor, target: Tensor) -> None:
         check_memory(values)
     except RuntimeError as error:
         raise ValueError(str(error)) from error
+
+
+def check_finite_stay(values: Tensor, dtype: torch.dtype) -> None:
+    """Raise ValueError for a finite value that is beyond a dtype."""
+    largest, values = largest_of(dtype), values.detach()
+    is_read = type(values) in PLAIN and values.numel() and not in_fake_mode()
+    if not is_read or largest_of(values.dtype) <= largest:
+        return
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    values = values.float() if values.itemsize == 1 else values  # PyTorch does not compare float8
+    found = _extremes(values)
+    if not all(map(math.isfinite, found)):
+        values = values[values.isfinite()]
+        found = _extremes(values) if values.numel() else ()
+    for value in found:
+        if abs(value) > largest:
+            raise ValueError(
+                f"{dtype} cannot hold {value:.6g}, which the tensor has; its largest number is {largest:.6g}"
+            )
+
+
+def _extremes(values: Tensor) -> tuple[float, ...]:
+    return tuple(float(each) for each in values.aminmax())
 
 
 def check_converts(given: torch.dtype, dtype: torch.dtype) -> None:

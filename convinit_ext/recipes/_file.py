@@ -39,7 +39,7 @@ def read(path: Path) -> object:
     if status.st_size > _MAX_BYTES:
         raise ValueError(f"{path}: {status.st_size} bytes are too many for a recipe, at most {_MAX_BYTES}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin files with a mark
         return json.loads(text, object_pairs_hook=distinct) if path.suffix == ".json" else _toml(text)
     except (RecursionError, MemoryError) as error:
         raise ValueError(f"{path}: it is nested too deeply, or too large, to be read") from error
@@ -176,7 +176,8 @@ def _find(name: Any, key: str, allow_code: bool) -> Any:
         raise ValueError(
             f"{about} would import code, which a recipe may do only where its reader allows it: "
             "recipe=Recipe.load(path, allow_code=True), Recipe.from_dict(table, allow_code=True), or "
-            "--allow-code on the command line; types of torch.nn need no such word"
+            "--allow-code on the command line; types of torch.nn ('Linear', 'torch.nn.Linear') need no such "
+            "word"
         )
     try:
         found = attrgetter(path)(sys.modules[package] if is_torchs else importlib.import_module(package))

@@ -101,7 +101,12 @@ def test_places_that_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the path is empty"):
         save_model(rule_model(), "")
+    for name in ("model.pt", "model.bin", "model.safetensor", "model.SAFETENSORS"):
+        with pytest.raises(ValueError, match=rf"{name}: no file in \.\w+ is written; accepted are a folder"):
+            save_model(rule_model(), name)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "step.ckpt").mkdir()  # a folder that somebody has called so
+    save_model(rule_model(), tmp_path / "step.ckpt")
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsError, match="file is a file, and a folder is needed"):
         save_model(rule_model(), tmp_path / "file")

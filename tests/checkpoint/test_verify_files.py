@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from convinit_ext import Normal, init_model_, verify
+from convinit_ext import Normal, init_model_, save_model, verify
 from convinit_ext.checkpoint import _verdicts as verdicts
 from convinit_ext.recipes import TORCH, Preset, Rule
 from convinit_ext.recipes._initialisers import ONES
@@ -95,3 +95,30 @@ def test_what_other_libraries_saved(tmp_path, build, dtype):
     assert found, found
     assert set(found.unmoved) >= {name for name, _ in model.named_parameters()}
     assert not verify(tmp_path, 6, recipe, model=same)
+
+
+def renamed_by_a_hook() -> nn.Module:
+    model = Net()
+    model.register_state_dict_post_hook(lambda module, state, prefix, local: rename(state))
+    return model
+
+
+def rename(state: dict[str, torch.Tensor]) -> None:
+    for name in list(state):
+        state[f"model.{name}"] = state.pop(name)
+
+
+def with_a_module_without_a_name() -> nn.Module:
+    model = Net()
+    model._modules[""] = nn.Linear(2, 3)  # add_module refuses it; named_parameters() and state_dict() differ
+    return model
+
+
+@pytest.mark.parametrize("build", [renamed_by_a_hook, with_a_module_without_a_name])
+def test_what_is_saved_under_other_names_than_named_parameters_has(tmp_path, build):
+    save_model(build(), tmp_path / "folder", 3, RECIPE)
+    found = verify(tmp_path / "folder", 3, RECIPE, model=build())
+    assert found
+    assert len(found.rows) == len(build().state_dict()) - 2  # a tied one once, and no mask
+    assert not verify(tmp_path / "folder", 4, RECIPE, model=build())
+    assert not verify({"no": torch.ones(1), **build().state_dict()}, 3, RECIPE, model=build())

@@ -1,6 +1,7 @@
 """Wrong arguments of the functions of init, no tensors and no numbers are named, and nothing is touched."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -55,10 +56,30 @@ def test_an_unsupported_tensor(fill, passed):
         untouched(tensor_of, lambda tensor, _: fill(tensor, key=KEY), TypeError, named)
 
 
-@pytest.mark.parametrize("fill", [*RANDOM.values(), init.identity_], ids=[*RANDOM, "identity_"])
+STRUCTURED = {
+    "identity_": init.identity_,
+    "eye_": init.eye_,
+    "dirac_": lambda tensor: init.dirac_(tensor[..., None]),
+}
+
+
+@pytest.mark.parametrize("fill", [*RANDOM.values(), *STRUCTURED.values()], ids=[*RANDOM, *STRUCTURED])
 def test_overlapping_memory(fill):
     for make in (lambda: torch.ones(4).expand(6, 4), lambda: torch.ones(20).as_strided((6, 4), (2, 3))):
         untouched(make, lambda t, _: fill(t), RuntimeError, "single memory location")
+
+
+def test_a_constant_with_other_arguments_than_pytorch_s():
+    for call in (
+        lambda m, w: m.constant_(w),
+        lambda m, w: m.constant_(w, 1.0, 2.0),
+        lambda m, w: m.ones_(w, 1.0),
+        lambda m, w: m.zeros_(w, 1.0),
+    ):
+        with pytest.raises(TypeError) as theirs:
+            call(nn.init, torch.ones(3))
+        said = re.escape(str(theirs.value))
+        untouched(lambda: torch.ones(3), lambda w, _, call=call: call(init, w), TypeError, said)
 
 
 BAD_ARGUMENTS = {

@@ -1,11 +1,13 @@
-"""The functions of init under fake tensors, functional transforms, torch.compile and torch.jit.trace."""
+"""The functions of init under fake tensors, torch.func, torch.compile, torch.jit.trace and make_fx."""
 
 import pytest
 import torch
+from filling import assert_same_bits
 from init_functions import KEY, RANDOM, random_function
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from convinit_ext import Key, init, init_model_
 
@@ -114,3 +116,20 @@ def test_seeds_given_to_compiled_code():
     compiled = torch.compile(caller, fullgraph=True, backend="aot_eager")
     for seed in (3, 4, -5, 2**63 + 1):
         assert torch.equal(compiled(torch.empty(4), seed), caller(torch.empty(4), seed)), seed
+
+
+@pytest.mark.parametrize("mode", ["real", "fake"])
+def test_graphs_of_make_fx_hold_the_key(mode):
+    graph = make_fx(lambda w: init.normal_(w.clone(), key=KEY), tracing_mode=mode)(torch.zeros(4, 5))
+    assert_same_bits(graph(torch.zeros(4, 5)), init.normal_(torch.zeros(4, 5), key=KEY))
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("fill", [init.normal_, init.orthogonal_])
+def test_graphs_of_make_fx_draw_anew_as_calls_do(mode, fill):
+    graph = make_fx(lambda w: fill(w.clone()), tracing_mode=mode)(torch.zeros(4, 5))
+    torch.manual_seed(0)
+    expected = [fill(torch.zeros(4, 5)) for _ in range(2)]
+    torch.manual_seed(0)
+    for each in expected:
+        assert_same_bits(graph(torch.zeros(4, 5)), each)

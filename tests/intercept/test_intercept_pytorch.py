@@ -226,8 +226,10 @@ def test_functions_have_their_source_inside_a_block(name):
         lambda size: torch.bernoulli(torch.full(size, 0.5)),
         lambda size: torch.empty(size).exponential_(),
         lambda size: torch.rand(size, out=torch.empty(size)),
+        lambda size: torch.distributions.Gamma(2.0, 1.0).sample(size),
+        lambda size: torch.distributions.Dirichlet(torch.ones(size)).sample(),
     ],
-    ids=["rand", "randn", "normal", "randint", "bernoulli", "exponential_", "out"],
+    ids=["rand", "randn", "normal", "randint", "bernoulli", "exponential_", "out", "gamma", "dirichlet"],
 )
 def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw):
     for put in [
@@ -235,6 +237,15 @@ def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw):
         lambda w, drawn: w.data.add_(drawn.mul(0.1)),
         lambda w, drawn: setattr(w, "data", drawn.exp()),
         lambda w, drawn: w.data.__setitem__(slice(2), drawn[:2]),
+        lambda w, drawn: w.data.copy_(torch.stack([drawn, drawn])[0]),
+        lambda w, drawn: w.data.copy_(drawn.sort().values),
+        lambda w, drawn: w.data.copy_(drawn.chunk(1)[0]),
+        lambda w, drawn: w.data.copy_(torch.where(condition=drawn > 1, input=drawn, other=0.0)),
+        lambda w, drawn: w.data.copy_(other=drawn),
+        lambda w, drawn: torch.add(drawn, 1, out=w.data),
+        lambda w, drawn: torch._foreach_copy_([torch.empty(6), w.data], [torch.ones(6), drawn]),
+        lambda w, drawn: torch._foreach_mul_([w.data], [drawn]),
+        lambda w, drawn: w.data.copy_(torch._foreach_add([drawn], 1)[0]),
     ]:
         layer = a_layer()
         with intercept(layer, seed=0):
@@ -248,6 +259,8 @@ def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw):
             assert said[0].filename == __file__
             put(layer.bias, drawn)
             layer.weight.data.copy_(torch.zeros(6, 8))
+            layer.weight.data.copy_(torch.rand(6, 8).zero_())
+            layer.weight.data.copy_(nn.init.normal_(torch.rand(6, 8)))
 
 
 @pytest.mark.parametrize(
@@ -270,6 +283,22 @@ def test_a_parameter_that_torch_draws_itself_is_named_once(draw):
             draw(layer.bias.data)
         assert said[0].filename == __file__
         draw(layer.bias.data)
+
+
+@pytest.mark.parametrize(
+    "put",
+    [
+        lambda layer, drawn: setattr(layer, "weight", nn.Parameter(drawn)),
+        lambda layer, drawn: torch.utils.swap_tensors(layer.weight, nn.Parameter(drawn)),
+        lambda layer, drawn: layer.register_buffer("table", drawn),
+    ],
+    ids=["parameter", "swapped", "buffer"],
+)
+def test_what_is_made_of_what_torch_draws_is_named_at_the_end(put):
+    layer = a_layer()
+    name = "table" if "register_buffer" in put.__code__.co_names else "weight"
+    with pytest.warns(UserWarning, match=rf"^'{name}' gets values of torch.rand"), intercept(layer, seed=0):
+        put(layer, torch.randn(6, 8) * 0.02)
 
 
 @pytest.mark.parametrize("as_buffer", [False, True])

@@ -280,3 +280,12 @@ def test_dtype_leaves_no_buffer_behind_in_the_memory_of_a_parameter(view):
     model.weight.data, model.seen = apart[:4], apart[4:]
     init_model_(model, dtype=torch.bfloat16)
     assert model.seen.dtype == model.weight.dtype == torch.bfloat16
+
+
+def test_running_statistics_start_anew_whichever_name_comes_first():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    model.register_buffer("shown", model[1].running_var)
+    model.shown.fill_(3)
+    init_model_(model)
+    assert model[1].running_var.tolist() == [1, 1]
+    assert model.shown is model[1].running_var

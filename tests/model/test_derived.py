@@ -1,5 +1,9 @@
 """Copies, presets and weight norms: values, order, chains, and every error before the first write."""
 
+import copy
+import math
+import re
+
 import pytest
 import torch
 from planning import GENERAL, make_plan
@@ -171,6 +175,32 @@ COPIES = pair(a=nn.Linear(3, 4), b=nn.Linear(3, 4), c=nn.Linear(4, 4))
 )
 def test_wrong_copies_and_presets_are_named_and_nothing_is_written(rules, error, said):
     assert_refused(COPIES, error, said, recipe=[*rules, DRAWN])
+
+
+@pytest.mark.parametrize(
+    ("value", "given", "dtype"),
+    [
+        (1e38, torch.float32, torch.float16),
+        (-7e4, torch.float64, torch.float16),
+        (1e39, torch.float64, torch.float32),
+        (70_000, torch.int64, torch.float16),
+        (500.0, torch.float32, torch.float8_e4m3fn),
+        (5e4, torch.float8_e5m2, torch.float8_e4m3fn),
+    ],
+)
+def test_a_preset_whose_finite_values_would_be_infinite_is_refused(value, given, dtype):
+    values = torch.ones(4, 3, dtype=torch.float64)
+    values[2, 1], values[3, 0] = value, math.nan if given.is_floating_point else 1
+    rules = [Rule(Preset(values.to(given)), name="a.weight"), DRAWN]
+    said = rf"'a.weight', preset: {dtype} cannot hold {values.to(given)[2, 1].item():.6g}, which"
+    assert_refused(copy.deepcopy(COPIES).to(dtype), ValueError, re.escape(said), recipe=rules)
+    assert_refused(COPIES, ValueError, re.escape(said), recipe=rules, dtype=dtype)
+
+
+def test_a_preset_keeps_what_is_infinite_as_it_is():
+    model = nn.Linear(2, 1, bias=False)
+    init_model_(model, recipe=[Rule(Preset(torch.tensor([[math.inf, 6e4]])))], dtype=torch.float16)
+    assert model.weight.isinf().tolist() == [[True, False]]
 
 
 def test_wrong_arguments_of_copies_and_presets():

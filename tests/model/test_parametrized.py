@@ -1,5 +1,7 @@
 """Parametrized weights: of every kind, under wrappers, in any order of memory, tied, and alone."""
 
+import copy
+
 import pytest
 import torch
 from planning import fillings, make_plan
@@ -175,3 +177,21 @@ def test_any_parametrization_of_one_tensor_has_the_plain_weight_behind_it():
     init_model_(model, 1, [Rule(Normal(0.0, 2.0), module=nn.Linear, parameter="weight"), *TORCH])
     assert torch.equal(model.weight, model.weight.T)
     assert make_plan(model, recipe=HE).rows[1].fans == (4, 4)
+
+
+PARAMETRIZE = {
+    name: getattr(parametrizations, name) for name in ("weight_norm", "spectral_norm", "orthogonal")
+}
+
+
+@pytest.mark.parametrize("parametrize", PARAMETRIZE.values(), ids=PARAMETRIZE)
+def test_the_type_of_a_layer_chooses_what_its_weight_is_made_of(parametrize):
+    model = nn.Sequential(parametrize(nn.Linear(4, 4)), nn.Conv1d(4, 4, 1))
+    before = copy.deepcopy(model.state_dict())
+    init_model_(model, 3, only=nn.Linear)
+    now = copy.deepcopy(model.state_dict())
+    touched = [name for name in now if not now[name].equal(before[name])]
+    assert all(name.startswith("0.") for name in touched)
+    assert any("parametrizations" in name for name in touched)
+    init_model_(model, 4, skip=nn.Linear)
+    assert_same_state(model[0], {name[2:]: now[name] for name in now if name.startswith("0.")})

@@ -103,6 +103,16 @@ def test_tied_by_memory_one_name_chooses_or_protects_both():
     assert init_model_(model, 5, DRAWN, skip="1.*").rows == ()
 
 
+def test_every_module_that_holds_a_tied_parameter_chooses_or_protects_it():
+    model = Net()
+    model.decoder = nn.Sequential(model.head, nn.Linear(4, 4))
+    own = ["embed.weight", "decoder.1.weight", "decoder.1.bias"]
+    assert changed(model, only=model.decoder) == changed(model, only="decoder") == own
+    assert not {*own} & {*changed(model, skip=model.decoder)}
+    assert "embed.weight" in changed(model, only=nn.Linear)
+    assert "embed.weight" not in changed(model, skip=nn.Linear)
+
+
 def test_what_a_checkpoint_lacked_is_initialised_and_the_rest_loaded():
     trained, model = Net(), Net()
     init_model_(trained, 1)

@@ -245,6 +245,7 @@ def test_a_file_may_allow_rules_that_decide_for_nothing():
         {"init": "zeros_", "module": ["Linear", "torch.nnn.Linear"]},
         {"init": "zeros_", "module": "torch.utils.data.Dataset"},
         {"init": "zeros_", "module": "torch.nn.no_such_module.Linear"},
+        {"init": "zeros_", "module": "nn.Linear"},
     ],
     ids=str,
 )
@@ -260,7 +261,8 @@ def test_code_that_a_recipe_names_is_not_imported_without_a_word_of_the_caller(t
         lambda: init_model_(nn.Linear(2, 2), recipe=str(tmp_path / "base.json")),
     ):
         with pytest.raises(
-            ValueError, match=r"rule 2: .*Recipe\.load\(path, allow_code=True\).*--allow-code"
+            ValueError,
+            match=r"rule 2: .*Recipe\.load\(path, allow_code=True\).*--allow-code.*'torch\.nn\.Linear'",
         ):
             read()
 
@@ -273,6 +275,14 @@ def test_with_it_the_code_is_imported_in_files_that_are_extended_too(tmp_path):
     assert Recipe.load(tmp_path / "mine.json", allow_code=True).rules == (wanted,)
     assert recipes.as_recipe(tmp_path / "mine.json", allow_code=True).rules == (wanted,)
     assert Recipe.from_dict({"rules": [rule]}, allow_code=True).rules == (wanted,)
+
+
+@needs_toml
+@pytest.mark.parametrize("suffix", [".toml", ".json"])
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path, suffix):
+    path = tmp_path / f"mine{suffix}"
+    path.write_text('{"extends": "he"}' if suffix == ".json" else 'extends = "he"', encoding="utf-8-sig")
+    assert Recipe.load(path).rules == recipes.HE.rules
 
 
 @needs_toml
