@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,3 +66,22 @@ def tensors_in(*values: Any) -> Iterator[Tensor]:
             yield each
         elif isinstance(each, list | tuple):
             yield from tensors_in(each)
+
+
+def other_generators() -> dict[str, object]:
+    """Return the states of Python's and NumPy's global generators."""
+    from convinit_ext import recipes  # drop-in functions do without
+
+    return recipes.other_generators()
+
+
+def warn_of_others(before: dict[str, object]) -> None:
+    """Warn of global generators that have other states than before."""
+    now = other_generators() if before else {}
+    used = [f"{name}'s" for name, state in before.items() if state != now[name]]
+    if used:
+        warnings.warn(
+            f"{' and '.join(used)} global generator was drawn from inside intercept: what is made of such "
+            "numbers follows that generator, not seed=. Draw by PyTorch, or seed it",
+            stacklevel=4,
+        )

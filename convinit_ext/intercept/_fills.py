@@ -34,7 +34,7 @@ from convinit_ext._engine import (
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
-from convinit_ext.intercept._drawn import IS_DRAWN, Drawn, tensors_in
+from convinit_ext.intercept._drawn import IS_DRAWN, Drawn, other_generators, tensors_in, warn_of_others
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
     CONSTANTS,
@@ -80,6 +80,7 @@ class Fills(_patch.Handler):
         self._tracker = None if model is None else Tracker(model, self._seed)
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
         self._warned: set[str] = set()
+        self._generators = {} if model is None and seed is None else other_generators()
         self.drawn = Drawn()
 
     def fill_method(
@@ -168,10 +169,11 @@ class Fills(_patch.Handler):
                 self._warn_of_draw(view.parameter.name)
 
     def finish(self) -> None:
-        """Say the same of what was made of what PyTorch drew, which no call says."""
+        """Say the same of what was made of what PyTorch drew, which no call says; and what others drew."""
         for name, tensor in self._tracker.tensors() if self._tracker and self.drawn else ():
             if self.drawn.is_in(tensor):
                 self._warn_of_draw(name)
+        warn_of_others(self._generators)
 
     def _warn_of_draw(self, name: str) -> None:
         if name not in self._warned:

@@ -16,6 +16,7 @@ from convinit_ext.recipes._derived import (
     check_converts,
     check_given,
     generators_kept,
+    other_generators,
     seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct

@@ -6,12 +6,13 @@ A rule may have them where it could have a distribution. How they are written a 
 from __future__ import annotations
 
 import math
+import pickle
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -116,7 +117,7 @@ def drawing() -> Iterator[None]:
 @contextmanager
 def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
     """Put the states of all global generators back at the end, and of those of these CUDA devices."""
-    by_python, by_numpy = random.getstate(), np.random.get_state()
+    by_python, by_numpy = random.getstate(), np.random.get_state(legacy=False)
     try:
         with torch.random.fork_rng(devices):
             yield
@@ -135,10 +136,13 @@ def seeded(seed: int, make: Callable[[], _T]) -> _T:
 
 
 def generators() -> object:
-    """Return what PyTorch's, Python's and NumPy's global generators draw next: equal if nothing was drawn."""
-    by_numpy: Any = np.random.get_state(legacy=False)
-    numbers = by_numpy["state"]["key"].tolist(), by_numpy["state"]["pos"], by_numpy["has_gauss"]
-    return torch.get_rng_state().tolist(), random.getstate(), numbers
+    """Return the states of all global generators, which are equal if nothing was drawn."""
+    return torch.get_rng_state().tolist(), other_generators()
+
+
+def other_generators() -> dict[str, object]:
+    """Return those of Python's and NumPy's, by these names."""
+    return {"Python": random.getstate(), "NumPy": pickle.dumps(np.random.get_state(legacy=False))}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
