@@ -43,6 +43,7 @@ from convinit_ext.intercept._signatures import (
     INIT_FUNCTIONS,
     MATRIX_FUNCTIONS,
     OVERWRITES,
+    SHAPED,
     WRITES,
     WRONG_ARGUMENTS,
     Request,
@@ -147,13 +148,11 @@ class Fills(_patch.Handler):
                 return None
             return self._fill(tensor, view, distribution, args[-1])
 
-    def follow(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: object
-    ) -> None:
+    def follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, result: object) -> None:
         """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
         given = list(tensors_in(args, kwargs.values()))
         sources = given[1:] if func in OVERWRITES else given
-        is_drawn = func in DRAWS or any(map(self.drawn.holds, sources))
+        is_drawn = func in DRAWS or (func not in SHAPED and any(map(self.drawn.holds, sources)))
         if not is_drawn and func in OVERWRITES and given:
             self.drawn.forget(given[0])
         if not is_drawn or self._tracker is None:

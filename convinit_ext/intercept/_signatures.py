@@ -54,6 +54,8 @@ DRAWS = frozenset(
     for each, names in ((torch, _DRAWS), (torch.Tensor, f"bernoulli multinomial {_DRAWS_IN_PLACE}"))
     for name in names.split()
 )
+# Which take a tensor's shape, and none of its values.
+SHAPED = frozenset(getattr(torch, f"{name}_like") for name in ("empty", "full", "ones", "zeros"))
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
 

@@ -259,6 +259,7 @@ def test_a_parameter_that_gets_what_torch_draws_is_named_once(draw):
             assert said[0].filename == __file__
             put(layer.bias, drawn)
             layer.weight.data.copy_(torch.zeros(6, 8))
+            layer.weight.data.copy_(torch.ones_like(torch.rand(6, 8)))
             layer.weight.data.copy_(torch.rand(6, 8).zero_())
             layer.weight.data.copy_(nn.init.normal_(torch.rand(6, 8)))
 
