@@ -73,6 +73,36 @@ def test_finished_samples_are_words(stream):
     assert np.abs(place[0::2] + (place[1::2] << 16) - np.concatenate(chunks)).max() <= 1 + 2**16
 
 
+# Says what it was asked for, in dieharder's own lines; one test is weak.
+DIEHARDER = """#!{python}
+import sys
+if "-l" in sys.argv:
+    print("#  dieharder version 3.31.1 Copyright 2003 Robert G. Brown  #")
+else:
+    open({log!r}, "a").write(" ".join(sys.argv[3:]) + chr(10))
+    sys.stdin.buffer.read(40)
+    for width in (1, 2, 2) if "-a" in sys.argv or "sts_serial" in sys.argv else ():
+        print(f"          sts_serial|   {{width}}|    100000|     100|0.{{width}}|  PASSED  ")
+    if "-a" in sys.argv or "diehard_rank_32x32" in sys.argv:
+        print("  diehard_rank_32x32|   0|     40000|     100|0.99990000|   WEAK   ")
+"""
+
+
+def test_of_all_of_dieharder_only_weak_tests_are_looked_at_again(tmp_path, monkeypatch):
+    program, log, output = tmp_path / "dieharder", tmp_path / "log", tmp_path / "found.json"
+    program.write_text(DIEHARDER.format(python=sys.executable, log=str(log)))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    batteries.main(["--full", "--go-on", "--only", "one key", "--output", str(output)])
+    rows = {row["test"]: row for row in json.loads(output.read_text())["results"]}
+    assert [*rows] == ["sts_serial 1", "sts_serial 2", "sts_serial 2 #2", "diehard_rank_32x32 0"]
+    assert [name for name, row in rows.items() if "fresh" in row] == ["diehard_rank_32x32 0"]
+    assert rows["diehard_rank_32x32 0"]["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.9999)
+    assert log.read_text().splitlines() == ["-a"] + ["-d diehard_rank_32x32 -n 0"] * len(common.FRESH_SEEDS)
+    found = batteries.dieharder("-a", "one key", 0, ["sts_serial 2 #2", "sts_serial 2"])
+    assert [name for name, _ in found] == ["sts_serial 1", "sts_serial 2", "sts_serial 2 #2"]
+
+
 @pytest.mark.skipif(shutil.which("dieharder") is None, reason="there is no dieharder")
 def test_dieharder_reads_a_stream(tmp_path):
     output = tmp_path / "stream.json"

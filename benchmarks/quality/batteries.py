@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -106,11 +107,22 @@ def fed(command: list[str], stream: str, seed: int, until: float = math.inf) -> 
     return printed
 
 
-def dieharder(test: str, stream: str, seed: int) -> Found:
-    """Return what a test of dieharder says, "-a" for all: what it is, and how wide its tuples are."""
-    command = ["dieharder", "-g", "200", *(["-a"] if test == "-a" else ["-d", *test.split()])]
-    found = [(f"{name} {width}", float(p)) for name, width, p in ROW.findall(fed(command, stream, seed))]
-    return numbered(found, command)
+def dieharder(test: str, stream: str, seed: int, only: Sequence[str] = ()) -> Found:
+    """Return what a test of dieharder says, "-a" for all: what it is, and how wide its tuples are.
+
+    Of all, those of the statistics `only`: each test by itself, on the stream from its first word.
+    """
+    chosen = [["-a"] if test == "-a" else ["-d", *test.split()]]
+    if test == "-a" and only:
+        # A name is "sts_serial 12", perhaps with a number behind it.
+        tests = dict.fromkeys(tuple(name.split()[:2]) for name in only)
+        chosen = [["-d", name, "-n", width] for name, width in tests]
+    found = []
+    for arguments in chosen:
+        command = ["dieharder", "-g", "200", *arguments]
+        rows = ROW.findall(fed(command, stream, seed))
+        found += numbered([(f"{name} {width}", float(p)) for name, width, p in rows], command)
+    return found
 
 
 def crush(
@@ -160,7 +172,7 @@ def batteries(options: argparse.Namespace) -> dict[str, Battery]:
     until = time.monotonic() + 60 * options.minutes
 
     def of_dieharder(test: str) -> Battery:
-        return lambda stream, seed, _: dieharder(test, stream, seed)
+        return functools.partial(dieharder, test)
 
     def of_crush(*arguments: str) -> Battery:
         def battery(stream: str, seed: int, only: list[str]) -> Found:
