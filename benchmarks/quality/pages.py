@@ -13,7 +13,7 @@ from typing import Any
 from common import RESULTS, ROOT, is_weak
 
 PAGE = ROOT / "docs" / "quality.md"
-KINDS = ("stream", "crush", "finished", "samples", "truncated", "one_fingerprint")
+KINDS = ("stream", "crush", "dieharder", "finished", "samples", "truncated", "one_fingerprint")
 FILES = {kind: RESULTS / f"quality_{kind}.json" for kind in KINDS[:-1]} | {
     KINDS[-1]: RESULTS / f"{KINDS[-1]}.json"
 }
@@ -208,6 +208,7 @@ def way_text(row: Record) -> str:
 TABLES = {
     "stream": stream_tables,
     "crush": crush_tables,
+    "dieharder": stream_tables,
     "finished": stream_tables,
     "samples": samples_tables,
     "truncated": samples_tables,
