@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 import torch
 
-from convinit_ext.cli._arguments import FAILURE, INTERRUPTED, PROGRAM, ArgumentError, parser
+from convinit_ext.cli._arguments import CLOSED, FAILURE, INTERRUPTED, PROGRAM, ArgumentError, parser
 from convinit_ext.cli._check import run_fingerprint, run_inspect, run_verify
 from convinit_ext.cli._common import environment, text_of
 from convinit_ext.cli._run import run
@@ -26,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if getattr(options, "threads", None):
             torch.set_num_threads(options.threads)
-        return _COMMANDS[options.name](options) or 0
+        status = _COMMANDS[options.name](options) or 0
+        print(end="", flush=True)
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
+        return 0 if options.name == "stream" else CLOSED  # which has no other end
     except KeyboardInterrupt:
         rest = "; the same command finishes it" if getattr(options, "save", None) else ""
         print(f"convinit_ext {options.name}: interrupted{rest}", file=sys.stderr)

@@ -17,7 +17,7 @@ from convinit_ext.keys import checked_seed
 from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
 
 _T = TypeVar("_T")
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130  # exit statuses; a shell has the last for Ctrl-C
+USAGE, FAILURE, INTERRUPTED, CLOSED = 2, 1, 130, 141  # exit statuses; the last two as a shell has them
 PROGRAM = "python -m convinit_ext"
 _STATUS = "Exit status: 0 done, 1 it failed, 2 wrong usage, 130 interrupted by Ctrl-C."
 _DTYPES = tuple(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)

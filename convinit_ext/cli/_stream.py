@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -86,13 +85,10 @@ def run_stream(options: argparse.Namespace) -> None:
     num_streams = options.streams or (1 if options.by == "element" else 1000)
     with of_arguments():
         arrays = interleaved(options.seed, options.parameter, options.by, num_streams)
-    try:
-        for output in arrays:
-            words = output.reshape(-1)[:left]
-            sys.stdout.buffer.write(words.data)
-            left = None if left is None else left - len(words)
-            if left == 0:
-                break
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:  # the reader has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the exit
+    for output in arrays:
+        words = output.reshape(-1)[:left]
+        sys.stdout.buffer.write(words.data)
+        left = None if left is None else left - len(words)
+        if left == 0:
+            break
+    sys.stdout.buffer.flush()

@@ -161,14 +161,38 @@ def test_a_save_that_was_interrupted_is_finished_by_the_same_command(capsys, tmp
     assert len(found["files"]) == 2 and len(found["skipped"]) == 1
 
 
+def finding_models() -> dict[str, str]:
+    """Return the environment of a command whose models are in tests/support."""
+    folders = [str(PAGE.parents[1] / "tests" / "support"), str(Path(convinit_ext.__file__).parents[1])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["info"], ["verify", "weights", "--model", SMALL], ["fingerprint", "--model", SMALL, "--json"]],
+)
+def test_a_reader_that_went_away_is_no_error_and_no_answer(tmp_path, command):
+    folder = str(tmp_path / "weights")
+    assert main(["run", "--model", SMALL, "--save", folder]) == 0
+    reads, writes = os.pipe()
+    os.close(reads)
+    result = subprocess.run(
+        [sys.executable, "-m", "convinit_ext", *(folder if each == "weights" else each for each in command)],
+        env=finding_models(),
+        stdout=writes,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writes)
+    assert result.returncode == 141 and "Error" not in result.stderr and "error" not in result.stderr
+
+
 def test_run_fits_a_terminal_of_80_columns():
     """All that it prints, on a terminal that is one."""
     reads, writes = pty.openpty()
     fcntl.ioctl(writes, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     command = [sys.executable, "-m", "convinit_ext", "run", "--model", f"{MODELS}:wide", "--repeats", "1"]
-    folders = [str(PAGE.parents[1] / "tests" / "support"), str(Path(convinit_ext.__file__).parents[1])]
-    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
-    environment["PYTHONPATH"] = os.pathsep.join(folders)
+    environment = {name: value for name, value in finding_models().items() if name != "COLUMNS"}
     with subprocess.Popen(
         command, env=environment, stdout=writes, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -187,4 +211,4 @@ def test_run_fits_a_terminal_of_80_columns():
 def test_the_page_has_every_command_and_status():
     page = PAGE.read_text()
     assert all(f"## {name}" in page for name in _COMMANDS)
-    assert all(re.search(rf"^\| {status} \|", page, re.MULTILINE) for status in (0, 1, 2, 130))
+    assert all(re.search(rf"^\| {status} \|", page, re.MULTILINE) for status in (0, 1, 2, 130, 141))
