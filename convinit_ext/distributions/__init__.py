@@ -19,7 +19,7 @@ from convinit_ext.distributions._fans import Matrices as Matrices
 from convinit_ext.distributions._fans import are_pytorchs as are_pytorchs
 from convinit_ext.distributions._fans import as_axes as as_axes
 from convinit_ext.distributions._fans import as_blocks as as_blocks
-from convinit_ext.distributions._fans import as_gain as as_gain
+from convinit_ext.distributions._fans import as_finite as as_finite
 from convinit_ext.distributions._fans import as_groups as as_groups
 from convinit_ext.distributions._fans import as_plain as as_plain
 from convinit_ext.distributions._fans import calculate_gain as calculate_gain

@@ -238,28 +238,28 @@ def _whole(given: int, what: str) -> int:
         raise TypeError(f"{what} must be an int, not {given!r}") from None
 
 
-def as_gain(given: float) -> float:
-    """Return a factor of values after checking that it is a finite number.
+def as_finite(given: float, what: str) -> float:
+    """Return an argument after checking that it is a finite number.
 
     Raises:
         TypeError, ValueError, OverflowError, RuntimeError: no number, as a text or several; not finite.
     """
     try:
-        gain = float(1.0 * given)  # a string would be one too
+        number = float(1.0 * given)  # a string would be one too
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise type(error)(f"gain must be a number, not {given!r}") from error
-    if not -math.inf < gain < math.inf:
-        raise ValueError(f"gain must be finite, but found {gain}")
-    return gain
+        raise type(error)(f"{what} must be a number, not {given!r}") from error
+    if not -math.inf < number < math.inf:
+        raise ValueError(f"{what} must be finite, but found {number}")
+    return number
 
 
-def as_plain(number: float) -> float:
+def as_plain(number: float, what: str) -> float:
     """Return a number, as NumPy's or a tensor's, as one of Python's, which is written without its type.
 
-    >>> as_plain(True), as_plain(2)
+    >>> as_plain(True, "a"), as_plain(2, "a")
     (1.0, 2)
     """
-    return number if type(number) in (int, float) else float(number)
+    return number if type(number) in (int, float) else as_finite(number, what)
 
 
 def fan_of(mode: str, fan_in: int, fan_out: int) -> float:

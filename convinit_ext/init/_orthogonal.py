@@ -10,7 +10,7 @@ from torch.compiler import is_compiling
 from torch.overrides import has_torch_function_unary
 
 from convinit_ext._engine import check_tensor, make_orthogonal_, on_this_thread
-from convinit_ext.distributions import Axes, Axis, Matrices, Normal, as_gain, matrices_of
+from convinit_ext.distributions import Axes, Axis, Matrices, Normal, as_finite, matrices_of
 from convinit_ext.init._fill import check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, check_not_capturing
 from convinit_ext.sharding import Shard, copy_whole_, is_sharded, local_of, logical_shape, parts
@@ -141,7 +141,7 @@ def _fill_with_matrices(
 def _check(tensor: Tensor, gain: float, shard: Shard | None) -> float:
     """Return the gain; raise what is wrong before a key is drawn."""
     check_not_lost(tensor, shard)
-    gain = as_gain(gain)
+    gain = as_finite(gain, "gain")
     if shard is not None or is_sharded(tensor):
         with torch.no_grad():
             parts(tensor, shard)

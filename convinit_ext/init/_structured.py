@@ -20,7 +20,7 @@ from convinit_ext._engine import (
     on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
-from convinit_ext.distributions import Normal, Uniform, as_gain, as_groups
+from convinit_ext.distributions import Normal, Uniform, as_finite, as_groups
 from convinit_ext.init._compiled import fill_in_graph_
 from convinit_ext.init._fill import as_words, check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, draw
@@ -96,7 +96,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     >>> w.sum().item(), w[2, 2, 1, 1].item()
     (4.0, 1.0)
     """
-    gain = as_gain(gain)
+    gain = as_finite(gain, "gain")
     check_not_lost(tensor, shard)
     check_tensor(local_of(tensor))
     _check_wide(tensor, "identity_")

@@ -92,7 +92,8 @@ class _FromFans(_OfAxes):
         self.of_fans(1, 1)
         for field in fields(self):
             if type(field.default) is float:
-                object.__setattr__(self, field.name, distributions.as_plain(getattr(self, field.name)))
+                number = distributions.as_plain(getattr(self, field.name), field.name)
+                object.__setattr__(self, field.name, number)
         if self.fan is not None and self.fan not in FANS:
             raise ValueError(f"fan must be one of {list(FANS)}, not {self.fan!r}")
         check_axes(self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -143,12 +142,8 @@ def mup_groups(
     if optimizer not in ("adam", "sgd"):
         raise ValueError(f"optimizer must be 'adam' or 'sgd', not {optimizer!r}")
     for what, given in (("lr", lr), ("weight_decay", weight_decay)):
-        try:
-            number = float(1.0 * given)  # a string would be one too
-        except TypeError:
-            raise TypeError(f"{what} must be a number, not {given!r}") from None
-        if not 0.0 <= number < math.inf:
-            raise ValueError(f"{what} must be 0 or more and finite, but found {number:.6g}")
+        if distributions.as_finite(given, what) < 0.0:
+            raise ValueError(f"{what} must be 0 or more, but found {given:.6g}")
     scale, groups = _ByWidth(_Base(base), readout), dict[float, list[nn.Parameter]]()
     for target in _distinct(model):
         factor = getattr(scale.judge(target)[0], optimizer)

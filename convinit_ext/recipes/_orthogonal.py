@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from convinit_ext.distributions import Axes, Axis, as_gain, matrices_of
+from convinit_ext.distributions import Axes, Axis, as_finite, matrices_of
 from convinit_ext.recipes._target import check_axes
 
 
@@ -34,7 +34,7 @@ class Orthogonal:
     batch_axis: Axis = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", as_gain(self.gain))
+        object.__setattr__(self, "gain", as_finite(self.gain, "gain"))
         check_axes(self)
 
     @property
@@ -72,7 +72,7 @@ class DeltaOrthogonal:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gain", as_gain(self.gain))
+        object.__setattr__(self, "gain", as_finite(self.gain, "gain"))
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise ValueError for a shape that it cannot fill."""

@@ -104,9 +104,11 @@ def test_parameter_groups():
         mup_groups(model, base, 0.1, "lion")
     with pytest.raises(TypeError, match=r"lr must be a number, not '0\.1'"):
         mup_groups(model, base, "0.1")
-    for wrong in (-1, math.nan):
-        with pytest.raises(ValueError, match=f"weight_decay must be 0 or more and finite, but found {wrong}"):
+    for wrong, said in ((-1, "0 or more, but found -1"), (math.nan, "finite, but found nan")):
+        with pytest.raises(ValueError, match=f"weight_decay must be {said}"):
             mup_groups(model, base, 0.1, weight_decay=wrong)
+    with pytest.raises(OverflowError, match="lr must be a number, not 1000"):
+        mup_groups(model, base, 10**400)
 
 
 def test_processes_compare_what_a_recipe_depends_on():
