@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import math
 import operator
 import re
 import warnings
@@ -52,6 +53,7 @@ from convinit_ext.sharding import logical_shape
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")  # a whole segment of a name
 DISTRIBUTIONS = (Constant, Uniform, Normal, TruncatedNormal)
 MATRICES = (Orthogonal, DeltaOrthogonal)
+_LARGEST_NORMAL = math.sqrt(66 * math.log(2)), math.sqrt(108 * math.log(2))  # made in float32, in float64
 # Initialisers that look at a parameter's shape and at its layer's fans, and at nothing else. Exactly these: a
 # type derived from one may look at more.
 _BY_SHAPE = {*DISTRIBUTIONS, Kaiming, Xavier, VarianceScaling}
@@ -189,9 +191,8 @@ def said(rule: Rule, target: Target, kind: str) -> object:
 
 
 def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
-    """Raise ValueError where the dtype cannot hold a constant, or a uniform's bounds and their difference.
-
-    The engine would raise it too, without a name.
+    """Raise ValueError where the dtype cannot hold a constant, a uniform's bounds and their difference, or the
+    largest normal. The engine would raise it too, without a name; normals it makes infinite, as PyTorch does.
     """
     if isinstance(distribution, Constant):
         largest = largest_of(dtype)
@@ -204,6 +205,16 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
         low, high = distribution.low, distribution.high
         if not bounds_fit(low, high, dtype):
             raise ValueError(f"{what}: {dtype} cannot hold uniform values between {low} and {high}")
+    elif isinstance(distribution, Normal | TruncatedNormal):
+        mean, farthest = distribution.mean, distribution.std * _LARGEST_NORMAL[dtype == torch.float64]
+        low, high = mean - farthest, mean + farthest
+        if isinstance(distribution, TruncatedNormal):
+            low, high = max(low, distribution.a), min(high, distribution.b)
+        if max(abs(low), abs(high)) > largest_of(dtype):
+            raise ValueError(
+                f"{what}: {dtype} cannot hold normal values of mean {mean:.6g} and std {distribution.std:.6g}, "
+                f"which lie between {low:.6g} and {high:.6g}; its largest number is {largest_of(dtype):.6g}"
+            )
 
 
 def rules_for(held: Sequence[NamedTensor], targets: Sequence[Target], recipe: Recipe) -> list[Rule]:

@@ -1,6 +1,7 @@
 """Models and rules that are refused: the parameter or buffer is named, and every tensor is as it was."""
 
 import json
+import math
 import warnings
 
 import pytest
@@ -17,6 +18,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from convinit_ext import (
     Constant,
     Normal,
+    TruncatedNormal,
     Uniform,
     fingerprint,
     init,
@@ -111,6 +113,30 @@ def test_constants_that_a_dtype_cannot_hold(dtype, value):
     with pytest.raises(RuntimeError, match=f"dtype {dtype} cannot hold the constant"):
         ops.fill_(tensors, torch.zeros(2, 2, dtype=torch.int64), [Normal(), Constant(value)])
     assert not any(tensor.float().any() for tensor in tensors)
+
+
+WIDE = [
+    (
+        Normal(0.0, 1e4),
+        Normal(0.0, 9600.0),
+        torch.float16,
+    ),  # the largest lies 6.76 from the mean
+    (Normal(7e4), Normal(6e4), torch.float16),
+    (Normal(0.0, 100.0), Normal(0.0, 66.0), torch.float8_e4m3fn),
+    (Normal(1e308, 1e307), Normal(0.0, 2e307), torch.float64),
+    (TruncatedNormal(0.0, 1e4, a=-7e4), TruncatedNormal(0.0, 1e6, cut=0.06), torch.float16),
+    (TruncatedNormal(0.0, 1e4, a=7e4, b=math.inf), TruncatedNormal(1e5, 1e4, b=6e4), torch.float16),
+]
+
+
+@pytest.mark.parametrize(("init", "fits", "dtype"), WIDE)
+def test_normals_of_which_a_dtype_would_make_infinities(init, fits, dtype):
+    said = rf"'0\.bias': {dtype} cannot hold normal values of mean .* and std .*; its largest number is"
+    recipe = [Rule(init, name="0.bias"), *TORCH]
+    assert_refused(model_with(torch.zeros(4)), ValueError, said, recipe=recipe, dtype=dtype)
+    model = nn.Linear(100, 100, bias=False)
+    init_model_(model, recipe=[Rule(fits)], dtype=dtype)
+    assert model.weight.double().isfinite().all()
 
 
 def test_a_copy_that_its_own_dtype_cannot_hold():
