@@ -191,8 +191,9 @@ def said(rule: Rule, target: Target, kind: str) -> object:
 
 
 def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
-    """Raise ValueError where the dtype cannot hold a constant, a uniform's bounds and their difference, or the
-    largest normal. The engine would raise it too, without a name; normals it makes infinite, as PyTorch does.
+    """Raise ValueError where the dtype cannot hold a constant, a uniform's bounds and their difference, normals.
+
+    The engine would raise it too, without a name; but normals it makes infinite, as PyTorch does.
     """
     if isinstance(distribution, Constant):
         largest = largest_of(dtype)
@@ -212,8 +213,9 @@ def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> No
             low, high = max(low, distribution.a), min(high, distribution.b)
         if max(abs(low), abs(high)) > largest_of(dtype):
             raise ValueError(
-                f"{what}: {dtype} cannot hold normal values of mean {mean:.6g} and std {distribution.std:.6g}, "
-                f"which lie between {low:.6g} and {high:.6g}; its largest number is {largest_of(dtype):.6g}"
+                f"{what}: {dtype} cannot hold normal values of mean {mean:.6g} and std "
+                f"{distribution.std:.6g}, which lie between {low:.6g} and {high:.6g}; its largest number is "
+                f"{largest_of(dtype):.6g}"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,7 @@ def _check(**numbers: float) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float):
             raise TypeError(f"{name} must be a number, not {number!r}")
-        if not (0.0 < number < math.inf) or (number < before and name != "dt_scale"):
+        if not (0.0 < number <= sys.float_info.max) or (number < before and name != "dt_scale"):
             least = f" and at least {before:.6g}" * (before > 0)
             raise ValueError(f"{name} must be greater than 0, finite{least}, but found {number}")
         before = number

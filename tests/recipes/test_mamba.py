@@ -182,6 +182,7 @@ def test_a_model_without_state_spaces_is_refused():
         ({"dt_min": 0.2}, ValueError, "dt_max must be greater than 0, finite and at least 0.2, but found"),
         ({"dt_min": 0.0}, ValueError, "dt_min must be greater than 0, finite, but found 0.0"),
         ({"dt_max": math.inf}, ValueError, "dt_max must be greater than 0, finite and at least 0.001"),
+        ({"dt_scale": 10**400}, ValueError, "dt_scale must be greater than 0, finite and at least"),
         ({"dt_scale": "1"}, TypeError, "dt_scale must be a number, not '1'"),
         ({"a_range": (4.0, 2.0)}, ValueError, r"a_range\[1\] must be greater than 0, finite and at least 4"),
     ],
