@@ -98,7 +98,7 @@ with-clients: $(VENV)/built $(VENV)/clients
 
 # Hostile arguments and files for as many minutes: what ends a process, hangs or says nothing goes into a corpus.
 fuzz: $(VENV)/built $(VENV)/test-tools
-	PYTHONPATH=. $(VENV)/bin/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),60)
+	PYTHONPATH=. $(VENV)/bin/python tests/fuzz/fuzz.py --minutes $(or $(MINUTES),60) $(ARGS)
 
 # The model types of transformers, timm, diffusers and torchtitan under every recipe, in a virtual environment of its own
 # (3 GB): most of an hour. ARGS="-k transformers-bert" for some. What is wrong fails; the counts come at the end.

@@ -1,4 +1,4 @@
-"""Writes the tables of quality_*.json and one_fingerprint.json, in benchmarks/results, into docs/quality.md.
+"""Writes the tables of the result files of quality, one fingerprint and fuzzing into docs/quality.md.
 
 python benchmarks/quality/pages.py    # each stands between two markers
 """
@@ -13,9 +13,10 @@ from typing import Any
 from common import RESULTS, ROOT, is_weak
 
 PAGE = ROOT / "docs" / "quality.md"
-KINDS = ("stream", "crush", "dieharder", "finished", "samples", "truncated", "one_fingerprint")
-FILES = {kind: RESULTS / f"quality_{kind}.json" for kind in KINDS[:-1]} | {
-    KINDS[-1]: RESULTS / f"{KINDS[-1]}.json"
+KINDS = ("stream", "crush", "dieharder", "finished", "samples", "truncated", "one_fingerprint", "fuzz")
+FILES = {
+    kind: RESULTS / f"{kind if kind in ('one_fingerprint', 'fuzz') else f'quality_{kind}'}.json"
+    for kind in KINDS
 }
 MARKERS = {
     kind: (f"<!-- {kind}: begin (made by benchmarks/quality/pages.py) -->", f"<!-- {kind}: end -->")
@@ -177,6 +178,14 @@ def one_fingerprint_tables(record: Record) -> Iterator[str]:
     yield from machines(record, "torch")
 
 
+def fuzz_tables(record: Record) -> Iterator[str]:
+    """Yield the lines of fuzzing: how many cases there were, and what they found."""
+    yield from header("cases", "number")
+    for what, number in record["results"].items():
+        yield line(what, f"{number:,}")
+    yield from ("", f"In {record['minutes']:g} minutes {record['findings']} findings.", *machines(record))
+
+
 def not_run(rows: list[Record], size: str) -> dict[str, str]:
     """Return what was left out, and why: also ways that models of the other size went alone."""
     reasons = {row["way"]: "; ".join(row.get("not_run", ())) for row in rows if row["size"] == size}
@@ -213,6 +222,7 @@ TABLES = {
     "samples": samples_tables,
     "truncated": samples_tables,
     "one_fingerprint": one_fingerprint_tables,
+    "fuzz": fuzz_tables,
 }
 
 

@@ -191,7 +191,7 @@ def said(rule: Rule, target: Target, kind: str) -> object:
 
 
 def check_range(distribution: Distribution, dtype: torch.dtype, what: str) -> None:
-    """Raise ValueError where the dtype cannot hold a constant, a uniform's bounds and their difference, normals.
+    """Raise ValueError where the dtype cannot hold a constant, normals, or a uniform's bounds and difference.
 
     The engine would raise it too, without a name; but normals it makes infinite, as PyTorch does.
     """

@@ -1,6 +1,6 @@
 """Calls the public functions with hostile arguments, and reads hostile safetensors files: `make fuzz`.
 
-python tests/fuzz/fuzz.py [--minutes NUMBER] [--seed NUMBER]
+python tests/fuzz/fuzz.py [--minutes NUMBER] [--seed NUMBER] [--output FILE]
 
 Cases are run in processes of their own, so that a crash and a hang are seen. Wrong is also an error that does
 not say what is wrong, and one after the first write. A case that finds something goes into corpus.jsonl,
@@ -26,6 +26,10 @@ from hostile import CALLS, Case, made_call, made_file, value
 from torch import nn
 
 import convinit_ext as package
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from measure import command, environment
 
 CORPUS = Path(__file__).with_name("corpus.jsonl")
 BATCH, SECONDS = 400, 120  # cases of a process, and how long it may take
@@ -117,15 +121,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=time.time_ns())
+    parser.add_argument("--output", type=Path, help="a record of the run")
     parser.add_argument("--work", action="store_true")
     options = parser.parse_args()
     if options.work:
         return work()
     end, number, known = time.monotonic() + 60 * options.minutes, 0, set()
+    counts = {"calls": 0, "safetensors files": 0}
     while time.monotonic() < end:
         choose = random.Random(f"{options.seed} {number}")
         number += 1
-        for case, found in findings([choose.choice([made_call, made_file])(choose) for _ in range(BATCH)]):
+        cases = [choose.choice([made_call, made_file])(choose) for _ in range(BATCH)]
+        for case in cases:
+            counts["calls" if "call" in case else "safetensors files"] += 1
+        for case, found in findings(cases):
             kind = case.get("call"), re.sub(r"\d+|'[^']*'|/\S*", "", found)
             if kind not in known:
                 known.add(kind)
@@ -133,6 +142,10 @@ def main() -> None:
                 with CORPUS.open("a") as file:
                     file.write(json.dumps(case) + "\n")
     print(f"{number * BATCH} cases of seed {options.seed}: {len(known)} findings")
+    if options.output:
+        results = {"minutes": options.minutes, "findings": len(known), "results": counts}
+        record = {"command": command(), "environment": environment(), **results}
+        options.output.write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(bool(known))
 
 

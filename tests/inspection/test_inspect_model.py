@@ -275,7 +275,7 @@ class Uncopied(nn.Linear):
         raise NotImplementedError("a handle")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_scripted_models_are_refused():
     scripted = torch.jit.script(nn.Linear(4, 4))
     for model in (scripted, nn.Sequential(scripted)):
