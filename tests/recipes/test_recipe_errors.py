@@ -47,7 +47,7 @@ def test_every_unmatched_parameter_is_listed():
         (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
         (lambda: Kaiming("gauss"), ValueError, "gauss"),
         (lambda: Kaiming("normal", fan="mine"), ValueError, "mine"),
-        (lambda: Xavier("uniform", gain=-1.0), ValueError, "uniform"),
+        (lambda: Xavier("uniform", gain=-1.0), ValueError, "gain -1.0"),
     ],
 )
 def test_wrong_recipes_say_what_is_wrong(make, error, said):
