@@ -43,6 +43,7 @@ def test_every_unmatched_parameter_is_listed():
         (lambda: Rule(Constant(0.0), name="a[!]b"), ValueError, "never closed"),
         (lambda: Rule(Constant(0.0), module=()), ValueError, "module is empty"),
         (lambda: Rule(Constant(0.0), where=True), TypeError, "True"),
+        (lambda: Recipe([], name=None), TypeError, "recipe's name must be a str, not None"),
         (lambda: Kaiming("normal", mode="fan"), ValueError, "fan"),
         (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
         (lambda: Kaiming("gauss"), ValueError, "gauss"),
