@@ -59,7 +59,6 @@ from convinit_ext.sharding import (
     is_dtensor,
     is_marked,
     is_placeholder,
-    is_sharded,
     local_of,
     logical_shape,
     may_be_alias,
@@ -266,11 +265,12 @@ class Fills(_patch.Handler):
     def _fill_fixed(self, name: str, tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what a function that draws nothing does; return None if PyTorch is to do it."""
         function: Callable[..., Tensor] = getattr(init, name)
-        if is_sharded(tensor):
+        is_constant = name not in ("eye_", "dirac_")
+        if is_marked(tensor) or (is_dtensor(tensor) and not is_constant):
             return function(tensor, *args)
-        if is_recorded(tensor):
+        if is_recorded(tensor) or is_dtensor(tensor):
             check_not_lost(tensor)
-        if name not in ("eye_", "dirac_"):
+        if is_constant:
             return self.change(Tensor.fill_, (tensor, *args))
         view = self._view(tensor, None)
         if view is None:

@@ -36,6 +36,9 @@ CALLS = {
     "orthogonal_": lambda w: nn.init.orthogonal_(w),
     "sparse_": lambda w: nn.init.sparse_(w, 0.3),
     "eye_": lambda w: nn.init.eye_(w),
+    "zeros_": lambda w: nn.init.zeros_(w),
+    "ones_": lambda w: nn.init.ones_(w),
+    "constant_": lambda w: nn.init.constant_(w, 0.5),
     "a second time": lambda w: nn.init.normal_(nn.init.uniform_(w)),
     "local": lambda w: (w.to_local() if isinstance(w, DTensor) else w).detach().uniform_(),
 }
