@@ -65,8 +65,6 @@ from convinit_ext.sharding import (
     owners,
 )
 
-_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
-
 
 class Fills(_patch.Handler):
     """The fills inside a block, from an entry to its exit."""
@@ -106,6 +104,8 @@ class Fills(_patch.Handler):
         ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
+        if func in CONSTANTS and isinstance(tensor, nn.Parameter) and not _is_left_to_torch(tensor):
+            self._view(tensor, None)  # which knows what FSDP2 has gathered, and would drop
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_placeholder(tensor):
@@ -345,5 +345,5 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.is_nested
         or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()
-        or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
+        or (_dispatch_modes() > 0 and _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None)  # make_fx
     )

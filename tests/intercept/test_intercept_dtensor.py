@@ -229,6 +229,13 @@ def test_parameters_that_fsdp2_gathered_are_refused():
             model.unshard()
             with pytest.raises(ValueError, match=r"module '' holds gathered parameters.*reshard\(\) first"):
                 nn.init.normal_(model[0].weight)
+            before = model[0].bias.detach().clone()
+            for name in ("zeros_", "ones_", "constant_"):
+                with pytest.raises(ValueError, match="holds gathered parameters"):
+                    CALLS[name](model[0].bias)
+            with pytest.raises(ValueError, match="holds gathered parameters"), torch.no_grad():
+                model[0].bias.zero_()
+            assert torch.equal(model[0].bias, before)
         with pytest.raises(ValueError, match="holds gathered parameters"), intercept(model, seed=0):
             pass
         model.reshard()
