@@ -104,8 +104,8 @@ class Fills(_patch.Handler):
         ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
-        if func in CONSTANTS and isinstance(tensor, nn.Parameter) and not _is_left_to_torch(tensor):
-            self._view(tensor, None)  # which knows what FSDP2 has gathered, and would drop
+        if func in CONSTANTS and self._tracker is not None:
+            self._tracker.check_not_lost(tensor)
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_placeholder(tensor):

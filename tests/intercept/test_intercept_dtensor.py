@@ -4,6 +4,8 @@ So have slices of it along dimensions that are not cut, and slices of the local 
 """
 
 import itertools
+import re
+import warnings
 from math import prod
 
 import pytest
@@ -218,6 +220,23 @@ def test_a_model_without_a_seed_on_several_ranks():
         assert said[0].filename == __file__
         with intercept():  # follows the generator, as PyTorch's own
             nn.init.normal_(whole.weight)
+
+
+def test_a_constant_in_a_copy_of_a_slice_is_named():
+    """As of the padding row of an embedding, which PyTorch leaves as it is."""
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Embedding(6, 4, padding_idx=1), nn.Linear(4, 4))
+        fully_shard(model, mesh=mesh)
+        with warnings.catch_warnings(record=True) as said, intercept(model, seed=0):
+            warnings.simplefilter("always")
+            for _ in range(2):
+                model[0].reset_parameters()
+            with torch.no_grad():
+                model[1].weight[:, 1].fill_(0.0)  # no copy
+                model[1].bias.data[1:].zero_()
+        names = [re.search(r"a slice of '(.*)' along .* is a copy", str(each.message))[1] for each in said]
+        assert names == ["0.weight", "1.bias"]
+        assert not model[1].weight.to_local()[:, 1].any()
 
 
 def test_parameters_that_fsdp2_gathered_are_refused():
