@@ -5,12 +5,14 @@ Knows dtypes, layouts and devices; knows nothing of names, seeds or models.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch._C import _increment_version
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._VF import _unpack_dual
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version as increment_version
@@ -121,6 +123,7 @@ def fill_encoded_(
         raise RuntimeError(
             f"{num_meta} of {len(tensors)} tensors are on the meta device; accepted are all or none"
         )
+    _forget_tangents(tensors)
     try:
         _fill_op(tensors, keys, kinds, params, starts, strides)
     except RuntimeError:
@@ -140,6 +143,7 @@ def fill_one_(
         params: of a distribution of this kind
     """
     check_inference(tensor)
+    _forget_tangents([tensor])
     try:
         if box is None:
             _fill_one_op(tensor, key, kind, *params)
@@ -174,12 +178,21 @@ def fill_small_(
     (_increment_version if forward_ad._current_level < 0 else _has_written)((tensor,))
 
 
+def _forget_tangents(tensors: Sequence[Tensor]) -> None:
+    """Say to torch.func.jvp that what will be written depends on nothing, or raise what PyTorch raises of a
+    tensor that is not jvp's own. It keeps its values."""
+    if forward_ad._current_level >= 0:
+        with torch.no_grad():
+            for tensor in filter(is_functorch_wrapped_tensor, tensors):
+                tensor.copy_(tensor.detach().clone())
+
+
 def _has_written(tensors: Sequence[Tensor]) -> None:
     """Count a write, and say to forward derivatives, as PyTorch does, that it depends on nothing."""
     _increment_version(tensors)
     if forward_ad._current_level >= 0:
         with torch.no_grad():
-            for tensor in tensors:
+            for tensor in itertools.filterfalse(is_functorch_wrapped_tensor, tensors):
                 _, tangent = _unpack_dual(tensor, level=forward_ad._current_level)
                 if tangent is not None:
                     tangent.zero_()

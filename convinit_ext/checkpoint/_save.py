@@ -178,6 +178,8 @@ def save_model(
 
     def prepare() -> tuple[Plan, Destination]:
         check_flags(overwrite=overwrite)
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"path must be a str or a path, not {type(path).__name__}")
         if path == "":  # the current folder to pathlib, and an unset variable to the user
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         suffix = Path(path).suffix

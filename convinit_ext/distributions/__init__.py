@@ -41,21 +41,22 @@ class TooLargeError(ParameterError, OverflowError):
     """A number beyond float64. An OverflowError too, as that is what Python raises."""
 
 
-def _as_float(value: float) -> float:
+def _as_float(value: float, what: str) -> float:
     """As PyTorch takes a float: any number, numpy's too, whose own arithmetic may overflow; but no text."""
     if not isinstance(value, str | bytes | bytearray):
         try:
             return float(value)
         except OverflowError as error:
-            raise TooLargeError(f"a distribution's parameters must be numbers of float64: {error}") from error
+            raise TooLargeError(f"{what} must be a number of float64: {error}") from error
         except (TypeError, ValueError):
             pass
-    raise TypeError(f"a distribution's parameters must be numbers, and {value!r} is none")
+    raise TypeError(f"{what} must be a number, not {value!r}")
 
 
 def _make_floats(distribution: Distribution, *names: str) -> None:
     for name in names:
-        object.__setattr__(distribution, name, _as_float(getattr(distribution, name)))
+        value = _as_float(getattr(distribution, name), f"{type(distribution).__name__}: {name}")
+        object.__setattr__(distribution, name, value)
 
 
 class Distribution(Protocol):
@@ -76,7 +77,7 @@ class Constant:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        value = _as_float(self.value)
+        value = _as_float(self.value, "Constant: value")
         if type(self.value) is not int:  # which a buffer of integers takes exactly
             object.__setattr__(self, "value", value)
         if not -_INF < value < _INF:
@@ -178,7 +179,7 @@ class TruncatedNormal:
                 "cut= and a=, b= each say where the values end: pass cut=, in standard deviations, or a= and "
                 f"b=, but found cut={cut}, a={self.a} and b={self.b}"
             )
-        cut = _as_float(cut)
+        cut = _as_float(cut, "cut")
         if not 0.0 < cut < _INF:
             raise ParameterError(f"cut must be greater than 0 and finite, but found cut={cut}")
         try:
@@ -210,6 +211,8 @@ def _refuse_normal(mean: float, std: float) -> None:
 
 def kaiming_std(fan: float, gain: float) -> float:
     """He et al. 2015, eq. 10 and 14, as torch.nn.init.kaiming_normal_ computes it."""
+    if gain != gain:
+        raise ParameterError(f"a, the negative slope, must be a number, but found {gain}")
     return gain / math.sqrt(fan)
 
 
@@ -217,9 +220,11 @@ def xavier_std(fan_in: int, fan_out: int, gain: float = 1.0) -> float:
     """Glorot & Bengio 2010, eq. 12, as torch.nn.init.xavier_normal_ computes it."""
     std = math.sqrt(2.0 / float(fan_in + fan_out))
     try:
-        return gain * std
-    except (TypeError, OverflowError) as error:
+        if 0.0 <= gain < _INF:
+            return gain * std
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise type(error)(f"gain must be a number, not {gain!r}") from error
+    raise ParameterError(f"Xavier expects gain >= 0.0 and finite, but found gain {gain}")
 
 
 def variance_scaling_std(scale: float, fan: float) -> float:

@@ -17,10 +17,11 @@ from convinit_ext._engine import (
     check_tensor,
     increment_version,
     is_plain,
+    largest_of,
     on_this_thread,
 )
 from convinit_ext._engine import fill_ as fill_list_
-from convinit_ext.distributions import Normal, Uniform, as_finite, as_groups
+from convinit_ext.distributions import Normal, ParameterError, Uniform, as_finite, as_groups
 from convinit_ext.init._compiled import fill_in_graph_
 from convinit_ext.init._fill import as_words, check_extras, check_not_lost, fill_, override
 from convinit_ext.keys import Key, draw
@@ -87,7 +88,7 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
 
     Raises:
         ValueError: another number of dimensions; groups that do not divide the first; a gain that is not
-            finite.
+            finite, or beyond the tensor's dtype.
 
     Source: torch.nn.init.eye_, torch.nn.init.dirac_.
 
@@ -100,6 +101,8 @@ def identity_(tensor: Tensor, gain: float = 1.0, *, groups: int = 1, shard: Shar
     check_not_lost(tensor, shard)
     check_tensor(local_of(tensor))
     _check_wide(tensor, "identity_")
+    if abs(gain) > (largest := largest_of(tensor.dtype)):  # infinity times zero is NaN
+        raise ParameterError(f"gain must be within +-{largest} for {tensor.dtype}, but found {gain}")
     if len(logical_shape(tensor, shard)) == 2 and groups == 1:
         eye_(tensor, shard=shard)
     else:

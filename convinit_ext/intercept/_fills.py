@@ -59,14 +59,11 @@ from convinit_ext.sharding import (
     is_dtensor,
     is_marked,
     is_placeholder,
-    is_sharded,
     local_of,
     logical_shape,
     may_be_alias,
     owners,
 )
-
-_PROXY = _TorchDispatchModeKey.PROXY  # of make_fx
 
 
 class Fills(_patch.Handler):
@@ -107,6 +104,8 @@ class Fills(_patch.Handler):
         ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
+        if func in CONSTANTS and self._tracker is not None:
+            self._tracker.check_not_lost(tensor)
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_placeholder(tensor):
@@ -266,11 +265,12 @@ class Fills(_patch.Handler):
     def _fill_fixed(self, name: str, tensor: Tensor, *args: Any) -> Tensor | None:
         """Do what a function that draws nothing does; return None if PyTorch is to do it."""
         function: Callable[..., Tensor] = getattr(init, name)
-        if is_sharded(tensor):
+        is_constant = name not in ("eye_", "dirac_")
+        if is_marked(tensor) or (is_dtensor(tensor) and not is_constant):
             return function(tensor, *args)
-        if is_recorded(tensor):
+        if is_recorded(tensor) or is_dtensor(tensor):
             check_not_lost(tensor)
-        if name not in ("eye_", "dirac_"):
+        if is_constant:
             return self.change(Tensor.fill_, (tensor, *args))
         view = self._view(tensor, None)
         if view is None:
@@ -345,5 +345,5 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
         or tensor.is_nested
         or (type(tensor) not in PLAIN and isinstance(tensor, FakeTensor))
         or _are_functorch_transforms_active()
-        or (_dispatch_modes() > 0 and _get_dispatch_mode(_PROXY) is not None)
+        or (_dispatch_modes() > 0 and _get_dispatch_mode(_TorchDispatchModeKey.PROXY) is not None)  # make_fx
     )

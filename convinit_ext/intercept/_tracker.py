@@ -6,6 +6,7 @@ For other tensors it finds what the running code was called for.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from types import FrameType
@@ -13,6 +14,7 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 from torch._C import _has_storage
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -20,7 +22,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from convinit_ext import keys
 from convinit_ext._engine import _C, storage_of
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
-from convinit_ext.sharding import is_held_by_others, is_sharded, local_of, note_layers
+from convinit_ext.sharding import is_dtensor, is_held_by_others, is_sharded, local_of, note_layers
 
 _CONV_RESET = _ConvNd.reset_parameters.__code__
 
@@ -37,6 +39,7 @@ class Tracker:
         self._model = model
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
+        self._warned: set[str] = set()
         self.num_temporaries: Counter[str] = Counter()  # filled in each scope
         self._read()
 
@@ -50,6 +53,33 @@ class Tracker:
             self._read()
             view = self._find(tensor)
         return view
+
+    def check_not_lost(self, tensor: object) -> None:
+        """Raise ValueError, or warn, of a constant that a parameter would not get.
+
+        FSDP2 drops what is written to parameters that it has gathered. A slice of a DTensor along a dimension
+        that is cut is a copy, as of the padding row that nn.Embedding's reset_parameters sets to zero.
+        """
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.is_meta
+            or isinstance(tensor, FakeTensor)
+            or is_lazy(tensor)
+        ):
+            return
+        if isinstance(tensor, nn.Parameter):
+            self.view(tensor)
+        elif is_dtensor(tensor) and (base := tensor._base) is not None and is_dtensor(base):
+            is_copy = storage_of(local_of(tensor)) != storage_of(local_of(base))
+            view = self._find(base) if is_copy else None
+            if view is not None and view.parameter.name not in self._warned:
+                self._warned.add(view.parameter.name)
+                warnings.warn(
+                    f"a slice of {view.parameter.name!r} along a dimension that is cut is a copy: a constant "
+                    "written there changes nothing of the parameter. Where it is a padding row, init_model_ "
+                    "sets it to zero",
+                    stacklevel=5,
+                )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the parameters and buffers that the model has now, by canonical names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -123,7 +124,7 @@ def warn_of_copies(beginnings: Beginnings) -> None:
         names = listed(f"{target.name!r} of {source.name!r}" for source, target in pairs)
         warnings.warn(
             f"parameters that are copies of others get values of their own: {names}; where they are to stay "
-            f"equal, give each a rule: Rule(CopyFrom({source.name!r}), name={target.name!r})",
+            f"equal, give each a rule: Rule(CopyFrom({source.name!r}), name={glob.escape(target.name)!r})",
             stacklevel=2,
         )
 

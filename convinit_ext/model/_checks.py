@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -72,7 +73,7 @@ def check_real(held: Iterable[NamedTensor], do: str = "draw") -> None:
     if not lost:
         return
     described = [f"{each.path} {list(each.tensor.shape)} of {each.tensor.dtype}" for each in lost]
-    preset = f"give each its values by a rule, Rule(Preset(tensor), name={lost[0].name!r}), or "
+    preset = f"give each its values by a rule, Rule(Preset(tensor), name={glob.escape(lost[0].name)!r}), or "
     raise UnsupportedTensorError(
         f"cannot {do} {len(lost)} parameter{'s' * (len(lost) > 1)} of complex numbers:{lines(described)}\n"
         f"Accepted are real ones; {preset * (do == 'draw')}leave them as they are: "

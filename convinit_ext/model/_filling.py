@@ -312,7 +312,8 @@ def _patterns(names: Sequence[str], others: Collection[str]) -> Iterator[str]:
     for name in names:
         repeating.setdefault(_NUMBER.sub("*", name), []).append(name)
     for pattern, group in repeating.items():
-        if len(group) > 1 and not any(patterns.matches(pattern, other) for other in others):
+        fits = len(group) > 1 and all(patterns.matches(pattern, name) for name in group)
+        if fits and not any(patterns.matches(pattern, other) for other in others):
             yield pattern
         else:
             yield from map(glob.escape, group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Sequence
 
 import torch
@@ -73,7 +74,7 @@ def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Opt
         raise ValueError(
             f"frozen='keep' cannot keep {_counted(lost)} on the meta device, which have no values:"
             f"{_listed(lost)}\nBuild the model where they have some, or say them by rules: "
-            f"recipe=[Rule(Preset(values), name={lost[0][0].name!r}), ...]"
+            f"recipe=[Rule(Preset(values), name={glob.escape(lost[0][0].name)!r}), ...]"
         )
     return rows + [_row(group, options, None, "kept (frozen)") for group in open_]
 
@@ -115,7 +116,7 @@ def _question(groups: Sequence[Group], recipe: Recipe) -> str:
         f"{_counted(groups)} {'are' if len(groups) > 1 else 'is'} frozen (requires_grad=False), and recipe "
         f"{recipe.name!r} cannot know whether of constants:{_listed(groups)}\n"
         "Pass frozen='keep' to leave them as they are, or frozen='draw' to initialise them like others; or "
-        f"give one a rule of its own: Rule(..., name={groups[0][0].name!r})"
+        f"give one a rule of its own: Rule(..., name={glob.escape(groups[0][0].name)!r})"
     )
 
 

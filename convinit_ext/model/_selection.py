@@ -28,9 +28,10 @@ class SelectionError(ValueError):
 class Selection:
     """What `only` and `skip` say of one model.
 
-    A str is a glob on names, of parameters and of buffers, or of modules: then all that is inside. A regular
-    expression is searched for in the names of parameters and buffers. A module stands for all that is inside,
-    a type for all that its modules own. `only` may map each to rows of the parameters that it chooses.
+    A str is a name of a parameter, a buffer or a module, all that is inside of which it then means, or a glob
+    on such names. A regular expression is searched for in the names of parameters and buffers. A module
+    stands for all that is inside, a type for all that its modules own. `only` may map each to rows of the
+    parameters that it chooses.
 
     Raises:
         TypeError: something that chooses nothing: a number, a tensor; rows that are none, or of `skip`.
@@ -47,9 +48,10 @@ class Selection:
             return
         nodes = walk.every_node(model)
         inside = {id(module) for module in model.modules()}
-        self._only = None if only is None else _Set("only", only, inside, nodes)
-        self._skip = None if skip is None else _Set("skip", skip, inside, nodes)
         self._names = walk.every_name(model)
+        named = {each for names in self._names.values() for name in names for each in _around(name)}
+        self._only = None if only is None else _Set("only", only, inside, nodes, named)
+        self._skip = None if skip is None else _Set("skip", skip, inside, nodes, named)
 
     def chosen(self, held: NamedTensor, is_parameter: bool = True) -> bool:
         """Whether the parameter or buffer is chosen. Both arguments are asked: each must choose something."""
@@ -81,9 +83,14 @@ class _Set:
     """The selectors of one argument; it remembers which of them chose something."""
 
     def __init__(
-        self, what: str, given: Any, inside: set[int], nodes: Mapping[int, Sequence[NamedModule]]
+        self,
+        what: str,
+        given: Any,
+        inside: set[int],
+        nodes: Mapping[int, Sequence[NamedModule]],
+        names: set[str],
     ) -> None:
-        self._what, self._nodes = what, nodes
+        self._what, self._nodes, self._names = what, nodes, names
         self._exact: set[str] = set()
         self._patterns: list[tuple[re.Pattern[str], bool]] = []  # and whether it is a glob
         self._modules: set[int] = set()
@@ -99,9 +106,10 @@ class _Set:
 
     def _added(self, each: Any, inside: set[int]) -> object:
         if isinstance(each, str | re.Pattern):
-            patterns.check(each, self._what)
-            if isinstance(each, str) and patterns.is_exact(each):
-                name = walk.canonical(each)
+            name = walk.canonical(each) if isinstance(each, str) else None
+            if name not in self._names:
+                patterns.check(each, self._what)
+            if name is not None and (name in self._names or patterns.is_exact(name)):
                 self._exact.add(name)
                 return name
             is_glob = isinstance(each, str)

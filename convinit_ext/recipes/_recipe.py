@@ -45,7 +45,7 @@ class Recipe:
         allow_unused: whether each of the rules may decide for no parameter or buffer of a model.
 
     Raises:
-        TypeError: something that is not a Rule among them.
+        TypeError: something that is not a Rule among them; a name that is no text.
 
     >>> from convinit_ext.distributions import Constant
     >>> [rule.text for rule in Recipe((Rule(Constant(1.0), name="*.scale"),))]
@@ -59,6 +59,8 @@ class Recipe:
 
     def __post_init__(self, allow_unused: bool) -> None:
         check_flags(allow_unused=allow_unused, defaults=self.defaults)
+        if not isinstance(self.name, str):
+            raise TypeError(f"a recipe's name must be a str, not {excerpt(self.name)}")
         rules = tuple(self.rules) if isinstance(self.rules, Iterable) else (self.rules,)
         for rule in rules:
             if not isinstance(rule, Rule):

@@ -34,12 +34,15 @@ class Part(NamedTuple):
         start, last = (
             sum(each[end] * step for each, step in zip(self.ranges, steps, strict=True)) for end in (0, -1)
         )
-        strides = tuple(each.step * step for each, step in zip(self.ranges, steps, strict=True))
-        if max(last, *strides, 0) >= _INDEX_END:
+        if last >= _INDEX_END:
             raise ValueError(
                 f"a part of a tensor of shape {list(shape)} has row-major indices from {start} to {last}, "
-                f"with strides {list(strides)}; accepted are less than 2**63 - 2**34"
+                f"with strides {list(steps)}; accepted are less than 2**63 - 2**34"
             )
+        strides = tuple(  # of one index any will do, and the whole tensor's may be too large
+            each.step * step if len(each) > 1 else min(step, _INDEX_END - 1)
+            for each, step in zip(self.ranges, steps, strict=True)
+        )
         return Box(start, strides)
 
 

@@ -101,6 +101,8 @@ def test_places_that_are_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="the path is empty"):
         save_model(rule_model(), "")
+    with pytest.raises(TypeError, match="path must be a str or a path, not int"):
+        save_model(rule_model(), 3)
     for name in ("model.pt", "model.bin", "model.safetensor", "model.SAFETENSORS"):
         with pytest.raises(ValueError, match=rf"{name}: no file in \.\w+ is written; accepted are a folder"):
             save_model(rule_model(), name)

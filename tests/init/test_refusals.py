@@ -160,6 +160,22 @@ def test_shards_that_reach_beyond_what_can_be_counted(shape, offset):
     assert not weight.any()
 
 
+@pytest.mark.parametrize(
+    ("shape", "offset"),
+    [
+        ((1, 2**62, 4), (range(0, 1, 3), range(2**60, 2**60 + 1), 0)),
+        ((3, 2**61, 4), (range(0, 1, 4), 2**60, 0)),
+        ((3, 2**64, 4), (0, 2**60, 0)),
+    ],
+)
+@pytest.mark.parametrize("fill", [init.normal_, functools.partial(init.trunc_normal_, cut=1.0)])
+def test_only_indices_that_are_there_are_counted(shape, offset, fill):
+    weight, wanted = torch.zeros(1, 1, 4), torch.zeros(1, 4)
+    fill(weight, key=Key(0, "weight"), shard=Shard(shape, offset))
+    fill(wanted, key=Key(0, "weight"), shard=Shard((2**60 + 1, 4), (2**60, 0)))
+    assert torch.equal(weight[0], wanted)
+
+
 @pytest.mark.parametrize(("groups", "error"), [(0, ValueError), (-2, ValueError), (2.0, TypeError)])
 def test_groups_of_a_shard(groups, error):
     with pytest.raises(error, match=f"groups.*{groups}"):

@@ -37,11 +37,26 @@ def test_what_is_filled_depends_on_nothing_by_forward_derivatives(fill, size):
     weight = torch.zeros(size, 4)
     _, derivative = torch.func.jvp(lambda weight: fill(weight.clone(), key=KEY), (weight,), (weight + 7,))
     assert not derivative.any()
+    own, tangent = torch.func.jvp(lambda weight: fill(weight, key=KEY), (weight.clone(),), (weight + 7,))
+    assert not tangent.any() and torch.equal(own, fill(torch.empty(size, 4), key=KEY))
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(weight, weight + 7)
         filled = forward_ad.unpack_dual(fill(dual, key=KEY))
         assert filled.tangent is None or not filled.tangent.any()
         assert torch.equal(filled.primal, fill(torch.empty(size, 4), key=KEY))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
+def test_what_an_outer_jvp_has_made_is_not_written_by_an_inner_one():
+    weight = torch.zeros(3)
+
+    def outer(outer_weight):
+        return torch.func.jvp(lambda weight: weight * init.normal_(outer_weight), (weight,), (weight,))
+
+    filled = torch.zeros(3)
+    with pytest.raises(RuntimeError, match="mutate a captured Tensor"):  # as torch.nn.init
+        torch.func.jvp(outer, (filled,), (weight + 7,))
+    assert not filled.any()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")

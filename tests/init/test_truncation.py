@@ -76,7 +76,7 @@ WRONG = {
     "negative": ({"cut": -2}, ValueError, "cut=-2"),
     "infinite": ({"cut": math.inf}, ValueError, "cut=inf"),
     "NaN": ({"cut": math.nan}, ValueError, "cut=nan"),
-    "text": ({"cut": "2"}, TypeError, "parameters must be numbers, and '2' is none"),
+    "text": ({"cut": "2"}, TypeError, "cut must be a number, not '2'"),
     "alone": ({"corrected": True}, ValueError, r"corrected=True needs cut="),
     "no truth": ({"cut": 2.0, "corrected": "no"}, TypeError, "corrected must be True or False, not 'no'"),
     "std": ({"cut": 2.0, "std": -1.0}, ValueError, "std -1.0"),

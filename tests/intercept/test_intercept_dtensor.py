@@ -4,6 +4,8 @@ So have slices of it along dimensions that are not cut, and slices of the local 
 """
 
 import itertools
+import re
+import warnings
 from math import prod
 
 import pytest
@@ -36,6 +38,9 @@ CALLS = {
     "orthogonal_": lambda w: nn.init.orthogonal_(w),
     "sparse_": lambda w: nn.init.sparse_(w, 0.3),
     "eye_": lambda w: nn.init.eye_(w),
+    "zeros_": lambda w: nn.init.zeros_(w),
+    "ones_": lambda w: nn.init.ones_(w),
+    "constant_": lambda w: nn.init.constant_(w, 0.5),
     "a second time": lambda w: nn.init.normal_(nn.init.uniform_(w)),
     "local": lambda w: (w.to_local() if isinstance(w, DTensor) else w).detach().uniform_(),
 }
@@ -217,6 +222,23 @@ def test_a_model_without_a_seed_on_several_ranks():
             nn.init.normal_(whole.weight)
 
 
+def test_a_constant_in_a_copy_of_a_slice_is_named():
+    """As of the padding row of an embedding, which PyTorch leaves as it is."""
+    for mesh in every_rank((2,)):
+        model = nn.Sequential(nn.Embedding(6, 4, padding_idx=1), nn.Linear(4, 4))
+        fully_shard(model, mesh=mesh)
+        with warnings.catch_warnings(record=True) as said, intercept(model, seed=0):
+            warnings.simplefilter("always")
+            for _ in range(2):
+                model[0].reset_parameters()
+            with torch.no_grad():
+                model[1].weight[:, 1].fill_(0.0)  # no copy
+                model[1].bias.data[1:].zero_()
+        names = [re.search(r"a slice of '(.*)' along .* is a copy", str(each.message))[1] for each in said]
+        assert names == ["0.weight", "1.bias"]
+        assert not model[1].weight.to_local()[:, 1].any()
+
+
 def test_parameters_that_fsdp2_gathered_are_refused():
     for mesh in every_rank((2,)):
         model = nn.Sequential(nn.Linear(4, 4))
@@ -226,6 +248,13 @@ def test_parameters_that_fsdp2_gathered_are_refused():
             model.unshard()
             with pytest.raises(ValueError, match=r"module '' holds gathered parameters.*reshard\(\) first"):
                 nn.init.normal_(model[0].weight)
+            before = model[0].bias.detach().clone()
+            for name in ("zeros_", "ones_", "constant_"):
+                with pytest.raises(ValueError, match="holds gathered parameters"):
+                    CALLS[name](model[0].bias)
+            with pytest.raises(ValueError, match="holds gathered parameters"), torch.no_grad():
+                model[0].bias.zero_()
+            assert torch.equal(model[0].bias, before)
         with pytest.raises(ValueError, match="holds gathered parameters"), intercept(model, seed=0):
             pass
         model.reshard()

@@ -43,6 +43,16 @@ def changed(model: nn.Module, **arguments) -> list[str]:
     return now
 
 
+def test_a_name_with_brackets_or_stars_is_that_name_alone():
+    model = nn.ModuleDict({key: nn.Linear(2, 2, bias=False) for key in ("a[0]", "a0", "a*", "re:x", "[")})
+    names = [name for name, _ in model.named_parameters()]
+    for name in names:
+        assert changed(model, only=name) == changed(model, only=name.removesuffix(".weight")) == [name]
+        assert changed(model, skip=[name]) == [other for other in names if other != name]
+        assert changed(model, only={name: [1]}) == [name]
+    assert changed(model, only=["a?.weight"]) == ["a0.weight", "a*.weight"]  # no name: a glob
+
+
 STATISTICS = ["stem.1.running_mean", "stem.1.running_var", "stem.1.num_batches_tracked"]
 STEM = ["stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"]
 

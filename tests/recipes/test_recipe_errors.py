@@ -43,11 +43,12 @@ def test_every_unmatched_parameter_is_listed():
         (lambda: Rule(Constant(0.0), name="a[!]b"), ValueError, "never closed"),
         (lambda: Rule(Constant(0.0), module=()), ValueError, "module is empty"),
         (lambda: Rule(Constant(0.0), where=True), TypeError, "True"),
+        (lambda: Recipe([], name=None), TypeError, "recipe's name must be a str, not None"),
         (lambda: Kaiming("normal", mode="fan"), ValueError, "fan"),
         (lambda: Kaiming("normal", nonlinearity="relu7"), ValueError, "relu7"),
         (lambda: Kaiming("gauss"), ValueError, "gauss"),
         (lambda: Kaiming("normal", fan="mine"), ValueError, "mine"),
-        (lambda: Xavier("uniform", gain=-1.0), ValueError, "uniform"),
+        (lambda: Xavier("uniform", gain=-1.0), ValueError, "gain -1.0"),
     ],
 )
 def test_wrong_recipes_say_what_is_wrong(make, error, said):
@@ -100,3 +101,20 @@ def test_the_advice_fits_no_other_parameter():
             init_model_(model)
         rules = ", ".join(f"Rule(Constant(0.0), name={name!r})" for name in names)
         assert f"recipe=[{rules}, *TORCH]" in str(raised.value)
+
+
+def test_the_advice_fits_names_with_brackets():
+    model = nn.ModuleDict({f"layer[{number}]": Scaled() for number in range(2)})
+    with pytest.raises(ValueError, match="has no rule") as raised:
+        init_model_(model, recipe="he")
+    advice = re.search(r"recipe=(\[.*\]);", str(raised.value))[1]
+    init_model_(model, recipe=eval(advice, vars(recipes) | {"Constant": Constant}))
+    assert not any(parameter.any() for parameter in model.parameters())
+
+    model.register_parameter("frozen[0]", nn.Parameter(torch.ones(2), requires_grad=False))
+    rules = [Rule(Constant(1.0), name="layer*")]
+    with pytest.raises(ValueError, match="frozen='keep'") as raised:
+        init_model_(model, recipe=[*rules, Rule(Constant(0.0))])
+    pattern = re.search(r"Rule\(\.\.\., name='(.*)'\)", str(raised.value))[1]
+    init_model_(model, recipe=[*rules, Rule(Constant(0.0), name=pattern)])
+    assert not model.get_parameter("frozen[0]").any()
