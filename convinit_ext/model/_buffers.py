@@ -123,7 +123,7 @@ def buffer_rows(
         )
     if left:
         warnings.warn(
-            "no write to a parameter has been counted, as after to_empty() and where code writes to .data, and "
+            "no write to a parameter has been counted, as after to_empty() and where code writes to .data; "
             f"these buffers, which nobody can rebuild, keep what they hold: {listed(left)}; after to_empty() "
             "assign them, or say them by rules: Rule(..., buffer=...)",
             stacklevel=2,
