@@ -74,6 +74,7 @@ def _old_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
     node = held.node
     plain, start = None, None
     weight, _, part = leaf.rpartition("_")
+    hook: Any
     for hook in node.module._forward_pre_hooks.values():
         is_pruned = part == "orig" and getattr(hook, "_tensor_name", None) == weight  # torch.nn.utils.prune
         is_norm = isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) and hook.name == weight

@@ -106,7 +106,8 @@ def _names_in_files(model: nn.Module, keys: Iterable[str]) -> list[str]:
     """
     num_wrapping, module = 0, model
     while True:
-        child = "module" if walk.wrapped_child(type(module)) == "module" else None
+        own_type: Any = type(module)
+        child = "module" if walk.wrapped_child(own_type) == "module" else None
         child = child or next((each for each in walk.WRAPPERS if each in module._modules), None)
         inner = None if child is None else module._modules.get(child)
         if inner is None:
