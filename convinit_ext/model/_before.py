@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from convinit_ext._engine import is_plain, listed
 from convinit_ext.distributions import Constant
@@ -24,6 +24,9 @@ from convinit_ext.sharding import local_of
 
 _LOOKED_AT = 16  # bytes of each parameter
 _Memory = ctypes.c_char * _LOOKED_AT  # half the time of ctypes.string_at
+
+# Modules that are given a layer and hold clones of it.
+_REPEATING = (nn.TransformerEncoder, nn.TransformerDecoder)
 
 Beginnings: TypeAlias = Sequence[tuple[Row, bytes]]
 
@@ -109,8 +112,8 @@ def is_written(tensor: Tensor) -> bool:
 def warn_of_copies(beginnings: Beginnings) -> None:
     """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
 
-    So start target and momentum networks. Layers that a list repeats are no copies: nn.TransformerEncoder
-    clones them, and they are to differ.
+    So start target and momentum networks. Layers that a list repeats are no copies, nor is the one that they
+    were made of: nn.TransformerEncoder clones them, and they are to differ.
     """
     if len({start for _, start in beginnings}) == len(beginnings):  # as in most models
         return
@@ -140,10 +143,15 @@ def _pairs(group: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     for one, other in itertools.combinations(group, 2):
         a, b = one.tensor, other.tensor
         is_other = a.shape != b.shape or a.dtype != b.dtype or _has_values_of(one, other)
-        if is_other or not _is_copy(one.name, other.name, a.requires_grad != b.requires_grad):
+        is_pattern = _is_repeated(one) != _is_repeated(other)  # the layer that was cloned
+        if is_other or is_pattern or not _is_copy(one.name, other.name, a.requires_grad != b.requires_grad):
             continue
         if torch.equal(local_of(a), local_of(b)):
             yield (other, one) if b.requires_grad and not a.requires_grad else (one, other)
+
+
+def _is_repeated(row: Row) -> bool:
+    return any(isinstance(each, _REPEATING) for each in row.held[0].node.parents)
 
 
 def _has_values_of(one: Row, other: Row) -> bool:

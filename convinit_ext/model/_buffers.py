@@ -123,9 +123,9 @@ def buffer_rows(
         )
     if left:
         warnings.warn(
-            "no parameter has been written since it was made, as after to_empty(), and these buffers, which "
-            f"nobody can rebuild, keep what they hold: {listed(left)}; assign them, or say them by rules: "
-            "Rule(..., buffer=...)",
+            "no write to a parameter has been counted, as after to_empty(), in copies and where code writes "
+            f"to .data; these buffers, which nobody can rebuild, keep what they hold: {listed(left)}; after "
+            "to_empty() assign them, or say them by rules: Rule(..., buffer=...)",
             stacklevel=2,
         )
     if not options.reading:

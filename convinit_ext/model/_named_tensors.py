@@ -41,11 +41,14 @@ _NAMED_WRAPPERS = {
     ("torch", "FunctionalModule"): "stateless_model",
     ("torch", "FunctionalModuleWithBuffers"): "stateless_model",
     ("torch", "AOTModule"): "orig_module",
+    ("deepspeed", "DeepSpeedEngine"): "module",
+    ("megatron", "Float16Module"): "module",
+    ("megatron", "_BaseDataParallel"): "module",
 }
 
 
 @lru_cache(maxsize=1024)
-def _wrapped(kind: type) -> str | None:
+def wrapped_child(kind: type) -> str | None:
     """Return the child of a module type that is the model inside a wrapper, and adds no segment to names."""
     for wrapper, child in _WRAPPERS:
         if issubclass(kind, wrapper):
@@ -61,7 +64,7 @@ def with_state(model: nn.Module) -> nn.Module:
     """
     own_type: Any = type(model)
     outer: Any = model
-    return outer._forward_module if _wrapped(own_type) == "_original_module" else model
+    return outer._forward_module if wrapped_child(own_type) == "_original_module" else model
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -130,7 +133,7 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
             continue
         parents = (*node.parents, node.module)
         own_type: Any = type(node.module)
-        wrapped = _wrapped(own_type)
+        wrapped = wrapped_child(own_type)
         same = node.path == node.canonical
         for child, module in reversed(children.items()):
             if module is None:

@@ -1,6 +1,6 @@
-"""Parts of parametrized weights: weight_norm and spectral_norm (both forms of each), orthogonal, and any
-parametrization of one tensor by one. Which plain weight a part stands for, so that rules for that weight fit
-it, and what the buffers of a parametrization start from.
+"""Parts of parametrized weights: weight_norm and spectral_norm (both forms of each), orthogonal, pruning, and
+any parametrization of one tensor by one. Which plain weight a part stands for, so that rules for that weight
+fit it, and what the buffers of a parametrization start from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from convinit_ext.model._spectral import VECTORS, vectors_of
 from convinit_ext.recipes import MINUS_IDENTITY, Fan, NormOf, Orthogonal, Target, Transformed
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
-_OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
+_OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm, and of pruning
 
 
 def target_of(held: NamedTensor, fan: Fan) -> Target:
@@ -74,8 +74,11 @@ def _old_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
     node = held.node
     plain, start = None, None
     weight, _, part = leaf.rpartition("_")
+    hook: Any
     for hook in node.module._forward_pre_hooks.values():
-        if not isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) or hook.name != weight:
+        is_pruned = part == "orig" and getattr(hook, "_tensor_name", None) == weight  # torch.nn.utils.prune
+        is_norm = isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) and hook.name == weight
+        if not (is_norm or is_pruned):
             continue
         name = canonical(join(node.canonical, weight))
         plain = Target(name, weight, held.tensor, node.module, node.parents, fan)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import deterministic
 
 from convinit_ext._engine import progress_bar
@@ -67,12 +69,14 @@ def _place(row: Row, memory: Tensor) -> None:
     if row.is_buffer:
         for held in row.held:
             _place_buffer(held, memory)
-        return
-    if is_dtensor(row.tensor):
+    elif row.tensor.is_meta or is_dtensor(row.tensor):
         _swap_in(row, memory)
-        return
-    for held in row.held:
-        _place_parameter(held, memory)
+    else:
+        for held in row.held:
+            parameter = held.tensor
+            grad, parameter.grad = parameter.grad, None
+            parameter.data = memory
+            parameter.grad = None if grad is None else grad.to(memory.dtype)
 
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
@@ -106,21 +110,8 @@ def in_steps(items: Sequence[_Item], sizes: Sequence[int] | None) -> Iterator[tu
         yield group, num_bytes
 
 
-def _place_parameter(held: NamedTensor, memory: Tensor) -> None:
-    """Make written memory a parameter's. One on the meta device becomes a new one of its type."""
-    parameter = held.tensor
-    if not parameter.is_meta:
-        grad, parameter.grad = parameter.grad, None
-        parameter.data = memory
-        parameter.grad = None if grad is None else grad.to(memory.dtype)
-        return
-    fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
-    fresh.__dict__.update(parameter.__dict__)
-    _assign(held, fresh)
-
-
 def _swap_in(row: Row, memory: Tensor) -> None:
-    """Make written memory a DTensor parameter's, which stays the same object, as under PyTorch's to_empty().
+    """Make written memory a parameter's, which stays the same object, in optimizers and lists too.
 
     What is tied to it by its memory alone becomes a parameter of that memory too.
     """
@@ -128,20 +119,37 @@ def _swap_in(row: Row, memory: Tensor) -> None:
     for held in row.held:
         parameter = held.tensor
         grad, parameter.grad = parameter.grad, None  # the swap wants nobody else to hold the tensor
-        fresh = nn.Parameter(memory, parameter.requires_grad)
+        if is_dtensor(memory):
+            fresh: Tensor = nn.Parameter(memory, parameter.requires_grad)
+        else:
+            fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
         fresh.__dict__.update(parameter.__dict__)
-        try:
-            torch.utils.swap_tensors(parameter, fresh)  # type: ignore[no-untyped-call]  # PyTorch's
-        except RuntimeError:  # a weak reference to it, or a graph that holds it
+        if not _swapped(held, fresh):
             lost.append(held.path)
             _assign(held, fresh)
-        held.tensor.grad = None if grad is None else grad.to(memory.dtype)
-    if lost:
+        held.tensor.grad = None if grad is None or grad.is_meta else grad.to(memory.dtype)
+    if lost and not isinstance(memory, FakeTensor):  # nobody trains that
         warnings.warn(
             f"parameter {lost[0]!r} is a new object now, since something holds on to the old one (a weak "
             "reference or an autograd graph): make optimizers of the model's parameters anew",
             stacklevel=2,
         )
+
+
+def _swapped(held: NamedTensor, fresh: Tensor) -> bool:
+    """Make a tensor what a new one is; False where a weak reference, or a graph, holds on to it."""
+    recurrent = [module for module, _ in held.places if "_flat_weight_refs" in vars(module)]
+    for module in recurrent:  # weak references, which PyTorch drops for a swap too
+        module._flat_weight_refs = []  # type: ignore[assignment]  # no tensor
+    try:
+        torch.utils.swap_tensors(held.tensor, fresh)  # type: ignore[no-untyped-call]  # PyTorch's
+    except RuntimeError:
+        return False
+    finally:
+        for module in recurrent:
+            weights: Any = module._flat_weights
+            module._flat_weight_refs = [each if each is None else weakref.ref(each) for each in weights]  # type: ignore[assignment]  # as above
+    return True
 
 
 def _assign(held: NamedTensor, parameter: Tensor) -> None:
@@ -151,7 +159,10 @@ def _assign(held: NamedTensor, parameter: Tensor) -> None:
 
 
 def _place_buffer(held: NamedTensor, buffer: Tensor) -> None:
-    before, held.tensor = held.tensor, buffer
+    before = held.tensor
+    if before.is_meta and type(before) is type(buffer) and _swapped(held, buffer.detach()):
+        return  # wherever else it is held
+    held.tensor = buffer
     for module, leaf in held.places:
         module._buffers[leaf] = buffer
         for name, value in list(vars(module).items()):

@@ -32,7 +32,7 @@ DTYPES = {name: getattr(torch, dtype) for name, dtype in (each.split(":") for ea
 
 
 class SavedTensor(NamedTuple):
-    """A tensor of a state dict, by its canonical name, with the logical shape."""
+    """A tensor of a state dict, by its name in files, with the logical shape."""
 
     name: str
     dtype: torch.dtype
@@ -68,7 +68,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
     lost = []
     state = model.state_dict(keep_vars=True)
     _check_shows_rows(state, model, plan)
-    for key, value in state.items():
+    for (key, value), saved in zip(state.items(), _names_in_files(model, state), strict=True):
         if walk.is_extra_state(key):
             continue
         row = rows.get(id(value))
@@ -88,7 +88,7 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             raise TypeError(f"{key!r} is of {dtype}; a file holds {', '.join(DTYPES)}")
         if row is not None and values is not None and row.rows is not None:
             values = SomeRows(values, row.rows, tensor)
-        found[name] = SavedTensor(name, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
+        found[name] = SavedTensor(saved, dtype, tuple(logical_shape(tensor)), values or Given(tensor))
     if lost:
         raise ValueError(
             f"nothing fills {len(lost)} tensor{'s' * (len(lost) > 1)} on the meta device:"
@@ -97,6 +97,30 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
         )
     check_not_in_fake_mode("generate values")
     return list(found.values())
+
+
+def _names_in_files(model: nn.Module, keys: Iterable[str]) -> list[str]:
+    """Return what a state dict's keys are called in files: as they are in the model inside its wrappers.
+
+    A leading `module` stays where a module of another type has it as an attribute, and loads it by that name.
+    """
+    num_wrapping, module = 0, model
+    while True:
+        own_type: Any = type(module)
+        child = "module" if walk.wrapped_child(own_type) == "module" else None
+        child = child or next((each for each in walk.WRAPPERS if each in module._modules), None)
+        inner = None if child is None else module._modules.get(child)
+        if inner is None:
+            break
+        num_wrapping, module = num_wrapping + (child == "module"), inner
+    found = []
+    for key in keys:
+        segments = [each for each in key.split(".") if each not in walk.WRAPPERS] or [key]
+        num_leading = 0
+        while num_leading < min(num_wrapping, len(segments) - 1) and segments[num_leading] == "module":
+            num_leading += 1
+        found.append(".".join(segments[num_leading:]))
+    return found
 
 
 def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) -> None:
@@ -133,7 +157,7 @@ def fingerprint_of(tensors: Iterable[SavedTensor], seed: int) -> str:
     """Return what docs/fingerprint.md makes of the tensors, which are generated region by region."""
     heads, total = [], digests.no_sums()
     for each in tensors:
-        head = digests.header(each.name, each.dtype, each.shape)
+        head = digests.header(walk.canonical(each.name), each.dtype, each.shape)
         heads.append(head)
         for part in generated(each.values, seed, each.shape, each.dtype):
             total += digests.sums_of([head], [part.tensor], [part.box(each.shape)])[0]

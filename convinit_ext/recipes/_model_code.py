@@ -7,6 +7,7 @@ imported.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -66,8 +67,47 @@ def by_model_code(target: Target) -> Distribution | Preset | Redrawn | None:
         return None
     if not target.tensor.numel():
         return Constant(0.0)
-    found: Distribution | Preset | Redrawn | None = _first(target, _asked)
+    found: Distribution | Preset | Redrawn | None = _by_outer_reset(target) or _first(target, _asked)
     return constructed_start(target) if found is None else found
+
+
+def _by_outer_reset(target: Target) -> Distribution | Preset | None:
+    """Return what reset_parameters() of the module around leaves, containers aside: it is called last.
+
+    Not of a model that says so by `_init_weights` or `_param_init`.
+    """
+    chain: list[Any] = [target.module]  # from the inside
+    for each in reversed(target.parents):
+        chain.append(each)
+        if not _is_torchs(type(each)):
+            break
+    outer = chain[-1]
+    function = getattr(type(outer), "reset_parameters", None)
+    is_known = "_param_init" in vars(target.module) or any(
+        hasattr(each, "_init_weights") for each in (target.module, *target.parents)
+    )
+    if outer is target.module or is_known or not callable(function) or _is_torchs(function):
+        return None
+
+    def code(shown: Any, _: object) -> None:
+        copied = around = shown_copy(outer)
+        for holder, child in itertools.pairwise(reversed(chain)):
+            name = next(name for name, each in holder._modules.items() if each is child)
+            if child is target.module:
+                around._modules[name] = shown
+            else:
+                around = around._modules[name]  # type: ignore[assignment]  # a copy of what is there
+        copied.reset_parameters()  # type: ignore[operator]  # asked above
+
+    try:
+        found = _asked(target, code)
+    except Exception:  # foreign code
+        return None
+    return None if isinstance(found, Redrawn) else found
+
+
+def _is_torchs(code: Any) -> bool:
+    return bool(code.__module__.startswith("torch."))
 
 
 def computed_table(target: Target) -> Preset | None:
@@ -118,7 +158,7 @@ def _codes(target: Target) -> Iterator[_Code]:
         yield by_model
     for name in _METHODS:
         function = getattr(type(module), name, None)  # torch.nn's own do not know what a derived type adds
-        if callable(function) and not function.__module__.startswith("torch."):
+        if callable(function) and not _is_torchs(function):
             yield lambda shown, _, name=name: getattr(shown, name)()  # type: ignore[misc]  # a default is no part of its type
 
 

@@ -7,12 +7,14 @@ import pytest
 import torch
 from meshes import every_rank
 from real_models import bert, gpt2, mixtral, t5, tied_llama, unet, vit
+from safetensors.torch import load_file
 from saving import ANY
 from states import assert_same_state
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
 
-from convinit_ext import init_model_, plan_model, save_model
+from convinit_ext import fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.checkpoint._safetensors import open_weights
 
 
@@ -96,7 +98,9 @@ def test_a_sharded_model_is_saved_whole(tmp_path):
 MEASURED = """
 import re, sys, torch
 from convinit_ext import save_model
+from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 with torch.device("meta"):
     model = nn.Embedding(2**18, 1024, padding_idx=5)
 
@@ -148,3 +152,37 @@ def test_what_a_hook_makes_of_parameters_is_refused(tmp_path):
             refuses()
     assert not (tmp_path / "a").exists()
     save_model(model, tmp_path / "a", 3, skip="0")  # they stay as they are
+
+
+class Actor(nn.Module):
+    """Holds a network under the word that DDP has for what it wraps, as modules of tensordict do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model: model,
+        nn.DataParallel,
+        lambda model: checkpoint_wrapper(nn.DataParallel(model)),
+        lambda model: nn.DataParallel(checkpoint_wrapper(model)),
+    ],
+)
+def test_a_model_whose_own_attribute_is_called_as_a_wrappers_loads_its_file(tmp_path, wrap):
+    path = tmp_path / "model.safetensors"
+    model, expected = wrap(Actor()), Actor()
+    plan = plan_model(model, 5)
+    save_model(model, path, 5)
+    expected.load_state_dict(load_file(path))
+    init_model_(model, 5)
+    assert_same_state(model.get_submodule(walked(model)), expected.state_dict())
+    assert fingerprint(model) == fingerprint(path) == plan.fingerprint()
+    for other in (model, Actor()):
+        assert verify(path, seed=5, model=other)
+
+
+def walked(model: nn.Module) -> str:
+    return next(name for name, each in model.named_modules() if isinstance(each, Actor))

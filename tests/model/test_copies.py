@@ -51,6 +51,14 @@ def test_copies_that_come_apart_are_named_once(model, source, target):
         init_model_(model, frozen="draw")  # they are no copies any more
 
 
+def test_an_encoder_that_is_a_copy_of_another_is_named():
+    model = nn.Module()
+    model.online = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 2)
+    model.target = copy.deepcopy(model.online)
+    with pytest.warns(UserWarning, match=r"'target\.layers\.0\.linear1\.weight' of 'online\.layers\.0"):
+        init_model_(model)
+
+
 def test_a_copy_that_is_kept_is_left_behind():
     model = pair("a", "b", frozen=True)
     with pytest.warns(UserWarning, match=r"'b\.0\.weight' of 'a\.0\.weight'"):
@@ -59,6 +67,9 @@ def test_a_copy_that_is_kept_is_left_behind():
 
 def test_copies_that_stay_equal_and_layers_that_repeat_are_not_warned_about():
     repeated = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 3)
+    kept = nn.Module()  # the layer that was cloned, as many a constructor keeps it
+    kept.layer = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+    kept.encoder = nn.TransformerEncoder(kept.layer, 1)
     constant = nn.Module()
     constant.a, constant.b = nn.Linear(8, 8), nn.Linear(8, 8)
     for layer in (constant.a, constant.b):
@@ -68,6 +79,7 @@ def test_copies_that_stay_equal_and_layers_that_repeat_are_not_warned_about():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         init_model_(repeated)
+        init_model_(kept)
         init_model_(constant)
         init_model_(model, recipe=[copies, *TORCH])
     assert torch.equal(model.q_net[0].weight, model.q_net_target[0].weight)

@@ -7,7 +7,7 @@ import torch
 from planning import fillings, make_plan
 from states import assert_same_state
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
 from convinit_ext import Constant, Normal, fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.recipes import HE, TORCH, Rule
@@ -195,3 +195,24 @@ def test_the_type_of_a_layer_chooses_what_its_weight_is_made_of(parametrize):
     assert any("parametrizations" in name for name in touched)
     init_model_(model, 4, skip=nn.Linear)
     assert_same_state(model[0], {name[2:]: now[name] for name in now if name.startswith("0.")})
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("recipe", ["torch", "he", "llama"])
+def test_a_pruned_weight_has_the_plain_one_behind_it_and_keeps_its_mask(device, recipe):
+    plain, model = (nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 4)) for _ in range(2))
+    prune.identity(prune.identity(model[0], "weight"), "bias")
+    prune.identity(model[0], "weight")  # a second time: the hooks become a container
+    model.to(device)
+    kept = torch.rand(6, 8) > 0.5
+    for leaf, mask in (("weight", kept), ("bias", torch.ones(6))):
+        model[0].register_buffer(f"{leaf}_mask", mask)
+    names = {"0.weight_orig": "0.weight", "0.bias_orig": "0.bias"}
+    init_model_(model, 3, recipe, names=names)
+    init_model_(plain, 3, recipe)
+    assert torch.equal(model[0].weight_orig, plain[0].weight)
+    assert torch.equal(model[0].bias_orig, plain[0].bias)
+    assert model[0].weight_mask is kept
+    given = torch.ones(2, 8)
+    expected = nn.functional.linear(given, plain[0].weight * kept, plain[0].bias)
+    torch.testing.assert_close(model[0](given), expected)
