@@ -15,11 +15,9 @@ from convinit_ext.recipes._derived import (
     Transformed,
     check_converts,
     check_given,
-    generators_kept,
-    other_generators,
-    seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct
+from convinit_ext.recipes._foreign_code import generators_kept, other_generators, others_kept, seeded
 from convinit_ext.recipes._functions import is_function, named, put_back, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,
@@ -37,7 +35,6 @@ from convinit_ext.recipes._initialisers import (
     is_distribution,
     is_values,
 )
-from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE, by_model_code, computed_table, shown_copy

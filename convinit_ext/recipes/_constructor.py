@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convinit_ext.distributions import Constant, Distribution
-from convinit_ext.recipes._derived import Preset, drawing, generators
-from convinit_ext.recipes._drawn import Drawings, WhereMeta
+from convinit_ext.recipes._derived import Preset
+from convinit_ext.recipes._foreign_code import Drawings, WhereMeta, drawing, generators
 from convinit_ext.recipes._target import Target
 
 # Made on the meta device: what comes later is not known, and costs nothing.
