@@ -5,7 +5,6 @@ from __future__ import annotations
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._constructor import constructed, is_frozen_when_made, made_once
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
-from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import (
     MINUS_IDENTITY,
     CopyFrom,
@@ -40,7 +39,7 @@ from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE, by_model_code, computed_table, shown_copy
 from convinit_ext.recipes._mup import MupRow, MupTable, mup, mup_groups, mup_table
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
-from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, is_ready_made
+from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, depth_scaled, is_ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import original
 from convinit_ext.recipes._target import FANS, Fan, Target, layout_of

@@ -14,7 +14,7 @@ from convinit_ext.keys import canonical_name
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import Division, Scaled, original, scaled
+from convinit_ext.recipes._scaled import Division, Scaled, scaled
 from convinit_ext.recipes._target import Target
 
 By: TypeAlias = Literal["model", "layer"]
@@ -199,25 +199,26 @@ def scaled_by_depth(rules: Iterable[Rule], scale: ByDepth, recipe: str) -> tuple
         ValueError: one does.
     """
     rules = tuple(rules)
-    for rule in rules:
-        if getattr(original(rule).init, "by_depth", False) or _divides_by_depth(rule):
-            raise ValueError(f"recipe {recipe!r} scales by depth itself")
+    if any(map(_follows_depth, rules)):
+        raise ValueError(f"recipe {recipe!r} scales by depth itself")
     return scaled(rules, scale)
 
 
-def _divides_by_depth(rule: Rule) -> bool:
+def _follows_depth(rule: Rule) -> bool:
     while isinstance(rule.init, Scaled):
         if isinstance(rule.init.scale, ByDepth):
             return True
         rule = rule.init.rule
-    return False
+    return getattr(rule.init, "by_depth", False)  # as deepnorm's does
 
 
 def check_num_layers(given: int | None, what: str = "num_layers") -> None:
     """Raise ValueError or TypeError for a number of layers that is none."""
-    if given is not None and type(given) is not int:
+    if given is None:
+        return
+    if type(given) is not int:
         raise TypeError(f"{what} must be an int, not {given!r}")
-    if given is not None and given < 1:
+    if given < 1:
         raise ValueError(f"{what} must be 1 or more, but found {given}")
-    if given is not None and given >= 2**31:
+    if given >= 2**31:
         raise ValueError(f"{what} must be less than 2**31, but found {given}")

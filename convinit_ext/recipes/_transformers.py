@@ -10,7 +10,7 @@ import re
 
 from torch import nn
 
-from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
+from convinit_ext.distributions import Constant, Normal, TruncatedNormal
 from convinit_ext.recipes._depth import RESIDUAL, ByDepth
 from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
@@ -23,7 +23,6 @@ from convinit_ext.recipes._scaled import scaled
 from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
-_LAYER_SCALE = 1e-6  # ConvNeXt's
 
 # Layers of other packages are known by the names of their types, and these by their weight and bias alone.
 _HAVE_TWO = (*LAYERS, nn.Bilinear)
@@ -73,7 +72,7 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
                 Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
                 Rule(normal, parameter="weight", where=_is_position_table),
                 Rule(
-                    _layer_scale,
+                    _layer_scale,  # type: ignore[arg-type]  # known, where `where` holds
                     parameter=_LAYER_SCALES,
                     where=_is_known_layer_scale,
                     label="constant_(layer scale)",
@@ -183,7 +182,7 @@ def _is_position_embedding(target: Target) -> bool:
     )
 
 
-def _layer_scale_start(target: Target) -> float | None:
+def _layer_scale(target: Target) -> Constant | None:
     """Return what the modules around a layer scale say, otherwise ConvNeXt's where they are called so."""
     around = (target.module, *reversed(target.parents))
     for owner in around:
@@ -191,15 +190,9 @@ def _layer_scale_start(target: Target) -> float | None:
             for name in ("init_values", "layer_scale_init_value", "layerscale_value"):
                 value = getattr(source, name, None)
                 if isinstance(value, int | float):
-                    return float(value)
+                    return Constant(float(value))
     is_convnext = any("next" in type(each).__name__.lower() for each in around)
-    return _LAYER_SCALE if is_convnext else None
-
-
-def _layer_scale(target: Target) -> Distribution:
-    start = _layer_scale_start(target)
-    assert start is not None
-    return Constant(start)
+    return Constant(1e-6) if is_convnext else None
 
 
 def _is_known_layer_scale(target: Target) -> bool:
@@ -207,8 +200,7 @@ def _is_known_layer_scale(target: Target) -> bool:
 
     A module around it may say it, unless the model's own code does.
     """
-    is_known = not called_norm(target.module) and _layer_scale_start(target) is not None
-    return is_known and _unsaid(target)
+    return not called_norm(target.module) and _layer_scale(target) is not None and _unsaid(target)
 
 
 TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())
