@@ -34,8 +34,6 @@ from convinit_ext.sharding import (
     tied_places,
 )
 
-_TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
-
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 
 
@@ -150,7 +148,9 @@ class _Readable:
         if not self._distinct.is_new(checked):
             return
         if name in self.tensors:
-            raise ValueError(_TWICE.format(name, key))
+            raise ValueError(
+                f"two tensors are named {name!r} once wrappers are removed; {key!r} is one of them"
+            )
         self.tensors[name] = checked
 
     def ranks(self) -> Ranks:
