@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, MutableMapping
 from typing import Any, NamedTuple
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 from torch.utils.weak import WeakIdKeyDictionary
@@ -213,20 +211,3 @@ def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
     except ValueError as error:
         return Foreign(tensor, shape, None, str(error))
     return None if found is None else Foreign(tensor, found[0].shape, found[0], group=found[1])
-
-
-class GroupMesh(NamedTuple):
-    """A process group as a mesh of one axis."""
-
-    device_type: str
-    group: Any
-    ndim: int = 1
-
-    def get_group(self, axis: int) -> Any:
-        return self.group
-
-    @classmethod
-    def of(cls, found: Foreign) -> GroupMesh:
-        """Return that of a parameter's group; its sums go by way of the kind of device that it serves."""
-        backend = str(dist.get_backend_config(found.group))
-        return cls("cpu" if "cpu" in backend else torch.device(found.local.device).type, found.group)

@@ -222,11 +222,11 @@ class Ranks:
 
     def _added(self, own: Words) -> Words:
         """Add words up over all ranks, in halves of 32 bits, whose sums 64 bits can hold."""
-        mesh, halves = self._largest.mesh, np.stack([own & _LOW, own >> _HALF]).astype(np.int64)
-        summed = torch.from_numpy(halves).to(mesh.device_type)  # the current one of that kind
+        halves = np.stack([own & _LOW, own >> _HALF]).astype(np.int64)
+        summed = torch.from_numpy(halves).to(self._largest.device_type)  # the current one of that kind
         # The whole job's group, if the mesh is of all its ranks; else those of the axes, one after the other.
         is_world = len(self._largest.ranks) == dist.get_world_size()
-        for group in [None] if is_world else [mesh.get_group(axis) for axis in range(mesh.ndim)]:
+        for group in [None] if is_world else self._largest.groups():
             dist.all_reduce(summed, group=group)
         low, high = summed.cpu().numpy().astype(np.uint64)
         total: Words = low + (high << _HALF)
