@@ -191,13 +191,12 @@ class _PackedGain:
         beta = self.gain.beta(target)
         num_in, num_out = target.tensor.shape[1 - dim], target.tensor.shape[dim]
         sizes = list(_sizes(target, num_in, num_out))
-
-        def drawn(size: int, gain: float) -> Distribution:
-            return Xavier("normal", gain=gain).of_fans(num_in, size)
-
-        parts = [(size, drawn(size, 1.0)) for size in sizes[:-1]]
-        parts.append((sizes[-1], drawn(sizes[-1], beta)))
-        return Explained(Stacked(tuple(parts), dim, (num_in, sizes[-1])), f"with gain {beta:.6g} of v")
+        gains = [1.0] * (len(sizes) - 1) + [beta]
+        parts = tuple(
+            (size, Xavier("normal", gain=gain).of_fans(num_in, size))
+            for size, gain in zip(sizes, gains, strict=True)
+        )
+        return Explained(Stacked(parts, dim, (num_in, sizes[-1])), f"with gain {beta:.6g} of v")
 
 
 def _sizes(target: Target, num_in: int, num_out: int) -> Iterator[int]:

@@ -19,6 +19,7 @@ from convinit_ext.recipes._target import Target, is_expert_stack
 
 # The parameters that torch.nn's own types have: what a derived type adds is not meant by a rule for these.
 IN_PROJ = re.compile(r"^(in|[qkv])_proj_weight$")
+ATTENTION = re.compile(r"^((in|[qkv])_proj_weight|in_proj_bias|bias_[kv])$")
 RECURRENT = re.compile(r"^((weight|bias)_(ih|hh)(_l\d+(_reverse)?)?|weight_hr_l\d+(_reverse)?)$")
 RECURRENT_BIAS = re.compile(r"^bias_(ih|hh)(_l\d+(_reverse)?)?$")
 WEIGHT_OR_BIAS = re.compile(r"^(weight|bias)$")
@@ -39,18 +40,8 @@ def unknown(target: Target) -> Distribution:
 
 def of_torch(target: Target) -> bool:
     """Whether a parameter of nn.MultiheadAttention or of a recurrent type is one that torch.nn's own has."""
-    if isinstance(target.module, RECURRENT_TYPES):
-        return RECURRENT.search(target.parameter) is not None
-    return IN_PROJ.search(target.parameter) is not None or target.parameter in (
-        "in_proj_bias",
-        "bias_k",
-        "bias_v",
-    )
-
-
-def _of_time_step(target: Target) -> bool:
-    """Whether it is the bias of a state space's dt_proj, which starts from the steps and not from zero."""
-    return target.name.endswith(".dt_proj.bias") or target.name == "dt_proj.bias"
+    names = RECURRENT if isinstance(target.module, RECURRENT_TYPES) else ATTENTION
+    return names.search(target.parameter) is not None
 
 
 def is_rescaled(target: Target) -> bool:
@@ -97,7 +88,9 @@ def _is_computed(target: Target) -> bool:
     return of_sinusoids or (of_table and not target.tensor.requires_grad)
 
 
-UNKNOWN_BIAS = Rule(unknown, parameter="bias", where=_of_time_step)
+# Of the layer that makes a state space's time steps: its bias starts from these and not from zero.
+TIME_STEP = re.compile(r"(^|\.)dt_proj\.(weight|bias)$")
+UNKNOWN_BIAS = Rule(unknown, parameter="bias", name=TIME_STEP)
 
 # A bias that a module registers by itself, as BERT's head does; experts' have two dimensions.
 OWN_BIAS = Rule(ZEROS, parameter="bias", where=lambda target: target.tensor.ndim <= 1, allow_unused=True)

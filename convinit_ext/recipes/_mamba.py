@@ -15,7 +15,7 @@ from convinit_ext.distributions import Distribution, Normal, Uniform
 from convinit_ext.recipes._depth import ByDepth, check_num_layers
 from convinit_ext.recipes._derived import Transformed
 from convinit_ext.recipes._initialisers import ONES, ZEROS, Explained, Kaiming, initialiser_text
-from convinit_ext.recipes._known import KNOWN
+from convinit_ext.recipes._known import KNOWN, TIME_STEP
 from convinit_ext.recipes._layers import TORCH, embedding_rule
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
@@ -78,11 +78,12 @@ def mamba(
         Rule(_ALog(heads), parameter="A_log", where=_of_mixer, label="log"),
         Rule(ONES, parameter="D", where=_of_mixer, allow_unused=True),
         Rule(time, parameter="dt_bias", where=_of_mixer, label=text, allow_unused=True),
-        Rule(time, parameter="bias", where=_of_time_step, label=text, allow_unused=True),
+        Rule(time, parameter="bias", name=TIME_STEP, where=_in_mixer, label=text, allow_unused=True),
         Rule(
             _TimeWeight(dt_scale),
             parameter="weight",
-            where=_of_time_step,
+            name=TIME_STEP,
+            where=_in_mixer,
             label="uniform_(+-dt_scale/sqrt(dt_rank))",
             allow_unused=True,
         ),
@@ -122,10 +123,9 @@ def _is_mixer(module: nn.Module) -> bool:
     return "A_log" in held and "D" in held
 
 
-def _of_time_step(target: Target) -> bool:
-    """Whether it is of the layer that makes the time steps of a state space."""
-    named = f".{target.name}".endswith((".dt_proj.weight", ".dt_proj.bias"))
-    return named and any(map(_is_mixer, target.parents[-2:]))
+def _in_mixer(target: Target) -> bool:
+    """Whether its module is inside of such a one."""
+    return any(map(_is_mixer, target.parents[-2:]))
 
 
 @dataclass(frozen=True, slots=True)
