@@ -109,19 +109,16 @@ def deepnorm(num_layers: int | None = None, num_decoder_layers: int | None = Non
     if num_decoder_layers is not None and num_layers is None:
         raise ValueError("num_decoder_layers goes with num_layers, those of the encoder")
     gain = Gain(num_layers, num_decoder_layers)
-    others = Recipe(
-        (
-            Rule(_PackedGain(gain), where=_named(_PACKED), label="xavier_normal_"),
-            Rule(_refuse, where=_named(_INTERLEAVED), label="xavier_normal_"),
-            Rule(Xavier("normal"), where=_named(_PLAIN)),
-            *KNOWN,
-            Rule(by_width, module=nn.Embedding, parameter="weight", label="normal_(0, 1 / sqrt(dim))"),
-            *XAVIER,
-        ),
-        allow_unused=True,
+    return own(
+        "deepnorm",
+        Rule(_PackedGain(gain), where=_named(_PACKED), label="xavier_normal_"),
+        Rule(_refuse, where=_named(_INTERLEAVED), label="xavier_normal_"),
+        Rule(Xavier("normal"), where=_named(_PLAIN)),
+        *KNOWN,
+        Rule(by_width, module=nn.Embedding, parameter="weight", label="normal_(0, 1 / sqrt(dim))"),
+        *XAVIER,
+        needed=Rule(gain, where=_named(_BRANCHES), label="xavier_normal_"),
     )
-    branches = Rule(gain, where=_named(_BRANCHES), label="xavier_normal_")
-    return own(Recipe((branches, *others), name="deepnorm", defaults=False))
 
 
 def _named(names: re.Pattern[str]) -> Callable[[Target], bool]:
@@ -220,4 +217,5 @@ def _refuse(target: Target) -> Distribution:
     raise ValueError("its queries, keys and values lie in turns, head by head; give it its own rule")
 
 
-DEEPNORM = ready_made(deepnorm())
+DEEPNORM = deepnorm()
+ready_made(DEEPNORM)

@@ -74,31 +74,25 @@ def mamba(
     time = Transformed(steps, _InverseSoftplus(dt_init_floor), f"{text}, at least {dt_init_floor!r}")
     heads = Transformed(Uniform(*a_range), _log, "log")
     last = Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=nn.Linear, name=_RESIDUAL)
-    rules = (
-        Rule(_ALog(heads), parameter="A_log", where=_of_mixer, label="log"),
-        Rule(ONES, parameter="D", where=_of_mixer, allow_unused=True),
-        Rule(time, parameter="dt_bias", where=_of_mixer, label=text, allow_unused=True),
-        Rule(time, parameter="bias", name=TIME_STEP, where=_in_mixer, label=text, allow_unused=True),
+    return own(
+        "mamba",
+        Rule(ONES, parameter="D", where=_of_mixer),
+        Rule(time, parameter="dt_bias", where=_of_mixer, label=text),
+        Rule(time, parameter="bias", name=TIME_STEP, where=_in_mixer, label=text),
         Rule(
             _TimeWeight(dt_scale),
             parameter="weight",
             name=TIME_STEP,
             where=_in_mixer,
             label="uniform_(+-dt_scale/sqrt(dt_rank))",
-            allow_unused=True,
         ),
+        *KNOWN,
+        *scaled([last], ByDepth(num_layers=num_layers, branches=branches, recipe="mamba")),
+        Rule(ZEROS, module=nn.Linear, parameter="bias"),
+        embedding_rule(Normal(0.0, 0.02)),
+        *TORCH,
+        needed=Rule(_ALog(heads), parameter="A_log", where=_of_mixer, label="log"),
     )
-    others = Recipe(
-        (
-            *KNOWN,
-            *scaled([last], ByDepth(num_layers=num_layers, branches=branches, recipe="mamba")),
-            Rule(ZEROS, module=nn.Linear, parameter="bias"),
-            embedding_rule(Normal(0.0, 0.02)),
-            *TORCH,
-        ),
-        allow_unused=True,
-    )
-    return own(Recipe((*rules, *others), name="mamba", defaults=False))
 
 
 def _check(**numbers: float) -> None:
@@ -190,4 +184,5 @@ def _log(x: Any) -> _Doubles:
     return np.asarray(k * _LN2_HIGH + (2.0 * s * total + k * _LN2_LOW), dtype=np.float64)
 
 
-MAMBA = ready_made(mamba())
+MAMBA = mamba()
+ready_made(MAMBA)

@@ -237,15 +237,20 @@ def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = ""
     return converted
 
 
-def ready_made(recipe: Recipe) -> Recipe:
-    """Enter a recipe into RECIPES by its name, and return it."""
-    RECIPES[recipe.name] = recipe
-    return own(recipe)
+def ready_made(*recipes: Recipe) -> None:
+    """Enter recipes into RECIPES by their names."""
+    RECIPES.update((each.name, each) for each in recipes)
 
 
-def own(recipe: Recipe) -> Recipe:
-    """Remember that a recipe's rules are this package's, and return it."""
-    _OWN.update((id(each), each) for rule in recipe.rules for each in (rule, original(rule)))
+def own(name: str, *rules: Rule, needed: Rule | None = None) -> Recipe:
+    """Return a recipe of this package, whose rules are remembered as such.
+
+    They may decide for nothing, but for the one that is needed, which is the first.
+    """
+    recipe = Recipe(rules, name, defaults=False, allow_unused=True)
+    if needed is not None:
+        recipe = Recipe((needed, *recipe), name, defaults=False)
+    _OWN.update((id(each), each) for rule in recipe for each in (rule, original(rule)))
     return recipe
 
 

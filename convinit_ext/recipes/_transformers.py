@@ -56,32 +56,27 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
     """
     normal = TruncatedNormal(0.0, std, cut=cut, corrected=corrected)
     return own(
-        Recipe(
-            (
-                *KNOWN,
-                *expert_rules(normal),
-                Rule(normal, module=LAYERS, parameter="weight"),
-                Rule(normal, parameter="weight", where=of_conv1d),
-                Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
-                Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
-                embedding_rule(normal),
-                Rule(ZEROS, module=LAYERS, parameter="bias"),
-                RESPONSE_NORM,
-                Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
-                Rule(normal, parameter=_TOKENS),
-                Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
-                Rule(normal, parameter="weight", where=_is_position_table),
-                Rule(
-                    _layer_scale,  # type: ignore[arg-type]  # known, where `where` holds
-                    parameter=_LAYER_SCALES,
-                    where=_is_known_layer_scale,
-                    label="constant_(layer scale)",
-                ),
-                *TORCH,
-            ),
-            name="trunc_normal",
-            allow_unused=True,
-        )
+        "trunc_normal",
+        *KNOWN,
+        *expert_rules(normal),
+        Rule(normal, module=LAYERS, parameter="weight"),
+        Rule(normal, parameter="weight", where=of_conv1d),
+        Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
+        Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
+        embedding_rule(normal),
+        Rule(ZEROS, module=LAYERS, parameter="bias"),
+        RESPONSE_NORM,
+        Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
+        Rule(normal, parameter=_TOKENS),
+        Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
+        Rule(normal, parameter="weight", where=_is_position_table),
+        Rule(
+            _layer_scale,  # type: ignore[arg-type]  # known, where `where` holds
+            parameter=_LAYER_SCALES,
+            where=_is_known_layer_scale,
+            label="constant_(layer scale)",
+        ),
+        *TORCH,
     )
 
 
@@ -106,8 +101,8 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     'normal_(0, 0.02) / sqrt(2 * 3)'
     """
     residual = Rule(Normal(0.0, std), name=RESIDUAL, where=is_matrix_of_layer)
-    rules = (*KNOWN, *scaled([residual], ByDepth(num_layers=num_layers, recipe="gpt")), *_language(std))
-    return own(Recipe(rules, name="gpt", defaults=False, allow_unused=True))
+    by_depth = ByDepth(num_layers=num_layers, recipe="gpt")
+    return own("gpt", *KNOWN, *scaled([residual], by_depth), *_language(std))
 
 
 def llama(std: float = _STD) -> Recipe:
@@ -126,7 +121,7 @@ def llama(std: float = _STD) -> Recipe:
     >>> 'normal_(0, 0.02)' in [rule.text for rule in llama()]
     True
     """
-    return own(Recipe(_language(std), name="llama", defaults=False, allow_unused=True))
+    return own("llama", *_language(std))
 
 
 def _language(std: float) -> tuple[Rule, ...]:
@@ -203,4 +198,5 @@ def _is_known_layer_scale(target: Target) -> bool:
     return not called_norm(target.module) and _layer_scale(target) is not None and _unsaid(target)
 
 
-TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())
+TRUNC_NORMAL, GPT, LLAMA = trunc_normal(), gpt(), llama()
+ready_made(TRUNC_NORMAL, GPT, LLAMA)
