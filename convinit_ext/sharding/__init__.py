@@ -34,8 +34,6 @@ from convinit_ext.sharding._foreign import (
     keeps_dtype,
     settle,
 )
-from convinit_ext.sharding._meeting import text_of
 from convinit_ext.sharding._megatron import check_name, note_layers
-from convinit_ext.sharding._part import Part, within
-from convinit_ext.sharding._ranks import Ranks, check_same, gathered, members, place, together
-from convinit_ext.sharding._shard import Runs, Shard
+from convinit_ext.sharding._ranks import Ranks, check_same, gathered, members, place, text_of, together
+from convinit_ext.sharding._shard import Part, Runs, Shard, within

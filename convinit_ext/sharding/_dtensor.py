@@ -22,8 +22,16 @@ from torch.compiler import is_dynamo_compiling
 from convinit_ext._engine import PLAIN, UnsupportedTensorError, increment_version
 from convinit_ext.sharding._flat import note_alone
 from convinit_ext.sharding._foreign import foreign, is_marked
-from convinit_ext.sharding._part import Part, cut_flat, cut_into_views, placed
-from convinit_ext.sharding._shard import Runs, Shard, check_shard, joined
+from convinit_ext.sharding._shard import (
+    Part,
+    Runs,
+    Shard,
+    check_shard,
+    cut_flat,
+    cut_into_views,
+    joined,
+    placed,
+)
 
 
 def is_dtensor(tensor: Tensor) -> bool:
