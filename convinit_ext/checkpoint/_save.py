@@ -16,8 +16,14 @@ from torch import nn
 
 from convinit_ext._engine import check_flags, progress_bar, uncompiled
 from convinit_ext.checkpoint._destination import Destination
-from convinit_ext.checkpoint._hf_config import base_name, config_files
-from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
+from convinit_ext.checkpoint._layout import (
+    ShardFile,
+    base_name,
+    config_files,
+    index_text,
+    parsed_size,
+    shard_files,
+)
 from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, INDEX_SUFFIX
 from convinit_ext.checkpoint._writer import Lock, write_file
 from convinit_ext.keys import CONTRACT_VERSION
