@@ -188,16 +188,7 @@ class ByDepth:
 
 
 def scaled_by_depth(rules: Iterable[Rule], scale: ByDepth, recipe: str) -> tuple[Rule, ...]:
-    """Return rules for the same parameters, which divide what these say.
-
-    Args:
-        rules: of which none does so itself.
-        scale: by how much.
-        recipe: whose rules, for the error.
-
-    Raises:
-        ValueError: one does.
-    """
+    """Return rules for the same parameters that divide what these say; ValueError if one does so already."""
     rules = tuple(rules)
     if any(map(_follows_depth, rules)):
         raise ValueError(f"recipe {recipe!r} scales by depth itself")

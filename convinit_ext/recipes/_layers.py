@@ -17,13 +17,14 @@ from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Kaiming, Vari
 from convinit_ext.recipes._known import (
     IN_PROJ,
     KNOWN,
+    NORM_LIKE,
     RECURRENT,
     RECURRENT_TYPES,
+    TORCH_NORMS,
     WEIGHT_OR_BIAS,
     expert_rules,
 )
 from convinit_ext.recipes._model_code import LAST
-from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target, is_conv1d

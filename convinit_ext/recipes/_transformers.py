@@ -13,10 +13,19 @@ from torch import nn
 from convinit_ext.distributions import Constant, Normal, TruncatedNormal
 from convinit_ext.recipes._depth import RESIDUAL, ByDepth
 from convinit_ext.recipes._initialisers import ZEROS
-from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
+from convinit_ext.recipes._known import (
+    IN_PROJ,
+    KNOWN,
+    NORM_LIKE,
+    RECURRENT_TYPES,
+    RESPONSE_NORM,
+    TORCH_NORMS,
+    called_norm,
+    expert_rules,
+    of_torch,
+)
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._model_code import LAST, by_model_code
-from convinit_ext.recipes._norms import NORM_LIKE, RESPONSE_NORM, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._scaled import scaled
