@@ -110,11 +110,10 @@ def _inside(made: nn.Module, path: Sequence[nn.Module]) -> nn.Module | None:
 
 def _model(module: nn.Module) -> _Made | None:
     known = _made.get()
-    if known is None or id(module) not in known:
-        found = _make_anew(module)
-        if known is None:
-            return found
-        known[id(module)] = found
+    if known is None:
+        return _make_anew(module)
+    if id(module) not in known:
+        known[id(module)] = _make_anew(module)
     return known[id(module)]
 
 

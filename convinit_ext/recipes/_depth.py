@@ -40,11 +40,7 @@ def num_layers(target: Target, recipe: str) -> int:
 
     ValueError, which names the recipe, says that there is neither a config nor a list of blocks.
     """
-    found = config_value(target, _NUM_LAYERS)
-    if found:
-        return found
-    _, blocks = _place(target, recipe)
-    return len(blocks)
+    return config_value(target, _NUM_LAYERS) or len(_place(target, recipe)[1])
 
 
 def config_value(target: Target, names: Sequence[str]) -> int:

@@ -151,13 +151,9 @@ class NormOf:
 
     def check(self, tensor: Tensor, source: Tensor) -> None:
         """Raise ValueError if the norm of `source` has other sizes than the parameter, but for those of 1."""
-        shape = self.shape_of(source)
+        shape = torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim).shape
         if [size for size in shape if size != 1] != [size for size in tensor.shape if size != 1]:
             raise ValueError(f"the norm of {self.name!r} has shape {list(shape)}, not {list(tensor.shape)}")
-
-    def shape_of(self, source: Tensor) -> torch.Size:
-        """Return the shape of the norm of `source`, as weight normalisation has it."""
-        return torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim).shape
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"
