@@ -17,21 +17,13 @@ from convinit_ext.model import size_text
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Destination:
-    """All that is to be written, and where.
-
-    Args:
-        folder: where the files go.
-        base: how the names of all files of weights start; None where only one file of the folder is meant.
-        files: of weights.
-        configs: what is beside them, by name.
-        index: likewise, where there are several files.
-    """
+    """All that is to be written, and where."""
 
     folder: Path
-    base: str | None
-    files: list[ShardFile]
-    configs: dict[str, bytes]
-    index: dict[str, bytes]
+    base: str | None  # how the names of all files of weights start; None where only one file is meant
+    files: list[ShardFile]  # of weights
+    configs: dict[str, bytes]  # what is beside them, by name
+    index: dict[str, bytes]  # likewise, where there are several files
 
     def make_room(self, overwrite: bool, lock: Lock) -> set[str]:
         """Leave the folder ready for the files that are not there yet, and return those that are.

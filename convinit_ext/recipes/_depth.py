@@ -130,21 +130,13 @@ def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
 
 @dataclass(frozen=True, slots=True)
 class ByDepth:
-    """Divide what writes into the residual stream by sqrt(branches * depth).
+    """Divide what writes into the residual stream by sqrt(branches * depth)."""
 
-    Args:
-        by: "model", whose number of layers is the depth, or "layer", whose own number from 1 it is.
-        num_layers: of the whole model, for "model"; None reads it from the model.
-        weights: pattern on the names of those that are scaled; None is those that models' names say.
-        branches: residual branches in each block.
-        recipe: whose, for errors.
-    """
-
-    by: By = "model"
-    num_layers: int | None = None
-    weights: Pattern | None = None
-    branches: int = 2
-    recipe: str = "depth_scaled"
+    by: By = "model"  # whose number of layers is the depth; or "layer", whose own number from 1 it is
+    num_layers: int | None = None  # of the whole model, for "model"; None reads it from the model
+    weights: Pattern | None = None  # on the names of what is scaled; None is what models' names say
+    branches: int = 2  # residual ones in each block
+    recipe: str = "depth_scaled"  # whose errors these are
 
     def __post_init__(self) -> None:
         if self.by not in _BY:

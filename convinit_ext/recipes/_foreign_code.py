@@ -128,11 +128,8 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 class WhereMeta(TorchFunctionMode):
     """Tells of every tensor that code asks whether it is on the meta device: trunc_normal_ writes none there.
 
-    What goes into a Python function such as this package's trunc_normal_ is told too: it asks unseen.
-
-    Args:
-        tell: what each is passed to.
-        questions: other attributes that count, by their getters.
+    What goes into a Python function such as this package's trunc_normal_ is told too: it asks unseen. The
+    `questions` are getters of other attributes that count likewise.
     """
 
     def __init__(self, tell: Callable[[Tensor], None], questions: Sequence[Any] = ()) -> None:

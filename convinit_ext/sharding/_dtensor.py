@@ -95,14 +95,12 @@ def logical(tensor: Tensor) -> Tensor:
 def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
     """Return the tensor's memory in this process as boxes of the logical tensor; none where it is empty.
 
-    Args:
-        tensor: a DTensor, or a local tensor with `shard`; without, it is the whole.
-        shard: where it sits.
+    A `shard` says where a local tensor sits. One without is the whole, or what another framework made of it.
 
     Raises:
         TypeError: not a Shard; a DTensor with a Shard; placements that nobody here knows.
-        ValueError: another framework's part of which it cannot be told where it sits.
-        ValueError: a Shard that leaves the logical shape, or does not fit the tensor.
+        ValueError: a Shard that leaves the logical shape, or does not fit the tensor; another framework's
+            part of which it cannot be told where it sits.
         RuntimeError: a Partial placement on more than one rank.
         UnsupportedTensorError: a DTensor inside LocalTensorMode.
     """
@@ -143,23 +141,14 @@ def home_of(tensor: Tensor) -> torch.device:
 
 
 class Sharding(NamedTuple):
-    """How the ranks of a mesh, or of a process group in its place, share a tensor.
+    """How the ranks of a mesh, or of a process group in its place, share a tensor."""
 
-    Args:
-        groups: returns the process groups of the mesh's axes.
-        device_type: the kind of device that they serve.
-        ranks: all of the mesh, in order.
-        first: whether this rank is the first of those that hold what it does.
-        is_cut: whether they do not all hold the same.
-        is_outside: whether this rank is none of them, and holds nothing.
-    """
-
-    groups: Callable[[], Sequence[Any]]
-    device_type: str
-    ranks: tuple[int, ...]
-    first: bool
-    is_cut: bool
-    is_outside: bool
+    groups: Callable[[], Sequence[Any]]  # returns the process groups of the mesh's axes
+    device_type: str  # the kind of device that they serve
+    ranks: tuple[int, ...]  # all of the mesh, in order
+    first: bool  # whether this rank is the first of those that hold what it does
+    is_cut: bool  # whether they do not all hold the same
+    is_outside: bool  # whether this rank is none of them, and holds nothing
 
 
 def sharding_of(tensor: Tensor) -> Sharding | None:

@@ -40,23 +40,14 @@ _known: MutableMapping[Tensor, tuple[Shard, Callable[[], bool]]] = WeakIdKeyDict
 
 
 class Foreign(NamedTuple):
-    """What this process holds of a parameter that another framework cut.
+    """What this process holds of a parameter that another framework cut."""
 
-    Args:
-        local: its memory here.
-        shape: of the logical tensor; where that cannot be told, of the memory.
-        shard: where the memory sits; None where that cannot be told.
-        problem: why it cannot be told.
-        group: the process group that shares the parameter; None is the default one.
-        is_cut: whether that is known although it is not known which part this process has.
-    """
-
-    local: Tensor
-    shape: tuple[int, ...]
-    shard: Shard | None
-    problem: str = ""
-    group: Any = None
-    is_cut: bool = False
+    local: Tensor  # its memory here
+    shape: tuple[int, ...]  # of the logical tensor; where that cannot be told, of the memory
+    shard: Shard | None  # where the memory sits; None where that cannot be told
+    problem: str = ""  # why it cannot be told
+    group: Any = None  # the process group that shares the parameter; None is the default one
+    is_cut: bool = False  # whether that is known although it is not known which part this process has
 
 
 def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
