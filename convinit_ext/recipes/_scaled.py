@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple, TypeAlias
 
 from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal, Uniform
@@ -90,15 +90,9 @@ def divided(values: Distribution, divisor: float) -> Distribution:
     >>> divided(Normal(0.0, 0.02), 4.0)
     Normal(mean=0.0, std=0.005)
     """
-    if isinstance(values, Constant):
-        return Constant(values.value / divisor)
-    if isinstance(values, Uniform):
-        return Uniform(values.low / divisor, values.high / divisor)
-    if isinstance(values, Normal):
-        return Normal(values.mean / divisor, values.std / divisor)
-    if isinstance(values, TruncatedNormal):
-        numbers = (values.mean, values.std, values.a, values.b)
-        return TruncatedNormal(*(number / divisor for number in numbers))
+    for kind in (Constant, Uniform, Normal, TruncatedNormal):
+        if isinstance(values, kind):
+            return kind(*(getattr(values, number.name) / divisor for number in fields(kind)))
     raise TypeError(f"accepted are the distributions of this package, which can be scaled, not {values!r}")
 
 
