@@ -40,8 +40,7 @@ from convinit_ext.recipes._model_code import MODEL_CODE, by_model_code, computed
 from convinit_ext.recipes._mup import MupRow, MupTable, mup, mup_groups, mup_table
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
 from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, depth_scaled, is_ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import original
+from convinit_ext.recipes._rules import Rule, original
 from convinit_ext.recipes._target import FANS, Fan, Target, layout_of
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 

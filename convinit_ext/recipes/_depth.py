@@ -13,8 +13,7 @@ from torch import nn
 from convinit_ext.keys import canonical_name
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import Division, Scaled, scaled
+from convinit_ext.recipes._rules import Division, Rule, Scaled, scaled
 from convinit_ext.recipes._target import Target
 
 By: TypeAlias = Literal["model", "layer"]

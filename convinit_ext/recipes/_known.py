@@ -17,7 +17,7 @@ from torch.nn.modules.rnn import RNNBase, RNNCellBase
 from convinit_ext.distributions import Distribution, Normal, Uniform
 from convinit_ext.recipes._adapters import ADAPTERS
 from convinit_ext.recipes._initialisers import ONES, ZEROS, Initialiser
-from convinit_ext.recipes._rules import Rule
+from convinit_ext.recipes._rules import Rule, unknown
 from convinit_ext.recipes._target import Target, is_expert_stack
 
 # The parameters that torch.nn's own types have: what a derived type adds is not meant by a rule for these.
@@ -51,11 +51,6 @@ _SINUSOIDS = re.compile(r"sinus|sincos|sin_cos|fourier", re.IGNORECASE)
 _TABLE = re.compile(
     r"pos(ition|enc)|fixed|table|timestep|create_weight|make_weight|get_embedding", re.IGNORECASE
 )
-
-
-def unknown(target: Target) -> Distribution:
-    """Mark what a recipe does not know although a later rule fits: it is listed, as what no rule fits."""
-    raise ValueError("this recipe does not know it")
 
 
 @lru_cache(maxsize=1024)

@@ -18,8 +18,7 @@ from convinit_ext.recipes._initialisers import ONES, ZEROS, Explained, Kaiming, 
 from convinit_ext.recipes._known import KNOWN, TIME_STEP
 from convinit_ext.recipes._layers import TORCH, embedding_rule
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import scaled
+from convinit_ext.recipes._rules import Rule, scaled
 from convinit_ext.recipes._target import Target
 
 _LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42fefa38p-1"), float.fromhex("0x1.ef35793c7673p-45")

@@ -15,11 +15,10 @@ from convinit_ext.recipes._adapters import WORDS
 from convinit_ext.recipes._depth import By, ByDepth, scaled_by_depth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._functions import is_own
-from convinit_ext.recipes._known import DEFAULTS, unknown
+from convinit_ext.recipes._known import DEFAULTS
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import original
+from convinit_ext.recipes._rules import Rule, original, unknown
 from convinit_ext.recipes._target import Target
 
 _T = TypeVar("_T")

@@ -27,8 +27,7 @@ from convinit_ext.recipes._known import (
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._model_code import LAST, by_model_code
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import scaled
+from convinit_ext.recipes._rules import Rule, scaled
 from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02

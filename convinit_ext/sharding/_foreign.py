@@ -249,7 +249,7 @@ def _cut_of(tensor: Tensor) -> tuple[Shard, Any] | None:
     instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
     group = _groups.get(tensor)
     if group is None:
-        group = _group_of_all(is_expert=not facts.get("allreduce", True))
+        group = _group_of_all(is_expert=not facts.get(_IS_ADDED_UP, True))
     place = None if group is None else _place_in(group)
     if place is None:
         why = f"and {MEGATRON}, which knows its rank and group, is not initialised"
