@@ -62,7 +62,7 @@ def verdicts_of(
     for each in subjects:
         (drawn if _is_drawn(each) else others).append(each)
     sizes = [each.num_bytes for each in drawn] if progress else None
-    total = None if sizes is None else sum(sizes) + sum(each.num_bytes for each in others)
+    total = sum(each.num_bytes for each in subjects) if progress else None
     with progress_bar(total, "verify") as advance:
         for group, num_bytes in in_steps(drawn, sizes):
             before_reading()
