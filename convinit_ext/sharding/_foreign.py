@@ -200,15 +200,44 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
 
 
 def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
-    shape = tuple(tensor.shape)
+    """Return which part of the whole a parameter with Megatron's attributes is; None of one that is whole."""
+
+    def unknown(problem: str) -> Foreign:
+        return Foreign(tensor, tuple(tensor.shape), None, problem)
+
     if _AUTO_TP in facts:
         problem = "it is a part of a larger one, as DeepSpeed's AutoTP cuts it; initialise the model before "
-        return Foreign(tensor, shape, None, f"{problem}deepspeed.initialize")
+        return unknown(f"{problem}deepspeed.initialize")
+    if not facts.get(_IS_CUT):
+        if _UNSAID not in facts:
+            return None
+        return unknown(
+            "it is a part of a tensor-parallel parameter of Megatron, and does not say which, as "
+            "perform_initialization=False leaves it; call "
+            "megatron.core.tensor_parallel.set_tensor_model_parallel_attributes(weight, True, dim, stride) "
+            "for each weight of a parallel layer, with dim 0 (for RowParallelLinear 1) and stride 1 (for "
+            "gate and up in one layer 2), or build the model without that option"
+        )
+    dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
+    about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
+    instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
+    group = _groups.get(tensor)
+    if group is None:
+        group = _group_of_all(is_expert=not facts.get(_IS_ADDED_UP, True))
+    place = None if group is None else _place_in(group)
+    if place is None:
+        why = f"and {MEGATRON}, which knows its rank and group, is not initialised"
+        return unknown(f"{about} {why}; {instead}")
+    rank, num_ranks = place
+    if num_ranks == 1:
+        return None
     try:
-        found = _cut_of(tensor)
-    except ValueError as error:
-        return Foreign(tensor, shape, None, str(error))
-    return None if found is None else Foreign(tensor, found[0].shape, found[0], group=found[1])
+        if dim < 0:
+            raise ValueError(f"there is no dim {dim}")
+        shape = tuple(size * num_ranks if at == dim else size for at, size in enumerate(tensor.shape))
+        return Foreign(tensor, shape, Shard.split(shape, dim, rank, num_ranks, stride), group=group)
+    except (TypeError, ValueError) as error:
+        return unknown(f"{about} and {error}; {instead}")
 
 
 def note_layers(modules: Iterable[nn.Module]) -> None:
@@ -226,44 +255,6 @@ def note_layers(modules: Iterable[nn.Module]) -> None:
             is_cut = parameter.__dict__.get(_IS_CUT, False)
             if leaf == "weight" and not is_cut and _is_layer(type(module)) and group.size() > 1:
                 setattr(parameter, _UNSAID, True)
-
-
-def _cut_of(tensor: Tensor) -> tuple[Shard, Any] | None:
-    """Return which part of the whole a parameter with Megatron's attributes is, and its process group.
-
-    None for one that is whole. Raises ValueError where nobody can tell, and says what to call instead.
-    """
-    facts = tensor.__dict__
-    if not facts.get(_IS_CUT):
-        if _UNSAID not in facts:
-            return None
-        raise ValueError(
-            "it is a part of a tensor-parallel parameter of Megatron, and does not say which, as "
-            "perform_initialization=False leaves it; call "
-            "megatron.core.tensor_parallel.set_tensor_model_parallel_attributes(weight, True, dim, stride) "
-            "for each weight of a parallel layer, with dim 0 (for RowParallelLinear 1) and stride 1 (for "
-            "gate and up in one layer 2), or build the model without that option"
-        )
-    dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
-    about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
-    instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
-    group = _groups.get(tensor)
-    if group is None:
-        group = _group_of_all(is_expert=not facts.get(_IS_ADDED_UP, True))
-    place = None if group is None else _place_in(group)
-    if place is None:
-        why = f"and {MEGATRON}, which knows its rank and group, is not initialised"
-        raise ValueError(f"{about} {why}; {instead}")
-    rank, num_ranks = place
-    if num_ranks == 1:
-        return None
-    try:
-        if dim < 0:
-            raise ValueError(f"there is no dim {dim}")
-        shape = tuple(size * num_ranks if at == dim else size for at, size in enumerate(tensor.shape))
-        return Shard.split(shape, dim, rank, num_ranks, stride), group
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{about} and {error}; {instead}") from error
 
 
 def check_name(tensor: Tensor) -> None:
