@@ -17,21 +17,13 @@ from convinit_ext.model import size_text
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Destination:
-    """All that is to be written, and where.
-
-    Args:
-        folder: where the files go.
-        base: how the names of all files of weights start; None where only one file of the folder is meant.
-        files: of weights.
-        configs: what is beside them, by name.
-        index: its name and content, where there are several files.
-    """
+    """All that is to be written, and where."""
 
     folder: Path
-    base: str | None
-    files: list[ShardFile]
-    configs: dict[str, bytes]
-    index: tuple[str, bytes] | None
+    base: str | None  # how the names of all files of weights start; None where only one file is meant
+    files: list[ShardFile]  # of weights
+    configs: dict[str, bytes]  # what is beside them, by name
+    index: dict[str, bytes]  # likewise, where there are several files
 
     def make_room(self, overwrite: bool, lock: Lock) -> set[str]:
         """Leave the folder ready for the files that are not there yet, and return those that are.
@@ -50,8 +42,8 @@ class Destination:
             text = "another run is saving here; wait until it has ended, or save elsewhere"
             raise BlockingIOError(error.errno, text, str(self.folder / self._lock_name)) from error
         done, stale = self._look(overwrite)  # again: another run may have ended meanwhile
-        if self.index is not None and len(done) < len(self.files):
-            stale.insert(0, self.index[0])  # even if it is right: without it nothing looks whole
+        if len(done) < len(self.files):
+            stale = [*self.index, *stale]  # even if it is right: without it nothing looks whole
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
         sync_folder(self.folder)
@@ -77,8 +69,7 @@ class Destination:
 
     def finish(self, lock: Lock) -> None:
         """Writes the index, once all files are there; then other runs may come."""
-        if self.index is not None:
-            self._write_texts(dict([self.index]))
+        self._write_texts(self.index)
         lock.release()
 
     def _write_texts(self, texts: dict[str, bytes]) -> None:
@@ -88,7 +79,7 @@ class Destination:
 
     def _others(self, done: set[str]) -> list[str]:
         """What is there and neither done nor a leftover."""
-        texts = self.configs | dict([self.index] if self.index else [])
+        texts = self.configs | self.index
         ours = done | {name for name, text in texts.items() if _holds(self.folder / name, text, len(text))}
         ours |= {temporary_of(name) for name in (*texts, *(file.name for file in self.files))}
         ours.add(self._lock_name)

@@ -34,8 +34,6 @@ from convinit_ext.sharding import (
     tied_places,
 )
 
-_TWICE = "two tensors are named {!r} once wrappers are removed; {!r} is one of them"
-
 Fingerprinted: TypeAlias = Tensor | nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 
 
@@ -150,7 +148,9 @@ class _Readable:
         if not self._distinct.is_new(checked):
             return
         if name in self.tensors:
-            raise ValueError(_TWICE.format(name, key))
+            raise ValueError(
+                f"two tensors are named {name!r} once wrappers are removed; {key!r} is one of them"
+            )
         self.tensors[name] = checked
 
     def ranks(self) -> Ranks:
@@ -189,17 +189,13 @@ def _checked(name: str, tensor: object) -> Tensor:
         if is_lazy(tensor):
             raise ValueError(f"{_what(name)} has no shape yet; run its lazy module on an input first")
         if not is_sharded(tensor):
-            _check_values(name, tensor)
+            with naming(_what(name)):
+                check_tensor(tensor, "digest")
     return tensor
 
 
 def _what(name: str) -> str:
     return f"tensor {name!r}" if name else "the tensor"
-
-
-def _check_values(name: str, local: Tensor) -> None:
-    with naming(_what(name)):
-        check_tensor(local, "digest")
 
 
 def _headers(tensors: Mapping[str, Tensor]) -> list[bytes]:
@@ -211,10 +207,7 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     rows: list[int] = []
     pieces: list[tuple[Tensor, Box | None]] = []
     for row, (name, tensor) in enumerate(tensors.items()):
-        if not is_sharded(tensor):
-            pieces.append((tensor, None))
-        else:
-            pieces += _pieces_of_sharded(name, tensor)
+        pieces += _pieces(name, tensor)
         rows += [row] * (len(pieces) - len(rows))
     found = digests.no_sums(len(tensors))
     with torch.no_grad():
@@ -224,11 +217,13 @@ def _sums(heads: Sequence[bytes], tensors: Mapping[str, Tensor]) -> Sums:
     return found
 
 
-def _pieces_of_sharded(name: str, tensor: Tensor) -> Sequence[tuple[Tensor, Box | None]]:
+def _pieces(name: str, tensor: Tensor) -> Sequence[tuple[Tensor, Box | None]]:
+    if not is_sharded(tensor):
+        return [(tensor, None)]
     with naming(_what(name)):
         shape = logical_shape(tensor)
         found = [(part.tensor, part.box(shape)) for part in parts(tensor)]
-    _check_values(name, local_of(tensor))
+        check_tensor(local_of(tensor), "digest")
     return found
 
 

@@ -148,7 +148,7 @@ def _looks_like(start: bytes, more: bytes, size: int) -> str:
     return next(known, f"it starts with {start!r}, a head of {length} bytes, and has {size} bytes")
 
 
-def _parsed(path: Path, text: bytes, what: str = "its head") -> dict[str, Any]:
+def _parsed(path: Path, text: bytes, what: str) -> dict[str, Any]:
     """Return a JSON object whose names are all different; WeightsError for any other text, called `what`."""
     try:
         parsed = json.loads(text.decode("utf-8"), object_pairs_hook=distinct)

@@ -16,8 +16,14 @@ from torch import nn
 
 from convinit_ext._engine import check_flags, progress_bar, uncompiled
 from convinit_ext.checkpoint._destination import Destination
-from convinit_ext.checkpoint._hf_config import base_name, config_files
-from convinit_ext.checkpoint._layout import ShardFile, index_text, parsed_size, shard_files
+from convinit_ext.checkpoint._layout import (
+    ShardFile,
+    base_name,
+    config_files,
+    index_text,
+    parsed_size,
+    shard_files,
+)
 from convinit_ext.checkpoint._safetensors import FILE_SUFFIX, INDEX_SUFFIX
 from convinit_ext.checkpoint._writer import Lock, write_file
 from convinit_ext.keys import CONTRACT_VERSION
@@ -231,11 +237,11 @@ def _destination(model: nn.Module, plan: Plan, path: Path, max_bytes: int | None
     if path.suffix == FILE_SUFFIX:
         _check_fits(path, found, max_bytes)
         files = shard_files(found, None, path.name.removesuffix(FILE_SUFFIX), metadata)
-        return Destination(path.parent, None, files, {}, None)
+        return Destination(path.parent, None, files, {}, {})
     base = base_name(model)
     files = shard_files(found, max_bytes or _SHARD_BYTES, base, metadata)
     dtype = next((each.dtype for each in found if each.dtype.is_floating_point), None)
-    index = (f"{base}{INDEX_SUFFIX}", index_text(files)) if len(files) > 1 else None
+    index = {f"{base}{INDEX_SUFFIX}": index_text(files)} if len(files) > 1 else {}
     return Destination(path, base, files, config_files(model, dtype), index)
 
 

@@ -5,7 +5,7 @@ What is drawn the engine compares where it is; other values are made region by r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from convinit_ext import keys
 from convinit_ext._engine import SUPPORTED_DTYPES, Box, differences, is_plain, ops, progress_bar, row_major
-from convinit_ext.checkpoint._safetensors import Weights
 from convinit_ext.model import Drawn, Piece, Row, Same, forget, in_steps, slabs
 from convinit_ext.sharding import Part, local_of, logical_shape
 
@@ -54,7 +53,7 @@ EQUAL = Verdict()
 
 
 def verdicts_of(
-    seed: int, subjects: Sequence[Subject], weights: Weights | None, progress: bool
+    seed: int, subjects: Sequence[Subject], before_reading: Callable[[], None], progress: bool
 ) -> list[Verdict]:
     """Return the verdicts in the order of the subjects."""
     found: dict[int, Verdict] = {}
@@ -63,16 +62,14 @@ def verdicts_of(
     for each in subjects:
         (drawn if _is_drawn(each) else others).append(each)
     sizes = [each.num_bytes for each in drawn] if progress else None
-    total = None if sizes is None else sum(sizes) + sum(each.num_bytes for each in others)
+    total = sum(each.num_bytes for each in subjects) if progress else None
     with progress_bar(total, "verify") as advance:
         for group, num_bytes in in_steps(drawn, sizes):
-            if weights is not None:
-                weights.check_sizes()
+            before_reading()
             found |= zip(map(id, group), _of_drawn(seed, group), strict=True)
             advance(num_bytes)
         for each in others:
-            if weights is not None:
-                weights.check_sizes()
+            before_reading()
             found[id(each)] = Verdict.total(_of_made(seed, each))
             advance(each.num_bytes)
     return [found[id(subject)] for subject in subjects]

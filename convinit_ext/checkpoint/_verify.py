@@ -134,7 +134,8 @@ def verify(
             raise type(error)(f"{target}: {error}") from error
         check_not_in_fake_mode("verify values")
         with torch.no_grad():
-            verdicts = verdicts_of(plan.seed, subjects, weights, progress)
+            before_reading = weights.check_sizes if weights else lambda: None
+            verdicts = verdicts_of(plan.seed, subjects, before_reading, progress)
         rows = [_verified(subject, verdict) for subject, verdict in zip(subjects, verdicts, strict=True)]
         return plan, rows, problems, tuple(row.name for row in plan.all_rows if row.values is None)
 

@@ -15,7 +15,7 @@ import io
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -143,8 +143,7 @@ class _Writer:
         self._begun = True
         try:
             if not self.stopped:
-                with _named(self._path):
-                    self._write_file()
+                self._write_file()
             self._done.put(0)
         except BaseException as error:
             self._done.put(error)
@@ -153,30 +152,33 @@ class _Writer:
 
     def _write_file(self) -> None:
         temporary = self._path.with_name(temporary_of(self._path.name))
-        with _open_alone(temporary) as file:
-            try:
-                file.truncate()
-                self._done.put(0)
-                while (block := self._next_block()) is not None:
-                    self._done.put(_write(file.fileno(), block))
-                os.fsync(file.fileno())
-                self._check_size(file)
-                os.replace(temporary, self._path)
-                sync_folder(self._path.parent)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        try:
+            with _open_alone(temporary) as file:
+                try:
+                    self._write_blocks(file)
+                    os.replace(temporary, self._path)
+                    sync_folder(self._path.parent)
+                except BaseException:
+                    temporary.unlink(missing_ok=True)
+                    raise
+        except OSError as error:  # names the file that the caller knows
+            raise type(error)(error.errno, error.strerror, str(self._path)) from error
+
+    def _write_blocks(self, file: io.FileIO) -> None:
+        file.truncate()
+        self._done.put(0)
+        while (block := self._next_block()) is not None:
+            self._done.put(_write(file.fileno(), block))
+        os.fsync(file.fileno())
+        size = os.fstat(file.fileno()).st_size
+        if size != self._num_bytes:
+            raise OSError(errno.EIO, f"{size} bytes are in the file, and it should have {self._num_bytes}")
 
     def _next_block(self) -> memoryview | None:
         while not self.stopped:
             with contextlib.suppress(queue.Empty):
                 return self.todo.get(timeout=_POLL_SECONDS)
         raise _StoppedError
-
-    def _check_size(self, file: io.FileIO) -> None:
-        size = os.fstat(file.fileno()).st_size
-        if size != self._num_bytes:
-            raise OSError(errno.EIO, f"{size} bytes are in the file, and it should have {self._num_bytes}")
 
 
 def _write(descriptor: int, block: memoryview) -> int:
@@ -273,12 +275,3 @@ class Lock:
                 self._path.unlink(missing_ok=True)  # before another run can have it
             self._file.close()
         self._path = self._file = None
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the system name the file that the caller knows."""
-    try:
-        yield
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from error

@@ -14,7 +14,7 @@ import convinit_ext
 from convinit_ext._engine import SUPPORTED_DTYPES
 from convinit_ext.checkpoint import parsed_size
 from convinit_ext.keys import checked_seed
-from convinit_ext.recipes import RECIPES, SUFFIXES, patterns
+from convinit_ext.recipes import RECIPES, SUFFIXES, as_recipe, patterns
 
 _T = TypeVar("_T")
 USAGE, FAILURE, INTERRUPTED, CLOSED = 2, 1, 130, 141  # exit statuses; the last two as a shell has them
@@ -274,11 +274,8 @@ def _spec(text: str) -> str:
 def _recipe(text: str) -> str:
     if ":" in text:
         return _spec(text)
-    if text not in RECIPES and not text.endswith(SUFFIXES):
-        raise argparse.ArgumentTypeError(
-            f"there is no recipe {text!r}; there are {', '.join(RECIPES)}, and files in "
-            f"{' or '.join(SUFFIXES)}"
-        )
+    if not text.endswith(SUFFIXES):  # a file is read later, when it is known what it may name
+        _read(as_recipe, text)
     return text
 
 

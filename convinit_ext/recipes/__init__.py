@@ -5,7 +5,6 @@ from __future__ import annotations
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._constructor import constructed, is_frozen_when_made, made_once
 from convinit_ext.recipes._deepnorm import DEEPNORM, DeepNormScales, deepnorm, deepnorm_scales
-from convinit_ext.recipes._depth_scaled import depth_scaled
 from convinit_ext.recipes._derived import (
     MINUS_IDENTITY,
     CopyFrom,
@@ -15,11 +14,9 @@ from convinit_ext.recipes._derived import (
     Transformed,
     check_converts,
     check_given,
-    generators_kept,
-    other_generators,
-    seeded,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct
+from convinit_ext.recipes._foreign_code import generators_kept, other_generators, others_kept, seeded
 from convinit_ext.recipes._functions import is_function, named, put_back, unchanged
 from convinit_ext.recipes._initialisers import (
     ONES,
@@ -37,15 +34,13 @@ from convinit_ext.recipes._initialisers import (
     is_distribution,
     is_values,
 )
-from convinit_ext.recipes._kept import others_kept
 from convinit_ext.recipes._layers import HE, LECUN, TORCH, XAVIER
 from convinit_ext.recipes._mamba import MAMBA, mamba
 from convinit_ext.recipes._model_code import MODEL_CODE, by_model_code, computed_table, shown_copy
 from convinit_ext.recipes._mup import MupRow, MupTable, mup, mup_groups, mup_table
 from convinit_ext.recipes._orthogonal import DeltaOrthogonal, Orthogonal
-from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, is_ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import original
+from convinit_ext.recipes._recipe import RECIPES, Recipe, as_recipe, depth_scaled, is_ready_made
+from convinit_ext.recipes._rules import Rule, original
 from convinit_ext.recipes._target import FANS, Fan, Target, layout_of
 from convinit_ext.recipes._transformers import GPT, LLAMA, TRUNC_NORMAL, gpt, llama, trunc_normal
 

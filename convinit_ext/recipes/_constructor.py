@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from convinit_ext.distributions import Constant, Distribution
-from convinit_ext.recipes._derived import Preset, drawing, generators
-from convinit_ext.recipes._drawn import Drawings, WhereMeta
+from convinit_ext.recipes._derived import Preset
+from convinit_ext.recipes._foreign_code import Drawings, WhereMeta, drawing, generators
 from convinit_ext.recipes._target import Target
 
 # Made on the meta device: what comes later is not known, and costs nothing.
@@ -110,11 +110,10 @@ def _inside(made: nn.Module, path: Sequence[nn.Module]) -> nn.Module | None:
 
 def _model(module: nn.Module) -> _Made | None:
     known = _made.get()
-    if known is None or id(module) not in known:
-        found = _make_anew(module)
-        if known is None:
-            return found
-        known[id(module)] = found
+    if known is None:
+        return _make_anew(module)
+    if id(module) not in known:
+        known[id(module)] = _make_anew(module)
     return known[id(module)]
 
 

@@ -109,19 +109,16 @@ def deepnorm(num_layers: int | None = None, num_decoder_layers: int | None = Non
     if num_decoder_layers is not None and num_layers is None:
         raise ValueError("num_decoder_layers goes with num_layers, those of the encoder")
     gain = Gain(num_layers, num_decoder_layers)
-    others = Recipe(
-        (
-            Rule(_PackedGain(gain), where=_named(_PACKED), label="xavier_normal_"),
-            Rule(_refuse, where=_named(_INTERLEAVED), label="xavier_normal_"),
-            Rule(Xavier("normal"), where=_named(_PLAIN)),
-            *KNOWN,
-            Rule(by_width, module=nn.Embedding, parameter="weight", label="normal_(0, 1 / sqrt(dim))"),
-            *XAVIER,
-        ),
-        allow_unused=True,
+    return own(
+        "deepnorm",
+        Rule(_PackedGain(gain), where=_named(_PACKED), label="xavier_normal_"),
+        Rule(_refuse, where=_named(_INTERLEAVED), label="xavier_normal_"),
+        Rule(Xavier("normal"), where=_named(_PLAIN)),
+        *KNOWN,
+        Rule(by_width, module=nn.Embedding, parameter="weight", label="normal_(0, 1 / sqrt(dim))"),
+        *XAVIER,
+        needed=Rule(gain, where=_named(_BRANCHES), label="xavier_normal_"),
     )
-    branches = Rule(gain, where=_named(_BRANCHES), label="xavier_normal_")
-    return own(Recipe((branches, *others), name="deepnorm", defaults=False))
 
 
 def _named(names: re.Pattern[str]) -> Callable[[Target], bool]:
@@ -191,13 +188,12 @@ class _PackedGain:
         beta = self.gain.beta(target)
         num_in, num_out = target.tensor.shape[1 - dim], target.tensor.shape[dim]
         sizes = list(_sizes(target, num_in, num_out))
-
-        def drawn(size: int, gain: float) -> Distribution:
-            return Xavier("normal", gain=gain).of_fans(num_in, size)
-
-        parts = [(size, drawn(size, 1.0)) for size in sizes[:-1]]
-        parts.append((sizes[-1], drawn(sizes[-1], beta)))
-        return Explained(Stacked(tuple(parts), dim, (num_in, sizes[-1])), f"with gain {beta:.6g} of v")
+        gains = [1.0] * (len(sizes) - 1) + [beta]
+        parts = tuple(
+            (size, Xavier("normal", gain=gain).of_fans(num_in, size))
+            for size, gain in zip(sizes, gains, strict=True)
+        )
+        return Explained(Stacked(parts, dim, (num_in, sizes[-1])), f"with gain {beta:.6g} of v")
 
 
 def _sizes(target: Target, num_in: int, num_out: int) -> Iterator[int]:
@@ -221,4 +217,5 @@ def _refuse(target: Target) -> Distribution:
     raise ValueError("its queries, keys and values lie in turns, head by head; give it its own rule")
 
 
-DEEPNORM = ready_made(deepnorm())
+DEEPNORM = deepnorm()
+ready_made(DEEPNORM)

@@ -13,8 +13,7 @@ from torch import nn
 from convinit_ext.keys import canonical_name
 from convinit_ext.recipes import _patterns as patterns
 from convinit_ext.recipes._patterns import Pattern
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import Division, Scaled, original, scaled
+from convinit_ext.recipes._rules import Division, Rule, Scaled, scaled
 from convinit_ext.recipes._target import Target
 
 By: TypeAlias = Literal["model", "layer"]
@@ -40,11 +39,7 @@ def num_layers(target: Target, recipe: str) -> int:
 
     ValueError, which names the recipe, says that there is neither a config nor a list of blocks.
     """
-    found = config_value(target, _NUM_LAYERS)
-    if found:
-        return found
-    _, blocks = _place(target, recipe)
-    return len(blocks)
+    return config_value(target, _NUM_LAYERS) or len(_place(target, recipe)[1])
 
 
 def config_value(target: Target, names: Sequence[str]) -> int:
@@ -134,21 +129,13 @@ def _lists_in(stage: nn.Module, name: str = "") -> list[nn.Module]:
 
 @dataclass(frozen=True, slots=True)
 class ByDepth:
-    """Divide what writes into the residual stream by sqrt(branches * depth).
+    """Divide what writes into the residual stream by sqrt(branches * depth)."""
 
-    Args:
-        by: "model", whose number of layers is the depth, or "layer", whose own number from 1 it is.
-        num_layers: of the whole model, for "model"; None reads it from the model.
-        weights: pattern on the names of those that are scaled; None is those that models' names say.
-        branches: residual branches in each block.
-        recipe: whose, for errors.
-    """
-
-    by: By = "model"
-    num_layers: int | None = None
-    weights: Pattern | None = None
-    branches: int = 2
-    recipe: str = "depth_scaled"
+    by: By = "model"  # whose number of layers is the depth; or "layer", whose own number from 1 it is
+    num_layers: int | None = None  # of the whole model, for "model"; None reads it from the model
+    weights: Pattern | None = None  # on the names of what is scaled; None is what models' names say
+    branches: int = 2  # residual ones in each block
+    recipe: str = "depth_scaled"  # whose errors these are
 
     def __post_init__(self) -> None:
         if self.by not in _BY:
@@ -188,36 +175,28 @@ class ByDepth:
 
 
 def scaled_by_depth(rules: Iterable[Rule], scale: ByDepth, recipe: str) -> tuple[Rule, ...]:
-    """Return rules for the same parameters, which divide what these say.
-
-    Args:
-        rules: of which none does so itself.
-        scale: by how much.
-        recipe: whose rules, for the error.
-
-    Raises:
-        ValueError: one does.
-    """
+    """Return rules for the same parameters that divide what these say; ValueError if one does so already."""
     rules = tuple(rules)
-    for rule in rules:
-        if getattr(original(rule).init, "by_depth", False) or _divides_by_depth(rule):
-            raise ValueError(f"recipe {recipe!r} scales by depth itself")
+    if any(map(_follows_depth, rules)):
+        raise ValueError(f"recipe {recipe!r} scales by depth itself")
     return scaled(rules, scale)
 
 
-def _divides_by_depth(rule: Rule) -> bool:
+def _follows_depth(rule: Rule) -> bool:
     while isinstance(rule.init, Scaled):
         if isinstance(rule.init.scale, ByDepth):
             return True
         rule = rule.init.rule
-    return False
+    return getattr(rule.init, "by_depth", False)  # as deepnorm's does
 
 
 def check_num_layers(given: int | None, what: str = "num_layers") -> None:
     """Raise ValueError or TypeError for a number of layers that is none."""
-    if given is not None and type(given) is not int:
+    if given is None:
+        return
+    if type(given) is not int:
         raise TypeError(f"{what} must be an int, not {given!r}")
-    if given is not None and given < 1:
+    if given < 1:
         raise ValueError(f"{what} must be 1 or more, but found {given}")
-    if given is not None and given >= 2**31:
+    if given >= 2**31:
         raise ValueError(f"{what} must be less than 2**31, but found {given}")

@@ -6,13 +6,8 @@ A rule may have them where it could have a distribution. How they are written a 
 from __future__ import annotations
 
 import math
-import pickle
-import random
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +20,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from convinit_ext._engine import PLAIN, check_memory, in_fake_mode, largest_of, ops
 from convinit_ext.distributions import Constant, Uniform
 from convinit_ext.keys import Key
+from convinit_ext.recipes._foreign_code import seeded
 from convinit_ext.sharding import is_dtensor
 
 
@@ -102,49 +98,6 @@ class Preset:
         return "preset"
 
 
-_T = TypeVar("_T")
-_LOW = (1 << 32) - 1
-_generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
-
-
-@contextmanager
-def drawing() -> Iterator[None]:
-    """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
-    with _generator_in_use, torch.no_grad(), torch.device("cpu"), generators_kept():
-        yield
-
-
-@contextmanager
-def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
-    """Put the states of all global generators back at the end, and of those of these CUDA devices."""
-    by_python, by_numpy = random.getstate(), np.random.get_state(legacy=False)
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(by_python)
-        np.random.set_state(by_numpy)
-
-
-def seeded(seed: int, make: Callable[[], _T]) -> _T:
-    """Return what foreign code makes once all global generators are seeded."""
-    with drawing():
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed((seed & _LOW, seed >> 32))
-        return make()
-
-
-def generators() -> object:
-    """Return the states of all global generators, which are equal if nothing was drawn."""
-    return torch.get_rng_state().tolist(), other_generators()
-
-
-def other_generators() -> dict[str, object]:
-    """Return those of Python's and NumPy's, by these names."""
-    return {"Python": random.getstate(), "NumPy": pickle.dumps(np.random.get_state(legacy=False))}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Redrawn:
     """Values that a model's own init code makes with global generators, which a key seeds."""
@@ -198,13 +151,9 @@ class NormOf:
 
     def check(self, tensor: Tensor, source: Tensor) -> None:
         """Raise ValueError if the norm of `source` has other sizes than the parameter, but for those of 1."""
-        shape = self.shape_of(source)
+        shape = torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim).shape
         if [size for size in shape if size != 1] != [size for size in tensor.shape if size != 1]:
             raise ValueError(f"the norm of {self.name!r} has shape {list(shape)}, not {list(tensor.shape)}")
-
-    def shape_of(self, source: Tensor) -> torch.Size:
-        """Return the shape of the norm of `source`, as weight normalisation has it."""
-        return torch.norm_except_dim(torch.empty(source.shape, device="meta"), 2, self.dim).shape
 
     def __str__(self) -> str:
         return f"norm_of({self.name!r})"

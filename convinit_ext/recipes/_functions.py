@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convinit_ext._engine import listed, share_memory
-from convinit_ext.recipes._drawn import written_by
+from convinit_ext.recipes._foreign_code import written_by
 from convinit_ext.recipes._target import Target
 
 _OWN = __name__.partition(".")[0] + "."  # begins the names of this package's modules

@@ -17,14 +17,15 @@ from convinit_ext.recipes._initialisers import ZEROS, Initialiser, Kaiming, Vari
 from convinit_ext.recipes._known import (
     IN_PROJ,
     KNOWN,
+    NORM_LIKE,
     RECURRENT,
     RECURRENT_TYPES,
+    TORCH_NORMS,
     WEIGHT_OR_BIAS,
     expert_rules,
 )
 from convinit_ext.recipes._model_code import LAST
-from convinit_ext.recipes._norms import NORM_LIKE, TORCH_NORMS
-from convinit_ext.recipes._recipe import Recipe, ready_made
+from convinit_ext.recipes._recipe import Recipe, own, ready_made
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target, is_conv1d
 from convinit_ext.sharding import logical_shape
@@ -110,42 +111,36 @@ def _projects_attention(target: Target) -> bool:
     return isinstance(parent, nn.MultiheadAttention) and parent._modules.get("out_proj") is target.module
 
 
-TORCH = ready_made(
-    Recipe(
-        (
-            *KNOWN,
-            *expert_rules(Kaiming("uniform", a=math.sqrt(5), fan="true")),
-            Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
-            Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
-            Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
-            Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
-            *TORCH_NORMS,
-            embedding_rule(Normal()),
-            Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter=IN_PROJ),
-            Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
-            Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
-            Rule(
-                _recurrent,
-                module=RECURRENT_TYPES,
-                parameter=RECURRENT,
-                label="uniform_(+-1/sqrt(hidden_size))",
-            ),
-            Rule(
-                _bilinear,
-                module=nn.Bilinear,
-                parameter=WEIGHT_OR_BIAS,
-                label="uniform_(+-1/sqrt(in1_features))",
-            ),
-            Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
-            Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
-            Rule(ZEROS, parameter="bias", where=of_conv1d),
-            *NORM_LIKE,
-            *LAST,
-        ),
-        name="torch",
-        defaults=False,
-        allow_unused=True,
-    )
+TORCH = own(
+    "torch",
+    *KNOWN,
+    *expert_rules(Kaiming("uniform", a=math.sqrt(5), fan="true")),
+    Rule(Xavier("uniform", fan="torch"), where=_in_transformer),
+    Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=LAYERS, parameter="weight"),
+    Rule(ZEROS, module=nn.Linear, parameter="bias", where=_projects_attention),
+    Rule(_bias_by_weight, module=LAYERS, parameter="bias", label="uniform_(+-1/sqrt(fan_in))"),
+    *TORCH_NORMS,
+    embedding_rule(Normal()),
+    Rule(Xavier("uniform", fan="torch"), module=nn.MultiheadAttention, parameter=IN_PROJ),
+    Rule(ZEROS, module=nn.MultiheadAttention, parameter="in_proj_bias"),
+    Rule(Xavier("normal", fan="torch"), module=nn.MultiheadAttention, parameter="bias_[kv]"),
+    Rule(
+        _recurrent,
+        module=RECURRENT_TYPES,
+        parameter=RECURRENT,
+        label="uniform_(+-1/sqrt(hidden_size))",
+    ),
+    Rule(
+        _bilinear,
+        module=nn.Bilinear,
+        parameter=WEIGHT_OR_BIAS,
+        label="uniform_(+-1/sqrt(in1_features))",
+    ),
+    Rule(_prelu, module=nn.PReLU, parameter="weight", label="constant_(init)"),
+    Rule(Normal(0.0, 0.02), parameter="weight", where=of_conv1d),  # as its constructor
+    Rule(ZEROS, parameter="bias", where=of_conv1d),
+    *NORM_LIKE,
+    *LAST,
 )
 
 
@@ -157,16 +152,17 @@ def _scaled(
     Embeddings, attention (its out_proj too) and recurrent modules are left to `torch`, but for the fans of
     attention's packed projections.
     """
-    rules = (
+    return own(
+        name,
         *KNOWN,
         *expert_rules(init),
         *first,
-        Rule(init, module=layers, parameter="weight", where=lambda target: not _projects_attention(target)),
+        Rule(init, module=layers, parameter="weight", where=lambda each: not _projects_attention(each)),
         Rule(init, parameter="weight", where=of_conv1d),
         Rule(Xavier("uniform"), module=nn.MultiheadAttention, parameter=IN_PROJ),
         Rule(ZEROS, module=layers, parameter="bias"),
+        *TORCH,
     )
-    return ready_made(Recipe((*rules, *TORCH), name=name, defaults=False, allow_unused=True))
 
 
 # torchvision's ResNet for the convolutions. A linear layer is scaled by fan_in: by fan_out, a head of one
@@ -181,3 +177,4 @@ XAVIER = _scaled("xavier", Xavier("uniform"), layers=(*LAYERS, nn.Bilinear))
 # A variance of 1 / fan_in, as lecun_normal_ (truncated at two standard deviations): for SELU and for linear
 # outputs.
 LECUN = _scaled("lecun", VarianceScaling())
+ready_made(TORCH, HE, XAVIER, LECUN)

@@ -16,11 +16,10 @@ from convinit_ext.distributions import Distribution, Normal, Uniform
 from convinit_ext.recipes._depth import ByDepth, check_num_layers
 from convinit_ext.recipes._derived import Transformed
 from convinit_ext.recipes._initialisers import ONES, ZEROS, Explained, Kaiming, initialiser_text
-from convinit_ext.recipes._known import KNOWN
+from convinit_ext.recipes._known import KNOWN, TIME_STEP
 from convinit_ext.recipes._layers import TORCH, embedding_rule
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import scaled
+from convinit_ext.recipes._rules import Rule, scaled
 from convinit_ext.recipes._target import Target
 
 _LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42fefa38p-1"), float.fromhex("0x1.ef35793c7673p-45")
@@ -75,30 +74,25 @@ def mamba(
     time = Transformed(steps, _InverseSoftplus(dt_init_floor), f"{text}, at least {dt_init_floor!r}")
     heads = Transformed(Uniform(*a_range), _log, "log")
     last = Rule(Kaiming("uniform", a=math.sqrt(5), fan="torch"), module=nn.Linear, name=_RESIDUAL)
-    rules = (
-        Rule(_ALog(heads), parameter="A_log", where=_of_mixer, label="log"),
-        Rule(ONES, parameter="D", where=_of_mixer, allow_unused=True),
-        Rule(time, parameter="dt_bias", where=_of_mixer, label=text, allow_unused=True),
-        Rule(time, parameter="bias", where=_of_time_step, label=text, allow_unused=True),
+    return own(
+        "mamba",
+        Rule(ONES, parameter="D", where=_of_mixer),
+        Rule(time, parameter="dt_bias", where=_of_mixer, label=text),
+        Rule(time, parameter="bias", name=TIME_STEP, where=_in_mixer, label=text),
         Rule(
             _TimeWeight(dt_scale),
             parameter="weight",
-            where=_of_time_step,
+            name=TIME_STEP,
+            where=_in_mixer,
             label="uniform_(+-dt_scale/sqrt(dt_rank))",
-            allow_unused=True,
         ),
+        *KNOWN,
+        *scaled([last], ByDepth(num_layers=num_layers, branches=branches, recipe="mamba")),
+        Rule(ZEROS, module=nn.Linear, parameter="bias"),
+        embedding_rule(Normal(0.0, 0.02)),
+        *TORCH,
+        needed=Rule(_ALog(heads), parameter="A_log", where=_of_mixer, label="log"),
     )
-    others = Recipe(
-        (
-            *KNOWN,
-            *scaled([last], ByDepth(num_layers=num_layers, branches=branches, recipe="mamba")),
-            Rule(ZEROS, module=nn.Linear, parameter="bias"),
-            embedding_rule(Normal(0.0, 0.02)),
-            *TORCH,
-        ),
-        allow_unused=True,
-    )
-    return own(Recipe((*rules, *others), name="mamba", defaults=False))
 
 
 def _check(**numbers: float) -> None:
@@ -123,10 +117,9 @@ def _is_mixer(module: nn.Module) -> bool:
     return "A_log" in held and "D" in held
 
 
-def _of_time_step(target: Target) -> bool:
-    """Whether it is of the layer that makes the time steps of a state space."""
-    named = f".{target.name}".endswith((".dt_proj.weight", ".dt_proj.bias"))
-    return named and any(map(_is_mixer, target.parents[-2:]))
+def _in_mixer(target: Target) -> bool:
+    """Whether its module is inside of such a one."""
+    return any(map(_is_mixer, target.parents[-2:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,4 +184,5 @@ def _log(x: Any) -> _Doubles:
     return np.asarray(k * _LN2_HIGH + (2.0 * s * total + k * _LN2_LOW), dtype=np.float64)
 
 
-MAMBA = ready_made(mamba())
+MAMBA = mamba()
+ready_made(MAMBA)

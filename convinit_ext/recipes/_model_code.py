@@ -19,9 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext._engine import share_memory
 from convinit_ext.distributions import Constant, Distribution
 from convinit_ext.recipes._constructor import constructed_start
-from convinit_ext.recipes._derived import Preset, Redrawn, drawing, seeded
-from convinit_ext.recipes._drawn import WhereMeta, cuts, filling, written_by
-from convinit_ext.recipes._kept import others_kept
+from convinit_ext.recipes._derived import Preset, Redrawn
+from convinit_ext.recipes._foreign_code import (
+    WhereMeta,
+    cuts,
+    drawing,
+    filling,
+    others_kept,
+    seeded,
+    written_by,
+)
 from convinit_ext.recipes._known import OWN_BIAS
 from convinit_ext.recipes._rules import Rule
 from convinit_ext.recipes._target import Target

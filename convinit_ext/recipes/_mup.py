@@ -19,8 +19,7 @@ from convinit_ext.recipes._initialisers import ZEROS
 from convinit_ext.recipes._known import RECURRENT_TYPES, WEIGHT_OR_BIAS, is_rescaled
 from convinit_ext.recipes._patterns import Pattern
 from convinit_ext.recipes._recipe import Recipe, as_recipe
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import Division, scaled
+from convinit_ext.recipes._rules import Division, Rule, scaled
 from convinit_ext.recipes._target import Target, layout_of
 from convinit_ext.recipes._transformers import is_matrix_of_layer
 from convinit_ext.sharding import logical_shape

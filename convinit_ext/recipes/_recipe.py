@@ -1,4 +1,4 @@
-"""Recipes: ordered lists of rules, in Python or from a TOML or JSON file; the ready-made ones by name."""
+"""Recipes: ordered lists of rules, in Python or from a file, ready-made by name, or another one by depth."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 
 from convinit_ext._engine import check_flags, excerpt, reason
 from convinit_ext.recipes._adapters import WORDS
-from convinit_ext.recipes._depth import ByDepth, scaled_by_depth
+from convinit_ext.recipes._depth import By, ByDepth, scaled_by_depth
 from convinit_ext.recipes._file import SUFFIXES, check_table, read, rule_from_dict, rule_to_dict
 from convinit_ext.recipes._functions import is_own
-from convinit_ext.recipes._known import unknown
+from convinit_ext.recipes._known import DEFAULTS
 from convinit_ext.recipes._model_code import LAST, MODEL_CODE
-from convinit_ext.recipes._norms import DEFAULTS
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import original
+from convinit_ext.recipes._patterns import Pattern
+from convinit_ext.recipes._rules import Rule, original, unknown
 from convinit_ext.recipes._target import Target
 
 _T = TypeVar("_T")
@@ -128,16 +127,15 @@ class Recipe:
 
     def rules_for(self, targets: Sequence[Target]) -> list[Rule | None]:
         """Return the rule of each parameter; None where no rule matches."""
+        names = "\n".join(target.name for target in targets)
+        rules: list[Rule] = []
         last: dict[int, Rule] = {}  # where it holds a ready-made one, whose last come after all others
         for rule in self.rules:
-            if id(original(rule)) in _LAST:
-                last.setdefault(id(original(rule)), rule)
-        names = "\n".join(target.name for target in targets)
-        rules = tuple(
-            rule
-            for rule in self.rules
-            if id(original(rule)) not in _LAST and WORDS.get(id(rule.where), "") in names
-        )
+            first = id(original(rule))
+            if first in _LAST:
+                last.setdefault(first, rule)
+            elif WORDS.get(id(rule.where), "") in names:
+                rules.append(rule)
         rules += (*last.values(), *(DEFAULTS if self.defaults else ()))
         code = last.get(id(MODEL_CODE))
         # By what the parameters of a type share, rules each with what is left to ask.
@@ -239,15 +237,20 @@ def _each(convert: Callable[[Any], _T], rules: Iterable[object], place: str = ""
     return converted
 
 
-def ready_made(recipe: Recipe) -> Recipe:
-    """Enter a recipe into RECIPES by its name, and return it."""
-    RECIPES[recipe.name] = recipe
-    return own(recipe)
+def ready_made(*recipes: Recipe) -> None:
+    """Enter recipes into RECIPES by their names."""
+    RECIPES.update((each.name, each) for each in recipes)
 
 
-def own(recipe: Recipe) -> Recipe:
-    """Remember that a recipe's rules are this package's, and return it."""
-    _OWN.update((id(each), each) for rule in recipe.rules for each in (rule, original(rule)))
+def own(name: str, *rules: Rule, needed: Rule | None = None) -> Recipe:
+    """Return a recipe of this package, whose rules are remembered as such.
+
+    They may decide for nothing, but for the one that is needed, which is the first.
+    """
+    recipe = Recipe(rules, name, defaults=False, allow_unused=True)
+    if needed is not None:
+        recipe = Recipe((needed, *recipe), name, defaults=False)
+    _OWN.update((id(each), each) for rule in recipe for each in (rule, original(rule)))
     return recipe
 
 
@@ -282,3 +285,38 @@ def as_recipe(recipe: str | PathLike[str] | Recipe | Sequence[Rule], *, allow_co
     if isinstance(recipe, list | tuple):
         return Recipe(tuple(recipe))
     raise TypeError(f"recipe must be a name, a Recipe or a list of rules, not {type(recipe).__name__}")
+
+
+def depth_scaled(
+    recipe: str | PathLike[str] | Recipe | Sequence[Rule] = "torch",
+    by: By = "model",
+    num_layers: int | None = None,
+    weights: Pattern | None = None,
+) -> Recipe:
+    """Return a recipe with smaller weights where each block writes into the residual stream.
+
+    Args:
+        recipe: what everything else gets, and these before they are divided.
+        by: "model" divides by sqrt(2 num_layers), as GPT-2 and Megatron have it; "layer" by
+            sqrt(2 (layer + 1)), layer the block's own number from 0, as torchtitan's depth_init has it.
+        num_layers: blocks of the whole model, for by="model". None reads it from the config of the nearest
+            module that has one, otherwise it is the length of the outermost ModuleList around the parameter.
+        weights: pattern on the names of the weights to divide: a glob or a regular expression. None is the
+            last projection of attention and of the feed-forward part, by the names in docs/recipes.md.
+
+    Raises:
+        ValueError: another `by`; num_layers below 1, or with by="layer"; a recipe that scales by depth
+            itself. When used: no such weights, no number of layers, weights of values that cannot be scaled.
+        TypeError: an argument of another type.
+
+    Source: Radford et al. 2019, section 2.3; Megatron-LM's scaled_init_method_normal; torchtitan's Llama 3.
+
+    >>> from torch import nn
+    >>> from convinit_ext import plan_model
+    >>> blocks = nn.ModuleList(nn.ModuleDict({"fc1": nn.Linear(4, 8), "fc2": nn.Linear(8, 4)}) for _ in "ab")
+    >>> print(plan_model(blocks, recipe=depth_scaled("lecun", by="layer")).report.rows[6].initialiser)
+    lecun_normal_ / sqrt(2 * 2)
+    """
+    inner, scale = as_recipe(recipe), ByDepth(by, num_layers, weights)
+    rules = scaled_by_depth(inner.rules, scale, inner.name)
+    return Recipe(rules, f"depth_scaled({inner.name})", inner.defaults)

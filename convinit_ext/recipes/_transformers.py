@@ -10,20 +10,27 @@ import re
 
 from torch import nn
 
-from convinit_ext.distributions import Constant, Distribution, Normal, TruncatedNormal
+from convinit_ext.distributions import Constant, Normal, TruncatedNormal
 from convinit_ext.recipes._depth import RESIDUAL, ByDepth
 from convinit_ext.recipes._initialisers import ZEROS
-from convinit_ext.recipes._known import IN_PROJ, KNOWN, RECURRENT_TYPES, expert_rules, of_torch
+from convinit_ext.recipes._known import (
+    IN_PROJ,
+    KNOWN,
+    NORM_LIKE,
+    RECURRENT_TYPES,
+    RESPONSE_NORM,
+    TORCH_NORMS,
+    called_norm,
+    expert_rules,
+    of_torch,
+)
 from convinit_ext.recipes._layers import LAYERS, TORCH, embedding_rule, of_conv1d
 from convinit_ext.recipes._model_code import LAST, by_model_code
-from convinit_ext.recipes._norms import NORM_LIKE, RESPONSE_NORM, TORCH_NORMS, called_norm
 from convinit_ext.recipes._recipe import Recipe, own, ready_made
-from convinit_ext.recipes._rules import Rule
-from convinit_ext.recipes._scaled import scaled
+from convinit_ext.recipes._rules import Rule, scaled
 from convinit_ext.recipes._target import Target, is_expert_stack
 
 _STD = 0.02
-_LAYER_SCALE = 1e-6  # ConvNeXt's
 
 # Layers of other packages are known by the names of their types, and these by their weight and bias alone.
 _HAVE_TWO = (*LAYERS, nn.Bilinear)
@@ -57,32 +64,27 @@ def trunc_normal(std: float = _STD, cut: float | None = None, corrected: bool = 
     """
     normal = TruncatedNormal(0.0, std, cut=cut, corrected=corrected)
     return own(
-        Recipe(
-            (
-                *KNOWN,
-                *expert_rules(normal),
-                Rule(normal, module=LAYERS, parameter="weight"),
-                Rule(normal, parameter="weight", where=of_conv1d),
-                Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
-                Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
-                embedding_rule(normal),
-                Rule(ZEROS, module=LAYERS, parameter="bias"),
-                RESPONSE_NORM,
-                Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
-                Rule(normal, parameter=_TOKENS),
-                Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
-                Rule(normal, parameter="weight", where=_is_position_table),
-                Rule(
-                    _layer_scale,
-                    parameter=_LAYER_SCALES,
-                    where=_is_known_layer_scale,
-                    label="constant_(layer scale)",
-                ),
-                *TORCH,
-            ),
-            name="trunc_normal",
-            allow_unused=True,
-        )
+        "trunc_normal",
+        *KNOWN,
+        *expert_rules(normal),
+        Rule(normal, module=LAYERS, parameter="weight"),
+        Rule(normal, parameter="weight", where=of_conv1d),
+        Rule(normal, module=nn.MultiheadAttention, parameter=IN_PROJ),
+        Rule(normal, module=nn.MultiheadAttention, parameter="bias_[kv]"),
+        embedding_rule(normal),
+        Rule(ZEROS, module=LAYERS, parameter="bias"),
+        RESPONSE_NORM,
+        Rule(ZEROS, parameter="mask_token", where=_unsaid),  # as in ViT and DINOv2 of transformers
+        Rule(normal, parameter=_TOKENS),
+        Rule(normal, parameter=_POSITIONS, where=_is_position_embedding),
+        Rule(normal, parameter="weight", where=_is_position_table),
+        Rule(
+            _layer_scale,  # type: ignore[arg-type]  # known, where `where` holds
+            parameter=_LAYER_SCALES,
+            where=_is_known_layer_scale,
+            label="constant_(layer scale)",
+        ),
+        *TORCH,
     )
 
 
@@ -107,8 +109,8 @@ def gpt(std: float = _STD, num_layers: int | None = None) -> Recipe:
     'normal_(0, 0.02) / sqrt(2 * 3)'
     """
     residual = Rule(Normal(0.0, std), name=RESIDUAL, where=is_matrix_of_layer)
-    rules = (*KNOWN, *scaled([residual], ByDepth(num_layers=num_layers, recipe="gpt")), *_language(std))
-    return own(Recipe(rules, name="gpt", defaults=False, allow_unused=True))
+    by_depth = ByDepth(num_layers=num_layers, recipe="gpt")
+    return own("gpt", *KNOWN, *scaled([residual], by_depth), *_language(std))
 
 
 def llama(std: float = _STD) -> Recipe:
@@ -127,7 +129,7 @@ def llama(std: float = _STD) -> Recipe:
     >>> 'normal_(0, 0.02)' in [rule.text for rule in llama()]
     True
     """
-    return own(Recipe(_language(std), name="llama", defaults=False, allow_unused=True))
+    return own("llama", *_language(std))
 
 
 def _language(std: float) -> tuple[Rule, ...]:
@@ -183,7 +185,7 @@ def _is_position_embedding(target: Target) -> bool:
     )
 
 
-def _layer_scale_start(target: Target) -> float | None:
+def _layer_scale(target: Target) -> Constant | None:
     """Return what the modules around a layer scale say, otherwise ConvNeXt's where they are called so."""
     around = (target.module, *reversed(target.parents))
     for owner in around:
@@ -191,15 +193,9 @@ def _layer_scale_start(target: Target) -> float | None:
             for name in ("init_values", "layer_scale_init_value", "layerscale_value"):
                 value = getattr(source, name, None)
                 if isinstance(value, int | float):
-                    return float(value)
+                    return Constant(float(value))
     is_convnext = any("next" in type(each).__name__.lower() for each in around)
-    return _LAYER_SCALE if is_convnext else None
-
-
-def _layer_scale(target: Target) -> Distribution:
-    start = _layer_scale_start(target)
-    assert start is not None
-    return Constant(start)
+    return Constant(1e-6) if is_convnext else None
 
 
 def _is_known_layer_scale(target: Target) -> bool:
@@ -207,8 +203,8 @@ def _is_known_layer_scale(target: Target) -> bool:
 
     A module around it may say it, unless the model's own code does.
     """
-    is_known = not called_norm(target.module) and _layer_scale_start(target) is not None
-    return is_known and _unsaid(target)
+    return not called_norm(target.module) and _layer_scale(target) is not None and _unsaid(target)
 
 
-TRUNC_NORMAL, GPT, LLAMA = ready_made(trunc_normal()), ready_made(gpt()), ready_made(llama())
+TRUNC_NORMAL, GPT, LLAMA = trunc_normal(), gpt(), llama()
+ready_made(TRUNC_NORMAL, GPT, LLAMA)

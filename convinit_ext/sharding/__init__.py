@@ -1,8 +1,6 @@
 """Which part of a larger tensor a tensor is, and what the processes of a job share."""
 
 from convinit_ext.sharding._aliases import (
-    FSDP,
-    MEGATRON,
     check_not_alias,
     check_not_slice,
     is_held_by_others,
@@ -23,19 +21,19 @@ from convinit_ext.sharding._dtensor import (
     parts,
     sharding_of,
 )
-from convinit_ext.sharding._flat import FlatPiece, check_alone, flat_pieces, tied_places
+from convinit_ext.sharding._flat import FSDP, FlatPiece, check_alone, flat_pieces, tied_places
 from convinit_ext.sharding._foreign import (
+    MEGATRON,
     carrying,
     check_foreign,
+    check_name,
     is_flat_parameter,
     is_flat_piece,
     is_marked,
     is_placeholder,
     keeps_dtype,
+    note_layers,
     settle,
 )
-from convinit_ext.sharding._meeting import text_of
-from convinit_ext.sharding._megatron import check_name, note_layers
-from convinit_ext.sharding._part import Part, within
-from convinit_ext.sharding._ranks import Ranks, check_same, gathered, members, place, together
-from convinit_ext.sharding._shard import Runs, Shard
+from convinit_ext.sharding._ranks import Ranks, check_same, gathered, members, place, text_of, together
+from convinit_ext.sharding._shard import Part, Runs, Shard, within

@@ -19,11 +19,16 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from convinit_ext._engine import storage_of
-from convinit_ext.sharding._flat import check_alone, note_alone
-from convinit_ext.sharding._foreign import foreign, is_flat_piece, is_marked, is_of_flat, is_placeholder
+from convinit_ext.sharding._flat import FSDP, check_alone, note_alone
+from convinit_ext.sharding._foreign import (
+    MEGATRON,
+    foreign,
+    is_flat_piece,
+    is_marked,
+    is_of_flat,
+    is_placeholder,
+)
 
-# Modules that are imported where parameters are in parts, or that are asked for what they are.
-MEGATRON, FSDP = "megatron.core.parallel_state", "torch.distributed.fsdp._flat_param"
 _num_users: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
 _loaded = sys.modules
 _holders: dict[int, list[ref[Tensor]]] = {}  # by storage, as the last look found them

@@ -10,7 +10,7 @@ import enum
 import itertools
 import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,9 +21,17 @@ from torch.compiler import is_dynamo_compiling
 
 from convinit_ext._engine import PLAIN, UnsupportedTensorError, increment_version
 from convinit_ext.sharding._flat import note_alone
-from convinit_ext.sharding._foreign import Foreign, GroupMesh, foreign, is_marked
-from convinit_ext.sharding._part import Part, cut_flat, cut_into_views, placed
-from convinit_ext.sharding._shard import Runs, Shard, check_shard, joined
+from convinit_ext.sharding._foreign import foreign, is_marked
+from convinit_ext.sharding._shard import (
+    Part,
+    Runs,
+    Shard,
+    check_shard,
+    cut_flat,
+    cut_into_views,
+    joined,
+    placed,
+)
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -87,14 +95,12 @@ def logical(tensor: Tensor) -> Tensor:
 def parts(tensor: Tensor, shard: Shard | None = None) -> list[Part]:
     """Return the tensor's memory in this process as boxes of the logical tensor; none where it is empty.
 
-    Args:
-        tensor: a DTensor, or a local tensor with `shard`; without, it is the whole.
-        shard: where it sits.
+    A `shard` says where a local tensor sits. One without is the whole, or what another framework made of it.
 
     Raises:
         TypeError: not a Shard; a DTensor with a Shard; placements that nobody here knows.
-        ValueError: another framework's part of which it cannot be told where it sits.
-        ValueError: a Shard that leaves the logical shape, or does not fit the tensor.
+        ValueError: a Shard that leaves the logical shape, or does not fit the tensor; another framework's
+            part of which it cannot be told where it sits.
         RuntimeError: a Partial placement on more than one rank.
         UnsupportedTensorError: a DTensor inside LocalTensorMode.
     """
@@ -135,43 +141,36 @@ def home_of(tensor: Tensor) -> torch.device:
 
 
 class Sharding(NamedTuple):
-    """How the ranks of a mesh share a tensor.
+    """How the ranks of a mesh, or of a process group in its place, share a tensor."""
 
-    Args:
-        mesh: a DeviceMesh, or a process group in its place.
-        ranks: all of the mesh, in order.
-        first: whether this rank is the first of those that hold what it does.
-        is_cut: whether they do not all hold the same.
-        is_outside: whether this rank is none of them, and holds nothing.
-    """
-
-    mesh: Any
-    ranks: tuple[int, ...]
-    first: bool
-    is_cut: bool
-    is_outside: bool
+    groups: Callable[[], Sequence[Any]]  # returns the process groups of the mesh's axes
+    device_type: str  # the kind of device that they serve
+    ranks: tuple[int, ...]  # all of the mesh, in order
+    first: bool  # whether this rank is the first of those that hold what it does
+    is_cut: bool  # whether they do not all hold the same
+    is_outside: bool  # whether this rank is none of them, and holds nothing
 
 
 def sharding_of(tensor: Tensor) -> Sharding | None:
     """Return how ranks share a sharded tensor; None for any other tensor."""
     if not is_dtensor(tensor):
         found = foreign(tensor)
-        return None if found is None or not (found.is_cut or found.shard is not None) else _sharing(found)
+        if found is None or not (found.is_cut or found.shard is not None):
+            return None
+        group, ranks = found.group, tuple(dist.get_process_group_ranks(found.group))
+        kind = "cpu" if "cpu" in str(dist.get_backend_config(group)) else found.local.device.type
+        return Sharding(lambda: [group], kind, ranks, first=True, is_cut=len(ranks) > 1, is_outside=False)
     spec: Any = tensor._spec  # type: ignore[attr-defined]  # a DTensor's
     coordinate = spec.mesh.get_coordinate()
     copied = [placement.is_replicate() for placement in spec.placements]
     return Sharding(
-        spec.mesh,
+        lambda: [spec.mesh.get_group(axis) for axis in range(spec.mesh.ndim)],
+        spec.mesh.device_type,
         tuple(spec.mesh.mesh.flatten().tolist()),
         first=coordinate is not None and not any(itertools.compress(coordinate, copied)),
         is_cut=any(size > 1 for size, copy in zip(spec.mesh.shape, copied, strict=True) if not copy),
         is_outside=coordinate is None,
     )
-
-
-def _sharing(found: Foreign) -> Sharding:
-    ranks = tuple(dist.get_process_group_ranks(found.group))
-    return Sharding(GroupMesh.of(found), ranks, first=True, is_cut=len(ranks) > 1, is_outside=False)
 
 
 class FsdpState(enum.Enum):

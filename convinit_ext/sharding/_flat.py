@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext._engine import row_major
-from convinit_ext.sharding._foreign import check_foreign, foreign, is_of_flat, is_unknown_piece, know
-from convinit_ext.sharding._megatron import note_layers
+from convinit_ext.sharding._foreign import (
+    check_foreign,
+    foreign,
+    is_of_flat,
+    is_unknown_piece,
+    know,
+    note_layers,
+)
 from convinit_ext.sharding._shard import Shard
 
 _ACCEPTED = (
@@ -24,6 +30,7 @@ _ACCEPTED = (
     "inside FullyShardedDataParallel.summon_full_params(model), with its defaults, on every rank, the "
     "strategy NO_SHARD with use_orig_params=True, and FSDP2's fully_shard"
 )
+FSDP = "torch.distributed.fsdp._flat_param"  # which is imported where there are flat parameters
 # By what FSDP shows of flat parameters.
 _handles: MutableMapping[Tensor, Callable[[], Any]] = WeakIdKeyDictionary()
 
@@ -120,7 +127,7 @@ def _handle_of(tensor: Tensor) -> Any:
     No attribute of a flat parameter leads there, so all objects are looked through, once for a new tensor.
     """
     if tensor not in _handles:
-        module: Any = sys.modules.get("torch.distributed.fsdp._flat_param")
+        module: Any = sys.modules.get(FSDP)
         _handles[tensor] = lambda: None
         for handle in gc.get_objects() if module is not None else ():
             if type(handle) is module.FlatParamHandle:

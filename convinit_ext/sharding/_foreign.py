@@ -1,57 +1,53 @@
 """Parameters that another framework cut: what this process holds of them, read off their own attributes.
 
 DeepSpeed's ZeRO-3 leaves an empty placeholder, and beside it a range of the flattened parameter (ds_tensor).
-Megatron's layers hold parts along one dimension (_megatron.py).
+Megatron's layers hold parts along one dimension: attributes say how one was cut; the layer, or else
+megatron.core.parallel_state, among which ranks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+import sys
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.compiler import is_dynamo_compiling
 from torch.utils.weak import WeakIdKeyDictionary
 
 from convinit_ext._engine import MARKS
-from convinit_ext.sharding._megatron import CUT_MARKS, IS_ADDED_UP, cut_of, place_in
 from convinit_ext.sharding._shard import Shard
 
 _ZERO3 = "ds_shape"
+_IS_CUT = "tensor_model_parallel"
+_UNSAID = "_convinit_unsaid_cut"  # of a weight that its layer has cut, and that does not say so
+_IS_ADDED_UP = "allreduce"  # False for experts that other ranks do not have, also with DeepSpeed
+MEGATRON = "megatron.core.parallel_state"  # which is imported where there are layers
+_LAYERS = frozenset(("ColumnParallelLinear", "RowParallelLinear", "VocabParallelEmbedding"))
 _AUTO_TP = "ds_is_replaced_module"  # beside Megatron's mark, but without where it is cut
 _CARRIED = "_convinit_shard"  # on memory that is no parameter of the model
 _FLAT = "_fsdp_flattened"  # what FullyShardedDataParallel calls the pieces of its flat parameter
-_MARKS = frozenset((_ZERO3, *CUT_MARKS, _CARRIED, _FLAT))
+_MARKS = frozenset((_ZERO3, _IS_CUT, _UNSAID, _CARRIED, _FLAT))
 # Of parameters that DeepSpeed's optimizers hold in higher precision: ZeRO-1 and 2, ZeRO-3.
 _MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
-MARKS.update(_MARKS, _MASTERS, {IS_ADDED_UP})
+MARKS.update(_MARKS, _MASTERS, {_IS_ADDED_UP})
 
-
+_groups: MutableMapping[Tensor, Any] = WeakIdKeyDictionary()  # of parameters, as their layers have them
 # Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
 _known: MutableMapping[Tensor, tuple[Shard, Callable[[], bool]]] = WeakIdKeyDictionary()
 
 
 class Foreign(NamedTuple):
-    """What this process holds of a parameter that another framework cut.
+    """What this process holds of a parameter that another framework cut."""
 
-    Args:
-        local: its memory here.
-        shape: of the logical tensor; where that cannot be told, of the memory.
-        shard: where the memory sits; None where that cannot be told.
-        problem: why it cannot be told.
-        group: the process group that shares the parameter; None is the default one.
-        is_cut: whether that is known although it is not known which part this process has.
-    """
-
-    local: Tensor
-    shape: tuple[int, ...]
-    shard: Shard | None
-    problem: str = ""
-    group: Any = None
-    is_cut: bool = False
+    local: Tensor  # its memory here
+    shape: tuple[int, ...]  # of the logical tensor; where that cannot be told, of the memory
+    shard: Shard | None  # where the memory sits; None where that cannot be told
+    problem: str = ""  # why it cannot be told
+    group: Any = None  # the process group that shares the parameter; None is the default one
+    is_cut: bool = False  # whether that is known although it is not known which part this process has
 
 
 def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
@@ -179,7 +175,7 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
     )
 
     group = facts.get("ds_process_group")
-    place = place_in(group)
+    place = _place_in(group)
 
     def unknown(why: str) -> Foreign:
         problem, local = f"{about}, {why}; {instead}", tensor if piece is None else piece
@@ -204,29 +200,108 @@ def _zero3_range(tensor: Tensor, facts: dict[str, Any]) -> Foreign:
 
 
 def _of_megatron(tensor: Tensor, facts: dict[str, Any]) -> Foreign | None:
-    shape = tuple(tensor.shape)
+    """Return which part of the whole a parameter with Megatron's attributes is; None of one that is whole."""
+
+    def unknown(problem: str) -> Foreign:
+        return Foreign(tensor, tuple(tensor.shape), None, problem)
+
     if _AUTO_TP in facts:
         problem = "it is a part of a larger one, as DeepSpeed's AutoTP cuts it; initialise the model before "
-        return Foreign(tensor, shape, None, f"{problem}deepspeed.initialize")
+        return unknown(f"{problem}deepspeed.initialize")
+    if not facts.get(_IS_CUT):
+        if _UNSAID not in facts:
+            return None
+        return unknown(
+            "it is a part of a tensor-parallel parameter of Megatron, and does not say which, as "
+            "perform_initialization=False leaves it; call "
+            "megatron.core.tensor_parallel.set_tensor_model_parallel_attributes(weight, True, dim, stride) "
+            "for each weight of a parallel layer, with dim 0 (for RowParallelLinear 1) and stride 1 (for "
+            "gate and up in one layer 2), or build the model without that option"
+        )
+    dim, stride = facts.get("partition_dim", -1), facts.get("partition_stride", 1)
+    about = f"it is a part along dim {dim} of a tensor-parallel parameter, as Megatron cuts it,"
+    instead = "fill it by a function of convinit_ext.init with key= and shard=Shard.split(...)"
+    group = _groups.get(tensor)
+    if group is None:
+        group = _group_of_all(is_expert=not facts.get(_IS_ADDED_UP, True))
+    place = None if group is None else _place_in(group)
+    if place is None:
+        why = f"and {MEGATRON}, which knows its rank and group, is not initialised"
+        return unknown(f"{about} {why}; {instead}")
+    rank, num_ranks = place
+    if num_ranks == 1:
+        return None
     try:
-        found = cut_of(tensor)
-    except ValueError as error:
-        return Foreign(tensor, shape, None, str(error))
-    return None if found is None else Foreign(tensor, found[0].shape, found[0], group=found[1])
+        if dim < 0:
+            raise ValueError(f"there is no dim {dim}")
+        shape = tuple(size * num_ranks if at == dim else size for at, size in enumerate(tensor.shape))
+        return Foreign(tensor, shape, Shard.split(shape, dim, rank, num_ranks, stride), group=group)
+    except (TypeError, ValueError) as error:
+        return unknown(f"{about} and {error}; {instead}")
 
 
-class GroupMesh(NamedTuple):
-    """A process group as a mesh of one axis."""
+def note_layers(modules: Iterable[nn.Module]) -> None:
+    """Note of which process group the parameters of Megatron's layers are, and which do not say it."""
+    if MEGATRON not in sys.modules:
+        return
+    for module in modules:
+        group = module.__dict__.get("tp_group")
+        if group is None:
+            continue
+        for leaf, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            _groups[parameter] = group
+            is_cut = parameter.__dict__.get(_IS_CUT, False)
+            if leaf == "weight" and not is_cut and _is_layer(type(module)) and group.size() > 1:
+                setattr(parameter, _UNSAID, True)
 
-    device_type: str
-    group: Any
-    ndim: int = 1
 
-    def get_group(self, axis: int) -> Any:
-        return self.group
+def check_name(tensor: Tensor) -> None:
+    """Raise ValueError for a parameter of an expert whose name means another expert on another rank."""
+    facts = tensor.__dict__
+    if facts.get(_IS_ADDED_UP, True) or not _ranks_differ(facts.get("group_name")):
+        return
+    raise ValueError(
+        "it is of an expert that this rank alone has, under a name that others have for theirs, and all "
+        "would get the same values; say by names= which experts of the whole these are, as in "
+        "names={'experts.0': 'experts.4'}"
+    )
 
-    @classmethod
-    def of(cls, found: Foreign) -> GroupMesh:
-        """Return that of a parameter's group; its sums go by way of the kind of device that it serves."""
-        backend = str(dist.get_backend_config(found.group))
-        return cls("cpu" if "cpu" in backend else torch.device(found.local.device).type, found.group)
+
+def _ranks_differ(group_name: Any) -> bool:
+    """Return whether ranks share experts out among them, by DeepSpeed's group; True if nobody knows."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return False
+    if group_name is not None:
+        return bool(group_name != "ep_size_1")
+    state: Any = sys.modules.get(MEGATRON)
+    try:
+        return bool(state.get_expert_model_parallel_world_size() > 1)
+    except (AssertionError, AttributeError):
+        return True
+
+
+def _place_in(group: Any) -> tuple[int, int] | None:
+    """Return this process's rank in a group, and how many there are; None where it is none of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    rank = dist.get_rank(group)
+    return None if rank < 0 else (rank, dist.get_world_size(group))
+
+
+def _is_layer(kind: type) -> bool:
+    return any(each.__name__ in _LAYERS and each.__module__.startswith("megatron.") for each in kind.__mro__)
+
+
+def _group_of_all(is_expert: bool) -> Any:
+    """Return the tensor-parallel group of Megatron's own records, None where there are none."""
+    state: Any = sys.modules.get(MEGATRON)
+    of_experts = getattr(state, "get_expert_tensor_parallel_group", None) if is_expert else None
+    group_of = of_experts or getattr(state, "get_tensor_model_parallel_group", None)
+    if group_of is None:
+        return None
+    try:
+        return group_of()
+    except (AssertionError, RuntimeError):  # not initialised
+        return None

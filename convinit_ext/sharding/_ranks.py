@@ -1,8 +1,11 @@
-"""What the processes of a job agree on, and add up. The one place that communicates, and only when asked."""
+"""What the processes of a job agree on, wait for, and add up. The one place that communicates, when asked."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
@@ -10,15 +13,17 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
 
-from convinit_ext._engine import NUM_SUMS
+from convinit_ext._engine import NUM_SUMS, listed
 from convinit_ext.sharding._dtensor import Sharding, sharding_of
-from convinit_ext.sharding._meeting import Meeting, text_of
 
 T = TypeVar("T")
 Words = NDArray[np.uint64]
 
 _SHOWN = 20  # errors of ranks
+_SECONDS_OF_BEAT = 1.0  # or a fifth of the group's timeout, if that is less
+_WITHOUT_STORE = ("fake", "mpi")  # backends, whose collectives wait as long as it takes
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
@@ -54,6 +59,15 @@ def members(group: dist.ProcessGroup | None = None) -> list[int]:
     return dist.get_process_group_ranks(group)
 
 
+def text_of(ranks: Sequence[int]) -> str:
+    """Return the first of some ranks as text.
+
+    >>> text_of([3]), text_of(range(22))[-17:]
+    ('rank 3', '18, 19 and 2 more')
+    """
+    return f"rank{'s' * (len(ranks) > 1)} {listed(ranks)}"
+
+
 def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
     """Return the values of all processes, which must all call it, in the order of their ranks.
 
@@ -82,7 +96,7 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
     if place(group)[1] == 1:
         return work()
     error: Exception | None = None
-    with Meeting(group) as meeting:
+    with _Meeting(group) as meeting:
         try:
             result = work()
         except Exception as raised:
@@ -98,6 +112,78 @@ def together(work: Callable[[], T], group: dist.ProcessGroup | None = None) -> T
         more = [f"and {len(said) - _SHOWN} more"] * (len(said) > _SHOWN)
         raise RuntimeError("; ".join(said[:_SHOWN] + more)) from error
     return result
+
+
+class _Meeting:
+    """A point that all ranks of a group reach, to be entered by `with` where the work before it begins.
+
+    In a collective a rank would wait for the group's timeout at most, and what another one writes meanwhile
+    may take longer. So they wait by the group's store, where each rank at work says every second that it is.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None) -> None:
+        group = group or dist.group.WORLD
+        assert group is not None
+        self._rank, self._ranks = dist.get_rank(), dist.get_process_group_ranks(group)
+        self._here = dist.get_backend(group) in _WITHOUT_STORE  # nobody waits
+        self._working = not self._here
+        if self._here:
+            return
+        self._store = PrefixStore("convinit_ext", group.get_group_store())
+        self._timeout: float = self._store.timeout.total_seconds()  # type: ignore[attr-defined]  # PyTorch's types have no timeout
+        self._number = self._store.add(f"meetings of {self._rank}", 1)
+
+    def __enter__(self) -> _Meeting:
+        if self._working:
+            threading.Thread(target=self._beat, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._working = False
+        if kind is not None and not self._here:  # an interrupt: the others are not to wait
+            self._store.set(self._key("left"), f"rank {self._rank}: {kind.__name__}")
+            self._arrive()
+
+    def wait(self) -> None:
+        """Wait until all ranks are here; RuntimeError if one has left, or none that is missing is at work."""
+        if self._here:
+            return
+        self._arrive()
+        self._working = False
+        pause, beats, heard = 0.001, -1, 0.0
+        while not self._store.check([self._key("all")]):
+            if (now_beats := self._store.add("beats", 0)) != beats:
+                beats, heard = now_beats, time.monotonic()
+            if time.monotonic() - heard > self._timeout:
+                self._raise_silent()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
+        if self._store.check([self._key("left")]):
+            raise RuntimeError(self._store.get(self._key("left")).decode())
+
+    def _arrive(self) -> None:
+        self._here = True
+        self._store.set(self._key(self._rank), "")
+        if self._store.add(self._key("arrived"), 1) == len(self._ranks):
+            self._store.set(self._key("all"), "")
+
+    def _key(self, what: object) -> str:
+        return f"meeting {self._number}: {what}"
+
+    def _raise_silent(self) -> None:
+        missing = [rank for rank in self._ranks if not self._store.check([self._key(rank)])]
+        raise RuntimeError(
+            f"{text_of(missing)} did not come, and said nothing for {self._timeout:.0f} s, the timeout of "
+            "torch.distributed.init_process_group"
+        )
+
+    def _beat(self) -> None:
+        pause = min(_SECONDS_OF_BEAT, self._timeout / 5)
+        while True:
+            time.sleep(pause)
+            if not self._working:
+                return
+            self._store.add("beats", 1)
 
 
 def check_same(facts: Callable[[], Mapping[str, str]]) -> None:
@@ -222,11 +308,11 @@ class Ranks:
 
     def _added(self, own: Words) -> Words:
         """Add words up over all ranks, in halves of 32 bits, whose sums 64 bits can hold."""
-        mesh, halves = self._largest.mesh, np.stack([own & _LOW, own >> _HALF]).astype(np.int64)
-        summed = torch.from_numpy(halves).to(mesh.device_type)  # the current one of that kind
+        halves = np.stack([own & _LOW, own >> _HALF]).astype(np.int64)
+        summed = torch.from_numpy(halves).to(self._largest.device_type)  # the current one of that kind
         # The whole job's group, if the mesh is of all its ranks; else those of the axes, one after the other.
         is_world = len(self._largest.ranks) == dist.get_world_size()
-        for group in [None] if is_world else [mesh.get_group(axis) for axis in range(mesh.ndim)]:
+        for group in [None] if is_world else self._largest.groups():
             dist.all_reduce(summed, group=group)
         low, high = summed.cpu().numpy().astype(np.uint64)
         total: Words = low + (high << _HALF)

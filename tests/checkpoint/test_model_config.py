@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import weight_norm
 
 from convinit_ext import init_model_, save_model
-from convinit_ext.checkpoint._hf_config import base_name, config_files
+from convinit_ext.checkpoint._layout import base_name, config_files
 
 
 def parametrized(model: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 
 from convinit_ext import Constant, Normal, Uniform, init_model_
 from convinit_ext.recipes import TORCH, Rule, Xavier, as_recipe, gpt
-from convinit_ext.recipes._known import unknown
+from convinit_ext.recipes._rules import unknown
 
 ZERO, ONE = Constant(0.0), Constant(1.0)
 LISTS = [[Rule(Normal(0.0, 0.1), parameter="weight")], *GENERAL]

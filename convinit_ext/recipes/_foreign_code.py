@@ -1,13 +1,22 @@
-"""From what distribution foreign code draws a tensor: seen while it runs, on the meta device at no cost."""
+"""Foreign code, such as a model's own: run with generators of its own, watched for what it draws and writes.
+
+What a tensor is drawn from is seen on the meta device, at no cost. What the code holds beside the copy that
+it is given, lists of the model's parameters and caches, is kept.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._C import _has_storage
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,6 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convinit_ext._engine import storage_of
 from convinit_ext.distributions import Constant, Distribution, Normal, Uniform
 
+_T = TypeVar("_T")
+_LOW = (1 << 32) - 1
+_generator_in_use = threading.RLock()  # PyTorch's default one, which all threads share
 _NEW: dict[str, Distribution] = {
     "randn": Normal(),
     "randn_like": Normal(),
@@ -24,6 +36,46 @@ _NEW: dict[str, Distribution] = {
 _EMPTY = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 _FAR = 6.0  # standard deviations, beyond which a bound cuts nothing
 _IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]  # a property, of which PyTorch's types say bool
+_set_data: Any = Tensor.data
+_SET_DATA = _set_data.__set__
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Let foreign code make and draw tensors on the CPU, and keep all global generators as they are."""
+    with _generator_in_use, torch.no_grad(), torch.device("cpu"), generators_kept():
+        yield
+
+
+@contextmanager
+def generators_kept(devices: Iterable[int] = ()) -> Iterator[None]:
+    """Put the states of all global generators back at the end, and of those of these CUDA devices."""
+    by_python, by_numpy = random.getstate(), np.random.get_state(legacy=False)
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(by_python)
+        np.random.set_state(by_numpy)
+
+
+def seeded(seed: int, make: Callable[[], _T]) -> _T:
+    """Return what foreign code makes once all global generators are seeded."""
+    with drawing():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed((seed & _LOW, seed >> 32))
+        return make()
+
+
+def generators() -> object:
+    """Return the states of all global generators, which are equal if nothing was drawn."""
+    return torch.get_rng_state().tolist(), other_generators()
+
+
+def other_generators() -> dict[str, object]:
+    """Return those of Python's and NumPy's, by these names."""
+    return {"Python": random.getstate(), "NumPy": pickle.dumps(np.random.get_state(legacy=False))}
 
 
 class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
@@ -76,11 +128,8 @@ class Drawings(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
 class WhereMeta(TorchFunctionMode):
     """Tells of every tensor that code asks whether it is on the meta device: trunc_normal_ writes none there.
 
-    What goes into a Python function such as this package's trunc_normal_ is told too: it asks unseen.
-
-    Args:
-        tell: what each is passed to.
-        questions: other attributes that count, by their getters.
+    What goes into a Python function such as this package's trunc_normal_ is told too: it asks unseen. The
+    `questions` are getters of other attributes that count likewise.
     """
 
     def __init__(self, tell: Callable[[Tensor], None], questions: Sequence[Any] = ()) -> None:
@@ -165,3 +214,72 @@ def _name(func: Any) -> str:
 def _is_whole(tensor: Tensor) -> bool:
     size = tensor.numel() * tensor.element_size()
     return _has_storage(tensor) and size == tensor.untyped_storage().nbytes()
+
+
+@contextmanager
+def others_kept(*copies: nn.Module | Tensor, never: Tensor | None = None) -> Iterator[None]:
+    """Put back at the end what the block writes to memory that was there before and is none of the copies'.
+
+    RuntimeError, at the write, says that it is that of `never`, or that another tensor is given other memory:
+    what the code means to do to the copy, it does to the model itself.
+    """
+    kept = _Kept(copies, never)
+    try:
+        with kept, _Data(kept):
+            yield
+    finally:
+        kept.put_back()
+
+
+class _Kept(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch's
+    """Sees which memory is new, and keeps a copy of other memory before it is written to."""
+
+    def __init__(self, copies: tuple[nn.Module | Tensor, ...], never: Tensor | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's
+        self._never = 0 if never is None else storage_of(never)
+        self._own = {0}  # of tensors without memory
+        self._before: list[tuple[Any, Any]] = []
+        for each in copies:
+            tensors = (each,) if isinstance(each, Tensor) else (*each.parameters(), *each.buffers())
+            self._own.update(map(storage_of, tensors))
+
+    def is_own(self, tensor: Tensor) -> bool:
+        return storage_of(tensor) in self._own
+
+    def put_back(self) -> None:
+        for storage, before in self._before:
+            storage.copy_(before)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for each in written_by(func, args, kwargs):
+            if not self.is_own(each):
+                self._keep(each)
+        made = func(*args, **kwargs)
+        returns = func._schema.returns
+        if func._schema.name == "aten::lift_fresh" or all(each.alias_info is None for each in returns):
+            several = made if isinstance(made, list | tuple) else (made,)
+            self._own.update(storage_of(each) for each in several if isinstance(each, Tensor))
+        return made
+
+    def _keep(self, tensor: Tensor) -> None:
+        memory = storage_of(tensor)
+        if memory == self._never:
+            raise RuntimeError("it writes to the model's own parameter, not to that of the copy")
+        self._own.add(memory)
+        if not tensor.is_meta:
+            storage: Any = tensor.untyped_storage()  # of whose methods PyTorch's types know nothing
+            self._before.append((storage, storage.clone()))
+
+
+class _Data(TorchFunctionMode):
+    """Keeps tensors that are no copy's from other memory, which the dispatcher does not see."""
+
+    def __init__(self, kept: _Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _SET_DATA and not self._kept.is_own(args[0]):
+            raise RuntimeError("it gives other memory to a tensor of the model")
+        return func(*args, **(kwargs or {}))
