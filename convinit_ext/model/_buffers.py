@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._attributes import constructed_value, plain_tensors
+from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._computed import values_of
 from convinit_ext.model._filling import check_range, said
@@ -111,7 +111,7 @@ def buffer_rows(
             text = _text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
     attributes, odd = (
-        _attributes(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
+        attributes_from_meta(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
     )
     if lost or odd:
         by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
@@ -146,21 +146,6 @@ def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[
                     "leave the old values in it; give the buffer its own memory (clone()), or leave dtype= "
                     "out"
                 )
-
-
-def _attributes(
-    nodes: Sequence[NamedModule], chooses: Callable[[NamedTensor], bool], device: torch.device
-) -> tuple[list[tuple[NamedTensor, Tensor]], list[str]]:
-    """Return the meta tensors in plain attributes with their values, and those that nobody knows."""
-    found, lost = [], []
-    for held in plain_tensors(nodes):
-        if held.tensor.is_meta and chooses(held):
-            values = constructed_value(held)
-            if values is None:
-                lost.append(f"{held.described}, a plain attribute")
-            else:
-                found.append((held, values.to(device)))
-    return found, lost
 
 
 def _text(start: _Start) -> str:
