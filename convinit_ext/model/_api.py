@@ -15,7 +15,6 @@ from convinit_ext._engine import SUPPORTED_DTYPES, check_flags, is_plain, ops, u
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._homes import Homes
-from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._planner import make_plan
@@ -225,12 +224,11 @@ class ModelPlan:
             )
 
     def _remember(self) -> None:
-        self._homes = Homes(self._plan.modules)
-        self._places = _Places(list(self._plan.held()))
+        self._homes = Homes(self._plan.modules, list(self._plan.held()))
         self.__dict__.pop("_call", None)  # made anew when it is asked for
 
     def _check_unchanged(self) -> None:
-        changed = self._places.changed() or self._homes.changed()
+        changed = self._homes.changed()
         if changed:
             raise RuntimeError(
                 f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
@@ -292,42 +290,3 @@ def _one_piece(row: Row) -> Piece | None:
     if not is_plain and (row.is_fresh or is_sharded(first.tensor)):
         return None
     return Piece(values.key, first.tensor, values.distribution, None)
-
-
-class _Places:
-    """Some tensors' places, and what the tensors are; values may change. A plan is run again within
-    microseconds for each tensor, and so is this question.
-    """
-
-    def __init__(self, held: Sequence[NamedTensor]) -> None:
-        self._held = [each for each in held for _ in each.places]
-        self._tensors = [each.tensor for each in self._held]
-        self._places = [
-            (vars(module), "_parameters" if leaf in module._parameters else "_buffers", leaf)
-            for each in held
-            for module, leaf in each.places
-        ]
-        self._facts = self._now()
-
-    def changed(self) -> list[str]:
-        """The paths of those that are no longer there, or of another shape, dtype or device."""
-        now = self._now()
-        if now == self._facts:
-            return []
-        differs = [
-            fact != before
-            for fact, before in zip(zip(*now, strict=True), zip(*self._facts, strict=True), strict=True)
-        ]
-        return list(dict.fromkeys(held.path for held, each in zip(self._held, differs, strict=True) if each))
-
-    def _now(self) -> tuple[list[int | None], list[torch.Size], list[torch.dtype], list[torch.device]]:
-        tensors = self._tensors
-        return (
-            [  # no dicts in a ScriptModule: without get
-                id(holder[leaf]) if leaf in (holder := module[kind]) else None
-                for module, kind, leaf in self._places
-            ],
-            [tensor.shape for tensor in tensors],
-            [tensor.dtype for tensor in tensors],
-            [tensor.device for tensor in tensors],
-        )
