@@ -17,7 +17,6 @@ from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import is_unwritten, is_written
-from convinit_ext.model._computed import values_of
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -26,7 +25,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import start_of
 from convinit_ext.model._plan import Row, by_memory, memory_of
 from convinit_ext.model._spectral import check_spectral, settle, vectors_of
-from convinit_ext.model._values import Same, Values
+from convinit_ext.model._values import Same, Values, values_of
 from convinit_ext.recipes import (
     ONES,
     ZEROS,

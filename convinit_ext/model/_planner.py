@@ -15,7 +15,6 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._before import beginnings, constants, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import DrawnParts, values_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -35,7 +34,7 @@ from convinit_ext.model._rows import limit
 from convinit_ext.model._selection import Selection, key_names
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Computed, Drawn, Given, Norm, Rounded, Values
+from convinit_ext.model._values import Computed, Drawn, DrawnParts, Given, Norm, Rounded, Values, values_of
 from convinit_ext.recipes import (
     CopyFrom,
     NormOf,
@@ -290,8 +289,7 @@ class _Planner:
         else:
             check_given(source.tensor, source.tensor)
             values = Given(source.tensor)
-        own, own_shape = options.dtype_of(held), logical_shape(held.tensor)
-        return Norm(values, shape, dtype, said.dim, own, own_shape)
+        return Norm(values, shape, dtype, said.dim, options.dtype_of(held), logical_shape(held.tensor))
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""
