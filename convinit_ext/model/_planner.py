@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -57,13 +58,10 @@ from convinit_ext.sharding import (
 
 
 @uncollected()
+@made_once()
+@unchanged()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
-    with made_once(), unchanged():
-        return _make_plan(model, seed, options)
-
-
-def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
@@ -146,9 +144,6 @@ class _Planner:
         self._options = options
         self._fillings = Fillings()
         self.used: set[int] = set()  # ids of rules
-        self._by_name: dict[str, NamedTensor] | None = None
-        self._chosen: set[int] | None = None
-        self._group_of: dict[int, tuple[NamedTensor, ...]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
@@ -212,8 +207,6 @@ class _Planner:
     def _filling(self, held: NamedTensor) -> Filling:
         target = self._target(held)
         (rule,) = rules_for([held], [target], self._options.recipe)
-        if self._group_of is None:
-            self._group_of = {id(each): group for group in self._groups for each in group}
         padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
@@ -249,22 +242,18 @@ class _Planner:
             )
         values, fans = self._values(origin, own)
         dtype, drawn = map(self._options.dtype_of, (held, origin))
-        has_others = dtype != drawn and torch.float64 in (dtype, drawn)
-        if not isinstance(values, Drawn):
-            return Rounded(values, drawn) if has_others and isinstance(
-                values, Computed | DrawnParts
-            ) else values, fans
-        if padding is not None and values.zero_row is None:
-            values.zero_row = padding  # of this copy alone
-        elif padding is not None and values.zero_row != padding:
-            raise ValueError(
-                f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
-                f"whose row {values.zero_row} is zero; give it a rule of its own"
-            )
-        check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        if has_others and not isinstance(values.distribution, Constant):
-            return Rounded(values, drawn), fans
-        return values, fans
+        is_drawn = isinstance(values, Computed | DrawnParts)
+        if isinstance(values, Drawn):
+            if padding is not None and values.zero_row not in (None, padding):
+                raise ValueError(
+                    f"parameter {held.name!r} has padding row {padding} and cannot copy from "
+                    f"{origin.name!r}, whose row {values.zero_row} is zero; give it a rule of its own"
+                )
+            values.zero_row = values.zero_row if padding is None else padding  # of this copy alone
+            check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
+            is_drawn = not isinstance(values.distribution, Constant)
+        draws_others = is_drawn and dtype != drawn and torch.float64 in (dtype, drawn)
+        return (Rounded(values, drawn) if draws_others else values), fans
 
     def _norm(self, held: NamedTensor, said: NormOf, within: tuple[NamedTensor, ...]) -> Norm:
         """Return the norm of what another parameter will hold: its planned values, or those that it keeps."""
@@ -275,9 +264,7 @@ class _Planner:
             )
         said.check(logical(held.tensor), logical(source.tensor))
         options, dtype, shape = self._options, source.tensor.dtype, logical_shape(source.tensor)
-        if self._chosen is None:
-            self._chosen = {id(group[0]) for group in self._groups}
-        if options.reading or id(source) in self._chosen:
+        if options.reading or id(source) in self._group_of:
             values, _ = self._values(source, self._filling(source), within)
             dtype = options.dtype_of(source)
         elif source.tensor.is_meta:
@@ -293,16 +280,22 @@ class _Planner:
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""
-        if self._by_name is None:
-            names = walk.every_name(self._model)
-            groups = walk.tied([each for each in self._held if walk.has_memory(each.tensor)])
-            self._by_name = {
-                name: group[0]
-                for group in groups
-                for each in group
-                for name in (each.name, *names.get(id(each.tensor), ()))
-            }
         found = self._by_name.get(name)
         if found is None:
             raise ValueError(f"{asking} {name!r}, which the model does not have")
-        return found
+        return self._group_of.get(id(found), (found,))[0]
+
+    @cached_property
+    def _group_of(self) -> dict[int, tuple[NamedTensor, ...]]:
+        return {id(each): group for group in self._groups for each in group}
+
+    @cached_property
+    def _by_name(self) -> dict[str, NamedTensor]:
+        names = walk.every_name(self._model)
+        groups = walk.tied([each for each in self._held if walk.has_memory(each.tensor)])
+        return {
+            name: group[0]
+            for group in groups
+            for each in group
+            for name in (each.name, *names.get(id(each.tensor), ()))
+        }
