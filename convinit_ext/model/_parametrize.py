@@ -17,26 +17,29 @@ from convinit_ext.distributions import Distribution, Normal
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor, canonical, join
 from convinit_ext.model._spectral import VECTORS, vectors_of
 from convinit_ext.recipes import MINUS_IDENTITY, Fan, NormOf, Orthogonal, Target, Transformed
+from convinit_ext.sharding import logical
 
 _PARTS = frozenset(("original", "original0", "original1"))  # names of parametrize
 _OLD_PARTS = ("_g", "_v", "_orig")  # endings of the older weight_norm and spectral_norm
 
 
 def target_of(held: NamedTensor, fan: Fan) -> Target:
-    """Return the parameter as rules see it."""
+    """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
     leaf, node = held.places[0][1], held.node
+    tensor = held.tensor if held.is_plain else logical(held.tensor)
+    target = Target(held.name, leaf, tensor, node.module, node.parents, fan)
     if leaf == "weight" or leaf == "bias":  # most of them
-        return Target(held.name, leaf, held.tensor, node.module, node.parents, fan)
+        return target
     if leaf in _PARTS and isinstance(node.module, ParametrizationList) and _has_owner(node):
-        return _new_part(held, leaf, fan)
-    if leaf.endswith(_OLD_PARTS) and node.module._forward_pre_hooks:
-        return _old_part(held, leaf, fan)
-    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan)
+        target.plain, target.start = _of_new_part(target, node)
+    elif leaf.endswith(_OLD_PARTS) and node.module._forward_pre_hooks:
+        target.plain, target.start = _of_old_part(target, node)
+    return target
 
 
-def _new_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
-    node = held.node
-    module = canonical(node.canonical)
+def _of_new_part(part: Target, node: NamedModule) -> tuple[Target | None, NormOf | Transformed | None]:
+    """Return the plain weight that a part stands for, and its values where no rule for that decides."""
+    leaf, module = part.parameter, canonical(node.canonical)
     held_by: Any = next(node.module.children())  # what makes the weight of its parts
     start: NormOf | Transformed | None = None
     if leaf == "original":
@@ -47,11 +50,11 @@ def _new_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
             start = NormOf(join(module, "original1"), held_by.dim)
     if getattr(held_by, "base", None) is not None:
         stands_for_weight, start = True, MINUS_IDENTITY
-    plain: Target | None = None
-    if stands_for_weight:
-        owner, weight = _owner_and_weight(module)
-        plain = Target(join(owner, weight), weight, held.tensor, node.parents[-2], node.parents[:-2], fan)
-    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+    if not stands_for_weight:
+        return None, start
+    owner, weight = _owner_and_weight(module)
+    *parents, layer, _ = node.parents
+    return Target(join(owner, weight), weight, part.tensor, layer, tuple(parents), part.fan), start
 
 
 def _owner_and_weight(path: str) -> tuple[str, str]:
@@ -70,18 +73,15 @@ def _is_free(orthogonal: Any) -> bool:
     return not hasattr(orthogonal, "base") and orthogonal.orthogonal_map.name != "householder"
 
 
-def _old_part(held: NamedTensor, leaf: str, fan: Fan) -> Target:
-    node = held.node
-    plain, start = None, None
-    weight, _, part = leaf.rpartition("_")
+def _of_old_part(part: Target, node: NamedModule) -> tuple[Target | None, NormOf | None]:
+    """Return the same of a part of the older forms."""
+    weight, _, kind = part.parameter.rpartition("_")
     for hook in node.module._forward_pre_hooks.values():
-        if not isinstance(hook, WeightNorm if part in "gv" else SpectralNorm) or hook.name != weight:
-            continue
-        name = canonical(join(node.canonical, weight))
-        plain = Target(name, weight, held.tensor, node.module, node.parents, fan)
-        if part == "g":
-            start = NormOf(canonical(join(node.canonical, f"{weight}_v")), hook.dim)
-    return Target(held.name, leaf, held.tensor, node.module, node.parents, fan, plain, start)
+        if isinstance(hook, WeightNorm if kind in "gv" else SpectralNorm) and hook.name == weight:
+            name = canonical(join(node.canonical, weight))
+            start = NormOf(canonical(join(node.canonical, f"{weight}_v")), hook.dim) if kind == "g" else None
+            return Target(name, weight, part.tensor, node.module, node.parents, part.fan), start
+    return None, None
 
 
 def owners(node: NamedModule) -> list[nn.Module]:

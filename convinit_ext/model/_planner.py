@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import cached_property
 
@@ -41,7 +40,6 @@ from convinit_ext.recipes import (
     NormOf,
     Preset,
     RowZeroed,
-    Target,
     check_given,
     made_once,
     unchanged,
@@ -51,7 +49,6 @@ from convinit_ext.sharding import (
     flat_pieces,
     home_of,
     is_dtensor,
-    is_marked,
     logical,
     logical_shape,
 )
@@ -148,8 +145,7 @@ class _Planner:
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        fan = options.fan
-        targets = [target_of(each, fan) if each.is_plain else self._target(each) for each in firsts]
+        targets = [target_of(each, options.fan) for each in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -195,17 +191,8 @@ class _Planner:
                 said.check(logical(tensor), self._options.dtype_of(held))
             return values_of(said, self._key_of(held.name), shape, row), filling.fans
 
-    def _target(self, held: NamedTensor) -> Target:
-        """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
-        target = target_of(held, self._options.fan)
-        if not is_marked(held.tensor):
-            return target
-        tensor = logical(held.tensor)
-        plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
-        return dataclasses.replace(target, tensor=tensor, plain=plain)
-
     def _filling(self, held: NamedTensor) -> Filling:
-        target = self._target(held)
+        target = target_of(held, self._options.fan)
         (rule,) = rules_for([held], [target], self._options.recipe)
         padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
