@@ -15,12 +15,13 @@ from convinit_ext._engine import SUPPORTED_DTYPES, check_flags, is_plain, ops, u
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._homes import Homes
+from convinit_ext.model._names import Names
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
 from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
 from convinit_ext.model._run import run
-from convinit_ext.model._selection import Names, Selectors
+from convinit_ext.model._selection import Selectors
 from convinit_ext.model._state import fingerprint_of, saved_tensors
 from convinit_ext.model._values import Drawn, Piece, Same
 from convinit_ext.recipes import Fan

@@ -18,8 +18,8 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._filling import check_range, said
-from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._names import take_modules
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import start_of

@@ -11,11 +11,12 @@ from convinit_ext import keys
 from convinit_ext._engine import naming, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
+from convinit_ext.model._names import Names
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
 from convinit_ext.model._plan import Plan, Row
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
-from convinit_ext.model._selection import Names, Selectors
+from convinit_ext.model._selection import Selectors
 from convinit_ext.model._values import Drawn, Piece, fill_keyed
 from convinit_ext.recipes import Fan, check_given
 from convinit_ext.sharding import is_sharded

@@ -25,13 +25,12 @@ from convinit_ext.model._filling import (
     warn_own_resets,
 )
 from convinit_ext.model._frozen import kept_rows
-from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._names import key_names, take_modules
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
-from convinit_ext.model._rows import limit
-from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._selection import Selection, limit
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
 from convinit_ext.model._values import Computed, Drawn, DrawnParts, Given, Norm, Rounded, Values, values_of
