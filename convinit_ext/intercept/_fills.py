@@ -25,7 +25,6 @@ from convinit_ext._engine import (
     _C,
     PLAIN,
     SMALL_BYTES,
-    STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     is_plain,
@@ -338,7 +337,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
         _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
         or tensor.dtype not in SUPPORTED_DTYPES
-        or tensor.layout is not STRIDED
+        or tensor.layout is not torch.strided
         or tensor.is_meta
         or (tensor.numel() == 0 and not is_marked(tensor) and not owners(tensor))
         or tensor.is_neg()

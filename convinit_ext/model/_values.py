@@ -105,12 +105,11 @@ def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
 
 def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
     """Fill them by these words, one row each: one call, which shares all the bytes out over the threads."""
-    boxes = [piece.box for piece in pieces]
     ops.fill_(
         [piece.memory for piece in pieces],
         words,
         [piece.distribution for piece in pieces],
-        boxes if any(boxes) else None,
+        [piece.box for piece in pieces],
     )
 
 
