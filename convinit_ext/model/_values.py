@@ -99,15 +99,15 @@ class DrawnParts:
 
 def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
     """Fill them by one call into the engine."""
-    pieces = list(pieces)
-    fill_keyed(keys.of_names(seed, [piece.key for piece in pieces]), pieces)
+    fill_members([(seed, list(pieces))])
 
 
-def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
-    """Fill them by these words, one row each: one call, which shares all the bytes out over the threads."""
+def fill_members(members: Sequence[tuple[int, Sequence[Piece]]]) -> None:
+    """Fill those of several seeds by one call, which shares all the bytes out over the threads."""
+    pieces = [piece for _, own in members for piece in own]
     ops.fill_(
         [piece.memory for piece in pieces],
-        words,
+        torch.cat([keys.of_names(seed, [piece.key for piece in own]) for seed, own in members]),
         [piece.distribution for piece in pieces],
         [piece.box for piece in pieces],
     )
