@@ -107,7 +107,7 @@ def buffer_rows(
             from_meta = from_meta or tensor.is_meta
             name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
             planned = None if start is None else _values(start, key_of(name), tuple(tensor.shape))
-            text = _text(start) if options.reading and start is not None else ""
+            text = initialiser_text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
     attributes, odd = (
         attributes_from_meta(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
@@ -145,12 +145,6 @@ def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[
                     "leave the old values in it; give the buffer its own memory (clone()), or leave dtype= "
                     "out"
                 )
-
-
-def _text(start: _Start) -> str:
-    if start is ZEROS or start is ONES:  # most of them
-        return "zeros_" if start is ZEROS else "ones_"
-    return initialiser_text(start)
 
 
 def _is_readable(tensor: Tensor) -> bool:
