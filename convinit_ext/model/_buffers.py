@@ -23,7 +23,7 @@ from convinit_ext.model._names import take_modules
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import start_of
-from convinit_ext.model._plan import Row, by_memory, memory_of
+from convinit_ext.model._plan import Row, by_memory
 from convinit_ext.model._spectral import check_spectral, settle, vectors_of
 from convinit_ext.model._values import Same, Values, values_of
 from convinit_ext.recipes import (
@@ -138,7 +138,7 @@ def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[
     """Raise ValueError for a buffer in the memory of a parameter that gets new memory of another dtype."""
     moved = by_memory(row for row in parameters if row.is_fresh and not row.tensor.is_meta)
     for held in buffers:
-        for row in moved.get(memory_of(held.tensor), ()):
+        for row in moved.get(walk.memory_of(held.tensor), ()):
             if walk.overlap(held.tensor, row.tensor):
                 raise ValueError(
                     f"buffer {held.path!r} shares the memory of parameter {row.name!r}, and dtype= would "

@@ -49,7 +49,8 @@ class Selection:
             raise TypeError("skip= takes no rows, only= does: {name: slice(start, stop)}")
         if self.chooses_all:
             return
-        nodes = walk.every_node(model)
+        places = walk.every_place(model).items()
+        nodes = {key: [node for node, _ in found] for key, found in places}
         inside = {id(module) for module in model.modules()}
         self._only = None if only is None else _Set("only", only, inside, nodes)
         self._skip = None if skip is None else _Set("skip", skip, inside, nodes)
