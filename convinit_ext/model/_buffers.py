@@ -22,9 +22,8 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._names import take_modules
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import start_of
+from convinit_ext.model._parametrize import check_spectral, settle, start_of, vectors_of
 from convinit_ext.model._plan import Row, by_memory
-from convinit_ext.model._spectral import check_spectral, settle, vectors_of
 from convinit_ext.model._values import Same, Values, values_of
 from convinit_ext.recipes import (
     ONES,
