@@ -22,7 +22,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import init
 from convinit_ext._engine import (
-    _C,
     PLAIN,
     SMALL_BYTES,
     SUPPORTED_DTYPES,
@@ -317,13 +316,9 @@ class Fills(_patch.Handler):
 def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box | None) -> None:
     """Fill a whole parameter, or a box of one; past the dispatcher if it is small and nobody watches."""
     kind, params = distribution.kind, distribution.params
-    is_quick = (  # nothing about it would be refused but elements that overlap
-        tensor.nbytes <= SMALL_BYTES
-        and tensor.is_cpu
-        and not _dispatch_modes()
-        and _C.is_plain(tensor, False, True, None)
-    )
-    if is_quick and (box is not None or tensor.is_contiguous()):
+    is_small = tensor.nbytes <= SMALL_BYTES and tensor.is_cpu
+    # Nothing about a plain one would be refused but elements that overlap.
+    if is_small and is_plain(tensor, any_strides=True) and (box is not None or tensor.is_contiguous()):
         ops.fill_small_(tensor, words.data_ptr(), kind, params, box)
     else:
         memory = local_of(tensor)

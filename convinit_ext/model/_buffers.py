@@ -22,7 +22,7 @@ from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._names import take_modules
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import check_spectral, settle, start_of, vectors_of
+from convinit_ext.model._parametrize import check_spectral, settle, start_of, target_of_buffer, vectors_of
 from convinit_ext.model._plan import Row, by_memory
 from convinit_ext.model._values import Same, Values, values_of
 from convinit_ext.recipes import (
@@ -32,7 +32,6 @@ from convinit_ext.recipes import (
     Preset,
     Redrawn,
     Rule,
-    Target,
     check_converts,
     initialiser_text,
     is_distribution,
@@ -220,12 +219,11 @@ def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
     """Return what a rule says, otherwise what torch.nn does."""
     module, leaf = held.node.module, held.places[0][1]
     if rules:
-        target = Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
+        target = target_of_buffer(held)
         for rule in rules:
             if rule.matches_buffer(target):
-                return _checked(
-                    said(rule, target, "buffer"), target.tensor, f"buffer {target.name!r}, {rule.text}"
-                )
+                about = f"buffer {target.name!r}, {rule.text}"
+                return _checked(said(rule, target, "buffer"), target.tensor, about)
     for owner, own in ((module, leaf), *held.places):
         for kind, values in _STARTS:
             if isinstance(owner, kind) and own in values:

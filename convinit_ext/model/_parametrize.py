@@ -47,6 +47,12 @@ def target_of(held: NamedTensor, fan: Fan) -> Target:
     return target
 
 
+def target_of_buffer(held: NamedTensor) -> Target:
+    """Return the buffer as rules see it."""
+    leaf, node = held.places[0][1], held.node
+    return Target(canonical(held.name), leaf, held.tensor, node.module, node.parents)
+
+
 def _of_new_part(part: Target, node: NamedModule) -> tuple[Target | None, NormOf | Transformed | None]:
     """Return the plain weight that a part stands for, and its values where no rule for that decides."""
     leaf, module = part.parameter, canonical(node.canonical)

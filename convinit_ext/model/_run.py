@@ -65,15 +65,11 @@ def _untouched_memory() -> Iterator[None]:
 
 def _place(row: Row, memory: Tensor) -> None:
     """Put a row's new memory into the model, wherever the tensor or those tied to it are held."""
-    if row.is_buffer:
-        for held in row.held:
-            _place_buffer(held, memory)
-        return
-    if is_dtensor(row.tensor):
+    if is_dtensor(row.tensor) and not row.is_buffer:
         _swap_in(row, memory)
         return
     for held in row.held:
-        _place_parameter(held, memory)
+        (_place_buffer if row.is_buffer else _place_parameter)(held, memory)
 
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:

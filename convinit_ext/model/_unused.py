@@ -10,7 +10,7 @@ from itertools import islice
 from convinit_ext._engine import lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._parametrize import target_of
+from convinit_ext.model._parametrize import target_of, target_of_buffer
 from convinit_ext.recipes import Fan, Recipe, Rule, Target, patterns
 
 _NUMBER = re.compile(r"\d+")
@@ -29,11 +29,7 @@ def check_rules_used(
         return
     targets = [target_of(each, fan) for each in held]
     used = {id(rule) for rule in recipe.rules_for(targets)}
-    buffers = [
-        Target(walk.canonical(each.name), leaf, each.tensor, module, each.node.parents)
-        for each in walk.buffers(nodes)
-        for module, leaf in each.places[:1]
-    ]
+    buffers = list(map(target_of_buffer, walk.buffers(nodes)))
     for rule in recipe.rules:
         if rule.buffer is not None and any(map(rule.matches_buffer, buffers)):
             used.add(id(rule))
