@@ -205,7 +205,7 @@ class Fills(_patch.Handler):
                 return tensor
             number, parameter = view.number(), view.parameter
             name = view.key_name(number)
-            if view.box is None and parameter.is_sharded():
+            if view.box is None and is_sharded(parameter.tensor):
                 with torch.no_grad():
                     fill_(parameter.tensor, distribution, None, Key(self._seed, name))
             else:
@@ -293,7 +293,7 @@ class Fills(_patch.Handler):
             view.check_not_cut(tensor)
             number = view.number()
             key = Key(self._seed, view.key_name(number, tensor.shape))
-            if view.box is None and view.parameter.is_sharded():
+            if view.box is None and is_sharded(view.parameter.tensor):
                 target = view.parameter.tensor
             elif owners(tensor):  # which init would ask for its place
                 target = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
