@@ -122,8 +122,9 @@ class TrackedParameter:
         here = "on this rank " if is_sharded(self.tensor) else ""
         raise RuntimeError(
             f"cannot fill this view of {self.name!r} inside intercept: {_described(view)}. Its elements are "
-            f"not at regular steps in the row-major order of the parameter, which is {here}"
-            f"{_described(whole)}. Fill the parameter itself, or slices that keep its dtype and its dimensions"
+            "not at regular steps in the row-major order of the parameter, which is "
+            f"{here}{_described(whole)}. Fill the parameter itself, or slices that keep its dtype and its "
+            "dimensions"
         )
 
 

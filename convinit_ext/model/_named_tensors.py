@@ -6,7 +6,6 @@ It reads names, types and memory layouts, and changes nothing.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -117,11 +116,7 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     pending = [NamedModule(model, "", "", ())]
     while pending:
         node = pending.pop()
-        if (
-            any(map(operator.is_, node.parents, itertools.repeat(node.module)))
-            if again
-            else id(node.module) in seen
-        ):
+        if any(each is node.module for each in node.parents) if again else id(node.module) in seen:
             continue
         seen.add(id(node.module))
         yield node
