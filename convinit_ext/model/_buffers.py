@@ -12,10 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed, naming
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import is_unwritten, is_written
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
@@ -55,24 +54,13 @@ def buffer_rows(
     device: torch.device,
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
-    from_meta: bool,
-) -> tuple[tuple[Row, ...], tuple[tuple[NamedTensor, Tensor], ...]]:
-    """Return the buffers that initialising a model changes; for a look at it, every buffer.
+) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the buffers that initialising a model changes, and meta ones that nobody knows how to rebuild.
 
-    And the tensors in plain attributes that come from the meta device, each with its values. The recipe's
-    rules for buffers count before everything else. Of a plan for reading nothing is refused, and a row's
-    values are None where nobody knows what initialising leaves there: those that keep their values, and
-    spectral_norm's vectors.
-
-    Args:
-        nodes: of walk.modules().
-        parameters: the rows of its parameters.
-        device: where meta buffers go.
-        from_meta: whether any of the parameters is on the meta device.
-
-    Raises:
-        ValueError: meta buffers that nobody knows how to rebuild; all of them are named. A rule for buffers
-            that does not fit one.
+    Those that are rebuilt go to this device. The recipe's rules for buffers count before everything else;
+    ValueError says that one does not fit. A plan for reading has a row for every buffer and refuses nothing;
+    its values are None where nobody knows what initialising leaves there: of those that keep their values,
+    and of spectral_norm's vectors.
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
@@ -102,22 +90,10 @@ def buffer_rows(
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
-            from_meta = from_meta or tensor.is_meta
             name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
             planned = None if start is None else _values(start, key_of(name), tuple(tensor.shape))
             text = initialiser_text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
-    attributes, odd = (
-        attributes_from_meta(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
-    )
-    if lost or odd:
-        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
-        number = len(lost) + len(odd)
-        raise ValueError(
-            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
-            + lines([*lost, *odd])
-            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
-        )
     if left:
         warnings.warn(
             "no parameter has been written since it was made, as after to_empty(), and these buffers, which "
@@ -129,7 +105,7 @@ def buffer_rows(
         settle(rows, parameters)
         if options.dtype is not None:
             _check_not_left_behind(buffers, parameters)
-    return tuple(rows), tuple(attributes)
+    return tuple(rows), lost
 
 
 def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[Row]) -> None:

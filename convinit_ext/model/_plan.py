@@ -163,7 +163,7 @@ class Plan:
     seed: int
     recipe: str
     were_constant: dict[str, float] = field(default_factory=dict)
-    attributes: tuple[tuple[NamedTensor, Tensor], ...] = ()
+    attributes: Sequence[tuple[NamedTensor, Tensor]] = ()
     modules: Sequence[NamedModule] = ()
 
     @property

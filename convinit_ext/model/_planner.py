@@ -8,10 +8,11 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from convinit_ext._engine import naming
+from convinit_ext._engine import lines, naming
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import beginnings, constants, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
@@ -91,7 +92,18 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     def chosen(buffer: NamedTensor) -> bool:
         return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
-    buffers, attributes = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
+    buffers, lost = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    from_meta = on_meta or any(row.tensor.is_meta for row in buffers)
+    asked_of = nodes if from_meta and not options.persistent else []
+    attributes, odd = attributes_from_meta(asked_of, chosen, device)
+    if lost or odd:
+        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+        number = len(lost) + len(odd)
+        raise ValueError(
+            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
+            + lines([*lost, *odd])
+            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
+        )
     selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name, constants(starts, options), attributes, nodes)
 
