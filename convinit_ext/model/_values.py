@@ -105,9 +105,10 @@ def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
 def fill_members(members: Sequence[tuple[int, Sequence[Piece]]]) -> None:
     """Fill those of several seeds by one call, which shares all the bytes out over the threads."""
     pieces = [piece for _, own in members for piece in own]
+    words = [keys.of_names(seed, [piece.key for piece in own]) for seed, own in members]
     ops.fill_(
         [piece.memory for piece in pieces],
-        torch.cat([keys.of_names(seed, [piece.key for piece in own]) for seed, own in members]),
+        torch.cat(words) if len(words) > 1 else words[0],
         [piece.distribution for piece in pieces],
         [piece.box for piece in pieces],
     )
