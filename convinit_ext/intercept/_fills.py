@@ -288,28 +288,25 @@ class Fills(_patch.Handler):
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
             view = None  # no name says which matrix it is: a process knows its own part of it alone
-        target, key = tensor, None
-        if view is not None:
+        try:
+            if view is None:
+                if not self._fill_temporary(generator, function, tensor, *given):
+                    with torch.no_grad():
+                        function(tensor, *given, generator or self._generator)
+                return tensor
             view.check_not_cut(tensor)
-            number = view.number()
-            key = Key(self._seed, view.key_name(number, tensor.shape))
+            number, target = view.number(), tensor
             if view.box is None and is_sharded(view.parameter.tensor):
                 target = view.parameter.tensor
             elif owners(tensor):  # which init would ask for its place
                 target = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        try:
-            if view is None and self._fill_temporary(generator, function, tensor, *given):
-                return tensor
-            if view is None and generator is None:
-                generator = self._generator
             with torch.no_grad():
-                function(target, *given, generator, key=key)
-                if view is not None and view.box is not None and target is not tensor:
+                function(target, *given, None, key=Key(self._seed, view.key_name(number, tensor.shape)))
+                if view.box is not None and target is not tensor:
                     tensor.copy_(target)
+            view.count(number)
         except UnsupportedTensorError:
             return None
-        if view is not None:
-            view.count(number)
         return tensor
 
 
