@@ -107,6 +107,9 @@ class NamedTensor:
         return any(leaf not in module._non_persistent_buffers_set for module, leaf in self.places)
 
 
+Group: TypeAlias = tuple[NamedTensor, ...]  # that are tied: first the one to fill
+
+
 def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     """Yield every module in the order of named_modules(), or with `again` for every place that holds it.
 
@@ -253,8 +256,8 @@ def memory_of(tensor: Tensor) -> int:
     return storage_of(local) if local.numel() and has_memory(local) else 0
 
 
-def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
-    """Return groups of parameters that are one memory seen the same way, first the one to fill.
+def tied(held: Sequence[NamedTensor]) -> list[Group]:
+    """Return groups of parameters that are one memory seen the same way.
 
     Raises ValueError for two that share a part of their memory, or see it in different ways.
     """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Constant, Distribution
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor, memory_of
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor, memory_of
 from convinit_ext.model._report import Report, ReportRow, std_of
 from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
 from convinit_ext.sharding import (
@@ -62,7 +62,7 @@ class Row:
     """
 
     name: str
-    held: tuple[NamedTensor, ...]
+    held: Group
     values: Values | None
     initialiser: str
     fans: tuple[int, int] | None

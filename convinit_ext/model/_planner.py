@@ -26,7 +26,7 @@ from convinit_ext.model._filling import (
     warn_own_resets,
 )
 from convinit_ext.model._frozen import kept_rows
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor
 from convinit_ext.model._names import key_names, take_modules
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
@@ -139,7 +139,7 @@ class _Planner:
         self,
         model: nn.Module,
         held: list[NamedTensor],
-        groups: list[tuple[NamedTensor, ...]],
+        groups: list[Group],
         kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
@@ -284,7 +284,7 @@ class _Planner:
         return self._group_of.get(id(found), (found,))[0]
 
     @cached_property
-    def _group_of(self) -> dict[int, tuple[NamedTensor, ...]]:
+    def _group_of(self) -> dict[int, Group]:
         return {id(each): group for group in self._groups for each in group}
 
     @cached_property

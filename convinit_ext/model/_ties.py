@@ -11,7 +11,7 @@ from torch import nn
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._checks import check_parameters
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._selection import Selection
 from convinit_ext.recipes import others_kept, put_back, shown_copy
@@ -22,7 +22,7 @@ _ByPlace: TypeAlias = dict[tuple[str, str], nn.Parameter | None]  # the path of 
 
 def tied_groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[tuple[NamedTensor, ...]]:
+) -> list[Group]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
     if selection.chooses_all or len(chosen) == len(held):
@@ -36,9 +36,7 @@ def tied_groups(
     return [group for group in groups if not any(selection.skipped(each) for each in group)]
 
 
-def _rejoined(
-    groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
-) -> list[tuple[NamedTensor, ...]]:
+def _rejoined(groups: list[Group], nodes: Sequence[NamedModule], reading: bool) -> list[Group]:
     """Return groups of parameters tied by their memory, those together that the model's own code would tie.
 
     In a look, what has memory of its own counts by itself. Raises ValueError for DTensors, which nobody can
