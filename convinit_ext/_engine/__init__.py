@@ -7,7 +7,6 @@ from convinit_ext._engine._checks import (
     HAS_CUDA,
     MARKS,
     PLAIN,
-    STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     are_plain,

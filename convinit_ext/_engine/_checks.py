@@ -39,13 +39,10 @@ SUPPORTED_DTYPES = {
     torch.float8_e4m3fn: 4,
     torch.float8_e5m2: 5,
 }
-LARGEST = {dtype: torch.finfo(dtype).max for dtype in SUPPORTED_DTYPES}
 HAS_CUDA = _C.build_info()["cuda"] != "not built"
 PLAIN = (Tensor, Parameter)
 _PLAIN = torch.empty(1, device="cpu")
-NO_MEMORY = "the tensor's storage holds no memory (it was resized to nothing)"
 _FLOAT_NAMES = "float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2"
-STRIDED = torch.strided
 # Attributes that say more of a tensor than its shape and memory do: rooms that know such tensors add theirs.
 MARKS: set[str] = set()
 _READS = ("verify", "digest")
@@ -128,7 +125,7 @@ def check_memory(tensor: Tensor) -> None:
         return
     held = tensor.untyped_storage().nbytes()
     if not held:
-        raise RuntimeError(NO_MEMORY)
+        raise RuntimeError("the tensor's storage holds no memory (it was resized to nothing)")
     if span(tensor)[1] > held:
         raise RuntimeError(
             f"the tensor's storage of {held} bytes ends before the tensor does (it was resized)"
@@ -195,7 +192,7 @@ def check_kind(tensor: Tensor, do: str = "fill") -> None:
         )
     if do in _READS:
         check_own_operations(tensor, do)
-    if tensor.layout is not STRIDED:
+    if tensor.layout is not torch.strided:
         raise UnsupportedTensorError(
             f"cannot {do} a tensor of layout {tensor.layout}; accepted is torch.strided (a dense tensor)"
         )
@@ -298,9 +295,12 @@ def largest_of(dtype: torch.dtype) -> float:
     return 1 if dtype == torch.bool else torch.iinfo(dtype).max
 
 
+_LARGEST = {dtype: largest_of(dtype) for dtype in SUPPORTED_DTYPES}  # of others a fill is refused anyway
+
+
 def check_constant(dtype: torch.dtype, value: float) -> None:
     """Raise a RuntimeError for a constant beyond a dtype, as Tensor.fill_ does. (The engine rounds it.)"""
-    largest = LARGEST.get(dtype, math.inf)
+    largest = _LARGEST.get(dtype, math.inf)
     if abs(value) > largest:
         raise RuntimeError(
             f"a tensor of dtype {dtype} cannot hold the constant {value:.6g}; its largest number is "
@@ -310,5 +310,5 @@ def check_constant(dtype: torch.dtype, value: float) -> None:
 
 def bounds_fit(low: float, high: float, dtype: torch.dtype) -> bool:
     """Return whether a dtype holds a uniform's bounds and, of PyTorch's own types, their difference."""
-    largest = LARGEST.get(dtype, math.inf)
+    largest = _LARGEST.get(dtype, math.inf)
     return -low <= largest and high <= largest and (high - low <= largest or dtype.itemsize == 1)

@@ -34,7 +34,7 @@ def from_fills(
     >>> from_fills([held], torch.zeros(1, 2, dtype=torch.int64), [Constant(1.0)], [None])
     [Difference(num_different=1, first=3)]
     """
-    found = ops.differences(tensors, keys, distributions, boxes if any(boxes) else None)
+    found = ops.differences(tensors, keys, distributions, boxes)
     return [Difference(num_different, first) for num_different, first in found.tolist()]
 
 

@@ -62,21 +62,16 @@ def _fake_fill_one(tensor: Tensor, *_: object) -> None:
     check_kind(tensor)
 
 
-def _fake_digest(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor:
-    return (tensors[0] if tensors else keys).new_empty((len(tensors), NUM_SUMS), dtype=torch.int64)
+def _fake_rows(num_columns: int) -> Callable[..., Tensor]:
+    def found(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor:
+        return (tensors[0] if tensors else keys).new_empty((len(tensors), num_columns), dtype=torch.int64)
 
-
-def _fake_compare(tensors: Sequence[Tensor], keys: Tensor, *_: object) -> Tensor:
-    return (tensors[0] if tensors else keys).new_empty((len(tensors), 2), dtype=torch.int64)
-
-
-def _fake_make_orthogonal(matrices: Tensor, gain: float) -> None:
-    pass
+    return found
 
 
 torch.library.register_fake("convinit_ext::fill_", _fake_fill)
 torch.library.register_fake("convinit_ext::fill_one_", _fake_fill_one)
 torch.library.register_fake("convinit_ext::fill_part_", _fake_fill_one)
-torch.library.register_fake("convinit_ext::digest", _fake_digest)
-torch.library.register_fake("convinit_ext::compare", _fake_compare)
-torch.library.register_fake("convinit_ext::make_orthogonal_", _fake_make_orthogonal)
+torch.library.register_fake("convinit_ext::digest", _fake_rows(NUM_SUMS))
+torch.library.register_fake("convinit_ext::compare", _fake_rows(2))
+torch.library.register_fake("convinit_ext::make_orthogonal_", lambda matrices, gain: None)

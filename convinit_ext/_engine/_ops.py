@@ -92,11 +92,11 @@ def fill_(
         RuntimeError: for a tensor whose elements overlap in memory, bounds or a constant its dtype cannot
             hold, meta tensors among others, or an inference tensor outside inference mode
     """
-    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
+    places = _encode_boxes(tensors, boxes)
     for tensor, distribution in zip(tensors, distributions, strict=False):  # the op counts them
         if distribution.kind == _CONSTANT:
             check_constant(tensor.dtype, distribution.params[0])
-    fill_encoded_(list(tensors), keys, *encoded(distributions), starts, strides)
+    fill_encoded_(list(tensors), keys, *encoded(distributions), *places)
 
 
 def encoded(distributions: Sequence[Encoded]) -> tuple[list[int], list[float]]:
@@ -287,20 +287,23 @@ def _on_one_device(
     distributions: Sequence[Encoded] | None,
     boxes: Sequence[Box | None] | None,
 ) -> Tensor:
-    starts, strides = ([], []) if boxes is None else _encode_boxes(tensors, boxes)
-    return op(tensors, keys, *(() if distributions is None else encoded(distributions)), starts, strides)
+    drawn = () if distributions is None else encoded(distributions)
+    return op(tensors, keys, *drawn, *_encode_boxes(tensors, boxes))
 
 
 def _at(rows: list[int], items: Any) -> Any:
     return None if items is None else [items[row] for row in rows]
 
 
-def _encode_boxes(tensors: Sequence[Tensor], boxes: Sequence[Box | None]) -> tuple[list[int], list[int]]:
+def _encode_boxes(
+    tensors: Sequence[Tensor], boxes: Sequence[Box | None] | None
+) -> tuple[list[int], list[int]]:
+    """Return the starts and strides of all boxes, as the ops take them: none where all tensors are whole."""
     _check_number(boxes, tensors)
     starts: list[int] = []
     strides: list[int] = []
-    for tensor, box in zip(tensors, boxes, strict=True):
-        given = box if box is not None else Box(0, row_major(tensor.shape))
+    for tensor, box in zip(tensors, boxes, strict=True) if boxes is not None and any(boxes) else ():
+        given = box or Box(0, row_major(tensor.shape))
         if len(given.strides) != tensor.dim():
             raise ValueError(
                 f"a box with {len(given.strides)} strides for a tensor of {tensor.dim()} dimensions"

@@ -170,25 +170,20 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         """Take the methods, but not from compilers: what they trace is PyTorch's."""
         kwargs = kwargs or {}
-        read = METHODS.get(func)
-        if is_compiling():
+        fills = None if is_compiling() else _patch.innermost()
+        if not isinstance(fills, Fills):
             return func(*args, **kwargs)
-        if read is None:
-            fills = _patch.innermost()
-            if func in CHANGES and isinstance(fills, Fills):
-                with DisableTorchFunction():
-                    changed = fills.change(func, args)
-                if changed is not None:
-                    return changed
-            result = func(*args, **kwargs)
-            if isinstance(fills, Fills) and (fills.drawn or func in DRAWS):
-                with DisableTorchFunction():
-                    fills.follow(func, args, kwargs, result)
-            return result
-        with DisableTorchFunction():
-            fills = _patch.innermost()
-            filled = fills.fill_method(read, args, kwargs) if isinstance(fills, Fills) else None
-        return func(*args, **kwargs) if filled is None else filled
+        read = METHODS.get(func)
+        if read is not None or func in CHANGES:
+            with DisableTorchFunction():
+                done = fills.change(func, args) if read is None else fills.fill_method(read, args, kwargs)
+            if done is not None:
+                return done
+        result = func(*args, **kwargs)
+        if read is None and (fills.drawn or func in DRAWS):
+            with DisableTorchFunction():
+                fills.follow(func, args, kwargs, result)
+        return result
 
 
 def _drop_closed_modes() -> None:

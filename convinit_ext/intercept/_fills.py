@@ -22,10 +22,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from convinit_ext import init
 from convinit_ext._engine import (
-    _C,
     PLAIN,
     SMALL_BYTES,
-    STRIDED,
     SUPPORTED_DTYPES,
     UnsupportedTensorError,
     is_plain,
@@ -59,6 +57,7 @@ from convinit_ext.sharding import (
     is_dtensor,
     is_marked,
     is_placeholder,
+    is_sharded,
     local_of,
     logical_shape,
     may_be_alias,
@@ -206,7 +205,7 @@ class Fills(_patch.Handler):
                 return tensor
             number, parameter = view.number(), view.parameter
             name = view.key_name(number)
-            if view.box is None and parameter.is_sharded():
+            if view.box is None and is_sharded(parameter.tensor):
                 with torch.no_grad():
                     fill_(parameter.tensor, distribution, None, Key(self._seed, name))
             else:
@@ -290,41 +289,34 @@ class Fills(_patch.Handler):
         view = self._view(tensor, generator)
         if view is not None and view.box is not None and is_dtensor(tensor):
             view = None  # no name says which matrix it is: a process knows its own part of it alone
-        target, key = tensor, None
-        if view is not None:
+        try:
+            if view is None:
+                if not self._fill_temporary(generator, function, tensor, *given):
+                    with torch.no_grad():
+                        function(tensor, *given, generator or self._generator)
+                return tensor
             view.check_not_cut(tensor)
-            number = view.number()
-            key = Key(self._seed, view.key_name(number, tensor.shape))
-            if view.box is None and view.parameter.is_sharded():
+            number, target = view.number(), tensor
+            if view.box is None and is_sharded(view.parameter.tensor):
                 target = view.parameter.tensor
             elif owners(tensor):  # which init would ask for its place
                 target = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-        try:
-            if view is None and self._fill_temporary(generator, function, tensor, *given):
-                return tensor
-            if view is None and generator is None:
-                generator = self._generator
             with torch.no_grad():
-                function(target, *given, generator, key=key)
-                if view is not None and view.box is not None and target is not tensor:
+                function(target, *given, None, key=Key(self._seed, view.key_name(number, tensor.shape)))
+                if view.box is not None and target is not tensor:
                     tensor.copy_(target)
+            view.count(number)
         except UnsupportedTensorError:
             return None
-        if view is not None:
-            view.count(number)
         return tensor
 
 
 def _fill_box(tensor: Tensor, distribution: Distribution, words: Tensor, box: ops.Box | None) -> None:
     """Fill a whole parameter, or a box of one; past the dispatcher if it is small and nobody watches."""
     kind, params = distribution.kind, distribution.params
-    is_quick = (  # nothing about it would be refused but elements that overlap
-        tensor.nbytes <= SMALL_BYTES
-        and tensor.is_cpu
-        and not _dispatch_modes()
-        and _C.is_plain(tensor, False, True, None)
-    )
-    if is_quick and (box is not None or tensor.is_contiguous()):
+    is_small = tensor.nbytes <= SMALL_BYTES and tensor.is_cpu
+    # Nothing about a plain one would be refused but elements that overlap.
+    if is_small and is_plain(tensor, any_strides=True) and (box is not None or tensor.is_contiguous()):
         ops.fill_small_(tensor, words.data_ptr(), kind, params, box)
     else:
         memory = local_of(tensor)
@@ -338,7 +330,7 @@ def _is_left_to_torch(tensor: Tensor) -> bool:
     return (
         _get_tracing_state() is not None  # what is recorded, here or by make_fx, is PyTorch's operation
         or tensor.dtype not in SUPPORTED_DTYPES
-        or tensor.layout is not STRIDED
+        or tensor.layout is not torch.strided
         or tensor.is_meta
         or (tensor.numel() == 0 and not is_marked(tensor) and not owners(tensor))
         or tensor.is_neg()

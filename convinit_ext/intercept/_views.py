@@ -78,16 +78,12 @@ class TrackedParameter:
             leaf in buffers and buffers[leaf] is self.tensor
         )
 
-    def is_sharded(self) -> bool:
-        """Return whether this process may hold a part of it. Other frameworks gather parameters at times."""
-        return is_sharded(self.tensor)
-
     def part(self, view: Tensor, whole: Tensor) -> ParameterView | None:
         """Return a view of `whole`, its memory here, as a part of this; None if it is outside of that.
 
         RuntimeError says that no box describes it.
         """
-        is_cut = self.is_sharded()
+        is_cut = is_sharded(self.tensor)  # at times: other frameworks gather parameters
         if whole.is_complex() and not is_cut:  # w.real and w.imag are slices of it
             whole = torch.view_as_real(whole)
         shape, strides, size, last = view.shape, view.stride(), view.numel(), whole.numel()
@@ -110,7 +106,7 @@ class TrackedParameter:
 
     def _box(self, view: Tensor, whole: Tensor) -> Box | None:
         """Return where the view is in the parameter, None where it is not inside it."""
-        if is_marked(self.tensor) or (self.is_sharded() and not self.runs):
+        if is_marked(self.tensor) or (is_sharded(self.tensor) and not self.runs):
             shape = logical_shape(self.tensor)
             self.runs = [(Layout.of(part.tensor), part.box(shape)) for part in parts(self.tensor)]
         seen, begins_inside = Layout.of(view), view.dtype is not whole.dtype
@@ -123,11 +119,12 @@ class TrackedParameter:
         (start, end), (first_byte, last_byte) = span(view), span(whole)
         if start < first_byte or end > last_byte or not begins_inside:
             return None
+        here = "on this rank " if is_sharded(self.tensor) else ""
         raise RuntimeError(
             f"cannot fill this view of {self.name!r} inside intercept: {_described(view)}. Its elements are "
             "not at regular steps in the row-major order of the parameter, which is "
-            f"{'on this rank ' if self.is_sharded() else ''}{_described(whole)}. Fill the parameter itself, "
-            "or slices that keep its dtype and its dimensions"
+            f"{here}{_described(whole)}. Fill the parameter itself, or slices that keep its dtype and its "
+            "dimensions"
         )
 
 

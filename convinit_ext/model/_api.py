@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Sequence
-from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from convinit_ext import keys
-from convinit_ext._engine import SUPPORTED_DTYPES, check_flags, is_plain, ops, uncompiled
-from convinit_ext.keys import checked_seed
-from convinit_ext.model._checks import check_not_faked
-from convinit_ext.model._homes import Homes
-from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext._engine import check_flags, uncompiled
+from convinit_ext.model._model_plan import ModelPlan
+from convinit_ext.model._names import Names
 from convinit_ext.model._options import AnyRecipe, Frozen, Options, checked_on_all_ranks
-from convinit_ext.model._plan import Plan, Row, uncollected
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._report import Report
 from convinit_ext.model._run import run
-from convinit_ext.model._selection import Names, Selectors
-from convinit_ext.model._state import fingerprint_of, saved_tensors
-from convinit_ext.model._values import Drawn, Piece, Same
+from convinit_ext.model._selection import Selectors
 from convinit_ext.recipes import Fan
-from convinit_ext.sharding import check_foreign, is_marked, is_sharded
 
 
 @uncompiled
@@ -146,188 +136,3 @@ def plan_model(
     return ModelPlan(
         model, make_plan(model, seed, Options(recipe, dtype, fan, only, skip, names, device, frozen, like))
     )
-
-
-class ModelPlan:
-    """What init_model_ would do to one model: `print(plan)` shows it, `plan.run()` does it."""
-
-    @uncollected()
-    def __init__(self, model: nn.Module, plan: Plan) -> None:
-        self._model = model
-        self._plan = plan
-        self._remember()
-
-    @cached_property
-    def report(self) -> Report:
-        """What each parameter gets."""
-        return self._plan.report(0.0, dry=True)
-
-    @cached_property
-    @uncollected()
-    def _call(self) -> _OneCall | None:
-        return _OneCall.of(self._plan)
-
-    @uncompiled
-    def run(self, seed: int | None = None, progress: bool = False) -> Report:
-        """Fill the planned parameters, and start the planned buffers anew. May be called again and again.
-
-        Args:
-            seed: another than the plan's, for this run.
-            progress: show a tqdm bar that counts bytes.
-
-        Raises:
-            RuntimeError: the model has other tensors than when it was planned or last run.
-            ValueError, TypeError: a seed as init_model_ refuses it.
-            MemoryError: less memory available than the new tensors need.
-        """
-        started = time.perf_counter()
-        seed = self._plan.seed if seed is None else checked_seed(seed)
-        self._check_unchanged()
-        if self._call is not None and not progress:
-            check_not_faked(self._plan.held())
-            self._call.fill(seed)
-        else:
-            for held in self._plan.held():
-                if is_marked(held.tensor):
-                    check_foreign(held.tensor, writing=True)
-            run(self._plan, seed, progress)
-            self._remember()
-        seconds = time.perf_counter() - started
-        return dataclasses.replace(self.report, seconds=seconds, seed=seed, dry=False)
-
-    @uncompiled
-    def fingerprint(self, seed: int | None = None) -> str:
-        """What convinit_ext.fingerprint(model) is after a run: generated block by block; nothing is changed.
-
-        A model on the meta device stays there. Where DTensors are sharded, each process generates all of it,
-        without communication.
-
-        Args:
-            seed: another than the plan's.
-
-        Raises:
-            RuntimeError: as run() refuses the model.
-            ValueError, TypeError: a seed as init_model_ refuses it; tensors that nothing fills, or of a kind
-                that no file holds.
-
-        >>> from convinit_ext import fingerprint, plan_model
-        >>> model = nn.Linear(8, 4)
-        >>> plan = plan_model(model, seed=7)
-        >>> report = plan.run()
-        >>> plan.fingerprint() == fingerprint(model)
-        True
-        """
-        seed = self._plan.seed if seed is None else checked_seed(seed)
-        self._check_unchanged()
-        with torch.no_grad():
-            return fingerprint_of(
-                saved_tensors(self._model, dataclasses.replace(self._plan, seed=seed)), seed
-            )
-
-    def _remember(self) -> None:
-        self._homes = Homes(self._plan.modules)
-        self._places = _Places(list(self._plan.held()))
-        self.__dict__.pop("_call", None)  # made anew when it is asked for
-
-    def _check_unchanged(self) -> None:
-        changed = self._places.changed() or self._homes.changed()
-        if changed:
-            raise RuntimeError(
-                f"{len(changed)} tensor{'s' * (len(changed) > 1)} of the model changed since it was planned, "
-                f"{changed[0]!r} first: their place, shape, dtype or device; plan it again"
-            )
-
-    def __str__(self) -> str:
-        return str(self.report)
-
-
-class _OneCall:
-    """The one call that a plan comes down to where all it does is to fill tensors that have memory.
-
-    `others` are tensors of dtypes that the engine does not know, each with the value that it starts from.
-    """
-
-    def __init__(self, pieces: Sequence[Piece], others: Sequence[tuple[Tensor, float]]) -> None:
-        self._tensors = [piece.memory for piece in pieces]
-        self._names = [piece.key for piece in pieces]
-        self._kinds, self._params = ops.encoded([piece.distribution for piece in pieces])
-        self._others = others
-        self._seed: int | None = None
-
-    @staticmethod
-    def of(plan: Plan) -> _OneCall | None:
-        pieces: list[Piece] = []
-        others = []
-        for row in plan.rows:
-            piece = _one_piece(row)
-            if piece is None:
-                return None
-            pieces.append(piece)
-        for row in plan.buffers:
-            if not isinstance(row.values, Same) or row.is_fresh or not is_plain(row.tensor, any_dtype=True):
-                return None
-            if row.dtype in SUPPORTED_DTYPES:
-                pieces += row.pieces_of(row.tensor)
-            else:
-                others.append((row.tensor, row.values.value))
-        return _OneCall(pieces, others)
-
-    def fill(self, seed: int) -> None:
-        if seed != self._seed:
-            self._keys, self._seed = keys.of_names(seed, self._names), seed
-        ops.fill_encoded_(self._tensors, self._keys, self._kinds, self._params)
-        with torch.no_grad():
-            for tensor, value in self._others:
-                tensor.fill_(value)
-
-
-def _one_piece(row: Row) -> Piece | None:
-    """Return the one fill, of the whole of a parameter where it is, that is all there is to do; or None."""
-    values, first = row.values, row.held[0]
-    if not isinstance(values, Drawn) or values.zero_row is not None or row.rows is not None:
-        return None
-    if len(row.held) > 1 and any(held.is_apart for held in row.held):
-        return None
-    is_plain = first.is_plain and first.tensor.dtype == row.dtype
-    if not is_plain and (row.is_fresh or is_sharded(first.tensor)):
-        return None
-    return Piece(values.key, first.tensor, values.distribution, None)
-
-
-class _Places:
-    """Some tensors' places, and what the tensors are; values may change. A plan is run again within
-    microseconds for each tensor, and so is this question.
-    """
-
-    def __init__(self, held: Sequence[NamedTensor]) -> None:
-        self._held = [each for each in held for _ in each.places]
-        self._tensors = [each.tensor for each in self._held]
-        self._places = [
-            (vars(module), "_parameters" if leaf in module._parameters else "_buffers", leaf)
-            for each in held
-            for module, leaf in each.places
-        ]
-        self._facts = self._now()
-
-    def changed(self) -> list[str]:
-        """The paths of those that are no longer there, or of another shape, dtype or device."""
-        now = self._now()
-        if now == self._facts:
-            return []
-        differs = [
-            fact != before
-            for fact, before in zip(zip(*now, strict=True), zip(*self._facts, strict=True), strict=True)
-        ]
-        return list(dict.fromkeys(held.path for held, each in zip(self._held, differs, strict=True) if each))
-
-    def _now(self) -> tuple[list[int | None], list[torch.Size], list[torch.dtype], list[torch.device]]:
-        tensors = self._tensors
-        return (
-            [  # no dicts in a ScriptModule: without get
-                id(holder[leaf]) if leaf in (holder := module[kind]) else None
-                for module, kind, leaf in self._places
-            ],
-            [tensor.shape for tensor in tensors],
-            [tensor.dtype for tensor in tensors],
-            [tensor.device for tensor in tensors],
-        )

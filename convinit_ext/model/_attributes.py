@@ -6,7 +6,7 @@ From the meta device they come as the constructor of the model makes them, where
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -22,12 +22,26 @@ _NOT_ASKED = frozenset((*vars(nn.Module()), "_flat_weights"))
 _RECOMPUTED = ("_g", "_orig")
 
 
-def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
-    """Every tensor in a plain attribute of a module, or in a container there, once with all places.
+def attributes_from_meta(
+    nodes: Sequence[NamedModule], chooses: Callable[[NamedTensor], bool], device: torch.device
+) -> tuple[list[tuple[NamedTensor, Tensor]], list[str]]:
+    """Return the meta tensors in plain attributes with their values, and those that nobody knows."""
+    found, lost = [], []
+    for held in _plain_tensors(nodes):
+        if held.tensor.is_meta and chooses(held):
+            values = _constructed_value(held)
+            if values is None:
+                lost.append(f"{held.described}, a plain attribute")
+            else:
+                found.append((held, values.to(device)))
+    return found, lost
+
+
+def _plain_tensors(nodes: Sequence[NamedModule]) -> Iterator[NamedTensor]:
+    """Yield every tensor in a plain attribute of a module, or in a container there, once with all places.
 
     Those that are parameters or buffers too are left out, and weights that a hook computes before each call.
     """
-    nodes = list(nodes)
     seen = {
         id(tensor)
         for node in nodes
@@ -47,7 +61,7 @@ def plain_tensors(nodes: Iterable[NamedModule]) -> Iterator[NamedTensor]:
     yield from found.values()
 
 
-def constructed_value(held: NamedTensor) -> Tensor | None:
+def _constructed_value(held: NamedTensor) -> Tensor | None:
     """Return what the constructor of a model around it makes of a plain attribute; None of what it draws."""
     (_, leaf), tensor = held.places[0], held.tensor
     if not all(_can_put(tensor, *place) for place in held.places):
@@ -62,15 +76,33 @@ def constructed_value(held: NamedTensor) -> Tensor | None:
 
 
 def _can_put(tensor: Tensor, module: nn.Module, leaf: str) -> bool:
-    """Whether a tensor is an attribute itself, or directly in a list, tuple or dict that is one."""
     name = leaf.partition("[")[0]
-    value: Any = vars(module).get(name)
-    pairs: Iterable[tuple[Any, Any]] = ()
-    if type(value) in (list, tuple):
-        pairs = enumerate(value)
-    elif type(value) is dict:
-        pairs = value.items()
-    return value is tensor or any(each is tensor and leaf == f"{name}[{key!r}]" for key, each in pairs)
+    value = vars(module).get(name)
+    inside = _directly_in(value)
+    return value is tensor or any(each is tensor and leaf == f"{name}[{key!r}]" for key, each in inside)
+
+
+def put(held: NamedTensor, fresh: Tensor) -> None:
+    """Put a tensor in all places of a plain attribute."""
+    before, held.tensor = held.tensor, fresh
+    for module, leaf in held.places:
+        name = leaf.partition("[")[0]
+        value = vars(module)[name]
+        if value is before:
+            vars(module)[name] = fresh
+        elif type(value) is tuple:
+            vars(module)[name] = tuple(fresh if each is before else each for each in value)
+        else:
+            for key, each in _directly_in(value):
+                if each is before:
+                    value[key] = fresh
+
+
+def _directly_in(value: Any) -> list[tuple[Any, Any]]:
+    """Return what a list, tuple or dict holds, each after its place there."""
+    if type(value) is dict:
+        return list(value.items())
+    return list(enumerate(value)) if type(value) in (list, tuple) else []
 
 
 def _held_by(module: nn.Module) -> list[tuple[str, Tensor]]:

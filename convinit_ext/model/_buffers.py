@@ -12,21 +12,18 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.swa_utils import AveragedModel
 
-from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, lines, listed, naming
+from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._attributes import constructed_value, plain_tensors
 from convinit_ext.model._before import is_unwritten, is_written
-from convinit_ext.model._computed import values_of
 from convinit_ext.model._filling import check_range, said
-from convinit_ext.model._like import take_modules
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._names import take_modules
 from convinit_ext.model._offers import Offers
 from convinit_ext.model._options import Options
-from convinit_ext.model._parametrize import start_of
-from convinit_ext.model._plan import Row, by_memory, memory_of
-from convinit_ext.model._spectral import check_spectral, settle, vectors_of
-from convinit_ext.model._values import Same, Values
+from convinit_ext.model._parametrize import check_spectral, settle, start_of, target_of_buffer, vectors_of
+from convinit_ext.model._plan import Row, by_memory
+from convinit_ext.model._values import Same, Values, values_of
 from convinit_ext.recipes import (
     ONES,
     ZEROS,
@@ -34,7 +31,6 @@ from convinit_ext.recipes import (
     Preset,
     Redrawn,
     Rule,
-    Target,
     check_converts,
     initialiser_text,
     is_distribution,
@@ -58,24 +54,13 @@ def buffer_rows(
     device: torch.device,
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
-    from_meta: bool,
-) -> tuple[tuple[Row, ...], tuple[tuple[NamedTensor, Tensor], ...]]:
-    """Return the buffers that initialising a model changes; for a look at it, every buffer.
+) -> tuple[tuple[Row, ...], list[str]]:
+    """Return the buffers that initialising a model changes, and meta ones that nobody knows how to rebuild.
 
-    And the tensors in plain attributes that come from the meta device, each with its values. The recipe's
-    rules for buffers count before everything else. Of a plan for reading nothing is refused, and a row's
-    values are None where nobody knows what initialising leaves there: those that keep their values, and
-    spectral_norm's vectors.
-
-    Args:
-        nodes: of walk.modules().
-        parameters: the rows of its parameters.
-        device: where meta buffers go.
-        from_meta: whether any of the parameters is on the meta device.
-
-    Raises:
-        ValueError: meta buffers that nobody knows how to rebuild; all of them are named. A rule for buffers
-            that does not fit one.
+    Those that are rebuilt go to this device. The recipe's rules for buffers count before everything else;
+    ValueError says that one does not fit. A plan for reading has a row for every buffer and refuses nothing;
+    its values are None where nobody knows what initialising leaves there: of those that keep their values,
+    and of spectral_norm's vectors.
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
@@ -105,22 +90,10 @@ def buffer_rows(
         if not options.reading and start is not None:
             _check(held, start, dtype, bool(rules))
         if options.reading or start is not None or tensor.is_meta or dtype != tensor.dtype:
-            from_meta = from_meta or tensor.is_meta
             name, place = walk.canonical(held.name), device if tensor.is_meta else tensor.device
             planned = None if start is None else _values(start, key_of(name), tuple(tensor.shape))
-            text = _text(start) if options.reading and start is not None else ""
+            text = initialiser_text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
-    attributes, odd = (
-        _attributes(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
-    )
-    if lost or odd:
-        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
-        number = len(lost) + len(odd)
-        raise ValueError(
-            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
-            + lines([*lost, *odd])
-            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
-        )
     if left:
         warnings.warn(
             "no write to a parameter has been counted, as after to_empty(), in copies and where code writes "
@@ -132,41 +105,20 @@ def buffer_rows(
         settle(rows, parameters)
         if options.dtype is not None:
             _check_not_left_behind(buffers, parameters)
-    return tuple(rows), tuple(attributes)
+    return tuple(rows), lost
 
 
 def _check_not_left_behind(buffers: Sequence[NamedTensor], parameters: Sequence[Row]) -> None:
     """Raise ValueError for a buffer in the memory of a parameter that gets new memory of another dtype."""
     moved = by_memory(row for row in parameters if row.is_fresh and not row.tensor.is_meta)
     for held in buffers:
-        for row in moved.get(memory_of(held.tensor), ()):
+        for row in moved.get(walk.memory_of(held.tensor), ()):
             if walk.overlap(held.tensor, row.tensor):
                 raise ValueError(
                     f"buffer {held.path!r} shares the memory of parameter {row.name!r}, and dtype= would "
                     "leave the old values in it; give the buffer its own memory (clone()), or leave dtype= "
                     "out"
                 )
-
-
-def _attributes(
-    nodes: Sequence[NamedModule], chooses: Callable[[NamedTensor], bool], device: torch.device
-) -> tuple[list[tuple[NamedTensor, Tensor]], list[str]]:
-    """Return the meta tensors in plain attributes with their values, and those that nobody knows."""
-    found, lost = [], []
-    for held in plain_tensors(nodes):
-        if held.tensor.is_meta and chooses(held):
-            values = constructed_value(held)
-            if values is None:
-                lost.append(f"{held.described}, a plain attribute")
-            else:
-                found.append((held, values.to(device)))
-    return found, lost
-
-
-def _text(start: _Start) -> str:
-    if start is ZEROS or start is ONES:  # most of them
-        return "zeros_" if start is ZEROS else "ones_"
-    return initialiser_text(start)
 
 
 def _is_readable(tensor: Tensor) -> bool:
@@ -243,12 +195,11 @@ def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:
     """Return what a rule says, otherwise what torch.nn does."""
     module, leaf = held.node.module, held.places[0][1]
     if rules:
-        target = Target(walk.canonical(held.name), leaf, held.tensor, module, held.node.parents)
+        target = target_of_buffer(held)
         for rule in rules:
             if rule.matches_buffer(target):
-                return _checked(
-                    said(rule, target, "buffer"), target.tensor, f"buffer {target.name!r}, {rule.text}"
-                )
+                about = f"buffer {target.name!r}, {rule.text}"
+                return _checked(said(rule, target, "buffer"), target.tensor, about)
     for owner, own in ((module, leaf), *held.places):
         for kind, values in _STARTS:
             if isinstance(owner, kind) and own in values:

@@ -105,15 +105,15 @@ def _check(tensor: Tensor, options: Options) -> None:
     if is_sharded(tensor):
         parts(tensor)  # raises what is wrong with its placements
         tensor = local_of(tensor)
-    check_own_operations(tensor, "verify" if reading else "fill")
-    check_not_transformed(tensor, "verify" if reading else "fill")
+    do = "verify" if reading else "fill"
+    check_own_operations(tensor, do)
+    check_not_transformed(tensor, do)
+    if reading and (tensor.is_meta or isinstance(tensor, FakeTensor)):  # a file may have the values
+        check_dtype(tensor.dtype, do)
+    else:
+        check_tensor(tensor, "write" if tensor.is_complex() else do)
     if reading:
-        if tensor.is_meta or isinstance(tensor, FakeTensor):  # a file may have the values
-            check_dtype(tensor.dtype, "verify")
-        else:
-            check_tensor(tensor, "verify")
         return
-    check_tensor(tensor, "write" if tensor.is_complex() else "fill")
     if tensor.is_neg():
         raise UnsupportedTensorError(
             "cannot fill a view that shows its memory negated (is_neg()); accepted is its resolve_neg()"

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from convinit_ext import keys
 from convinit_ext._engine import naming, uncompiled
 from convinit_ext.keys import checked_seed
 from convinit_ext.model._checks import check_not_faked
+from convinit_ext.model._names import Names
 from convinit_ext.model._options import AnyRecipe, Frozen, Options
-from convinit_ext.model._plan import Plan, Row
+from convinit_ext.model._plan import Plan
 from convinit_ext.model._planner import make_plan
 from convinit_ext.model._run import check_memory
-from convinit_ext.model._selection import Names, Selectors
-from convinit_ext.model._values import Drawn, Piece, fill_keyed
+from convinit_ext.model._selection import Selectors
+from convinit_ext.model._values import Drawn, fill_members
 from convinit_ext.recipes import Fan, check_given
 from convinit_ext.sharding import is_sharded
 
@@ -109,38 +109,26 @@ def _check(plan: Plan, others: Mapping[str, Tensor]) -> None:
 
 
 def _filled(plan: Plan, seeds: Sequence[int]) -> dict[int, Tensor]:
-    """Return the stack of each row by its id, written as _run.run() writes one member."""
+    """Return the stack of each row by its id."""
     stacks: dict[int, Tensor] = {}
-    drawn: list[tuple[Row, Sequence[Tensor]]] = []
+    for row in plan.all_rows:
+        if row.values is None or row.rows is not None:
+            stacks[id(row)] = _copies(row.tensor, row.dtype, len(seeds))
+        else:
+            shape = len(seeds), *row.tensor.shape
+            stacks[id(row)] = torch.empty(shape, dtype=row.dtype, device=row.device)
+    drawn = [row for row in plan.all_rows if isinstance(row.values, Drawn)]
     with torch.no_grad():
+        fill_members(
+            [
+                (seed, [piece for row in drawn for piece in row.pieces_of(stacks[id(row)][member])])
+                for member, seed in enumerate(seeds)
+            ]
+        )
         for row in plan.all_rows:
-            values = row.values
-            if values is None:
-                stacks[id(row)] = _copies(row.tensor, row.dtype, len(seeds))
-                continue
-            if row.rows is None:
-                stack = torch.empty((len(seeds), *row.tensor.shape), dtype=row.dtype, device=row.device)
-            else:
-                stack = _copies(row.tensor, row.dtype, len(seeds))
-            stacks[id(row)] = stack
-            if isinstance(values, Drawn):
-                drawn.append((row, stack.unbind()))
-            else:
-                for seed, memory in zip(seeds, stack.unbind(), strict=True):
-                    row.write_(seed, memory)
-        _draw(drawn, seeds)
+            for member, seed in enumerate(seeds) if not isinstance(row.values, Drawn | None) else ():
+                row.write_(seed, stacks[id(row)][member])
     return stacks
-
-
-def _draw(drawn: Sequence[tuple[Row, Sequence[Tensor]]], seeds: Sequence[int]) -> None:
-    """Fill the memories of all members by one call into the engine."""
-    pieces: list[Piece] = []
-    words: list[Tensor] = []
-    for member, seed in enumerate(seeds):
-        own = [piece for row, memories in drawn for piece in row.pieces_of(memories[member])]
-        pieces += own
-        words.append(keys.of_names(seed, [piece.key for piece in own]))
-    fill_keyed(torch.cat(words), pieces)
 
 
 def _copies(tensor: Tensor, dtype: torch.dtype, num: int) -> Tensor:

@@ -27,16 +27,13 @@ from convinit_ext.recipes import (
     DeltaOrthogonal,
     Explained,
     Kaiming,
-    NormOf,
     Orthogonal,
     Preset,
     Recipe,
-    Redrawn,
     RowZeroed,
     Rule,
     Stacked,
     Target,
-    Transformed,
     Values,
     VarianceScaling,
     Xavier,
@@ -101,15 +98,17 @@ class Fillings:
         text, tensor = self._texts[id(rule)], target.tensor
         if not tensor.numel():
             found = ZEROS  # a fan of zero has no std
-        found = said(rule, target, "parameter") if found is None else found
+        elif found is None:
+            found = said(rule, target, "parameter")
         if isinstance(found, Explained):
             text = f"{text} {found.why}"
             found = found.values
         values = _checked(rule, target, found)
         distribution = values.distribution if isinstance(values, RowZeroed) else values
-        if not isinstance(distribution, (*DISTRIBUTIONS, *MATRICES)) and not is_distribution(distribution):
+        if not (is_distribution(distribution) or isinstance(distribution, MATRICES)):
+            says_itself = rule.init is values or isinstance(values, CopyFrom)
             fans = values.fans if isinstance(values, Stacked) else None
-            return Filling(values, str(values) if rule.init is values or _is_copy(values) else text, fans)
+            return Filling(values, str(values) if says_itself else text, fans)
         if isinstance(distribution, TruncatedNormal) and distribution.cuts_nothing:
             text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
@@ -165,10 +164,6 @@ def _padding_in(module: Any, leaf: str, tensor: Tensor) -> int | None:
 @lru_cache(maxsize=1024)
 def _names(kind: type) -> str:
     return " ".join(each.__name__ for each in kind.__mro__)
-
-
-def _is_copy(values: Values) -> bool:
-    return not isinstance(values, Stacked | Preset | Redrawn | Transformed | NormOf)
 
 
 def _checked(rule: Rule, target: Target, found: object) -> Values:

@@ -9,7 +9,7 @@ import torch
 
 from convinit_ext._engine import lines
 from convinit_ext.distributions import Constant
-from convinit_ext.model._named_tensors import NamedTensor
+from convinit_ext.model._named_tensors import Group, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
@@ -26,8 +26,6 @@ from convinit_ext.recipes import (
     is_ready_made,
 )
 from convinit_ext.sharding import home_of
-
-Group = tuple[NamedTensor, ...]
 
 
 def kept_rows(groups: Sequence[Group], held: Sequence[NamedTensor], options: Options) -> list[Row]:

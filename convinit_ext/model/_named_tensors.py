@@ -6,7 +6,6 @@ It reads names, types and memory layouts, and changes nothing.
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -111,6 +110,9 @@ class NamedTensor:
         return any(leaf not in module._non_persistent_buffers_set for module, leaf in self.places)
 
 
+Group: TypeAlias = tuple[NamedTensor, ...]  # that are tied: first the one to fill
+
+
 def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     """Yield every module in the order of named_modules(), or with `again` for every place that holds it.
 
@@ -120,11 +122,7 @@ def modules(model: nn.Module, again: bool = False) -> Iterator[NamedModule]:
     pending = [NamedModule(model, "", "", ())]
     while pending:
         node = pending.pop()
-        if (
-            any(map(operator.is_, node.parents, itertools.repeat(node.module)))
-            if again
-            else id(node.module) in seen
-        ):
+        if any(each is node.module for each in node.parents) if again else id(node.module) in seen:
             continue
         seen.add(id(node.module))
         yield node
@@ -210,30 +208,29 @@ def _check_names(held: list[NamedTensor]) -> None:
             )
 
 
-def every_name(model: nn.Module) -> dict[int, list[str]]:
-    """The canonical names of every parameter and buffer, by the id of the tensor; many if it is tied.
+def every_place(model: nn.Module) -> dict[int, list[tuple[NamedModule, str]]]:
+    """Return all places that hold each parameter and buffer, by the id of the tensor; many if it is tied.
 
     Also those that it has because its module is held in more than one place.
     """
-    found: dict[int, list[str]] = {}
+    found: dict[int, list[tuple[NamedModule, str]]] = {}
     for node in modules(model, again=True):
-        for named in (node.module._parameters, node.module._buffers):
-            for leaf, tensor in named.items():
-                if tensor is not None:
-                    names = found.setdefault(id(tensor), [])
-                    names.append(canonical(join(node.canonical, leaf)))
-                    if node.path != node.canonical:  # as a state dict has it
-                        names.append(canonical(join(node.path, leaf)))
+        for leaf, tensor in (*node.module._parameters.items(), *node.module._buffers.items()):
+            if tensor is not None:
+                found.setdefault(id(tensor), []).append((node, leaf))
     return found
 
 
-def every_node(model: nn.Module) -> dict[int, list[NamedModule]]:
-    """Return the modules that hold each parameter and buffer, one for each place, by the id of the tensor."""
-    found: dict[int, list[NamedModule]] = {}
-    for node in modules(model, again=True):
-        for tensor in (*node.module._parameters.values(), *node.module._buffers.values()):
-            found.setdefault(id(tensor), []).append(node)
-    return found
+def every_name(model: nn.Module) -> dict[int, list[str]]:
+    """Return the canonical names of all places, and those that a state dict has for them."""
+    return {
+        key: [
+            canonical(join(path, leaf))
+            for node, leaf in places
+            for path in dict.fromkeys((node.canonical, node.path))
+        ]
+        for key, places in every_place(model).items()
+    }
 
 
 def canonical(name: str) -> str:
@@ -256,12 +253,18 @@ def has_memory(tensor: Tensor) -> bool:
     return is_dense and not (local.is_nested or is_traceable_wrapper_subclass(local))
 
 
-def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
-    """Return groups of parameters that are one memory seen the same way, first the one to fill.
+def memory_of(tensor: Tensor) -> int:
+    """Return what tells a tensor's memory from others'; 0 of one without any, or without elements."""
+    local = local_of(tensor)
+    return storage_of(local) if local.numel() and has_memory(local) else 0
+
+
+def tied(held: Sequence[NamedTensor]) -> list[Group]:
+    """Return groups of parameters that are one memory seen the same way.
 
     Raises ValueError for two that share a part of their memory, or see it in different ways.
     """
-    storages = [storage_of(each.tensor) if each.is_plain else _storage(each.tensor) for each in held]
+    storages = [storage_of(each.tensor) if each.is_plain else _own_memory(each.tensor) for each in held]
     if len(set(storages)) == len(held):  # as in most models
         return [(each,) for each in held]
     by_storage: dict[int, list[NamedTensor]] = {}
@@ -275,15 +278,13 @@ def tied(held: Sequence[NamedTensor]) -> list[tuple[NamedTensor, ...]]:
     return list(map(tuple, groups.values()))
 
 
-def _storage(tensor: Tensor) -> int:
-    """What tells one memory from another. A tensor without elements shares none: its own address."""
-    local = local_of(tensor)
-    return storage_of(local) if local.numel() else id(tensor)
+def _own_memory(tensor: Tensor) -> int:
+    return memory_of(tensor) or id(tensor)  # of those without elements none is another
 
 
 def view(tensor: Tensor) -> object:
     """Equal for tensors that are the same memory seen the same way; a conjugate view is another one."""
-    return _storage(tensor), _seen(tensor)
+    return _own_memory(tensor), _seen(tensor)
 
 
 def overlap(one: Tensor, other: Tensor) -> bool:
@@ -318,7 +319,7 @@ class Distinct:
         self._is_detached = detached
 
     def is_new(self, tensor: Tensor) -> bool:
-        storage = storage_of(local_of(tensor)) if self._is_detached else _storage(tensor)
+        storage = storage_of(local_of(tensor)) if self._is_detached else _own_memory(tensor)
         others = self._by_storage.setdefault(storage, [])
         seen = _seen(tensor) if others else None  # few tensors share their memory
         if any(seen == _seen(other) for other in others):

@@ -8,6 +8,8 @@ parameters are on the meta device, so that only buffers are written.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -64,10 +66,8 @@ def _offered_by(node: NamedModule) -> dict[str, Tensor | Redrawn]:
     """All that the module or a model around it offers. What fails is not offered: it is foreign code."""
     found: dict[str, Tensor | Redrawn] = {}
     for ask in (_rotary, _by_init_weights, _by_methods):
-        try:
+        with suppress(Exception):
             found |= _fixed_or_drawn(node, ask)
-        except Exception:
-            continue
     return found
 
 
@@ -79,19 +79,17 @@ def _fixed_or_drawn(
     Those that are random by something else, which no seed decides, nobody offers.
     """
     first, other = (seeded(seed, lambda: ask(node)) for seed in (0, 1))
-    found: dict[str, Tensor | Redrawn] = {**first}
-    drawn = [leaf for leaf, values in first.items() if not torch.equal(values, other[leaf])]
+    drawn = {leaf for leaf, values in first.items() if not torch.equal(values, other[leaf])}
     again = seeded(0, lambda: ask(node)) if drawn else {}
 
     def redrawn(leaf: str) -> Redrawn:
         return Redrawn(type(node.module).__qualname__, lambda: ask(node)[leaf])
 
-    for leaf in drawn:
-        if torch.equal(first[leaf], again[leaf]):
-            found[leaf] = redrawn(leaf)
-        else:
-            del found[leaf]
-    return found
+    return {
+        leaf: redrawn(leaf) if leaf in drawn else values
+        for leaf, values in first.items()
+        if leaf not in drawn or torch.equal(values, again[leaf])
+    }
 
 
 def _rotary(node: NamedModule) -> dict[str, Tensor]:
@@ -112,10 +110,7 @@ def _by_init_weights(node: NamedModule) -> dict[str, Tensor]:
     """What the nearest model around the module writes into its buffers."""
     around = (node.module, *reversed(node.parents))
     owner: Any = next((each for each in around if callable(getattr(each, "_init_weights", None))), None)
-    if owner is None:
-        return {}
-    shown = shown_copy(node.module)
-    return _written(shown, lambda: owner._init_weights(shown))
+    return {} if owner is None else _written(node.module, owner._init_weights)
 
 
 def _by_methods(node: NamedModule) -> dict[str, Tensor]:
@@ -123,17 +118,17 @@ def _by_methods(node: NamedModule) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name in _METHODS:
         if callable(getattr(type(node.module), name, None)):
-            shown = shown_copy(node.module)
-            found |= _written(shown, getattr(shown, name))
+            found |= _written(node.module, methodcaller(name))
     return found
 
 
-def _written(shown: nn.Module, write: Callable[[], object]) -> dict[str, Tensor]:
-    """The buffers of a copy that a call assigns or writes."""
+def _written(module: nn.Module, write: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """The buffers that a function assigns or writes, of a copy of the module."""
+    shown = shown_copy(module)
     held = dict(shown._buffers)  # so that an id stays its own
     before = {leaf: (id(each), each._version) for leaf, each in held.items() if each is not None}
     with others_kept(shown):
-        write()
+        write(shown)
         return {
             leaf: buffer.detach().clone()
             for leaf, buffer in shown._buffers.items()

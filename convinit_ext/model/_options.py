@@ -16,7 +16,8 @@ from torch import Tensor
 from convinit_ext._engine import HAS_CUDA, SUPPORTED_DTYPES
 from convinit_ext.keys import CONTRACT_VERSION, checked_seed
 from convinit_ext.model._named_tensors import NamedTensor
-from convinit_ext.model._selection import Names, Selectors
+from convinit_ext.model._names import Names
+from convinit_ext.model._selection import Selectors
 from convinit_ext.recipes import FANS, Fan, Recipe, Rule, as_recipe
 from convinit_ext.sharding import check_same
 

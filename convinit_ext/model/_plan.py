@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from convinit_ext._engine import increment_version, storage_of
+from convinit_ext._engine import increment_version
 from convinit_ext.distributions import Constant, Distribution
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor, has_memory
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor, memory_of
 from convinit_ext.model._report import Report, ReportRow, std_of
 from convinit_ext.model._values import Drawn, Piece, Rounded, Same, Values, forget
 from convinit_ext.sharding import (
@@ -62,7 +62,7 @@ class Row:
     """
 
     name: str
-    held: tuple[NamedTensor, ...]
+    held: Group
     values: Values | None
     initialiser: str
     fans: tuple[int, int] | None
@@ -163,7 +163,7 @@ class Plan:
     seed: int
     recipe: str
     were_constant: dict[str, float] = field(default_factory=dict)
-    attributes: tuple[tuple[NamedTensor, Tensor], ...] = ()
+    attributes: Sequence[tuple[NamedTensor, Tensor]] = ()
     modules: Sequence[NamedModule] = ()
 
     @property
@@ -192,11 +192,6 @@ def by_memory(rows: Iterable[Row]) -> dict[int, list[Row]]:
         found.setdefault(memory_of(row.tensor), []).append(row)
     found.pop(0, None)
     return found
-
-
-def memory_of(tensor: Tensor) -> int:
-    """Return what tells a tensor's memory from others'; 0 of one without any, or without elements."""
-    return storage_of(local_of(tensor)) if tensor.numel() and has_memory(tensor) else 0
 
 
 @lru_cache(maxsize=64)

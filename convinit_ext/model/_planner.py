@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import nn
 
-from convinit_ext._engine import naming
+from convinit_ext._engine import lines, naming
 from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
+from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import beginnings, constants, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
-from convinit_ext.model._computed import DrawnParts, values_of
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -26,22 +26,20 @@ from convinit_ext.model._filling import (
     warn_own_resets,
 )
 from convinit_ext.model._frozen import kept_rows
-from convinit_ext.model._like import take_modules
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor
+from convinit_ext.model._names import key_names, take_modules
 from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Plan, Row, uncollected
-from convinit_ext.model._rows import limit
-from convinit_ext.model._selection import Selection, key_names
+from convinit_ext.model._selection import Selection, limit
 from convinit_ext.model._ties import tied_groups
 from convinit_ext.model._unused import check_rules_used
-from convinit_ext.model._values import Computed, Drawn, Given, Norm, Rounded, Values
+from convinit_ext.model._values import Computed, Drawn, DrawnParts, Given, Norm, Rounded, Values, values_of
 from convinit_ext.recipes import (
     CopyFrom,
     NormOf,
     Preset,
     RowZeroed,
-    Target,
     check_given,
     made_once,
     unchanged,
@@ -51,20 +49,16 @@ from convinit_ext.sharding import (
     flat_pieces,
     home_of,
     is_dtensor,
-    is_marked,
     logical,
     logical_shape,
 )
 
 
 @uncollected()
+@made_once()
+@unchanged()
 def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     """Decide for every parameter and buffer what its values are. The errors are those of init_model_."""
-    with made_once(), unchanged():
-        return _make_plan(model, seed, options)
-
-
-def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     seed = checked_seed(seed)
@@ -98,7 +92,18 @@ def _make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     def chosen(buffer: NamedTensor) -> bool:
         return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
-    buffers, attributes = buffer_rows(nodes, rows, options, device, chosen, key_of, bool(on_meta))
+    buffers, lost = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    from_meta = on_meta or any(row.tensor.is_meta for row in buffers)
+    asked_of = nodes if from_meta and not options.persistent else []
+    attributes, odd = attributes_from_meta(asked_of, chosen, device)
+    if lost or odd:
+        by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
+        number = len(lost) + len(odd)
+        raise ValueError(
+            f"nobody can know the values of {number} buffer{'s' * (number > 1)} on the meta device:"
+            + lines([*lost, *odd])
+            + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
+        )
     selection.check_used()
     return Plan(rows, buffers, seed, options.recipe.name, constants(starts, options), attributes, nodes)
 
@@ -134,7 +139,7 @@ class _Planner:
         self,
         model: nn.Module,
         held: list[NamedTensor],
-        groups: list[tuple[NamedTensor, ...]],
+        groups: list[Group],
         kept: list[Row],
         key_of: Callable[[str], str],
         options: Options,
@@ -147,15 +152,11 @@ class _Planner:
         self._options = options
         self._fillings = Fillings()
         self.used: set[int] = set()  # ids of rules
-        self._by_name: dict[str, NamedTensor] | None = None
-        self._chosen: set[int] | None = None
-        self._group_of: dict[int, tuple[NamedTensor, ...]] | None = None
 
     def rows(self) -> tuple[Row, ...]:
         options = self._options
         firsts = [group[0] for group in self._groups]
-        fan = options.fan
-        targets = [target_of(each, fan) if each.is_plain else self._target(each) for each in firsts]
+        targets = [target_of(each, options.fan) for each in firsts]
         rules = rules_for(firsts, targets, options.recipe)
         self.used.update(map(id, rules))
         if not options.reading:
@@ -201,20 +202,9 @@ class _Planner:
                 said.check(logical(tensor), self._options.dtype_of(held))
             return values_of(said, self._key_of(held.name), shape, row), filling.fans
 
-    def _target(self, held: NamedTensor) -> Target:
-        """Return the parameter as rules see it: of the logical shape, also where this process has a part."""
-        target = target_of(held, self._options.fan)
-        if not is_marked(held.tensor):
-            return target
-        tensor = logical(held.tensor)
-        plain = target.plain and dataclasses.replace(target.plain, tensor=tensor)
-        return dataclasses.replace(target, tensor=tensor, plain=plain)
-
     def _filling(self, held: NamedTensor) -> Filling:
-        target = self._target(held)
+        target = target_of(held, self._options.fan)
         (rule,) = rules_for([held], [target], self._options.recipe)
-        if self._group_of is None:
-            self._group_of = {id(each): group for group in self._groups for each in group}
         padding = padding_of(self._group_of.get(id(held), (held,)), target)
         return self._fillings.of(rule, target.plain or target, self._options.dtype, padding)
 
@@ -250,22 +240,18 @@ class _Planner:
             )
         values, fans = self._values(origin, own)
         dtype, drawn = map(self._options.dtype_of, (held, origin))
-        has_others = dtype != drawn and torch.float64 in (dtype, drawn)
-        if not isinstance(values, Drawn):
-            return Rounded(values, drawn) if has_others and isinstance(
-                values, Computed | DrawnParts
-            ) else values, fans
-        if padding is not None and values.zero_row is None:
-            values.zero_row = padding  # of this copy alone
-        elif padding is not None and values.zero_row != padding:
-            raise ValueError(
-                f"parameter {held.name!r} has padding row {padding} and cannot copy from {origin.name!r}, "
-                f"whose row {values.zero_row} is zero; give it a rule of its own"
-            )
-        check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
-        if has_others and not isinstance(values.distribution, Constant):
-            return Rounded(values, drawn), fans
-        return values, fans
+        is_drawn = isinstance(values, Computed | DrawnParts)
+        if isinstance(values, Drawn):
+            if padding is not None and values.zero_row not in (None, padding):
+                raise ValueError(
+                    f"parameter {held.name!r} has padding row {padding} and cannot copy from "
+                    f"{origin.name!r}, whose row {values.zero_row} is zero; give it a rule of its own"
+                )
+            values.zero_row = values.zero_row if padding is None else padding  # of this copy alone
+            check_range(values.distribution, dtype, f"parameter {held.name!r}, {filling.initialiser}")
+            is_drawn = not isinstance(values.distribution, Constant)
+        draws_others = is_drawn and dtype != drawn and torch.float64 in (dtype, drawn)
+        return (Rounded(values, drawn) if draws_others else values), fans
 
     def _norm(self, held: NamedTensor, said: NormOf, within: tuple[NamedTensor, ...]) -> Norm:
         """Return the norm of what another parameter will hold: its planned values, or those that it keeps."""
@@ -276,9 +262,7 @@ class _Planner:
             )
         said.check(logical(held.tensor), logical(source.tensor))
         options, dtype, shape = self._options, source.tensor.dtype, logical_shape(source.tensor)
-        if self._chosen is None:
-            self._chosen = {id(group[0]) for group in self._groups}
-        if options.reading or id(source) in self._chosen:
+        if options.reading or id(source) in self._group_of:
             values, _ = self._values(source, self._filling(source), within)
             dtype = options.dtype_of(source)
         elif source.tensor.is_meta:
@@ -290,21 +274,26 @@ class _Planner:
         else:
             check_given(source.tensor, source.tensor)
             values = Given(source.tensor)
-        own, own_shape = options.dtype_of(held), logical_shape(held.tensor)
-        return Norm(values, shape, dtype, said.dim, own, own_shape)
+        return Norm(values, shape, dtype, said.dim, options.dtype_of(held), logical_shape(held.tensor))
 
     def _named(self, name: str, asking: str) -> NamedTensor:
         """Return the parameter that is filled, by any name of it or of those tied to it."""
-        if self._by_name is None:
-            names = walk.every_name(self._model)
-            groups = walk.tied([each for each in self._held if walk.has_memory(each.tensor)])
-            self._by_name = {
-                name: group[0]
-                for group in groups
-                for each in group
-                for name in (each.name, *names.get(id(each.tensor), ()))
-            }
         found = self._by_name.get(name)
         if found is None:
             raise ValueError(f"{asking} {name!r}, which the model does not have")
-        return found
+        return self._group_of.get(id(found), (found,))[0]
+
+    @cached_property
+    def _group_of(self) -> dict[int, Group]:
+        return {id(each): group for group in self._groups for each in group}
+
+    @cached_property
+    def _by_name(self) -> dict[str, NamedTensor]:
+        names = walk.every_name(self._model)
+        groups = walk.tied([each for each in self._held if walk.has_memory(each.tensor)])
+        return {
+            name: group[0]
+            for group in groups
+            for each in group
+            for name in (each.name, *names.get(id(each.tensor), ()))
+        }

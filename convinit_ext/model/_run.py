@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import deterministic
 
 from convinit_ext._engine import progress_bar
+from convinit_ext.model._attributes import put
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
 from convinit_ext.model._plan import Plan, Row
@@ -50,7 +51,7 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                     _assign(held, row.tensor)
                     held.is_apart = False
         for attribute, values in plan.attributes:
-            _put(attribute, values)
+            put(attribute, values)
 
 
 @contextlib.contextmanager
@@ -168,22 +169,6 @@ def _place_buffer(held: NamedTensor, buffer: Tensor) -> None:
         for name, value in list(vars(module).items()):
             if value is before:  # kept under a second name: original_inv_freq in transformers 4
                 setattr(module, name, buffer)
-
-
-def _put(held: NamedTensor, fresh: Tensor) -> None:
-    """Put a tensor in all places of a plain attribute."""
-    before, held.tensor = held.tensor, fresh
-    for module, leaf in held.places:
-        name = leaf.partition("[")[0]
-        value = vars(module)[name]
-        if type(value) is list:
-            value[:] = [fresh if each is before else each for each in value]
-        elif type(value) is tuple:
-            vars(module)[name] = tuple(fresh if each is before else each for each in value)
-        elif type(value) is dict:
-            value.update({key: fresh for key, each in value.items() if each is before})
-        elif value is before:
-            vars(module)[name] = fresh
 
 
 def check_memory(num_bytes: int) -> None:

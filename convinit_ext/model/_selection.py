@@ -1,24 +1,28 @@
-"""Which parameters and buffers a call is about (`only`, `skip`), and the names that make their keys."""
+"""Which parameters and buffers a call is about (`only`, `skip`), and which rows of a parameter: a vocabulary
+that grew, dead units, new experts.
+"""
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from convinit_ext._engine import excerpt, listed
-from convinit_ext.keys import canonical_name
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._parametrize import owners, plain_name
-from convinit_ext.model._rows import WHOLE, Rows, checked_rows
-from convinit_ext.recipes import is_function, named, patterns
+from convinit_ext.model._plan import Row
+from convinit_ext.recipes import patterns
+from convinit_ext.sharding import Runs, logical_shape
 
 Selector: TypeAlias = "str | re.Pattern[str] | nn.Module | type[nn.Module]"
 Selectors: TypeAlias = "Selector | Iterable[Selector] | Mapping[Selector, slice | Iterable[int]] | None"
-Names: TypeAlias = Mapping[str, str] | Callable[[str], str]
+Rows: TypeAlias = slice | list[int]  # of dimension 0
+_WHOLE = slice(None)
 
 
 class SelectionError(ValueError):
@@ -46,10 +50,11 @@ class Selection:
             raise TypeError("skip= takes no rows, only= does: {name: slice(start, stop)}")
         if self.chooses_all:
             return
-        nodes = walk.every_node(model)
+        places = walk.every_place(model).items()
+        nodes = {key: [node for node, _ in found] for key, found in places}
         inside = {id(module) for module in model.modules()}
         self._names = walk.every_name(model)
-        named = {each for names in self._names.values() for name in names for each in _around(name)}
+        named = {each for names in self._names.values() for name in names for each in lineage(name)}
         self._only = None if only is None else _Set("only", only, inside, nodes, named)
         self._skip = None if skip is None else _Set("skip", skip, inside, nodes, named)
 
@@ -101,7 +106,7 @@ class _Set:
             added = self._added(each, inside)
             self._unused[added] = each if isinstance(each, str) else _shown(each)
             if isinstance(given, Mapping):
-                rows = checked_rows(given[each], f"{what}[{self._unused[added]!r}]")
+                rows = _checked_rows(given[each], f"{what}[{self._unused[added]!r}]")
                 self._rows.setdefault(added, []).append(rows)  # two names may be one without wrappers
 
     def _added(self, each: Any, inside: set[int]) -> object:
@@ -134,7 +139,7 @@ class _Set:
         """Whether any selector does: all are asked, as each has to choose something. A buffer has no rows."""
         used = self._fitting(held, names)
         if not is_parameter:
-            used = [each for each in used if WHOLE in self._rows.get(each, (WHOLE,))]
+            used = [each for each in used if _WHOLE in self._rows.get(each, (_WHOLE,))]
         for each in used:
             self._unused.pop(each, None)
         return bool(used)
@@ -145,7 +150,7 @@ class _Set:
     def _fitting(self, held: NamedTensor, names: Sequence[str]) -> list[object]:
         used: list[object] = []
         for name in names:
-            around = list(_around(name))
+            around = list(lineage(name))
             used += [each for each in around if each in self._exact]
             for pattern, is_glob in self._patterns:
                 if any(map(pattern.match, around)) if is_glob else pattern.search(name):
@@ -174,7 +179,7 @@ def _listed(given: Any) -> Iterable[Any]:
     return (given,) if isinstance(given, nn.Module) else given  # a ModuleList is iterable
 
 
-def _around(name: str) -> Iterable[str]:
+def lineage(name: str) -> Iterable[str]:
     """Yield the name, and those of the modules around it."""
     yield name
     while "." in name:
@@ -182,87 +187,77 @@ def _around(name: str) -> Iterable[str]:
         yield name
 
 
-def key_names(names: Iterable[str], mapping: Names | None, buffers: Iterable[str] = ()) -> dict[str, str]:
-    """Return the name that makes the key of each of these parameters and buffers, by canonical name.
-
-    Few buffers need a key, so a function may raise LookupError for them. A dict has names and prefixes
-    ("layers.0" is one of "layers.0.weight", "" of every name; the longest counts), and what stands there
-    instead.
-
-    Raises:
-        TypeError: neither, or something in it that is not a string.
-        ValueError: two parameters that would get one key, an entry that fits no name.
-
-    >>> key_names(["layers.0.weight", "layers.1.weight", "head.weight"], {"layers.0": "layers.8"})
-    {'layers.0.weight': 'layers.8.weight', 'layers.1.weight': 'layers.1.weight', 'head.weight': 'head.weight'}
-    """
-    names, buffers = list(names), list(buffers)
-    if mapping is None:
-        return {name: name for name in (*names, *buffers)}
-    if isinstance(mapping, Mapping):
-        mapped = _by_prefix((*names, *buffers), mapping)
-    elif is_function(mapping):
-        mapped = _by_function(names, buffers, mapping)
-    else:
-        raise TypeError(f"names must be a dict or a function of a name, not {type(mapping).__name__}")
-    return _checked(mapped)
-
-
-def _by_function(names: list[str], buffers: list[str], function: Callable[[str], str]) -> dict[str, str]:
-    mapped: dict[str, str] = {}
-    for name in (*names, *buffers):
-        try:
-            mapped[name] = function(name)
-        except LookupError as error:
-            if name in buffers:
-                continue
-            raise ValueError(f"names: the function knows no name for {name!r}: {error!r}") from error
-        except Exception as error:  # the user's
-            raise named(error, f"names: the function, called with {name!r}") from error
-    return mapped | {name: name for name in buffers if name not in mapped}
-
-
-def _canonical_prefix(prefix: str) -> str:
+def _checked_rows(given: Any, what: str) -> Rows:
+    """Return the rows that a caller gives, a slice or their numbers; TypeError for anything else."""
     try:
-        return canonical_name(prefix.removesuffix("."))
-    except ValueError:  # nothing but wrappers: every name
-        return ""
+        if isinstance(given, slice):
+            range(0)[given]
+            return given
+        if isinstance(given, Iterable) and not isinstance(given, str):
+            return [_number(each) for each in (given.tolist() if isinstance(given, Tensor) else given)]
+    except (TypeError, ValueError):  # the latter of a step of zero
+        pass
+    raise TypeError(f"{what}: rows are a slice or their numbers, such as slice(32000, None), not {given!r}")
 
 
-def _by_prefix(names: Iterable[str], mapping: Mapping[str, str]) -> dict[str, str]:
-    prefixes: dict[str, str] = {}
-    for prefix, other in mapping.items():
-        if not (isinstance(prefix, str) and isinstance(other, str)):
-            raise TypeError(f"names must map str to str, and does not: {prefix!r}: {other!r}")
-        prefixes[_canonical_prefix(prefix)] = other.removesuffix(".")
-    unused, mapped = set(prefixes), {}
-    for name in names:
-        found = next((each for each in (*_around(name), "") if each in prefixes), None)
-        mapped[name] = name if found is None else _replaced(name, found, prefixes[found])
-        unused.discard(name if found is None else found)
-    if unused:
-        raise ValueError(f"names: no parameter is called or begins with {listed(map(repr, sorted(unused)))}")
-    return mapped
+def _number(given: Any) -> int:
+    if isinstance(given, bool):  # of a mask
+        raise TypeError
+    return operator.index(given)
 
 
-def _replaced(name: str, prefix: str, other: str) -> str:
-    rest = name.removeprefix(prefix).removeprefix(".")
-    return f"{other}.{rest}" if other and rest else other or rest
+def _runs_of(rows: Sequence[Rows], size: int) -> Runs:
+    """Return which of so many rows these are, in order; together, where there are several of them.
+
+    IndexError has a number that none of the rows has.
+
+    >>> _runs_of([slice(6, None)], 8), _runs_of([[5, 1, -2], slice(0, 1)], 8)
+    ((range(6, 8),), (range(0, 2), range(5, 7)))
+    """
+    all_of_them = range(size)
+    if len(rows) == 1 and isinstance(rows[0], slice) and rows[0].step in (None, 1):
+        return (all_of_them[rows[0]],)
+    chosen: set[int] = set()
+    for each in rows:
+        for number in all_of_them[each] if isinstance(each, slice) else each:
+            if not -size <= number < size:
+                raise IndexError(number)
+            chosen.add(number % size)
+    runs: list[range] = []
+    for row in sorted(chosen):
+        if runs and runs[-1].stop == row:
+            runs[-1] = range(runs[-1].start, row + 1)
+        else:
+            runs.append(range(row, row + 1))
+    return tuple(runs)
 
 
-def _checked(mapped: dict[str, str]) -> dict[str, str]:
-    first: dict[str, str] = {}
-    for name, other in mapped.items():
-        if not isinstance(other, str):
-            raise TypeError(f"names: {name!r} becomes {other!r}, which is not a str")
-        try:
-            mapped[name] = canonical_name(other)
-        except ValueError as error:
-            raise ValueError(f"names: {name!r} becomes {other!r}: {error}") from error
-        earlier = first.setdefault(mapped[name], name)
-        if earlier != name:
-            raise ValueError(
-                f"names: parameters {earlier!r} and {name!r} would both get the key of {mapped[name]!r}, and "
-                "so the same values"
-            )
-    return mapped
+def limit(row: Row, rows: Sequence[Rows], reading: bool) -> None:
+    """Let a parameter's values be for some of its rows alone; none, or all among them, are all.
+
+    ValueError says that it has no rows, not these, or no values for the others.
+    """
+    if not rows or _WHOLE in rows or row.values is None:
+        return
+    shape = logical_shape(row.tensor)
+    about = f"only: parameter {row.name!r} of shape {list(shape)}"
+    if not shape:
+        raise ValueError(f"{about} has no rows; choose it whole")
+    try:
+        runs = _runs_of(rows, shape[0])
+    except IndexError as error:
+        raise ValueError(f"{about} has no row {error}") from error
+    if not any(runs):
+        raise ValueError(f"{about} has none of these rows: {listed(map(excerpt, rows))}")
+    if row.tensor.is_meta and not reading:
+        raise ValueError(f"{about} is on the meta device: its other rows have no values; choose it whole")
+    if runs != (range(shape[0]),):
+        row.rows = runs
+        row.initialiser += f", {_text(runs)}"
+
+
+def _text(runs: Runs) -> str:
+    number, first, last = sum(map(len, runs)), runs[0].start, runs[-1].stop - 1
+    if number == 1:
+        return f"row {first} alone"
+    return f"rows {first} to {last} alone" if len(runs) == 1 else f"{number} rows of {first} to {last} alone"

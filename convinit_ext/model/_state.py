@@ -18,7 +18,7 @@ from convinit_ext._engine import (
     naming,
 )
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._plan import Plan, Row, by_memory, memory_of
+from convinit_ext.model._plan import Plan, Row, by_memory
 from convinit_ext.model._values import Given, SomeRows, Values, generated
 from convinit_ext.recipes import check_given
 from convinit_ext.sharding import is_dtensor, is_flat_piece, local_of, logical_shape, sharding_of
@@ -142,7 +142,7 @@ def _identity(key: str, tensor: Tensor, row: Row | None, filled: Mapping[int, Se
         return id(row)
     if tensor.is_meta or not tensor.numel():
         return id(tensor)
-    for other in filled.get(memory_of(tensor), ()):
+    for other in filled.get(walk.memory_of(tensor), ()):
         if walk.view(tensor) == walk.view(other.tensor):
             return id(other)
         if walk.overlap(tensor, other.tensor):

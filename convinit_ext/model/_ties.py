@@ -7,23 +7,22 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._checks import check_parameters
-from convinit_ext.model._named_tensors import NamedModule, NamedTensor
+from convinit_ext.model._named_tensors import Group, NamedModule, NamedTensor
 from convinit_ext.model._options import Options
 from convinit_ext.model._selection import Selection
 from convinit_ext.recipes import others_kept, put_back, shown_copy
 from convinit_ext.sharding import is_dtensor
 
-# Modules by their paths, with the parameters that they hold.
-_Held: TypeAlias = list[tuple[str, nn.Module, dict[str, nn.Parameter | None]]]
+_ByPlace: TypeAlias = dict[tuple[str, str], nn.Parameter | None]  # the path of a module, and the name there
 
 
 def tied_groups(
     nodes: list[NamedModule], held: list[NamedTensor], selection: Selection, options: Options
-) -> list[tuple[NamedTensor, ...]]:
+) -> list[Group]:
     """Return the parameters to fill, each with those tied to it; checked."""
     chosen = set() if selection.chooses_all else {id(each) for each in held if selection.chosen(each)}
     if selection.chooses_all or len(chosen) == len(held):
@@ -37,9 +36,7 @@ def tied_groups(
     return [group for group in groups if not any(selection.skipped(each) for each in group)]
 
 
-def _rejoined(
-    groups: list[tuple[NamedTensor, ...]], nodes: Sequence[NamedModule], reading: bool
-) -> list[tuple[NamedTensor, ...]]:
+def _rejoined(groups: list[Group], nodes: Sequence[NamedModule], reading: bool) -> list[Group]:
     """Return groups of parameters tied by their memory, those together that the model's own code would tie.
 
     In a look, what has memory of its own counts by itself. Raises ValueError for DTensors, which nobody can
@@ -84,18 +81,17 @@ def _check_can_be_tied(apart: Sequence[NamedTensor]) -> None:
 
 def _declared(owner: NamedModule) -> list[list[int]]:
     """Return which tensors a model's tie_weights() makes one, by their ids; it is called on a copy."""
-    own = [(node.path, node.module, dict(node.module._parameters.items())) for node in _nodes(owner.module)]
+    own = _by_place(owner.module)
     made = _tied(owner.module, own)
     found: dict[int, list[int]] = {}
-    for path, _, held in own:
-        for leaf, tensor in held.items():
-            one = made.get((path, leaf))
-            if tensor is not None and one is not None:
-                found.setdefault(id(one), []).append(id(tensor))
+    for place, tensor in own.items():
+        one = made.get(place)
+        if tensor is not None and one is not None:
+            found.setdefault(id(one), []).append(id(tensor))
     return [ids for ids in found.values() if len(set(ids)) > 1]
 
 
-def _tied(model: nn.Module, own: _Held) -> dict[tuple[str, str], Tensor | None]:
+def _tied(model: nn.Module, own: _ByPlace) -> _ByPlace:
     """Return the parameters of a copy once it has tied them, and what it has put into the model itself.
 
     It may hold modules in a list, where no copy looks. The model is as it was then.
@@ -106,15 +102,14 @@ def _tied(model: nn.Module, own: _Held) -> dict[tuple[str, str], Tensor | None]:
             copy.tie_weights()
         except Exception:  # foreign code, which may not know a model on the meta device
             return {}
-        nodes = _nodes(copy)
-        made = {(node.path, leaf): each for node in nodes for leaf, each in node.module._parameters.items()}
-        of_copy = {id(each): made.get((path, leaf)) for path, _, held in own for leaf, each in held.items()}
-        for path, module, held in own:
-            for leaf, each in module._parameters.items():
-                if held.get(leaf) is not each:
-                    made[path, leaf] = of_copy.get(id(each), each)
-    return dict(made)
+        made = _by_place(copy)
+        of_copy = {id(each): made.get(place) for place, each in own.items()}
+        for place, each in _by_place(model).items():
+            if own.get(place) is not each:
+                made[place] = of_copy.get(id(each), each)
+    return made
 
 
-def _nodes(module: nn.Module) -> list[NamedModule]:
-    return list(walk.modules(module, again=True))
+def _by_place(model: nn.Module) -> _ByPlace:
+    nodes = walk.modules(model, again=True)
+    return {(node.path, leaf): each for node in nodes for leaf, each in node.module._parameters.items()}

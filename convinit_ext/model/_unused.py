@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import islice
 
 from convinit_ext._engine import lines, listed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
-from convinit_ext.model._parametrize import target_of
+from convinit_ext.model._parametrize import target_of, target_of_buffer
 from convinit_ext.recipes import Fan, Recipe, Rule, Target, patterns
 
 _NUMBER = re.compile(r"\d+")
@@ -29,16 +29,13 @@ def check_rules_used(
         return
     targets = [target_of(each, fan) for each in held]
     used = {id(rule) for rule in recipe.rules_for(targets)}
-    buffers = [
-        Target(walk.canonical(each.name), leaf, each.tensor, module, each.node.parents)
-        for each in walk.buffers(nodes)
-        for module, leaf in each.places[:1]
-    ]
+    buffers = list(map(target_of_buffer, walk.buffers(nodes)))
     for rule in recipe.rules:
         if rule.buffer is not None and any(map(rule.matches_buffer, buffers)):
             used.add(id(rule))
+    names = {id(each.tensor): each.name for each in held}
     lost = [
-        f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes)}"
+        f"rule {number} ({_shown(rule)}) {_reason(rule, targets, buffers, nodes, names)}"
         for number, rule in enumerate(recipe.rules, 1)
         if not (id(rule) in used or _may_be_unused(rule))
     ]
@@ -71,7 +68,11 @@ def _shown(rule: Rule) -> str:
 
 
 def _reason(
-    rule: Rule, targets: Sequence[Target], buffers: Sequence[Target], nodes: Sequence[NamedModule]
+    rule: Rule,
+    targets: Sequence[Target],
+    buffers: Sequence[Target],
+    nodes: Sequence[NamedModule],
+    names: Mapping[int, str],
 ) -> str:
     if rule.buffer is None:
         fits = (
@@ -80,7 +81,7 @@ def _reason(
         first = next(fits, None)
         if first is not None:
             return f"is never reached: an earlier rule decides for {first!r}"
-    tied = next(_tied(rule, targets, nodes), None)
+    tied = next(_tied(rule, nodes, names), None)
     if tied is not None:
         return f"fits {tied[0]!r}, which is tied to {tied[1]!r}; the first name counts"
     near = _nearest(rule, targets if rule.buffer is None else buffers, nodes)
@@ -90,17 +91,16 @@ def _reason(
     )
 
 
-def _tied(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -> Iterator[tuple[str, str]]:
+def _tied(rule: Rule, nodes: Sequence[NamedModule], names: Mapping[int, str]) -> Iterator[tuple[str, str]]:
     """Yield parameters that the rule fits by another of their names, each with the name that counts."""
-    first = {id(each.tensor): each.name for each in targets}
-    names = walk.every_name(nodes[0].module)
+    every_name = walk.every_name(nodes[0].module)
     for node in nodes:
         for leaf, tensor in node.module._parameters.items():
             if tensor is None:
                 continue
-            for name in names[id(tensor)]:
+            for name in every_name[id(tensor)]:
                 if rule.matches(Target(name, leaf, tensor, node.module, node.parents)):
-                    yield name, first.get(id(tensor), "another")
+                    yield name, names.get(id(tensor), "another")
 
 
 def _nearest(rule: Rule, targets: Sequence[Target], nodes: Sequence[NamedModule]) -> list[str]:

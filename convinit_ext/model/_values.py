@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from convinit_ext import keys
+from convinit_ext import init, keys
 from convinit_ext._engine import Box, ops
 from convinit_ext.distributions import Distribution
-from convinit_ext.recipes import ZEROS
+from convinit_ext.recipes import ZEROS, DeltaOrthogonal, Orthogonal, Preset, Redrawn, Stacked, Transformed
 from convinit_ext.sharding import Part, Runs, within
 
 _SCRATCH_BYTES = 1 << 25  # of what is made at once
+
+# What a rule may say of a parameter, but for what is made of another parameter's values.
+Said: TypeAlias = Distribution | Preset | Stacked | Redrawn | Transformed | Orthogonal | DeltaOrthogonal
 
 
 class Values(Protocol):
@@ -70,20 +73,44 @@ class Drawn:
         return f"drawn {self.key!r} {self.distribution.kind} {numbers} {self.zero_row}"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DrawnParts:
+    """Values that are drawn as one tensor is, by the key and index, each part by its own distribution."""
+
+    key: str
+    shape: Sequence[int]
+    said: Stacked
+
+    def pieces(self, part: Part) -> Iterator[Piece]:
+        """Yield what the engine fills of a region."""
+        stop = 0
+        for size, distribution in self.said.parts:
+            start, stop = stop, stop + size
+            for each in within(part, (range(start, stop),), self.said.dim):
+                yield Piece(self.key, each.tensor, distribution, each.box(self.shape))
+
+    def write_(self, seed: int, part: Part) -> None:
+        fill_pieces(seed, self.pieces(part))
+
+    def text(self) -> str:
+        parts = [(size, Drawn(self.key, (), each).text()) for size, each in self.said.parts]
+        return f"dim {self.said.dim}: {parts}"
+
+
 def fill_pieces(seed: int, pieces: Iterable[Piece]) -> None:
     """Fill them by one call into the engine."""
-    pieces = list(pieces)
-    fill_keyed(keys.of_names(seed, [piece.key for piece in pieces]), pieces)
+    fill_members([(seed, list(pieces))])
 
 
-def fill_keyed(words: Tensor, pieces: Sequence[Piece]) -> None:
-    """Fill them by these words, one row each: one call, which shares all the bytes out over the threads."""
-    boxes = [piece.box for piece in pieces]
+def fill_members(members: Sequence[tuple[int, Sequence[Piece]]]) -> None:
+    """Fill those of several seeds by one call, which shares all the bytes out over the threads."""
+    pieces = [piece for _, own in members for piece in own]
+    words = [keys.of_names(seed, [piece.key for piece in own]) for seed, own in members]
     ops.fill_(
         [piece.memory for piece in pieces],
-        words,
+        torch.cat(words) if len(words) > 1 else words[0],
         [piece.distribution for piece in pieces],
-        boxes if any(boxes) else None,
+        [piece.box for piece in pieces],
     )
 
 
@@ -230,6 +257,47 @@ _kept: list[tuple[Computed, object, Tensor]] = []  # whose values, of what seed 
 def forget() -> None:
     """Let go of computed values, of which this process writes no further region."""
     _kept.clear()
+
+
+def values_of(said: Said, key: str, shape: Sequence[int], zero_row: int | None = None) -> Values:
+    """Return the values that a rule says.
+
+    ValueError says that matrices do not fit the shape. The row `zero_row` of what is drawn is zero.
+    """
+    if isinstance(said, Preset):
+        return Given(said.tensor)
+    if isinstance(said, Stacked):
+        return DrawnParts(key, shape, said)
+    if isinstance(said, Redrawn):
+        text = f"drawn by the model itself {key!r} {said.kind}"
+        return Computed(lambda: text, lambda seed, _: said.values(keys.Key(seed, key)))
+    if isinstance(said, Transformed):
+        text = f"{said} {said.distribution} {key!r}"
+        return Computed(lambda: text, lambda seed, dtype: said.values(keys.Key(seed, key), shape, dtype))
+    if isinstance(said, Orthogonal | DeltaOrthogonal):
+        said.check(shape)
+        text = f"{said} {key!r} {zero_row}"
+        return Computed(lambda: text, lambda *asked: _orthogonal(said, key, shape, zero_row, *asked))
+    return Drawn(key, shape, said, zero_row)
+
+
+def _orthogonal(
+    said: Orthogonal | DeltaOrthogonal,
+    key: str,
+    shape: Sequence[int],
+    zero_row: int | None,
+    seed: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    made = torch.empty(tuple(shape), dtype=exact, device="cpu")
+    if isinstance(said, Orthogonal):
+        init.orthogonal_(made, said.gain, key=keys.Key(seed, key), **said.axes._asdict())
+    else:
+        init.delta_orthogonal_(made, said.gain, key=keys.Key(seed, key))
+    if zero_row is not None:
+        made[zero_row] = 0
+    return made
 
 
 def whole(values: Values, seed: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

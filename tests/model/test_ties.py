@@ -8,6 +8,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from convinit_ext import init_model_, plan_model, save_model, verify
+from convinit_ext.recipes import TORCH, CopyFrom, Rule
 
 
 class Language(nn.Module):
@@ -164,3 +165,11 @@ def test_ties_by_modules_in_lists_are_known(marks):
     assert [row.name for row in init_model_(model, seed=1).rows] == ["embed.weight"]
     assert model.head.weight is model.embed.weight
     assert not model.head.weight.is_meta
+
+
+def test_a_copy_of_one_is_a_copy_of_what_both_get():
+    model = made("to_empty")
+    model.ema = nn.Linear(4, 6, bias=False)
+    init_model_(model, 3, [Rule(CopyFrom("head.weight"), name="ema.weight"), *TORCH])
+    assert model.head.weight is model.embed.weight
+    assert_same_bits(model.ema.weight, model.head.weight)
