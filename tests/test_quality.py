@@ -316,5 +316,5 @@ def test_the_tables_of_the_page_are_those_of_the_result_file(kind):
     record = json.loads(pages.FILES[kind].read_text())
     text = pages.PAGE.read_text()
     assert pages.with_tables(text, kind, record) == text
-    script = r"(\w+=\S+ )*python (benchmarks/quality|tests/fuzz)/\w+[.]py "  # behind the variables that change a run
+    script = r"(\w+=\S+ )*python (benchmarks/quality|tests/fuzz)/\w+[.]py "
     assert re.match(script, record["command"]) and record["results"]

@@ -111,7 +111,8 @@ def warn_of_copies(beginnings: Beginnings) -> None:
     """Warn where two parameters on the CPU hold the same values, and a plan gives them different ones.
 
     So start target and momentum networks. Layers that a list repeats are no copies, nor is the one that they
-    were made of: nn.TransformerEncoder clones them, and they are to differ.
+    were made of: nn.TransformerEncoder clones them, and they are to differ. Nor is
+    what memory happens to hold, which nobody has written: some, where all parameters of a copy would be.
     """
     if len({start for _, start in beginnings}) == len(beginnings):  # as in most models
         return
@@ -120,7 +121,9 @@ def warn_of_copies(beginnings: Beginnings) -> None:
         if _is_random(row, start):
             alike.setdefault(start, []).append(row)
     pairs = [pair for group in alike.values() if len(group) > 1 for pair in _pairs(group)]
-    if pairs:
+    found = {id(row) for pair in pairs for row in pair}
+    are_all = all(id(row) in found for group in alike.values() for row in group)
+    if pairs and (are_all or not is_unwritten(row for row, _ in beginnings)):
         (source, target), *_ = pairs
         names = listed(f"{target.name!r} of {source.name!r}" for source, target in pairs)
         warnings.warn(

@@ -160,7 +160,8 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
         group, ranks = found.group, tuple(dist.get_process_group_ranks(found.group))
         kind = "cpu" if "cpu" in str(dist.get_backend_config(group)) else found.local.device.type
         return Sharding(lambda: [group], kind, ranks, first=True, is_cut=len(ranks) > 1, is_outside=False)
-    spec: Any = tensor._spec  # type: ignore[attr-defined]  # a DTensor's
+    _check_one_rank(tensor._local_tensor)  # type: ignore[attr-defined]  # a DTensor's
+    spec: Any = tensor._spec  # type: ignore[attr-defined]  # as above
     coordinate = spec.mesh.get_coordinate()
     copied = [placement.is_replicate() for placement in spec.placements]
     return Sharding(
@@ -171,6 +172,14 @@ def sharding_of(tensor: Tensor) -> Sharding | None:
         is_cut=any(size > 1 for size, copy in zip(spec.mesh.shape, copied, strict=True) if not copy),
         is_outside=coordinate is None,
     )
+
+
+def _check_one_rank(local: Tensor) -> None:
+    if type(local).__name__ == "LocalTensor":
+        raise UnsupportedTensorError(
+            "cannot fill or read a DTensor inside LocalTensorMode, where one process stands for all ranks; "
+            "accepted are DTensors in a process for each rank"
+        )
 
 
 class FsdpState(enum.Enum):
@@ -202,11 +211,7 @@ class Cut(NamedTuple):
 
 def _runs_of_dtensor(tensor: Tensor, local: Tensor) -> tuple[Runs, ...]:
     """Return the indices of each dimension that this rank holds."""
-    if type(local).__name__ == "LocalTensor":
-        raise UnsupportedTensorError(
-            "cannot fill or read a DTensor inside LocalTensorMode, where one process stands for all ranks; "
-            "accepted are DTensors in a process for each rank"
-        )
+    _check_one_rank(local)
     spec: Any = tensor._spec  # type: ignore[attr-defined]  # a DTensor's
     coordinate = spec.mesh.get_coordinate()
     nothing = ((range(0),),) * tensor.dim()

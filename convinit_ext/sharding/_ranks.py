@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 
-from convinit_ext._engine import NUM_SUMS, listed
+from convinit_ext._engine import NUM_SUMS, UnsupportedTensorError, listed
 from convinit_ext.sharding._dtensor import Sharding, sharding_of
 
 T = TypeVar("T")
@@ -231,7 +231,13 @@ class Ranks:
     """
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        found = [sharding_of(tensor) for tensor in tensors]
+        found = []
+        for name, tensor in zip(names, tensors, strict=True):
+            try:
+                found.append(sharding_of(tensor))
+            except UnsupportedTensorError as error:
+                about = f"tensor {name!r}" if name else "the tensor"
+                raise UnsupportedTensorError(f"{about}: {error}") from error
         self._is_cut = np.array([each is not None and each.is_cut for each in found], dtype=bool)
         self.shared = bool(self._is_cut.any())
         self._error: Exception | None = None  # why this rank has no sums

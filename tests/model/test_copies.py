@@ -83,3 +83,14 @@ def test_copies_that_stay_equal_and_layers_that_repeat_are_not_warned_about():
         init_model_(constant)
         init_model_(model, recipe=[copies, *TORCH])
     assert torch.equal(model.q_net[0].weight, model.q_net_target[0].weight)
+
+
+def test_what_memory_happens_to_hold_is_no_copy():
+    """As after to_empty(), where two parameters may get the memory of tensors that were equal."""
+    model = pair("q_net", "q_net_target").to("meta").to_empty(device="cpu")
+    for parameter in model.parameters():
+        values = torch.arange(parameter.numel()) if parameter.ndim > 1 else torch.rand(parameter.numel())
+        parameter.data.view(-1).copy_(values)  # which PyTorch does not count
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_model_(model)
