@@ -27,7 +27,7 @@ from convinit_ext._engine._checks import (
     span,
     storage_of,
 )
-from convinit_ext._engine._compile import uncompiled
+from convinit_ext._engine._compile import BLOCKS, uncompiled
 from convinit_ext._engine._digest import FINGERPRINT_VERSION, Sums
 from convinit_ext._engine._fork import FORKED, on_this_thread
 from convinit_ext._engine._load import _C

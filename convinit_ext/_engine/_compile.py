@@ -1,11 +1,12 @@
 """What torch.compile knows of this library: functions that it leaves as they are, and the ops on tensors that
-have no values."""
+have no values. Blocks of intercept leave the same functions alone."""
 
 from __future__ import annotations
 
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -18,12 +19,16 @@ from convinit_ext._engine._ops import NUM_SUMS
 P = ParamSpec("P")
 R = TypeVar("R")
 
+BLOCKS: ContextVar[tuple[Any, ...]] = ContextVar("convinit_ext.intercept", default=())  # that are open
+
 
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function, around which torch.compile breaks its graph; with fullgraph=True that is PyTorch's error.
 
-    That is torch.compiler.disable, but for when: it imports the compiler, which takes longer than torch, and
-    is called once somebody else has. Until then a mark on the function says what it would.
+    No block of intercept around it is open inside: what it asks of a model's own code is the same everywhere.
+
+    The first is torch.compiler.disable, but for when: it imports the compiler, which takes longer than torch,
+    and is called once somebody else has. Until then a mark on the function says what it would.
 
     >>> @uncompiled
     ... def double(number: int) -> int:
@@ -40,6 +45,10 @@ def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with on_this_thread():
+            if BLOCKS.get():
+                outside = copy_context()
+                outside.run(BLOCKS.set, ())
+                return outside.run(call, *args, **kwargs)
             if "torch._dynamo" not in sys.modules:
                 return function(*args, **kwargs)
             if not disabled:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-from contextvars import ContextVar
 from types import CodeType, FunctionType
 from typing import Any
 from weakref import ref
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from convinit_ext._engine import on_this_thread
+from convinit_ext._engine import BLOCKS, on_this_thread
 from convinit_ext.intercept._signatures import FIXED_FUNCTIONS, INIT_FUNCTIONS, MATRIX_FUNCTIONS
 
 
@@ -65,7 +64,6 @@ originals = {
 }
 _lock = threading.RLock()  # a handler may end, and a signal come, while it is held
 _open: set[ref[Handler]] = set()  # in all threads
-_stack: ContextVar[tuple[ref[Handler], ...]] = ContextVar("convinit_ext.intercept", default=())
 
 
 def push(handler: Handler) -> None:
@@ -74,27 +72,27 @@ def push(handler: Handler) -> None:
     reference = ref(handler, _forget)
     _open.add(reference)
     _set_codes()
-    _stack.set((*(each for each in _stack.get() if _is_open(each)), reference))
+    BLOCKS.set((*(each for each in BLOCKS.get() if _is_open(each)), reference))
 
 
 def pop(handler: Handler) -> None:
     """Forget a handler, whichever others were pushed since, and however far its `push` came."""
     handler.is_open = False
     _forget(*(each for each in _open.copy() if each() is handler))
-    _stack.set(tuple(each for each in _stack.get() if _is_open(each)))
+    BLOCKS.set(tuple(each for each in BLOCKS.get() if _is_open(each)))
 
 
 def handlers() -> list[Handler]:
     """Return the open handlers of this thread and task, the innermost one last."""
     here = threading.get_ident()
-    found = [reference() for reference in _stack.get()]
+    found = [reference() for reference in BLOCKS.get()]
     return [each for each in found if each is not None and each.is_open and each.thread == here]
 
 
 def innermost() -> Handler | None:
     """Return the last of `handlers`, if there are any."""
-    for reference in reversed(_stack.get()):
-        handler = reference()
+    for reference in reversed(BLOCKS.get()):
+        handler: Handler | None = reference()
         if handler is not None and handler.is_open and handler.thread == threading.get_ident():
             return handler
     return None

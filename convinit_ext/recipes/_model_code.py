@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -136,13 +137,30 @@ def computed_table(target: Target) -> Preset | None:
 def _first(target: Target, ask: Callable[[Target, _Code], Any]) -> Any:
     """Return the first answer of a model's own code. What fails says nothing: it is foreign code."""
     for code in _codes(target):
-        try:
-            found = ask(target, code)
-        except Exception:
-            continue
-        if found is not None:
-            return found
+        for each in (code, _in_float32(code)) if _is_narrow(target.tensor) else (code,):
+            with suppress(Exception):
+                found = ask(target, each)
+                if found is not None:
+                    return found
+                break
     return None
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize < 4
+
+
+def _in_float32(code: _Code) -> _Code:
+    """Return code that sees the module's other narrow parameters in float32: PyTorch has no narrow QR."""
+
+    def call(shown: nn.Module, parent: nn.Module | None) -> None:
+        for leaf, each in shown._parameters.items():
+            if each is not None and _is_narrow(each):
+                wide = _like(each, each.device.type, torch.float32)
+                shown._parameters[leaf] = nn.Parameter(wide, each.requires_grad)
+        code(shown, parent)
+
+    return call
 
 
 def _codes(target: Target) -> Iterator[_Code]:
@@ -209,8 +227,7 @@ def _written(target: Target, code: _Code, device: str) -> tuple[list[Distributio
     """
     leaf, given = target.parameter, target.tensor
     shown, parent = _shown_pair(target)
-    is_narrow = given.is_floating_point() and given.itemsize < 4  # a narrower model is the rounding of it
-    memory = _like(given, device, torch.float32 if is_narrow else None)
+    memory = _like(given, device, torch.float32 if _is_narrow(given) else None)  # which it is the rounding of
     if device == "cpu":
         _make_small_ones(shown)
         memory.fill_(torch.nan if memory.is_floating_point() else 0)

@@ -11,7 +11,17 @@ from intercepted import a_layer, assert_is, generator_of, state_of_torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from convinit_ext import init, intercept
+from convinit_ext import (
+    Key,
+    fingerprint,
+    init,
+    init_ensemble,
+    init_model_,
+    intercept,
+    plan_model,
+    save_model,
+    verify,
+)
 
 
 @pytest.mark.parametrize("seed", [4, None])
@@ -251,3 +261,41 @@ def test_blocks_that_end_in_another_order():
     assert torch.zeros in seen
     assert_is(layers[1].weight, "weight", seed=1)
     assert state_of_torch() == before
+
+
+class OwnCode(nn.Module):
+    """Whose init code recipes ask: a known distribution, a draw of PyTorch's, and a block of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.scale, self.mixed = (nn.Parameter(torch.zeros(5, 4)) for _ in range(3))
+
+    def reset_parameters(self) -> None:
+        nn.init.trunc_normal_(self.table, std=0.02)
+        self.scale.data.copy_(torch.rand(5, 4) + 1)
+        with intercept(seed=7):
+            nn.init.orthogonal_(self.mixed)
+
+
+@pytest.mark.parametrize(("has_model", "seed"), [(False, None), (False, 1), (True, 1)])
+def test_functions_on_models_give_in_a_block_what_they_give_outside(has_model, seed, tmp_path):
+    def results(model: nn.Module, name: str) -> list[object]:
+        init_model_(model, seed=3)
+        save_model(model, tmp_path / name, seed=3)
+        params, _ = init_ensemble(model, seeds=[3])
+        return [
+            fingerprint(model),
+            fingerprint(tmp_path / name),
+            plan_model(model, seed=3).fingerprint(),
+            fingerprint({key: stacked[0] for key, stacked in params.items()}),
+            verify(model, seed=3).equal,
+        ]
+
+    outside = results(nn.Sequential(OwnCode(), nn.Linear(4, 4)), "outside")
+    assert len(set(outside)) == 2 and outside[-1] is True
+    model = nn.Sequential(OwnCode(), nn.Linear(4, 4))
+    with intercept(model if has_model else None, seed):
+        assert results(model, "inside") == outside
+        nn.init.normal_(model[1].weight)  # the block goes on
+    if has_model:
+        assert_same_bits(model[1].weight, init.normal_(torch.empty(4, 4), key=Key(1, "1.weight")))
