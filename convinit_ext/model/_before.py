@@ -35,8 +35,8 @@ def beginnings(rows: Iterable[Row]) -> Beginnings:
     """Return the first bytes of parameters on the CPU that stay, or are drawn whole."""
     found = []
     for row in rows:
-        first = row.held[0]
-        if row.rows is not None or not isinstance(row.values, Drawn | None):
+        first, values = row.held[0], row.values
+        if row.rows is not None or not (values is None or isinstance(values, Drawn)):
             continue
         local = first.tensor if first.is_plain else local_of(first.tensor)
         if local.is_cpu and (first.is_plain or is_plain(local)):
