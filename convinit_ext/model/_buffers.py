@@ -111,7 +111,7 @@ def buffer_rows(
             text = _text(start) if options.reading and start is not None else ""
             rows.append(Row(name, (held,), planned, text, None, dtype, place, is_buffer=True))
     attributes, odd = (
-        _attributes(nodes, chooses, device) if from_meta and not options.persistent else ([], [])
+        _attributes(nodes, chooses, device) if (from_meta or is_new) and not options.persistent else ([], [])
     )
     if lost or odd:
         by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"
@@ -155,7 +155,8 @@ def _attributes(
     found, lost = [], []
     for held in plain_tensors(nodes):
         if held.tensor.is_meta and chooses(held):
-            values = constructed_value(held)
+            # A parameter that is none of the model's was one before to_empty(); nobody knows which.
+            values = None if isinstance(held.tensor, nn.Parameter) else constructed_value(held)
             if values is None:
                 lost.append(f"{held.described}, a plain attribute")
             else:
