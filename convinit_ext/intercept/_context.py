@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from convinit_ext._engine import listed
 from convinit_ext.intercept import _patch
 from convinit_ext.intercept._fills import Fills
-from convinit_ext.intercept._signatures import CHANGES, DRAWS, METHODS
+from convinit_ext.intercept._signatures import CHANGES, DRAWS, METHODS, SHOWS
 from convinit_ext.keys import checked_seed
 from convinit_ext.sharding import is_sharded, place
 
@@ -180,6 +180,9 @@ class _Mode(TorchFunctionMode):
             if done is not None:
                 return done
         result = func(*args, **kwargs)
+        if func == SHOWS and fills.tracker is not None:
+            with DisableTorchFunction():
+                fills.tracker.note_data(args[0], result)
         if read is None and (fills.drawn or func in DRAWS):
             with DisableTorchFunction():
                 fills.follow(func, args, kwargs, result)

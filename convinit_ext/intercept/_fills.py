@@ -74,7 +74,7 @@ class Fills(_patch.Handler):
         if seed is None and model is not None:
             seed = int(torch.empty((), dtype=torch.int64, device="cpu").random_(INT64_MIN, None))
         self._seed = seed or 0
-        self._tracker = None if model is None else Tracker(model, self._seed)
+        self.tracker = None if model is None else Tracker(model, self._seed)
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
         self._warned: set[str] = set()
         self._generators = {} if model is None and seed is None else other_generators()
@@ -103,8 +103,8 @@ class Fills(_patch.Handler):
         ValueError says that it would write nothing, or into a range that is not the slice that it looks like.
         """
         tensor, *rest = args
-        if func in CONSTANTS and self._tracker is not None:
-            self._tracker.check_not_lost(tensor)
+        if func in CONSTANTS and self.tracker is not None:
+            self.tracker.check_not_lost(tensor)
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_placeholder(tensor):
@@ -153,13 +153,13 @@ class Fills(_patch.Handler):
         is_drawn = func in DRAWS or (func not in SHAPED and any(map(self.drawn.holds, sources)))
         if not is_drawn and func in OVERWRITES and given:
             self.drawn.forget(given[0])
-        if not is_drawn or self._tracker is None:
+        if not is_drawn or self.tracker is None:
             return
         writes = func in WRITES or is_foreach_in_place(func)
         for target in tensors_in(args[:1] if writes else (result,)):
             view = None
             with suppress(RuntimeError):  # a view that is no slice
-                view = self._tracker.view(target)
+                view = self.tracker.view(target)
             if view is None:
                 self.drawn.add(target)
             elif func in DRAWS or writes or any(target is each for each in given):
@@ -167,7 +167,7 @@ class Fills(_patch.Handler):
 
     def finish(self) -> None:
         """Say the same of what was made of what PyTorch drew, which no call says; and what others drew."""
-        for name, tensor in self._tracker.tensors() if self._tracker and self.drawn else ():
+        for name, tensor in self.tracker.tensors() if self.tracker and self.drawn else ():
             if self.drawn.is_in(tensor):
                 self._warn_of_draw(name)
         warn_of_others(self._generators)
@@ -179,7 +179,7 @@ class Fills(_patch.Handler):
 
     def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
         """Say once for each name, where PyTorch's function was called, that it did nothing."""
-        view = None if self._tracker is None else self._tracker.view(tensor)
+        view = None if self.tracker is None else self.tracker.view(tensor)
         named = f"a tensor of shape {tuple(tensor.shape)}" if view is None else repr(view.parameter.name)
         if named not in self._warned:
             self._warned.add(named)
@@ -221,9 +221,9 @@ class Fills(_patch.Handler):
 
     def _view(self, tensor: Tensor, generator: torch.Generator | None) -> ParameterView | None:
         """Return which part of the model the tensor is; None if its key comes from a generator."""
-        if self._tracker is None or generator is not None:
+        if self.tracker is None or generator is not None:
             return None
-        return self._tracker.view(tensor) or self._tracker.copied(tensor)
+        return self.tracker.view(tensor) or self.tracker.copied(tensor)
 
     def _take_row(self) -> KeyRow:
         if self._rows:
@@ -239,13 +239,13 @@ class Fills(_patch.Handler):
         `args` come before a generator and a key. Returns whether there is such a name; otherwise nothing is
         done.
         """
-        scope = None if self._tracker is None or generator is not None else self._tracker.scope()
-        if self._tracker is None or not scope:
+        scope = None if self.tracker is None or generator is not None else self.tracker.scope()
+        if self.tracker is None or not scope:
             return False
-        number = self._tracker.num_temporaries[scope]
+        number = self.tracker.num_temporaries[scope]
         with torch.no_grad():
             fill(*args, None, key=Key(self._seed, f"{scope}#temporary{number}"))
-        self._tracker.num_temporaries[scope] += 1
+        self.tracker.num_temporaries[scope] += 1
         return True
 
     def _fill_from_generator(

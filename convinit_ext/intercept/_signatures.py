@@ -58,6 +58,7 @@ DRAWS = frozenset(
 SHAPED = frozenset(getattr(torch, f"{name}_like") for name in ("empty", "full", "ones", "zeros"))
 _set_data: Any = torch.Tensor.data
 WRITES = (torch.Tensor.__setitem__, _set_data.__set__)  # which return nothing
+SHOWS = _set_data.__get__
 
 
 def is_foreach_in_place(func: Callable[..., Any]) -> bool:

@@ -5,16 +5,19 @@ For other tensors it finds what the running code was called for.
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._C import _has_storage
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
@@ -24,6 +27,8 @@ from convinit_ext._engine import _C, storage_of
 from convinit_ext.intercept._views import ParameterView, TrackedParameter
 from convinit_ext.sharding import is_dtensor, is_held_by_others, is_sharded, local_of, note_layers
 
+_PART = re.compile(r"(^|\.)parametrizations\.|_(g|v|orig)$")  # names of what weights are made of
+_MOST = 64  # operations that such a weight is computed by
 _CONV_RESET = _ConvNd.reset_parameters.__code__
 
 
@@ -39,8 +44,9 @@ class Tracker:
         self._model = model
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
-        self._warned: set[str] = set()
         self.num_temporaries: Counter[str] = Counter()  # filled in each scope
+        self._shown: tuple[Any, int, StorageWeakRef] | None = None
+        self._warned: set[str] = set()
         self._read()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
@@ -86,12 +92,38 @@ class Tracker:
         for name, tensor in (*self._model.named_parameters(), *self._model.named_buffers()):
             yield keys.canonical_name(name), tensor
 
+    def note_data(self, source: Tensor, shown: Tensor) -> None:
+        """Remember the `.data` of a tensor that autograd has recorded; the last one."""
+        if source.grad_fn is not None and _has_storage(shown):
+            memory = StorageWeakRef(shown.untyped_storage())  # type: ignore[no-untyped-call]  # PyTorch's
+            self._shown = source.grad_fn, storage_of(shown), memory
+
+    def _warn_if_in_vain(self, tensor: Tensor) -> None:
+        """Warn, once for each, of the `.data` of a weight that parts make: the model does not see it."""
+        if self._shown is None or not _has_storage(tensor):
+            return
+        node, storage, memory = self._shown
+        if storage_of(tensor) != storage or memory.expired():  # type: ignore[no-untyped-call]  # PyTorch's
+            return
+        known = (self._by_object.get(id(leaf)) for leaf in _leaves(node))
+        names = [view.parameter.name for view in known if view is not None]
+        part = next((name for name in names if _PART.search(name)), None)
+        if part is not None and part not in self._warned:
+            self._warned.add(part)
+            warnings.warn(
+                f"a fill of the .data of a weight that {part!r} makes is in vain, here and in PyTorch: the "
+                "model computes it anew. Fill the original (layer.parametrizations.weight.original, weight_v "
+                "or weight_orig; init_model_(model) does)",
+                stacklevel=7,
+            )
+
     def copied(self, tensor: Tensor) -> ParameterView | None:
         """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.
 
         PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last. RuntimeError says that
         the weight is parametrized, so that the values would be lost: autograd does not record it there.
         """
+        self._warn_if_in_vain(tensor)
         if tensor.dim() < 3 or not tensor.is_contiguous():
             return None
         frame: FrameType | None = sys._getframe(1)
@@ -186,3 +218,13 @@ class Tracker:
 
     def _present_storages(self) -> list[int]:
         return [storage_of(each) for each in self._members if isinstance(each, Tensor)]
+
+
+def _leaves(last: Any) -> Iterator[Tensor]:
+    """Yield the tensors that autograd's record begins with, of a short one."""
+    nodes = [last]
+    for node in nodes:
+        if hasattr(node, "variable"):
+            yield node.variable
+        before = [each for each, _ in node.next_functions if each is not None and each not in nodes]
+        nodes += before[: _MOST - len(nodes)]

@@ -29,7 +29,8 @@ def attributes_from_meta(
     found, lost = [], []
     for held in _plain_tensors(nodes):
         if held.tensor.is_meta and chooses(held):
-            values = _constructed_value(held)
+            # A parameter that is none of the model's was one before to_empty(); nobody knows which.
+            values = None if isinstance(held.tensor, nn.Parameter) else _constructed_value(held)
             if values is None:
                 lost.append(f"{held.described}, a plain attribute")
             else:

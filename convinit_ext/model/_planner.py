@@ -13,7 +13,7 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import attributes_from_meta
-from convinit_ext.model._before import beginnings, constants, warn_of_copies
+from convinit_ext.model._before import beginnings, constants, is_unwritten, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
 from convinit_ext.model._filling import (
@@ -94,7 +94,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
 
     buffers, lost = buffer_rows(nodes, rows, options, device, chosen, key_of)
     from_meta = on_meta or any(row.tensor.is_meta for row in buffers)
-    asked_of = nodes if from_meta and not options.persistent else []
+    is_new = not options.reading and is_unwritten(rows)  # to_empty() leaves plain attributes where they are
+    asked_of = nodes if (from_meta or is_new) and not options.persistent else []
     attributes, odd = attributes_from_meta(asked_of, chosen, device)
     if lost or odd:
         by_rules = "Say them by rules, recipe=[Rule(lambda target: values, buffer=...), *TORCH], assign"

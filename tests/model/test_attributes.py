@@ -66,3 +66,20 @@ def test_the_second_list_of_a_recurrent_modules_weights_is_read_anew():
     init_model_(layer, 3)
     init_model_(other, 3)
     assert torch.equal(layer(torch.ones(2, 3))[0], other(torch.ones(2, 3))[0])
+
+
+def test_what_to_empty_left_behind_is_named():
+    """It makes new parameters, and moves no plain attribute."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        model.groups = [{"params": [model[0].weight]}]
+        model[1].positions = torch.arange(4.0)
+    model.to_empty(device="cpu")
+    before = model[0].weight.detach().clone()
+    said = r"groups\[0\]\['params'\]\[0\] \[2, 2\] of S.*\n  1\.positions \[4\] of Linear, a plain attribute"
+    with pytest.raises(ValueError, match=said):
+        init_model_(model)
+    assert torch.equal(model[0].weight.nan_to_num(), before.nan_to_num())
+    model.groups = [{"params": [model[0].weight]}]
+    model[1].positions = torch.arange(4.0)
+    init_model_(model)
