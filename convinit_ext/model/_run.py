@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import deterministic
 
-from convinit_ext._engine import progress_bar
+from convinit_ext._engine import listed, progress_bar
 from convinit_ext.model._attributes import put
 from convinit_ext.model._checks import check_not_faked
 from convinit_ext.model._named_tensors import NamedTensor
@@ -41,9 +41,10 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
         with _untouched_memory():
             filled = [(row, row.memory()) for row in plan.all_rows]
         _write(seed, filled, progress)
+        replaced: list[str] = []
         for row, memory in filled:
             if memory is not row.tensor:
-                _place(row, memory)
+                replaced += _place(row, memory)
             else:
                 settle(memory)
             for held in row.held:
@@ -52,6 +53,12 @@ def run(plan: Plan, seed: int, progress: bool = False) -> None:
                     held.is_apart = False
         for attribute, values in plan.attributes:
             put(attribute, values)
+    if replaced:
+        warnings.warn(
+            "parameters are new objects now, since something holds on to the old (a weak reference or an "
+            f"autograd graph); make optimizers of the model's parameters anew: {listed(map(repr, replaced))}",
+            stacklevel=2,
+        )
 
 
 @contextlib.contextmanager
@@ -65,19 +72,23 @@ def _untouched_memory() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = fills  # type: ignore[attr-defined]  # as above
 
 
-def _place(row: Row, memory: Tensor) -> None:
-    """Put a row's new memory into the model, wherever the tensor or those tied to it are held."""
+def _place(row: Row, memory: Tensor) -> list[str]:
+    """Put a row's new memory into the model, wherever the tensor or those tied to it are held.
+
+    Returns the paths of parameters that could not stay the objects that they were.
+    """
     if row.is_buffer:
         for held in row.held:
             _place_buffer(held, memory)
     elif row.tensor.is_meta or is_dtensor(row.tensor):
-        _swap_in(row, memory)
+        return _swap_in(row, memory)
     else:
         for held in row.held:
             parameter = held.tensor
             grad, parameter.grad = parameter.grad, None
             parameter.data = memory
             parameter.grad = None if grad is None else grad.to(memory.dtype)
+    return []
 
 
 def _write(seed: int, filled: _Filled, progress: bool) -> None:
@@ -111,7 +122,7 @@ def in_steps(items: Sequence[_Item], sizes: Sequence[int] | None) -> Iterator[tu
         yield group, num_bytes
 
 
-def _swap_in(row: Row, memory: Tensor) -> None:
+def _swap_in(row: Row, memory: Tensor) -> list[str]:
     """Make written memory a parameter's, which stays the same object, in optimizers and lists too.
 
     What is tied to it by its memory alone becomes a parameter of that memory too.
@@ -129,12 +140,7 @@ def _swap_in(row: Row, memory: Tensor) -> None:
             lost.append(held.path)
             _assign(held, fresh)
         held.tensor.grad = None if grad is None or grad.is_meta else grad.to(memory.dtype)
-    if lost and not isinstance(memory, FakeTensor):  # nobody trains that
-        warnings.warn(
-            f"parameter {lost[0]!r} is a new object now, since something holds on to the old one (a weak "
-            "reference or an autograd graph): make optimizers of the model's parameters anew",
-            stacklevel=2,
-        )
+    return [] if isinstance(memory, FakeTensor) else lost  # nobody trains those
 
 
 def _swapped(held: NamedTensor, fresh: Tensor) -> bool:

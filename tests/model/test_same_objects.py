@@ -60,11 +60,15 @@ def test_a_plan_is_run_again_and_recurrent_modules_go_on():
 
 def test_a_parameter_that_something_holds_on_to_is_named():
     model = nn.Linear(3, 4, device="meta")
-    before = model.weight
-    held = weakref.ref(before)
-    with pytest.warns(UserWarning, match="'weight' is a new object now.*optimizers"):
+    before = model.weight, model.bias
+    held = [weakref.ref(each) for each in before]
+    with pytest.warns(UserWarning, match="new objects now.*optimizers.*: 'weight', 'bias'$") as warned:
         init_model_(model)
-    assert held() is before and before.is_meta and not model.weight.is_meta
+    assert len(warned) == 1 and [each() is old for each, old in zip(held, before, strict=True)] == [
+        True,
+        True,
+    ]
+    assert all(each.is_meta for each in before) and not model.weight.is_meta
 
 
 class Converting(nn.Module):
