@@ -39,15 +39,15 @@ def in_turns(runs: dict[str, Run], repeats: int, calls: int = 1) -> dict[str, fl
 
 
 def processor() -> str:
-    """The processor's name as the system tells it, with the number of cores."""
-    name = platform.processor() or platform.machine()
+    """The processor's name as the system tells it, with its family and the number of cores."""
+    facts = {}
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"{name}, {os.cpu_count()} cores"
+        lines = cpuinfo.read_text().splitlines()
+        facts = {name.strip(): fact.strip() for name, _, fact in (line.partition(":") for line in lines)}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    family = f" family {facts['cpu family']}" if "cpu family" in facts else ""
+    return f"{name}{family}, {os.cpu_count()} cores"
 
 
 def command() -> str:
