@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from convinit_ext._engine import SUPPORTED_DTYPES, check_tensor, in_fake_mode, is_plain, listed, naming
 from convinit_ext.distributions import Constant, Distribution, Uniform
 from convinit_ext.model import _named_tensors as walk
-from convinit_ext.model._before import is_unwritten, is_written
+from convinit_ext.model._before import is_written
 from convinit_ext.model._filling import check_range, said
 from convinit_ext.model._named_tensors import NamedModule, NamedTensor
 from convinit_ext.model._names import take_modules
@@ -54,17 +54,17 @@ def buffer_rows(
     device: torch.device,
     chooses: Callable[[NamedTensor], bool],
     key_of: Callable[[str], str],
+    is_new: bool,
 ) -> tuple[tuple[Row, ...], list[str]]:
     """Return the buffers that initialising a model changes, and meta ones that nobody knows how to rebuild.
 
     Those that are rebuilt go to this device. The recipe's rules for buffers count before everything else;
     ValueError says that one does not fit. A plan for reading has a row for every buffer and refuses nothing;
     its values are None where nobody knows what initialising leaves there: of those that keep their values,
-    and of spectral_norm's vectors.
+    and of spectral_norm's vectors. `is_new` says that nobody has written to any parameter.
     """
     rules = [rule for rule in options.recipe.rules if rule.buffer is not None]
     offers, lost, left = Offers(), [], []
-    is_new = not options.reading and is_unwritten(parameters)
     rows: list[Row] = []
     buffers = walk.buffers(nodes)
     take_modules(buffers, options.like, buffers=True)

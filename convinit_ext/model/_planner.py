@@ -92,9 +92,10 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     def chosen(buffer: NamedTensor) -> bool:
         return selection.chosen(buffer, is_parameter=False) and (not options.persistent or buffer.persistent)
 
-    buffers, lost = buffer_rows(nodes, rows, options, device, chosen, key_of)
+    is_new = not options.reading and is_unwritten(rows)
+    buffers, lost = buffer_rows(nodes, rows, options, device, chosen, key_of, is_new)
     from_meta = on_meta or any(row.tensor.is_meta for row in buffers)
-    is_new = not options.reading and is_unwritten(rows)  # to_empty() leaves plain attributes where they are
+    # to_empty() leaves plain attributes where they are.
     asked_of = nodes if (from_meta or is_new) and not options.persistent else []
     attributes, odd = attributes_from_meta(asked_of, chosen, device)
     if lost or odd:
