@@ -20,6 +20,7 @@ from convinit_ext.model._options import Options
 from convinit_ext.model._parametrize import target_of
 from convinit_ext.model._plan import Row
 from convinit_ext.model._values import Drawn
+from convinit_ext.recipes import check_finite_stay
 from convinit_ext.sharding import local_of
 
 _LOOKED_AT = 16  # bytes of each parameter
@@ -105,6 +106,24 @@ def is_unwritten(rows: Iterable[Row]) -> bool:
 def is_written(tensor: Tensor) -> bool:
     """Whether a tensor has no memory, or something was written there: into deep-copied buffers, too."""
     return tensor.is_meta or tensor.is_inference() or tensor._version > 0
+
+
+def warn_of_overflow(rows: Iterable[Row]) -> None:
+    """Warn of tensors that keep values which become infinite, since their new dtype cannot hold them."""
+    lost = []
+    for row in rows:
+        is_kept = row.values is None or row.rows is not None
+        if is_kept and row.dtype != row.tensor.dtype and not row.tensor.is_meta:
+            try:
+                check_finite_stay(local_of(row.tensor), row.dtype)
+            except ValueError as error:
+                lost.append(f"{row.name!r} ({error})")
+    if lost:
+        warnings.warn(
+            f"these tensors keep their values, of which some become infinite: {listed(lost)}; give them "
+            "others, or leave dtype= out",
+            stacklevel=2,
+        )
 
 
 def warn_of_copies(beginnings: Beginnings) -> None:

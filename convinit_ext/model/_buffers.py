@@ -31,11 +31,10 @@ from convinit_ext.recipes import (
     Preset,
     Redrawn,
     Rule,
-    check_converts,
     initialiser_text,
     is_distribution,
 )
-from convinit_ext.sharding import Part, is_dtensor, is_partial, local_of, parts
+from convinit_ext.sharding import Part, is_dtensor, is_partial, local_of, logical, parts
 
 # A module type, and the constant that each of its buffers starts from (as its reset_running_stats does).
 _STARTS: tuple[tuple[type[nn.Module], dict[str, Constant]], ...] = (
@@ -171,24 +170,20 @@ def _check_fits(tensor: Tensor, start: _Start, dtype: torch.dtype) -> None:
     """Check what a rule says, as PyTorch and the engine find out by two elements.
 
     Raises:
-        TypeError: a buffer that is not dense, or complex values for a real one.
+        TypeError: a buffer that is not dense, or what Preset.check raises.
         ValueError: values that its dtype cannot hold.
     """
     if tensor.is_quantized or tensor.layout is not torch.strided:
         kind = f"quantised tensor ({tensor.dtype})" if tensor.is_quantized else f"{tensor.layout} tensor"
         raise TypeError(f"no rule can fill a {kind}; accepted is a dense tensor")
-    given = start.tensor if isinstance(start, Preset) else None
-    if given is not None and given.is_complex() and not dtype.is_complex:
-        raise TypeError("the rule's values are complex, and accepted are real ones")
-    try:
-        if given is not None:
-            check_converts(given.dtype, dtype)
-        elif not isinstance(start, Orthogonal | Redrawn):
-            elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
+    if isinstance(start, Preset):
+        start.check(logical(tensor), dtype)
+    elif not isinstance(start, Orthogonal | Redrawn):
+        elements = torch.empty(2, dtype=dtype, device="cpu")  # of one alone PyTorch asks less
+        try:
             _values(start, "", (2,)).write_(0, Part(elements, (range(2),)))
-    except RuntimeError as error:  # NotImplementedError too
-        text = str(start) if given is None else f"values of {given.dtype}"
-        raise ValueError(f"{dtype} cannot hold {text}, which its rule says: {error}") from error
+        except RuntimeError as error:  # NotImplementedError too
+            raise ValueError(f"{dtype} cannot hold {start}, which its rule says: {error}") from error
 
 
 def _start(held: NamedTensor, rules: Sequence[Rule]) -> _Start | None:

@@ -13,7 +13,13 @@ from convinit_ext.distributions import Constant
 from convinit_ext.keys import checked_seed
 from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import attributes_from_meta
-from convinit_ext.model._before import beginnings, constants, is_unwritten, warn_of_copies
+from convinit_ext.model._before import (
+    beginnings,
+    constants,
+    is_unwritten,
+    warn_of_copies,
+    warn_of_overflow,
+)
 from convinit_ext.model._buffers import buffer_rows
 from convinit_ext.model._checks import check_modules
 from convinit_ext.model._filling import (
@@ -107,6 +113,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
             + f"\n{by_rules if lost else 'Assign'} them before, or build the model on the CPU"
         )
     selection.check_used()
+    if options.dtype is not None and not (options.reading or is_new):
+        warn_of_overflow((*rows, *buffers))
     return Plan(rows, buffers, seed, options.recipe.name, constants(starts, options), attributes, nodes)
 
 

@@ -12,7 +12,7 @@ from convinit_ext.recipes._derived import (
     Preset,
     Redrawn,
     Transformed,
-    check_converts,
+    check_finite_stay,
     check_given,
 )
 from convinit_ext.recipes._file import SUFFIXES, distinct

@@ -1,5 +1,7 @@
 """dtype=: what stays float32 in half precision, as transformers' from_pretrained has it."""
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -68,3 +70,18 @@ def test_a_tensor_that_is_half_precision_already_stays_so():
     model = Model().to(BF16)
     init_model_(model, recipe=RULES, dtype=BF16)
     assert {each.dtype for each in (*model.parameters(), *model.buffers())} == {BF16}
+
+
+def test_kept_values_that_become_infinite_are_named():
+    frozen = nn.Linear(3, 3).requires_grad_(False)
+    model = nn.Sequential(nn.Linear(3, 3), frozen)
+    model.register_buffer("mask", torch.tensor([-1e9, 0.0]))
+    frozen.weight.fill_(7e4)
+    with pytest.warns(
+        UserWarning, match=r"become infinite: '1\.weight' \(.*float16 .*70000.*, 'mask' \(.*-1e"
+    ):
+        init_model_(model, dtype=F16, frozen="keep")
+    model.register_buffer("mask", torch.tensor([-torch.inf, 6e4]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        init_model_(model.float(), dtype=BF16, frozen="keep")
