@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 import weakref
 
@@ -27,9 +28,9 @@ class Interrupt(BaseException):
 
 
 @contextlib.contextmanager
-def interrupts(first: float, every: float, count: int):
+def interrupts(first: float, every: float, count: int, ended: threading.Event | None = None):
     """Raise Interrupt in this thread after so many seconds, and again: as Ctrl-C is pressed twice. After none
-    it is another's to set the timer.
+    it is another's to set the timer. The last one sets `ended`.
     """
     left = [count]
 
@@ -37,6 +38,8 @@ def interrupts(first: float, every: float, count: int):
         left[0] -= 1
         if left[0] <= 0:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            if ended is not None:
+                ended.set()
         raise Interrupt
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -49,14 +52,15 @@ def interrupts(first: float, every: float, count: int):
         torch.set_grad_enabled(True)  # PyTorch's no_grad() may have been left half way
 
 
-def slow(function, seconds, first, every):
-    """Return a function that takes longer, and sets the timer in its first call."""
+def slow(function, ended, first, every):
+    """Return a function that takes longer; its first call sets the timer and waits for the last interrupt."""
     calls = iter([True])
 
     def slowed(*arguments):
         if next(calls, False):
             signal.setitimer(signal.ITIMER_REAL, first, every)
-        time.sleep(seconds)
+            ended.wait(60)
+        time.sleep(0.1)
         return function(*arguments)
 
     return slowed
@@ -73,14 +77,15 @@ def model() -> nn.Module:
 )
 def test_an_interrupt_while_the_disk_is_slow(tmp_path, monkeypatch, module, name, count):
     """The descriptor is not closed under the thread, whose number then would be that of another file."""
+    ended = threading.Event()
     with monkeypatch.context() as patched:
-        patched.setattr(module, name, slow(getattr(module, name), 0.3, 0.05, 0.03))
-        with pytest.raises(Interrupt), interrupts(0.0, 0.03, count):
+        patched.setattr(module, name, slow(getattr(module, name), ended, 0.05, 0.03))
+        with pytest.raises(Interrupt), interrupts(0.0, 0.03, count, ended):
             save_model(model(), tmp_path / "out.safetensors")
         with (tmp_path / "users.log").open("wb") as mine:
             mine.write(b"hello\n")
             mine.flush()
-            time.sleep(0.7)
+            time.sleep(0.5)
     assert (tmp_path / "users.log").read_bytes() == b"hello\n"
     whole = ["out.safetensors"] * (name == "replace")  # it was whole already, and only its name was missing
     assert sorted(os.listdir(tmp_path)) == [*whole, "users.log"]
@@ -181,11 +186,11 @@ def test_an_interrupt_leaves_no_circle_of_references(tmp_path, monkeypatch):
         alive.append(weakref.ref(mine))
         save_model(model(), tmp_path / "out.safetensors")
 
-    alive = []
-    monkeypatch.setattr(file_writer, "_write", slow(file_writer._write, 0.2, 0.05, 0.03))
+    alive, ended = [], threading.Event()
+    monkeypatch.setattr(file_writer, "_write", slow(file_writer._write, ended, 0.05, 0.03))
     gc.disable()
     try:
-        with contextlib.suppress(Interrupt), interrupts(0.0, 0.03, 3):
+        with contextlib.suppress(Interrupt), interrupts(0.0, 0.03, 3, ended):
             save()
         assert alive[0]() is None
     finally:
