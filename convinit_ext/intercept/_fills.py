@@ -108,6 +108,8 @@ class Fills(_patch.Handler):
         if not isinstance(tensor, Tensor) or (tensor.requires_grad and torch.is_grad_enabled()):
             return None
         if not is_placeholder(tensor):
+            if func in OVERWRITES and self.tracker is not None:
+                self.tracker.warn_if_in_vain(tensor, tensor.grad_fn if is_recorded(tensor) else None)
             if func in CONSTANTS or not tensor.numel():
                 check_not_slice(tensor)
             return None

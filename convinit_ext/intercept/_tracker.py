@@ -5,6 +5,7 @@ For other tensors it finds what the running code was called for.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+from weakref import finalize, ref
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +21,18 @@ from torch._C import _has_storage
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from convinit_ext import keys
 from convinit_ext._engine import _C, storage_of
-from convinit_ext.intercept._views import ParameterView, TrackedParameter
+from convinit_ext.intercept._views import ParameterView, TrackedParameter, is_recorded
 from convinit_ext.sharding import is_dtensor, is_held_by_others, is_sharded, local_of, note_layers
 
 _PART = re.compile(r"(^|\.)parametrizations\.|_(g|v|orig)$")  # names of what weights are made of
 _MOST = 64  # operations that such a weight is computed by
+_INSIDE = tuple(os.path.join(os.path.dirname(str(each.__file__)), "") for each in (keys, torch))
 _CONV_RESET = _ConvNd.reset_parameters.__code__
 
 
@@ -45,9 +49,11 @@ class Tracker:
         self._seed = seed
         self._by_name: dict[str, TrackedParameter] = {}
         self.num_temporaries: Counter[str] = Counter()  # filled in each scope
-        self._shown: tuple[Any, int, StorageWeakRef] | None = None
+        self._shown: tuple[object, int, StorageWeakRef] | None = None
         self._warned: set[str] = set()
         self._read()
+        if any(isinstance(each, ParametrizationList) for each in self._modules):
+            self._see_made_weights()
 
     def view(self, tensor: Tensor) -> ParameterView | None:
         """Return the tensor as a part of a parameter or buffer, if any; RuntimeError if it is no slice."""
@@ -94,28 +100,55 @@ class Tracker:
 
     def note_data(self, source: Tensor, shown: Tensor) -> None:
         """Remember the `.data` of a tensor that autograd has recorded; the last one."""
-        if source.grad_fn is not None and _has_storage(shown):
-            memory = StorageWeakRef(shown.untyped_storage())  # type: ignore[no-untyped-call]  # PyTorch's
-            self._shown = source.grad_fn, storage_of(shown), memory
+        if source.grad_fn is not None:
+            self._note(source.grad_fn, shown)
 
-    def _warn_if_in_vain(self, tensor: Tensor) -> None:
-        """Warn, once for each, of the `.data` of a weight that parts make: the model does not see it."""
-        if self._shown is None or not _has_storage(tensor):
+    def _see_made_weights(self) -> None:
+        """Remember the weight that parts make, which autograd may not record; the last one."""
+        its = ref(self)
+
+        def note(module: nn.Module, _: object, made: object) -> None:
+            tracker = its()
+            if tracker is None or not (isinstance(module, ParametrizationList) and isinstance(made, Tensor)):
+                return
+            name = tracker._names.get(id(module))
+            if name is not None:
+                tracker._note(f"{name}.original{'' if module.is_tensor else '1'}", made)
+
+        finalize(self, register_module_forward_hook(note).remove)
+
+    def _note(self, source: object, shown: Tensor) -> None:
+        if _has_storage(shown):
+            memory = StorageWeakRef(shown.untyped_storage())  # type: ignore[no-untyped-call]  # PyTorch's
+            self._shown = source, storage_of(shown), memory
+
+    def warn_if_in_vain(self, tensor: Tensor, recorded: object = None) -> None:
+        """Warn, once for each, of a weight that parts make, or of its `.data`: the model does not see it."""
+        source = recorded or self._noted(tensor)
+        if source is None:
             return
-        node, storage, memory = self._shown
-        if storage_of(tensor) != storage or memory.expired():  # type: ignore[no-untyped-call]  # PyTorch's
-            return
-        known = (self._by_object.get(id(leaf)) for leaf in _leaves(node))
-        names = [view.parameter.name for view in known if view is not None]
+        names = [source] if isinstance(source, str) else self._begins_with(source)
         part = next((name for name in names if _PART.search(name)), None)
-        if part is not None and part not in self._warned:
+        if part is not None and part not in self._warned and self._find(tensor) is None:
             self._warned.add(part)
             warnings.warn(
-                f"a fill of the .data of a weight that {part!r} makes is in vain, here and in PyTorch: the "
-                "model computes it anew. Fill the original (layer.parametrizations.weight.original, weight_v "
-                "or weight_orig; init_model_(model) does)",
-                stacklevel=7,
+                f"a fill of a weight that {part!r} makes is in vain, here and in PyTorch, unless the layer "
+                "is given it: the model computes it anew. Fill the original "
+                "(layer.parametrizations.weight.original, weight_v or weight_orig; init_model_(model) does)",
+                stacklevel=_level_outside(),
             )
+
+    def _noted(self, tensor: Tensor) -> object:
+        if self._shown is None or not _has_storage(tensor):
+            return None
+        source, storage, memory = self._shown
+        is_gone = storage_of(tensor) != storage or memory.expired()  # type: ignore[no-untyped-call]  # PyTorch's
+        return None if is_gone else source
+
+    def _begins_with(self, node: object) -> list[str]:
+        """Return the names of the parameters that autograd's record of a tensor begins with."""
+        known = (self._by_object.get(id(leaf)) for leaf in _leaves(node))
+        return [view.parameter.name for view in known if view is not None]
 
     def copied(self, tensor: Tensor) -> ParameterView | None:
         """Return the weight that PyTorch's reset_parameters of a convolution copies a tensor to, if any.
@@ -123,13 +156,12 @@ class Tracker:
         PyTorch 2.13 fills a contiguous tensor in place of a weight in channels_last. RuntimeError says that
         the weight is parametrized, so that the values would be lost: autograd does not record it there.
         """
-        self._warn_if_in_vain(tensor)
-        if tensor.dim() < 3 or not tensor.is_contiguous():
-            return None
-        frame: FrameType | None = sys._getframe(1)
+        frame = sys._getframe(1) if tensor.dim() > 2 and tensor.is_contiguous() else None
         while frame is not None and frame.f_code is not _CONV_RESET:
             frame = frame.f_back
         if frame is None:
+            if not is_recorded(tensor):  # of which an error follows
+                self.warn_if_in_vain(tensor)
             return None
         module = frame.f_locals["self"]
         if is_parametrized(module, "weight"):
@@ -228,3 +260,11 @@ def _leaves(last: Any) -> Iterator[Tensor]:
             yield node.variable
         before = [each for each, _ in node.next_functions if each is not None and each not in nodes]
         nodes += before[: _MOST - len(nodes)]
+
+
+def _level_outside() -> int:
+    """Return the stacklevel of a warning for the code that called this package, or PyTorch."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        frame, level = frame.f_back, level + 1
+    return level
