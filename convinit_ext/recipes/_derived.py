@@ -186,10 +186,15 @@ def check_given(values: Tensor, target: Tensor) -> None:
 
 
 def check_finite_stay(values: Tensor, dtype: torch.dtype) -> None:
-    """Raise ValueError for a finite value that is beyond a dtype."""
+    """Raise ValueError for a finite value beyond a dtype, and for one that an integer dtype rounds."""
     largest, values = largest_of(dtype), values.detach()
-    is_read = type(values) in PLAIN and values.numel() and not in_fake_mode()
-    if not is_read or largest_of(values.dtype) <= largest:
+    if not (type(values) in PLAIN and values.numel()) or in_fake_mode():
+        return
+    holds_whole_alone = not (dtype.is_floating_point or dtype.is_complex)
+    if holds_whole_alone and values.is_floating_point() and not values.double().frac().eq(0).all():
+        raise ValueError(f"{dtype} holds whole numbers alone, and the tensor has others")
+    lowest = (-largest - holds_whole_alone) if dtype.is_signed else 0
+    if largest_of(values.dtype) <= largest and dtype.is_signed >= values.dtype.is_signed:
         return
     values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
     values = values.float() if values.itemsize == 1 else values  # PyTorch does not compare float8
@@ -198,9 +203,10 @@ def check_finite_stay(values: Tensor, dtype: torch.dtype) -> None:
         values = values[values.isfinite()]
         found = _extremes(values) if values.numel() else ()
     for value in found:
-        if abs(value) > largest:
+        if not lowest <= value <= largest:
             raise ValueError(
-                f"{dtype} cannot hold {value:.6g}, which the tensor has; its largest number is {largest:.6g}"
+                f"{dtype} cannot hold {value:.6g}, which the tensor has; it holds numbers from {lowest:.6g} "
+                f"to {largest:.6g}"
             )
 
 

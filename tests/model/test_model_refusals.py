@@ -184,6 +184,8 @@ def fake(*shape: int) -> torch.Tensor:
         (torch.zeros(4, dtype=torch.int64), Constant(1e30), ValueError, "torch.int64 cannot hold"),
         (torch.zeros(4, dtype=torch.bits8), torch.ones(4), TypeError, "values of torch.float32 cannot be"),
         (torch.zeros(4, dtype=torch.int8), torch.full((4,), 300.0), ValueError, "torch.int8 cannot hold 300"),
+        (torch.zeros(4, dtype=torch.uint8), torch.tensor([0, 0, 0, -1]), ValueError, "from 0 to 255"),
+        (torch.zeros(4, dtype=torch.int8), torch.full((4,), 0.5), ValueError, "holds whole numbers alone"),
         (QUANTISED, Constant(1.0), TypeError, "a quantised tensor .torch.qint8.; accepted is a dense"),
         (torch.zeros(4).to_sparse(), Constant(1.0), TypeError, "a torch.sparse_coo tensor; acc"),
         (torch.zeros(4), QUANTISED, TypeError, "a quantised tensor cannot be copied"),
