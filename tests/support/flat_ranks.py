@@ -58,7 +58,10 @@ def assert_filled_in_place(model: Wrapper, whole: nn.Module) -> None:
         assert verify(model, 3, recipe, check_ranks=True)
         assert not verify(model, 4, recipe, check_ranks=True)
         with Wrapper.summon_full_params(model):
+            assert verify(model, 3, recipe)
             assert all(map(torch.equal, values(model), values(whole)))
+            init_model_(model, 4, recipe)
+        assert verify(model, 4, recipe)
     plan = plan_model(model, 4)
     plan.run(3)
     assert verify(model, 3)
