@@ -205,8 +205,14 @@ def _subjects(
 
 
 def _names(model: nn.Module, rows: Iterable[Row], given: Iterable[str]) -> dict[int, list[str]]:
-    """Return every name of the model's tensors by their ids, the state dict's too if a hook renames them."""
+    """Return every name of the model's tensors by their ids, the state dict's too if a hook renames them.
+
+    A parameter has those of a buffer that is its memory as well.
+    """
     names = walk.every_name(model)
+    views = {walk.view(row.tensor): id(row.tensor) for row in rows if not row.is_buffer}
+    for buffer in model.buffers():
+        names.get(views.get(walk.view(buffer), 0), []).extend(names[id(buffer)])
     is_renamed = not {name for each in names.values() for name in each}.issuperset(given)
     if is_renamed and not any(is_flat_piece(row.tensor) for row in rows):  # which a state dict gathers
         for key, tensor in walk.with_state(model).state_dict(keep_vars=True).items():
