@@ -66,7 +66,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
-        check_modules(nodes, options.dtype)
+        check_modules(nodes, None if options.persistent else options.dtype)
     held = walk.parameters(nodes)
     if pieces:
         held = _with_pieces(held, nodes, pieces)
