@@ -148,7 +148,8 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "
                 "drop what is filled; call its reshard() first"
             )
-        if state is FsdpState.RUN and dtype is not None:
+        floats = (each for each in node.module.parameters() if each.is_floating_point())
+        if state is FsdpState.RUN and any(dtype not in (None, each.dtype) for each in floats):
             raise ValueError(
                 f"module {node.path!r} has run under FSDP2, which keeps its dtypes; pass dtype= before the "
                 "first forward pass"

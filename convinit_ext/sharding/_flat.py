@@ -69,7 +69,7 @@ def flat_pieces(
         shows_whole = _shows_whole(handle)
         if not shows_whole and (whole or not _is_at_rest(handle)):
             raise ValueError(f"{about}, whose parameters are pieces of a flat one; {_ACCEPTED}")
-        if dtype is not None:
+        if dtype not in (None, handle.flat_param.dtype):
             raise ValueError(f"{about}, which keeps its dtypes; pass dtype= before the model is wrapped")
         if not shows_whole:
             pieces = _noted(handle)
