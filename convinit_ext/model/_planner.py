@@ -15,7 +15,7 @@ from convinit_ext.model import _named_tensors as walk
 from convinit_ext.model._attributes import attributes_from_meta
 from convinit_ext.model._before import beginnings, constants, is_unwritten, warn_of_copies
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules
+from convinit_ext.model._checks import check_modules, check_reducers
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -80,6 +80,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if selection.has_rows:
         for row in rows:
             limit(row, [each for held in row.held for each in selection.rows_of(held)], options.reading)
+    if not (options.reading or options.persistent):
+        check_reducers(nodes, (held.tensor for row in rows if row.is_fresh for held in row.held))
     seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)
