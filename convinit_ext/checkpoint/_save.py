@@ -46,7 +46,9 @@ from convinit_ext.sharding import gathered, members, place, text_of, together
 
 _SHARD_BYTES = 5 * 10**9  # as huggingface_hub and transformers split unless they are told
 # Endings of weights in one file: whoever gives such a path wants no folder of that name.
-_OTHER_FILES = (FILE_SUFFIX, ".safetensor", ".bin", ".ckpt", ".gguf", ".h5", ".npz", ".onnx", ".pt", ".pth")
+_OTHER_FILES = (
+    ".safetensors .safetensor .bin .ckpt .gguf .h5 .json .msgpack .npy .npz .onnx .pkl .pt .pth .tar .zip"
+)
 
 
 class SavedFile(NamedTuple):
@@ -189,7 +191,7 @@ def save_model(
         if path == "":  # the current folder to pathlib, and an unset variable to the user
             raise ValueError("the path is empty; accepted are a folder, and a file in .safetensors")
         suffix = Path(path).suffix
-        if suffix.lower() in _OTHER_FILES and suffix != FILE_SUFFIX and not Path(path).is_dir():
+        if suffix.lower() in _OTHER_FILES.split() and suffix != FILE_SUFFIX and not Path(path).is_dir():
             raise ValueError(
                 f"{path}: no file in {suffix} is written; accepted are a folder, and a file in .safetensors"
             )

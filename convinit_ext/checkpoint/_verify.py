@@ -205,13 +205,18 @@ def _subjects(
 
 
 def _names(model: nn.Module, rows: Iterable[Row], given: Iterable[str]) -> dict[int, list[str]]:
-    """Return every name of the model's tensors by their ids, the state dict's too if a hook renames them."""
+    """Return every name of the model's tensors by their ids, the state dict's too if a hook has others.
+
+    A parameter has those of a buffer that is its memory as well.
+    """
     names = walk.every_name(model)
-    is_renamed = not {name for each in names.values() for name in each}.issuperset(given)
-    if is_renamed and not any(is_flat_piece(row.tensor) for row in rows):  # which a state dict gathers
+    views = {walk.view(row.tensor): id(row.tensor) for row in rows if not row.is_buffer}
+    for buffer in model.buffers():
+        names.get(views.get(walk.view(buffer), 0), []).extend(names[id(buffer)])
+    has_others = not {name for each in names.values() for name in each}.issuperset(given)
+    if has_others and not any(is_flat_piece(row.tensor) for row in rows):  # which a state dict gathers
         for key, tensor in walk.with_state(model).state_dict(keep_vars=True).items():
-            if id(tensor) in names:
-                names[id(tensor)].append(walk.canonical(key))
+            names.setdefault(id(tensor), []).append(walk.canonical(key))
     return names
 
 

@@ -43,7 +43,7 @@ from convinit_ext.init._fill import fill_ as fill_
 from convinit_ext.init._orthogonal import delta_orthogonal_, orthogonal_
 from convinit_ext.init._structured import dirac_, eye_, identity_, sparse_
 from convinit_ext.keys import Key
-from convinit_ext.sharding import Shard, is_marked, local_of, may_be_alias
+from convinit_ext.sharding import Shard, is_marked, is_partial, local_of, may_be_alias, parts
 
 __all__ = [
     "calculate_gain",
@@ -233,6 +233,8 @@ def _constant(
             finally:
                 _set_grad_enabled(enabled)
         check_not_lost(tensor)
+        if write is not Tensor.zero_ and is_partial(tensor):  # of which PyTorch fills every term
+            parts(tensor)  # which refuses it
         is_whole = not is_marked(tensor)
         if is_whole and not FORKED:
             return function(tensor, *args, **kwargs)

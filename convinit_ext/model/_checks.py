@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from convinit_ext._engine import (
@@ -148,8 +149,22 @@ def check_modules(nodes: Iterable[NamedModule], dtype: torch.dtype | None) -> No
                 f"module {node.path!r} holds gathered parameters, as after a forward pass, and FSDP2 would "
                 "drop what is filled; call its reshard() first"
             )
-        if state is FsdpState.RUN and dtype is not None:
+        floats = (each for each in node.module.parameters() if each.is_floating_point())
+        if state is FsdpState.RUN and any(dtype not in (None, each.dtype) for each in floats):
             raise ValueError(
                 f"module {node.path!r} has run under FSDP2, which keeps its dtypes; pass dtype= before the "
                 "first forward pass"
+            )
+
+
+def check_reducers(nodes: Iterable[NamedModule], moved: Iterable[Tensor]) -> None:
+    """Raise ValueError where parameters get new memory inside DDP, which has its hooks on the old."""
+    wrappers = [node for node in nodes if isinstance(node.module, DistributedDataParallel)]
+    ids = set(map(id, moved)) if wrappers else ()
+    for node in wrappers:
+        if any(id(each) in ids and each.requires_grad for each in node.module.parameters()):
+            raise ValueError(
+                f"module {node.path!r} is a DistributedDataParallel, which would not average gradients of "
+                "parameters in new memory, by dtype= or from the meta device; initialise the model before it "
+                "is wrapped"
             )

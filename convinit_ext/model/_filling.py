@@ -113,7 +113,7 @@ class Fillings:
             text = f"{text}, cuts nothing"
         if distribution is values and padding is not None and distribution != ZEROS:
             values, text = RowZeroed(distribution, padding), f"{text}, row {padding} zero"
-        if isinstance(values, RowZeroed) and not 0 <= values.row < tensor.shape[0]:
+        if isinstance(values, RowZeroed) and values.row not in range(tensor.shape[0] if tensor.ndim else 0):
             raise ValueError(f"parameter {target.name!r}, {text}: there is no row {values.row} to make zero")
         if isinstance(distribution, MATRICES):
             says_blocks = isinstance(distribution, Orthogonal) and distribution.says_blocks_alone

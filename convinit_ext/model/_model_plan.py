@@ -180,10 +180,10 @@ class _Homes:
     def __init__(self, nodes: Sequence[NamedModule], held: Sequence[NamedTensor]) -> None:
         self._nodes, self._held = nodes, held
         self._tensors = [each.tensor for each in held]
-        self._holders = [vars(node.module)[leaves] for leaves in _LEAVES for node in nodes]
+        self._holders = [getattr(node.module, leaves) for leaves in _LEAVES for node in nodes]
         # Views, which show what is there when they are looked at.
         self._leaves = [holder.keys() for holder in self._holders]
-        self._children = [vars(node.module)["_modules"].values() for node in nodes]
+        self._children = [node.module._modules.values() for node in nodes]
         self._absent = [
             (at, leaf)
             for at, holder in enumerate(self._holders)
@@ -191,7 +191,7 @@ class _Homes:
             if tensor is None
         ]
         self._places = [
-            (vars(module), _LEAVES[leaf not in module._parameters], leaf, each.path)
+            (module, _LEAVES[leaf not in module._parameters], leaf, each.path)
             for each in held
             for module, leaf in each.places
         ]
@@ -234,7 +234,7 @@ class _Homes:
             [*map(id, itertools.chain.from_iterable(self._children))],
             [self._holders[at].get(leaf) is None for at, leaf in self._absent],
             [  # no dicts in a ScriptModule: without get
-                id(holder[leaf]) if leaf in (holder := module[kind]) else None
+                id(holder[leaf]) if leaf in (holder := getattr(module, kind)) else None
                 for module, kind, leaf, _ in self._places
             ],
             [tensor.shape for tensor in tensors],

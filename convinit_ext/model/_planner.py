@@ -21,7 +21,7 @@ from convinit_ext.model._before import (
     warn_of_overflow,
 )
 from convinit_ext.model._buffers import buffer_rows
-from convinit_ext.model._checks import check_modules
+from convinit_ext.model._checks import check_modules, check_reducers
 from convinit_ext.model._filling import (
     DISTRIBUTIONS,
     Filling,
@@ -72,7 +72,7 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     modules = ((node.path, node.module) for node in nodes)
     pieces = flat_pieces(modules, None if options.reading else options.dtype, whole=options.persistent)
     if not options.reading:
-        check_modules(nodes, options.dtype)
+        check_modules(nodes, None if options.persistent else options.dtype)
     held = walk.parameters(nodes)
     if pieces:
         held = _with_pieces(held, nodes, pieces)
@@ -86,6 +86,8 @@ def make_plan(model: nn.Module, seed: int, options: Options) -> Plan:
     if selection.has_rows:
         for row in rows:
             limit(row, [each for held in row.held for each in selection.rows_of(held)], options.reading)
+    if not (options.reading or options.persistent):
+        check_reducers(nodes, (held.tensor for row in rows if row.is_fresh for held in row.held))
     seconds = {id(each) for group in groups for each in group[1:]} if len(groups) < len(held) else ()
     asked = [each for each in held if id(each) not in seconds] if seconds else held
     check_rules_used(options.recipe, planner.used, asked, nodes, options.fan)

@@ -28,6 +28,8 @@ _PROGRESS_STEPS = 64  # the bar moves at most so often: each step is a call into
 _MEMORY_FACTS = Path("/proc/meminfo")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")  # as a container sees its own
 _FILE_CACHE = ("active_file", "inactive_file")  # of memory.stat: given up where memory runs short
+# Of gradients, which PyTorch keeps beside the attributes of a tensor.
+_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 _Item = TypeVar("_Item")
 _Filled: TypeAlias = Sequence[tuple[Row, Tensor]]  # rows with the memory that takes their values
@@ -136,6 +138,9 @@ def _swap_in(row: Row, memory: Tensor) -> list[str]:
         else:
             fresh = torch.Tensor._make_subclass(type(parameter), memory, parameter.requires_grad)
         fresh.__dict__.update(parameter.__dict__)
+        for hooks in _HOOKS:
+            if getattr(parameter, hooks) is not None:
+                setattr(fresh, hooks, getattr(parameter, hooks))
         if not _swapped(held, fresh):
             lost.append(held.path)
             _assign(held, fresh)

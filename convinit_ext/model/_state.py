@@ -73,7 +73,8 @@ def saved_tensors(model: nn.Module, plan: Plan) -> list[SavedTensor]:
             continue
         row = rows.get(id(value))
         tensor = _checked(key, value, row is not None and row.rows is None)
-        identity = _identity(key, tensor, row, filled)
+        row = _in_memory(key, tensor, row, filled)
+        identity = _identity(tensor, row)
         if identity in seen:
             continue
         seen.add(identity)
@@ -136,21 +137,29 @@ def _check_shows_rows(state: Mapping[str, Any], model: nn.Module, plan: Plan) ->
         )
 
 
-def _identity(key: str, tensor: Tensor, row: Row | None, filled: Mapping[int, Sequence[Row]]) -> object:
-    """Equal for tensors that are tied. ValueError says that one is a part of a parameter that is filled."""
-    if row is not None and not row.is_buffer:
-        return id(row)
-    if tensor.is_meta or not tensor.numel():
-        return id(tensor)
+def _in_memory(key: str, tensor: Tensor, row: Row | None, filled: Mapping[int, Sequence[Row]]) -> Row | None:
+    """Return the row of the parameter that is filled and that a buffer is too; any other tensor's own.
+
+    ValueError says that a buffer is a part of a parameter that is filled.
+    """
+    if (row is not None and not row.is_buffer) or tensor.is_meta:
+        return row
     for other in filled.get(walk.memory_of(tensor), ()):
         if walk.view(tensor) == walk.view(other.tensor):
-            return id(other)
+            return other
         if walk.overlap(tensor, other.tensor):
             raise ValueError(
                 f"buffer {key!r} is a part of the memory of parameter {other.name!r}, which is filled; give "
                 "it its own (clone()), or register it with persistent=False"
             )
-    return walk.view(tensor)
+    return row
+
+
+def _identity(tensor: Tensor, row: Row | None) -> object:
+    """Equal for tensors that are tied."""
+    if row is not None and not row.is_buffer:
+        return id(row)
+    return id(tensor) if tensor.is_meta or not tensor.numel() else walk.view(tensor)
 
 
 def fingerprint_of(tensors: Iterable[SavedTensor], seed: int) -> str:

@@ -69,7 +69,7 @@ def flat_pieces(
         shows_whole = _shows_whole(handle)
         if not shows_whole and (whole or not _is_at_rest(handle)):
             raise ValueError(f"{about}, whose parameters are pieces of a flat one; {_ACCEPTED}")
-        if dtype is not None:
+        if dtype not in (None, handle.flat_param.dtype):
             raise ValueError(f"{about}, which keeps its dtypes; pass dtype= before the model is wrapped")
         if not shows_whole:
             pieces = _noted(handle)
@@ -168,12 +168,17 @@ def _noted(handle: Any) -> list[FlatPiece]:
         begin = info.offset_in_shard or 0
         tensor = flat.detach()[begin : begin + length] if parameter is None else parameter
         shard = shards[id(place.module), place.param_name] = Shard.flat(shape, start, length)
-        know(tensor, shard, lambda: _is_at_rest(handle))
+        know(tensor, shard, lambda: _keeps_fills(handle))
         pieces.append(FlatPiece(place.module, place.param_name, tensor))
     for parameter, info in zip(flat._shared_params or (), flat._shared_param_infos, strict=False):
         shard = shards[id(info.prim_module), info.prim_param_name]
-        know(parameter, shard, lambda: _is_at_rest(handle))
+        know(parameter, shard, lambda: _keeps_fills(handle))
     return pieces
+
+
+def _keeps_fills(handle: Any) -> bool:
+    """A vector that one rank has all of looks the same in summon_full_params, which keeps fills too."""
+    return _is_at_rest(handle) or _shows_whole(handle)
 
 
 def _shows_whole(handle: Any) -> bool:

@@ -35,7 +35,7 @@ _MASTERS = frozenset(("_hp_mapping", "_z3_optimizer"))
 MARKS.update(_MARKS, _MASTERS, {_IS_ADDED_UP})
 
 _groups: MutableMapping[Tensor, Any] = WeakIdKeyDictionary()  # of parameters, as their layers have them
-# Pieces of flat parameters: the range, and whether it is still what the piece's memory holds.
+# Pieces of flat parameters: the range, and whether FSDP keeps what is written to them.
 _known: MutableMapping[Tensor, tuple[Shard, Callable[[], bool]]] = WeakIdKeyDictionary()
 
 
@@ -50,10 +50,10 @@ class Foreign(NamedTuple):
     is_cut: bool = False  # whether that is known although it is not known which part this process has
 
 
-def know(tensor: Tensor, shard: Shard, is_at_rest: Callable[[], bool]) -> None:
+def know(tensor: Tensor, shard: Shard, keeps_fills: Callable[[], bool]) -> None:
     """Note that a tensor is a piece of a flat parameter, and which range of its own it is."""
     setattr(tensor, _FLAT, True)
-    _known[tensor] = shard, is_at_rest
+    _known[tensor] = shard, keeps_fills
 
 
 def is_flat_piece(tensor: Tensor) -> bool:
@@ -135,8 +135,8 @@ def check_foreign(tensor: Tensor, writing: bool, is_placed: bool = False) -> Non
     found = foreign(tensor)
     if found is not None and found.shard is None and not is_placed:
         raise ValueError(found.problem)
-    _, is_at_rest = _known.get(tensor, (None, None)) if _FLAT in tensor.__dict__ else (None, None)
-    if is_at_rest is not None and not is_at_rest():
+    _, keeps_fills = _known.get(tensor, (None, None)) if _FLAT in tensor.__dict__ else (None, None)
+    if keeps_fills is not None and not keeps_fills():
         raise ValueError(
             "FullyShardedDataParallel has gathered it since, and would drop what is filled; plan it again"
         )

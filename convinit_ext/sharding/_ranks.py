@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -125,11 +125,12 @@ class _Meeting:
         group = group or dist.group.WORLD
         assert group is not None
         self._rank, self._ranks = dist.get_rank(), dist.get_process_group_ranks(group)
-        self._here = dist.get_backend(group) in _WITHOUT_STORE  # nobody waits
+        store: Any = None if dist.get_backend(group) in _WITHOUT_STORE else group.get_group_store()
+        self._here = store is None  # nobody waits
         self._working = not self._here
         if self._here:
             return
-        self._store = PrefixStore("convinit_ext", group.get_group_store())
+        self._store = PrefixStore("convinit_ext", store)
         self._timeout: float = self._store.timeout.total_seconds()  # type: ignore[attr-defined]  # PyTorch's types have no timeout
         self._number = self._store.add(f"meetings of {self._rank}", 1)
 

@@ -103,7 +103,7 @@ def test_places_that_are_none(tmp_path, monkeypatch):
         save_model(rule_model(), "")
     with pytest.raises(TypeError, match="path must be a str or a path, not int"):
         save_model(rule_model(), 3)
-    for name in ("model.pt", "model.bin", "model.safetensor", "model.SAFETENSORS"):
+    for name in ("model.pt", "model.bin", "model.safetensor", "model.SAFETENSORS", "model.pth.tar", "a.json"):
         with pytest.raises(ValueError, match=rf"{name}: no file in \.\w+ is written; accepted are a folder"):
             save_model(rule_model(), name)
     assert not list(tmp_path.iterdir())

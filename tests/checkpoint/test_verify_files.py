@@ -122,3 +122,11 @@ def test_what_is_saved_under_other_names_than_named_parameters_has(tmp_path, bui
     assert len(found.rows) == len(build().state_dict()) - 2  # a tied one once, and no mask
     assert not verify(tmp_path / "folder", 4, RECIPE, model=build())
     assert not verify({"no": torch.ones(1), **build().state_dict()}, 3, RECIPE, model=build())
+
+
+def test_what_a_hook_adds_to_a_state_dict_is_expected_in_its_file(tmp_path):
+    model = Net()
+    model.register_state_dict_post_hook(lambda module, state, *_: state.update(more=torch.ones(2)))
+    save_model(model, tmp_path, 3, RECIPE)
+    assert verify(tmp_path, 3, RECIPE, model=model)
+    assert verify(tmp_path, 3, RECIPE, model=Net()).problems[0].name == "more"

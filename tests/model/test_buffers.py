@@ -10,7 +10,7 @@ from states import assert_refused
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 
-from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model
+from convinit_ext import Constant, Normal, Uniform, fingerprint, init_model_, plan_model, save_model, verify
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
 
 
@@ -251,12 +251,17 @@ def with_a_buffer_of(view) -> nn.Module:
     return layer
 
 
-def test_a_buffer_that_is_a_parameter_counts_once_in_a_plan_as_in_memory_and_in_files(tmp_path):
+@pytest.mark.parametrize("is_around", [False, True])  # a state dict then has the buffer first
+def test_a_buffer_that_is_a_parameter_counts_once_in_a_plan_as_in_memory_and_in_files(tmp_path, is_around):
     model = with_a_buffer_of(lambda weight: weight)
+    if is_around:
+        model = nn.Sequential(nn.Linear(4, 4))
+        model.register_buffer("seen", model[0].weight.data)
     planned = plan_model(model, seed=1).fingerprint()
     save_model(model, tmp_path / "saved", seed=1)
+    assert verify(tmp_path / "saved", seed=1, model=model)
     init_model_(model, seed=1)
-    assert torch.equal(model.seen, model.weight)
+    assert torch.equal(model.seen, next(model.parameters()))
     assert fingerprint(model) == planned == fingerprint(tmp_path / "saved")
 
 

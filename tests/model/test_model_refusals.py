@@ -259,21 +259,6 @@ def test_spectral_norm_of_a_sharded_weight():
             init_model_(model, 0)
 
 
-def test_fsdp_modules_that_have_run():
-    for mesh in every_rank((2,)):
-        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-        fully_shard(model, mesh=mesh)
-        init_model_(model, 0, dtype=torch.float64)
-        init_model_(model, 0, dtype=torch.float32)
-        model(torch.zeros(2, 4))
-        with pytest.raises(ValueError, match=r"holds gathered parameters.*call its reshard\(\) first"):
-            init_model_(model, 0)
-        model.reshard()
-        init_model_(model, 0)
-        with pytest.raises(ValueError, match=r"has run under FSDP2.*pass dtype= before"):
-            init_model_(model, 0, dtype=torch.float64)
-
-
 def test_fake_tensors_outside_their_mode():
     with FakeTensorMode():
         model, weight = nn.Linear(3, 3), torch.empty(3, dtype=torch.float16)

@@ -4,7 +4,9 @@ import weakref
 
 import pytest
 import torch
+from meshes import every_rank
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from convinit_ext import fingerprint, init_model_, plan_model
 
@@ -93,3 +95,20 @@ def test_a_module_that_minds_assignment_is_not_asked():
         model = nn.Sequential(nn.Linear(3, 3), Converting())
     init_model_(model, skip="1.table")
     assert not model[1].weight.is_meta and not model[0].weight.is_meta
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_hooks_of_gradients_stay(is_cut):
+    for mesh in every_rank((1,)):
+        model, called = nn.Linear(3, 2, device="meta"), []
+        if is_cut:
+            fully_shard(model, mesh=mesh)
+        first = model.weight.register_hook(lambda grad, called=called: called.append("gradient"))
+        model.weight.register_post_accumulate_grad_hook(lambda _, called=called: called.append("summed"))
+        for dtype, expected in ((None, ["gradient", "summed"]), (torch.float64, ["gradient", "summed"] * 2)):
+            init_model_(model, dtype=dtype)
+            (model.weight * 2).sum().backward()
+            assert called == expected
+        first.remove()
+        (model.weight * 2).sum().backward()
+        assert called[4:] == ["summed"]

@@ -286,8 +286,9 @@ def test_a_plan_that_ran_leaves_buffers_of_the_new_dtype_alone():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated")
-def test_a_plan_of_a_script_module():
-    model = torch.jit.script(nn.Linear(3, 2))
+@pytest.mark.parametrize("made", [torch.jit.script, lambda layer: torch.jit.trace(layer, torch.ones(1, 3))])
+def test_a_plan_of_a_script_module(made):
+    model = made(nn.Linear(3, 2))
     plan = plan_model(model, seed=0, recipe=DRAWN)
     plan.run()
     expected = reference((2, 3), *layer_key(0, "weight"), ("uniform", -0.5, 0.25), "float32")

@@ -172,6 +172,7 @@ def test_wrong_arguments(make, error, said):
             r"'1.weight', delta_orthogonal_: accepted are \[out, in, \*kernel\] of 3, 4, or 5",
         ),
         (RowZeroed(Orthogonal(), 9), "'1.weight', orthogonal_, row 9 zero: there is no row 9"),
+        (RowZeroed(Orthogonal(), None), "there is no row None to make zero"),
     ],
 )
 def test_a_shape_that_it_does_not_fit(init_of, said):

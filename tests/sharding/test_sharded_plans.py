@@ -8,10 +8,12 @@ import torch
 from filling import assert_same_bits
 from meshes import every_rank
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_module, distribute_tensor
 from torch.distributed.tensor import Shard as Cut
 from torch.nn.utils.parametrizations import weight_norm
+from torch.testing._internal.common_distributed import spawn_threads_and_init_comms
 
 from convinit_ext import Constant, Normal, fingerprint, init_model_, plan_model, verify
 from convinit_ext.recipes import TORCH, CopyFrom, Preset, Rule
@@ -242,3 +244,20 @@ def test_a_parameter_that_cannot_stay_the_same_object_is_named():
         with pytest.warns(UserWarning, match=r"new objects now.*optimizers.*: '0\.weight'"):
             init_model_(model)
         assert held() is before and model[0].weight is not before and verify(model)
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch's, on what it gathers
+def test_ranks_that_are_threads():
+    """As PyTorch's own tests have them: their process group has no store."""
+    whole = build()
+    init_model_(whole, 3)
+
+    @spawn_threads_and_init_comms(world_size=2)
+    def check(_):
+        model = build()
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        init_model_(model, 3, check_ranks=True)
+        assert verify(model, 3, check_ranks=True)
+        assert fingerprint(model) == fingerprint(whole)
+
+    check(None)

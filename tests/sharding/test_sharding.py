@@ -1,5 +1,7 @@
 """Every initialiser on DTensors and on hand-cut shards: each rank has, to the bit, its part of the whole."""
 
+import functools
+
 import pytest
 import torch
 from filling import assert_same_bits
@@ -131,6 +133,16 @@ def test_wrong_calls_leave_the_tensor_as_it_was(function):
             function(distribute_tensor(local.long(), mesh, [Cut(0)], src_data_rank=None))
         assert torch.equal(torch.get_rng_state(), state)
     assert local.isnan().all()
+
+
+def test_a_constant_other_than_zero_is_no_sum_of_itself():
+    for mesh in every_rank((2,)):
+        partial = DTensor.from_local(unset((4, 4)), mesh, [Partial()], run_check=False)
+        for function in (init.ones_, functools.partial(init.constant_, val=2.0)):
+            with pytest.raises(RuntimeError, match="a sum that nobody can fill"):
+                function(partial)
+        assert partial.to_local().isnan().all()
+        assert init.zeros_(partial).to_local().eq(0).all()
 
 
 def test_ranks_that_one_process_stands_for():

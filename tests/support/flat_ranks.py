@@ -53,12 +53,15 @@ def assert_filled_in_place(model: Wrapper, whole: nn.Module) -> None:
     """Under every recipe, and by a plan that is run twice."""
     for recipe in ("torch", "xavier", "llama"):
         expected = init_model_(whole, 3, recipe)
-        report = init_model_(model, 3, recipe)
+        report = init_model_(model, 3, recipe, dtype=torch.float32)  # which it has
         assert sorted(row[:7] for row in report.rows) == sorted(row[:7] for row in expected.rows)
         assert verify(model, 3, recipe, check_ranks=True)
         assert not verify(model, 4, recipe, check_ranks=True)
         with Wrapper.summon_full_params(model):
+            assert verify(model, 3, recipe)
             assert all(map(torch.equal, values(model), values(whole)))
+            init_model_(model, 4, recipe)
+        assert verify(model, 4, recipe)
     plan = plan_model(model, 4)
     plan.run(3)
     assert verify(model, 3)
