@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -302,6 +303,48 @@ def test_what_is_made_of_what_torch_draws_is_named_at_the_end(put):
         put(layer, torch.randn(6, 8) * 0.02)
 
 
+class Made(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 4) * 0.02)
+        self.register_buffer("codes", torch.rand(3))
+        self.head = nn.Linear(2, 2)
+        self.head.weight = nn.Parameter(torch.randn(2, 2))
+        nn.init.normal_(self.head.weight)
+        self.size = torch.randn(3).numel()
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_model_made_inside_is_told_what_does_not_follow_the_seed(device):
+    with warnings.catch_warnings(record=True) as said, torch.device(device):
+        warnings.simplefilter("always")
+        with intercept(seed=0):
+            made, kept = Made(), torch.randn(3)  # nobody's
+    names = [] if device == "meta" else ["'Made.token'", "'Made.codes'"]
+    assert [str(each.message).split()[0] for each in said] == names, (made, kept)
+    assert {each.filename for each in said} <= {__file__}
+    with intercept(), torch.device(device):  # all follow PyTorch's generator
+        Made()
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        nn.init.normal_,
+        nn.init.xavier_uniform_,
+        lambda tensor: tensor.data.uniform_(),
+        lambda tensor: tensor.data[1:].normal_(),
+    ],
+    ids=["normal_", "xavier_uniform_", "data", "slice"],
+)
+def test_a_complex_parameter_that_pytorch_draws_is_named_once(fill):
+    layer = nn.Linear(3, 3, dtype=torch.complex64)
+    expected = pytest.warns(UserWarning, match=r"^'weight' gets values of torch.rand.*view_as_real")
+    with expected as said, intercept(layer, seed=0):
+        fill(layer.weight), fill(layer.weight), nn.init.zeros_(layer.bias)
+    assert [each.filename for each in said] == [__file__]
+
+
 @pytest.mark.parametrize("as_buffer", [False, True])
 @pytest.mark.parametrize(
     "make",
@@ -323,7 +366,8 @@ def test_tensors_without_memory_of_their_own_are_left_to_pytorch(make, as_buffer
         nn.init.normal_(layer.weight)
         layer.table.zero_()
         if layer.table.is_nested:
-            nn.init.normal_(layer.table)
+            with pytest.warns(UserWarning, match=r"^'table' gets values of torch.rand"):
+                nn.init.normal_(layer.table)
     assert torch.equal(layer.weight, init.normal_(torch.empty(layer.weight.shape), key=Key(3, "weight")))
 
 
