@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import warnings
 
 import pytest
 import torch
@@ -301,48 +300,6 @@ def test_what_is_made_of_what_torch_draws_is_named_at_the_end(put):
     name = "table" if "register_buffer" in put.__code__.co_names else "weight"
     with pytest.warns(UserWarning, match=rf"^'{name}' gets values of torch.rand"), intercept(layer, seed=0):
         put(layer, torch.randn(6, 8) * 0.02)
-
-
-class Made(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = nn.Parameter(torch.randn(1, 4) * 0.02)
-        self.register_buffer("codes", torch.rand(3))
-        self.head = nn.Linear(2, 2)
-        self.head.weight = nn.Parameter(torch.randn(2, 2))
-        nn.init.normal_(self.head.weight)
-        self.size = torch.randn(3).numel()
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_model_made_inside_is_told_what_does_not_follow_the_seed(device):
-    with warnings.catch_warnings(record=True) as said, torch.device(device):
-        warnings.simplefilter("always")
-        with intercept(seed=0):
-            made, kept = Made(), torch.randn(3)  # nobody's
-    names = [] if device == "meta" else ["'Made.token'", "'Made.codes'"]
-    assert [str(each.message).split()[0] for each in said] == names, (made, kept)
-    assert {each.filename for each in said} <= {__file__}
-    with intercept(), torch.device(device):  # all follow PyTorch's generator
-        Made()
-
-
-@pytest.mark.parametrize(
-    "fill",
-    [
-        nn.init.normal_,
-        nn.init.xavier_uniform_,
-        lambda tensor: tensor.data.uniform_(),
-        lambda tensor: tensor.data[1:].normal_(),
-    ],
-    ids=["normal_", "xavier_uniform_", "data", "slice"],
-)
-def test_a_complex_parameter_that_pytorch_draws_is_named_once(fill):
-    layer = nn.Linear(3, 3, dtype=torch.complex64)
-    expected = pytest.warns(UserWarning, match=r"^'weight' gets values of torch.rand.*view_as_real")
-    with expected as said, intercept(layer, seed=0):
-        fill(layer.weight), fill(layer.weight), nn.init.zeros_(layer.bias)
-    assert [each.filename for each in said] == [__file__]
 
 
 @pytest.mark.parametrize("as_buffer", [False, True])
