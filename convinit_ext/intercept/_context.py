@@ -114,7 +114,7 @@ class _Block(AbstractContextManager[None]):
             self._close(fills)
             if error[0] is None and isinstance(fills, Fills):
                 with DisableTorchFunction():
-                    fills.finish()
+                    fills.drawn.finish()
         except BaseException:  # an interrupt: once more, from wherever it came
             self._close(fills or self._innermost())
             raise
@@ -185,7 +185,7 @@ class _Mode(TorchFunctionMode):
                 fills.tracker.note_data(args[0], result)
         if read is None and (fills.drawn or func in DRAWS):
             with DisableTorchFunction():
-                fills.follow(func, args, kwargs, result)
+                fills.drawn.follow(func, args, kwargs, result)
         return result
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -32,20 +31,16 @@ from convinit_ext._engine import (
 from convinit_ext.distributions import Distribution
 from convinit_ext.init import check_not_lost, fill_
 from convinit_ext.intercept import _patch
-from convinit_ext.intercept._drawn import IS_DRAWN, Drawn, other_generators, tensors_in, warn_of_others
+from convinit_ext.intercept._drawn import Drawn
 from convinit_ext.intercept._signatures import (
     BY_PLACE,
     CONSTANTS,
-    DRAWS,
     FIXED_FUNCTIONS,
     INIT_FUNCTIONS,
     MATRIX_FUNCTIONS,
     OVERWRITES,
-    SHAPED,
-    WRITES,
     WRONG_ARGUMENTS,
     Request,
-    is_foreach_in_place,
 )
 from convinit_ext.intercept._tracker import Tracker
 from convinit_ext.intercept._views import ParameterView, is_recorded, with_marks
@@ -77,8 +72,7 @@ class Fills(_patch.Handler):
         self.tracker = None if model is None else Tracker(model, self._seed)
         self._rows = [KeyRow(self._seed)]  # that are free: a signal handler may fill inside another fill
         self._warned: set[str] = set()
-        self._generators = {} if model is None and seed is None else other_generators()
-        self.drawn = Drawn()
+        self.drawn = Drawn(self.tracker, is_seeded=self.tracker is not None or self._generator is not None)
 
     def fill_method(
         self, read: Callable[..., Request], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -88,9 +82,9 @@ class Fills(_patch.Handler):
             tensor, distribution, generator = read(*args, **kwargs)
         except WRONG_ARGUMENTS:  # PyTorch says better what is wrong with them
             return None
-        if _is_left_to_torch(tensor):
-            return None
         if tensor.requires_grad and torch.is_grad_enabled():  # PyTorch refuses it, or records it
+            return None
+        if self._is_drawn_by_torch(tensor, stacklevel=6):
             return None
         view = self._view(tensor, generator)
         if view is not None:
@@ -130,12 +124,15 @@ class Fills(_patch.Handler):
         """Do what a function of torch.nn.init does; return None if PyTorch is to do it."""
         with DisableTorchFunction():
             tensor = args[0]
-            if not isinstance(tensor, Tensor) or _is_left_to_torch(tensor):
+            if not isinstance(tensor, Tensor):
+                return None
+            is_constant = name in FIXED_FUNCTIONS
+            if _is_left_to_torch(tensor) if is_constant else self._is_drawn_by_torch(tensor, stacklevel=7):
                 return None
             if tensor.__dict__.get("_is_hf_initialized"):  # as transformers' own functions
                 self._warn_of_mark(name, tensor)
                 return tensor
-            if name in FIXED_FUNCTIONS:
+            if is_constant:
                 return self._fill_fixed(name, *args)
             if name in MATRIX_FUNCTIONS:
                 return self._fill_matrix(getattr(init, name), *args)
@@ -148,37 +145,6 @@ class Fills(_patch.Handler):
                 return None
             return self._fill(tensor, view, distribution, args[-1])
 
-    def follow(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Any, result: object) -> None:
-        """Say once for each parameter that it gets what PyTorch draws, which are not the key's values."""
-        given = list(tensors_in(args, kwargs.values()))
-        sources = given[1:] if func in OVERWRITES else given
-        is_drawn = func in DRAWS or (func not in SHAPED and any(map(self.drawn.holds, sources)))
-        if not is_drawn and func in OVERWRITES and given:
-            self.drawn.forget(given[0])
-        if not is_drawn or self.tracker is None:
-            return
-        writes = func in WRITES or is_foreach_in_place(func)
-        for target in tensors_in(args[:1] if writes else (result,)):
-            view = None
-            with suppress(RuntimeError):  # a view that is no slice
-                view = self.tracker.view(target)
-            if view is None:
-                self.drawn.add(target)
-            elif func in DRAWS or writes or any(target is each for each in given):
-                self._warn_of_draw(view.parameter.name)
-
-    def finish(self) -> None:
-        """Say the same of what was made of what PyTorch drew, which no call says; and what others drew."""
-        for name, tensor in self.tracker.tensors() if self.tracker and self.drawn else ():
-            if self.drawn.is_in(tensor):
-                self._warn_of_draw(name)
-        warn_of_others(self._generators)
-
-    def _warn_of_draw(self, name: str) -> None:
-        if name not in self._warned:
-            self._warned.add(name)
-            warnings.warn(f"{name!r} {IS_DRAWN}", stacklevel=4)
-
     def _warn_of_mark(self, function: str, tensor: Tensor) -> None:
         """Say once for each name, where PyTorch's function was called, that it did nothing."""
         view = None if self.tracker is None else self.tracker.view(tensor)
@@ -190,6 +156,16 @@ class Fills(_patch.Handler):
                 "(_is_hf_initialized). To fill it inside intercept, set that attribute to False first",
                 stacklevel=5,
             )
+
+    def _is_drawn_by_torch(self, tensor: Tensor, stacklevel: int) -> bool:
+        """Return whether PyTorch is to draw a tensor's values; note it where it can."""
+        is_left = _is_left_to_torch(tensor)
+        is_drawn = (
+            is_left and _get_tracing_state() is None and (tensor.is_floating_point() or tensor.is_complex())
+        )
+        if is_drawn and (tensor.is_nested or tensor.numel() > 0):
+            self.drawn.note(tensor, stacklevel=stacklevel)
+        return is_left
 
     def _fill(
         self,

@@ -323,7 +323,8 @@ def test_tensors_without_memory_of_their_own_are_left_to_pytorch(make, as_buffer
         nn.init.normal_(layer.weight)
         layer.table.zero_()
         if layer.table.is_nested:
-            nn.init.normal_(layer.table)
+            with pytest.warns(UserWarning, match=r"^'table' gets values of torch.rand"):
+                nn.init.normal_(layer.table)
     assert torch.equal(layer.weight, init.normal_(torch.empty(layer.weight.shape), key=Key(3, "weight")))
 
 
