@@ -74,7 +74,7 @@ def test_finished_samples_are_words(stream):
     assert np.abs(place[0::2] + (place[1::2] << 16) - np.concatenate(chunks)).max() <= 1 + 2**16
 
 
-# Says what it was asked for, in dieharder's own lines; one test is weak.
+# Says what it was asked for, in dieharder's own lines, which cut long names; one test is weak.
 DIEHARDER = """#!{python}
 import sys
 if "-l" in sys.argv:
@@ -84,8 +84,8 @@ else:
     sys.stdin.buffer.read(40)
     for width in (1, 2, 2) if "-a" in sys.argv or "sts_serial" in sys.argv else ():
         print(f"          sts_serial|   {{width}}|    100000|     100|0.{{width}}|  PASSED  ")
-    if "-a" in sys.argv or "diehard_rank_32x32" in sys.argv:
-        print("  diehard_rank_32x32|   0|     40000|     100|0.99990000|   WEAK   ")
+    if "-a" in sys.argv or "diehard_count_1s_stream" in sys.argv:
+        print("diehard_count_1s_str|   0|    256000|     100|0.99990000|   WEAK   ")
 """
 
 
@@ -96,10 +96,11 @@ def test_of_all_of_dieharder_only_weak_tests_are_looked_at_again(tmp_path, monke
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     batteries.main(["--full", "--go-on", "--only", "one key", "--output", str(output)])
     rows = {row["test"]: row for row in json.loads(output.read_text())["results"]}
-    assert [*rows] == ["sts_serial 1", "sts_serial 2", "sts_serial 2 #2", "diehard_rank_32x32 0"]
-    assert [name for name, row in rows.items() if "fresh" in row] == ["diehard_rank_32x32 0"]
-    assert rows["diehard_rank_32x32 0"]["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.9999)
-    assert log.read_text().splitlines() == ["-a"] + ["-d diehard_rank_32x32 -n 0"] * len(common.FRESH_SEEDS)
+    assert [*rows] == ["sts_serial 1", "sts_serial 2", "sts_serial 2 #2", "diehard_count_1s_str 0"]
+    assert [name for name, row in rows.items() if "fresh" in row] == ["diehard_count_1s_str 0"]
+    assert rows["diehard_count_1s_str 0"]["fresh"] == dict.fromkeys(map(str, common.FRESH_SEEDS), 0.9999)
+    again = ["-d diehard_count_1s_stream -n 0"] * len(common.FRESH_SEEDS)  # whose name is printed cut
+    assert log.read_text().splitlines() == ["-a", *again]
     found = batteries.dieharder("-a", "one key", 0, ["sts_serial 2 #2", "sts_serial 2"])
     assert [name for name, _ in found] == ["sts_serial 1", "sts_serial 2", "sts_serial 2 #2"]
 

@@ -54,6 +54,10 @@ STREAMS = (*WORDS, *SAMPLES)
 FAST = ("0", "1", "3", "4", "8", "9", "10", "11", "12", "13", "15", "16", "100", "101", "102", "200 -n 6")
 FAST += ("201 -n 5", "202 -n 5", "204", "205", "206", "207", "208", "209")
 FULL = ("-a",)
+CUT = {  # names as dieharder prints them, of 20 characters; its -d takes the whole ones
+    "diehard_count_1s_str": "diehard_count_1s_stream",
+    "diehard_count_1s_byt": "diehard_count_1s_byte",
+}
 ROW = re.compile(r"^\s*(\S+)\|\s*(\d+)\|\s*\d+\|\s*\d+\|\s*([\d.]+)\|", re.MULTILINE)  # of dieharder
 STATISTIC = re.compile(r"^= (.+?) \| (\S+)$", re.MULTILINE)  # of smallcrush.c
 
@@ -116,7 +120,7 @@ def dieharder(test: str, stream: str, seed: int, only: Sequence[str] = ()) -> Fo
     if test == "-a" and only:
         # A name is "sts_serial 12", perhaps with a number behind it.
         tests = dict.fromkeys(tuple(name.split()[:2]) for name in only)
-        chosen = [["-d", name, "-n", width] for name, width in tests]
+        chosen = [["-d", CUT.get(name, name), "-n", width] for name, width in tests]
     found = []
     for arguments in chosen:
         command = ["dieharder", "-g", "200", *arguments]
